@@ -1,0 +1,1 @@
+//! The bowline node agent: watch, plan, apply.

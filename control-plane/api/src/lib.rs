@@ -1,0 +1,1 @@
+//! What a bowline API object is: resource table, defaulting, validation, selectors, quantities, patches.

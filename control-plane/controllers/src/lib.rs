@@ -1,0 +1,1 @@
+//! Controllers of the bowline control plane, each a client of the API.

@@ -1,0 +1,1 @@
+//! The bowline scheduler: queue, filter, score, bind.

@@ -1,0 +1,1 @@
+//! Pure packet and service logic of the data plane.
