@@ -1,0 +1,1 @@
+//! Applies the steps of the node network plan.

@@ -1,0 +1,1 @@
+//! The eBPF data plane: load, pin, attach, typed map writers.

@@ -1,0 +1,1 @@
+//! Certificates: how an agent gets its identity from a token.

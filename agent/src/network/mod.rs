@@ -1,0 +1,1 @@
+//! Sandboxes and links of this node: namespaces, addresses, routes.

@@ -1,0 +1,1 @@
+//! Plan of the node network: routes, addresses, stale sandboxes.

@@ -1,0 +1,1 @@
+//! Plan of the pods of this node.

@@ -1,0 +1,1 @@
+//! Plan of the service maps.

@@ -1,0 +1,1 @@
+//! Pods: sandboxes, images, volumes, probes, logs.

@@ -1,0 +1,1 @@
+//! Node registration, heartbeat and status.

@@ -1,0 +1,1 @@
+//! API objects that this node needs.
