@@ -1,1 +1,23 @@
-//! What a bowline API object is: resource table, defaulting, validation, selectors, quantities, patches.
+//! What a bowline API object is.
+//!
+//! One table of [`resource::RESOURCES`] says which kinds exist; everything the API server does
+//! with an object (decode, default, validate, select, patch, print, describe) is a pure function
+//! here, over `serde_json::Value`.
+//!
+//! Guarantees: no I/O, no clock, no randomness; time and random suffixes are arguments. A kind is
+//! added with a row in the table, a defaulting function and a validation function.
+//!
+//! Does not: store, authorize, watch, or fill in what needs other objects (cluster IPs, admission).
+
+pub mod cidr;
+pub mod defaults;
+pub mod discovery;
+pub mod object;
+pub mod openapi;
+pub mod patch;
+pub mod quantity;
+pub mod resource;
+pub mod selector;
+pub mod status;
+pub mod table;
+pub mod validation;

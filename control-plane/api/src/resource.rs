@@ -1,0 +1,109 @@
+//! The table of kinds that the API serves.
+//!
+//! Guarantees: [`RESOURCES`] is the only place that says which kinds exist and what each can do;
+//! discovery, OpenAPI, routing, printing and patching all read it.
+//! Does not: hold behaviour; that lives in [`crate::defaults`], [`crate::validation`] and
+//! [`crate::table`], one function per kind.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::table::Column;
+use crate::validation::FieldError;
+
+/// What the server knows of one kind.
+pub struct Resource {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub list_kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    /// Whether `/status` exists, and so whether `status` is ignored in ordinary writes.
+    pub status: bool,
+    /// Where `/scale` reads and writes.
+    pub scale: Option<ScalePaths>,
+    /// Whether a delete waits for the kind's own agent (pods).
+    pub graceful_delete: bool,
+    /// Subresources other than `status` and `scale`.
+    pub subresources: &'static [Subresource],
+    pub columns: &'static [Column],
+    /// The cells of a table row, one per column.
+    pub cells: fn(object: &Value, now: Timestamp) -> Vec<Value>,
+    /// The name of the kind's schema, such as `io.k8s.api.core.v1.Pod`.
+    pub schema: &'static str,
+    /// Checks every field's type.
+    pub decode: fn(&Value) -> Result<(), DecodeError>,
+    /// Fills in what the API documents as the default.
+    pub apply_defaults: fn(&mut Value),
+    /// Checks the object, metadata included; with `old`, also what may change in an update.
+    pub validate: fn(new: &Value, old: Option<&Value>) -> Vec<FieldError>,
+    /// The values of the fields that a field selector may name, beside `metadata.name` and
+    /// `metadata.namespace`. The labels do not depend on the object.
+    pub fields: fn(&Value) -> Vec<(&'static str, String)>,
+}
+
+/// JSON pointers into an object that has a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: &'static str,
+    pub status_replicas: &'static str,
+    pub selector: &'static str,
+}
+
+/// A subresource beyond `status` and `scale`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub verbs: &'static [&'static str],
+}
+
+/// A field whose JSON type does not fit the kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} in version \"{version}\" cannot be handled as a {kind}: {path}: {message}")]
+pub struct DecodeError {
+    pub kind: &'static str,
+    pub version: &'static str,
+    /// Such as `spec.containers[0].ports[0].containerPort`.
+    pub path: String,
+    pub message: String,
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `pods` or `deployments.apps`, as messages name it.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+}
+
+/// Every kind that is served.
+pub static RESOURCES: &[Resource] = &[];
+
+/// The kind at `/apis/<group>/<version>/<plural>` (the core group is "").
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.plural == plural)
+}
+
+/// The kind of an object with this `apiVersion` and `kind`.
+pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.kind == kind)
+}
