@@ -1,1 +1,64 @@
-//! Map keys, values, limits and drop reasons shared by kernel and user side.
+//! The contract between the eBPF programs and the agent: map keys and values, map names, limits,
+//! and the names of everything a packet can meet.
+//!
+//! Guarantees: every layout is `repr(C)`, has no implicit padding, names its byte order in its
+//! types, and has its size asserted below. `layouts.golden` fails the tests when a layout changes
+//! while [`ABI_VERSION`] does not: the version is part of the pin path, so two agents that disagree
+//! never share a map.
+//!
+//! It does not say who may write which map; that is in `maps.rs` of the programs and in the
+//! agent's `datapath` module.
+
+#![no_std]
+#![expect(unsafe_code, reason = "marks the layouts that may cross the boundary as bytes")]
+
+mod address;
+mod counters;
+mod maps;
+
+pub use address::{Address, U16Be, U32Be};
+pub use counters::{Direction, Reason, Traffic};
+pub use maps::{
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Pod, ReverseKey, Route, RouteKey,
+    Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, flow_kind, map, pod_flags,
+    protocol, size, state,
+};
+
+/// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
+pub const ABI_VERSION: u32 = 1;
+
+/// A type whose every bit pattern is a valid value and which has no padding, so that it may cross
+/// the boundary to the kernel as bytes.
+///
+/// # Safety
+/// The type must be `repr(C)` or `repr(transparent)`, `Copy`, free of padding and of references,
+/// and valid for every bit pattern.
+pub unsafe trait Plain: Copy + Default + 'static {}
+
+macro_rules! plain {
+    ($($name:ty = $size:literal),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$name>() == $size);
+        // SAFETY: repr(C) of integers only; the size above leaves no room for padding.
+        unsafe impl Plain for $name {}
+    )+};
+}
+
+plain! {
+    Address = 16,
+    Affinity = 16,
+    AffinityKey = 24,
+    Backend = 20,
+    Flow = 24,
+    FlowKey = 40,
+    Frontend = 20,
+    Pod = 12,
+    ReverseKey = 32,
+    Route = 20,
+    RouteKey = 20,
+    Service = 20,
+    ServiceKey = 20,
+    ServiceTraffic = 24,
+    Slot = 8,
+    Traffic = 16,
+    u32 = 4,
+}

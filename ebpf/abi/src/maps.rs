@@ -1,0 +1,228 @@
+//! Keys and values of the maps. Padding is explicit and always zero: the kernel hashes all bytes.
+
+use crate::{Address, U16Be, U32Be};
+
+/// IP protocol numbers that are balanced.
+pub mod protocol {
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+}
+
+/// Map names: as in the object, under the pin directory and in error messages.
+pub mod map {
+    pub const SERVICES: &str = "SERVICES";
+    pub const SLOTS: &str = "SLOTS";
+    pub const BACKENDS: &str = "BACKENDS";
+    pub const REVERSE: &str = "REVERSE";
+    pub const PODS: &str = "PODS";
+    pub const ROUTES: &str = "ROUTES";
+    pub const FLOWS: &str = "FLOWS";
+    pub const COUNTERS: &str = "COUNTERS";
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+}
+
+/// Default sizes; the agent's flags override them.
+pub mod size {
+    pub const SERVICES: u32 = 65_536;
+    pub const SLOTS: u32 = 262_144;
+    pub const BACKENDS: u32 = 65_536;
+    pub const REVERSE: u32 = 65_536;
+    pub const PODS: u32 = 4_096;
+    pub const ROUTES: u32 = 16_384;
+    pub const FLOWS: u32 = 65_536;
+}
+
+/// SERVICES key: a service as clients name it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    pub address: Address,
+    pub port: U16Be,
+    pub protocol: u8,
+    pub pad: u8,
+}
+
+impl ServiceKey {
+    #[inline(always)]
+    pub const fn new(address: Address, port: U16Be, protocol: u8) -> Self {
+        Self { address, port, protocol, pad: 0 }
+    }
+
+    /// Written into each slot of the service. A reader that finds another tag has read a range
+    /// that was given to another service meanwhile, and reads again.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let name = (self.port.bits() as u32) << 8 | self.protocol as u32;
+        self.address.folded() ^ name.rotate_left(7)
+    }
+}
+
+/// SERVICES value. One update of it switches the whole backend set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Index into SERVICE_COUNTERS.
+    pub id: u32,
+    pub first_slot: u32,
+    pub slot_count: u32,
+    pub flags: u32,
+    pub affinity_seconds: u32,
+}
+
+/// SLOTS value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Index into BACKENDS.
+    pub backend: u32,
+    /// [`ServiceKey::tag`] of the owner.
+    pub tag: u32,
+}
+
+/// Backend states.
+pub mod state {
+    /// The entry belongs to nobody.
+    pub const FREE: u8 = 0;
+    /// Takes new connections.
+    pub const ACTIVE: u8 = 1;
+}
+
+/// BACKENDS value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    pub address: Address,
+    pub port: U16Be,
+    pub state: u8,
+    pub pad: u8,
+}
+
+/// REVERSE key: one socket talking to one backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReverseKey {
+    pub cookie: u64,
+    pub backend: Address,
+    pub port: U16Be,
+    pub pad: [u8; 6],
+}
+
+/// REVERSE value: the name that the socket's owner used.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frontend {
+    pub address: Address,
+    pub port: U16Be,
+    pub pad: u16,
+}
+
+/// AFFINITY key. The client is a network namespace cookie at socket hooks, an address elsewhere.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AffinityKey {
+    pub service: u32,
+    pub kind: u32,
+    pub client: Address,
+}
+
+/// AFFINITY value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    pub last_used_ns: u64,
+    pub backend: u32,
+    pub pad: u32,
+}
+
+/// Bits of [`Pod::flags`].
+pub mod pod_flags {
+    /// Set by the programs: this pod has flows that were balanced at tc, so packets for it are
+    /// looked up in FLOWS. A pod without pays nothing.
+    pub const HAS_FLOWS: u16 = 1;
+}
+
+/// PODS value: a pod of this node, by address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// The host side of the pod's veth.
+    pub ifindex: u32,
+    /// The pod's own hardware address.
+    pub mac: [u8; 6],
+    pub flags: u16,
+}
+
+/// ROUTES key: longest prefix wins. IPv4 prefixes count from the mapped form: a /24 is 120.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteKey {
+    pub prefix_len: u32,
+    pub address: Address,
+}
+
+/// ROUTES value: the node that holds the range, and the device that leads there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    pub node: Address,
+    pub ifindex: u32,
+}
+
+/// FLOWS key: the packet as it comes in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: U16Be,
+    pub destination_port: U16Be,
+    pub protocol: u8,
+    pub pad: [u8; 3],
+}
+
+/// Values of [`Flow::kind`].
+pub mod flow_kind {
+    /// Client to service: the destination becomes the backend.
+    pub const TO_BACKEND: u8 = 1;
+    /// Backend to client: the source becomes the service.
+    pub const TO_CLIENT: u8 = 2;
+}
+
+/// FLOWS value: what one end of the packet is rewritten to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    pub address: Address,
+    pub port: U16Be,
+    pub kind: u8,
+    pub pad: u8,
+    /// Index into BACKENDS.
+    pub backend: u32,
+}
+
+/// SERVICE_COUNTERS value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTraffic {
+    pub connections: u64,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// The IPv4 word of a route's prefix is the last of four.
+pub const V4_PREFIX_OFFSET: u32 = 96;
+
+impl RouteKey {
+    /// A whole address, for a look-up.
+    #[inline(always)]
+    pub const fn of(address: Address) -> Self {
+        Self { prefix_len: 128, address }
+    }
+
+    /// An IPv4 range. Bits after the prefix are cleared.
+    pub const fn v4(network: U32Be, prefix: u32) -> Self {
+        let mask = if prefix == 0 { 0 } else { u32::MAX << (32 - prefix) };
+        let network = U32Be::new(network.get() & mask);
+        Self { prefix_len: V4_PREFIX_OFFSET + prefix, address: Address::from_v4(network) }
+    }
+}
