@@ -1,6 +1,7 @@
 //! The bowline node agent: watch, plan, apply.
 
 mod apply;
+mod config;
 pub mod datapath;
 mod dns;
 mod join;
@@ -12,3 +13,5 @@ mod report;
 mod runtime;
 mod server;
 mod watch;
+
+pub use config::{AGENT_PORT, Config, DNS_ADDRESS};

@@ -1,4 +1,4 @@
-//! Apply: runs the steps of the plans.
+//! Apply: carries out the steps of the plans, and goes on past errors.
 
 pub(crate) mod network;
 pub(crate) mod services;

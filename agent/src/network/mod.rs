@@ -1,1 +1,83 @@
-//! Sandboxes and links of this node: namespaces, addresses, routes.
+//! Sandboxes of pods on this node: namespaces, addresses, links, routes.
+//!
+//! A sandbox is three pinned namespaces (`net`, `ipc`, `uts`) under `<run>/sandboxes/<uid>/`, a
+//! veth pair, and one address of the node's pod range. It is there before a pod's containers and
+//! outlives them and the agent.
+//!
+//! Guarantees: `set_up` gives back the sandbox that a pod already has; an address is in use by at
+//! most one sandbox, also across SIGKILL of the agent; a sandbox that a crash left half made is
+//! never handed out and is removed at the next start; `tear_down` goes on past errors, names them
+//! all and can be called again. Not here: deciding which sandboxes there should be. Whoever owns
+//! pods tears down those that `sandboxes` lists and no pod wants.
+
+mod addresses;
+mod links;
+mod namespaces;
+mod range;
+mod records;
+mod sandboxes;
+pub(crate) mod sysctl;
+pub(crate) mod uplink;
+mod wiring;
+
+pub(crate) use links::{LinkSeen, Mac, Netlink, NetlinkRequestFailed, Route, Via};
+pub(crate) use range::Ipv4Range;
+pub(crate) use sandboxes::{
+    PodNetwork, SandboxLink, SetUpSandboxFailed, TearDownCause, TearDownSandboxFailed,
+};
+pub(crate) use uplink::Uplink;
+pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_route};
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+/// What makes one pod's sandbox different from another's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodIdentity {
+    pub(crate) uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// What `hostname` prints in the pod.
+    pub(crate) hostname: String,
+    /// The pod shares the node's network namespace: no address and no link are made.
+    pub(crate) host_network: bool,
+}
+
+/// A sandbox that is ready for containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    /// The pod's address; the node's own for a pod on the host network.
+    pub(crate) address: Ipv4Addr,
+    /// Path of the pinned network namespace.
+    pub(crate) netns: PathBuf,
+    /// Path of the pinned IPC namespace.
+    pub(crate) ipc: PathBuf,
+    /// Path of the pinned UTS namespace.
+    pub(crate) uts: PathBuf,
+}
+
+/// The node's end of a pod's link, as the data plane needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodLink {
+    pub(crate) uid: String,
+    pub(crate) name: String,
+    /// 0 when the link is gone already.
+    pub(crate) index: u32,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) node_mac: Mac,
+    pub(crate) pod_mac: Mac,
+    pub(crate) netns: PathBuf,
+}
+
+/// Why the data plane refused.
+pub(crate) type Refused = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who is told about pods' links: the data plane. Both calls can be repeated.
+pub(crate) trait PodLinks: Send + Sync + 'static {
+    /// The link is up and routed; packets may use it from now on.
+    fn attach(&self, link: &PodLink) -> Result<(), Refused>;
+    /// The link is about to go, or gone.
+    fn detach(&self, link: &PodLink) -> Result<(), Refused>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! What an agent is told when it starts.
+//!
+//! Guarantees: a `Config` holds plain values; nothing in it was looked up or checked. Not here:
+//! whether the machine can honour them (`preflight`).
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// The address on `lo` at which every agent answers DNS for its own node.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
+
+/// The port of the agent's HTTPS server.
+pub const AGENT_PORT: u16 = 10250;
+
+/// Everything an agent is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Address of the node; without one, the address that the way to the server starts from.
+    pub node_address: Option<Ipv4Addr>,
+    /// Link that leads to the other nodes; without one, the link that has the node's address.
+    pub uplink: Option<String>,
+    /// `https://host:port` of the API server.
+    pub server: String,
+    /// Join token. Not needed once a certificate lies in `data_dir`.
+    pub token: Option<String>,
+    /// What must outlive a reboot: certificate and key.
+    pub data_dir: PathBuf,
+    /// What lives as long as the node is up: sandboxes and their records.
+    pub run_dir: PathBuf,
+    /// containerd's socket.
+    pub containerd_socket: PathBuf,
+    /// containerd's namespace of this node.
+    pub containerd_namespace: String,
+    /// A mounted bpffs. Pins are made under `bowline/v<ABI>` in it.
+    pub bpffs: PathBuf,
+    /// cgroup v2 directory (a full path) that the socket programs are attached to: it holds every
+    /// process that counts as being on this node.
+    pub socket_cgroup: PathBuf,
+    /// cgroup, as a path inside the hierarchies (`/bowline/demo/node1/pods`), below which a cgroup
+    /// `<pod uid>/<container id>` is made for each container.
+    pub cgroup_parent: String,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+    /// The address in pods' resolv.conf: the cluster IP of `kube-system/kube-dns`.
+    pub cluster_dns: Ipv4Addr,
+    /// Capacity to declare as CPUs, a quantity; without one, the machine's.
+    pub node_cpu: Option<String>,
+    /// Capacity to declare as memory, a quantity; without one, the machine's.
+    pub node_memory: Option<String>,
+    /// The most pods that this node takes.
+    pub max_pods: u32,
+    /// Registries (`host:port`) that are spoken to over plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// How often the node's Lease is renewed.
+    pub lease_renew_interval: Duration,
+    /// Servers for names outside the cluster's domain. Empty: such names are refused.
+    pub dns_upstream: Vec<SocketAddr>,
+}
+
+impl Config {
+    /// The defaults of an agent on a machine of its own.
+    #[must_use]
+    pub fn new(node_name: impl Into<String>, server: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_address: None,
+            uplink: None,
+            server: server.into(),
+            token: None,
+            data_dir: PathBuf::from("/var/lib/bowline/agent"),
+            run_dir: PathBuf::from("/run/bowline"),
+            containerd_socket: PathBuf::from("/run/containerd/containerd.sock"),
+            containerd_namespace: "bowline".to_owned(),
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            socket_cgroup: PathBuf::from("/sys/fs/cgroup"),
+            cgroup_parent: "/bowline/pods".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            cluster_dns: Ipv4Addr::new(10, 9, 0, 10),
+            node_cpu: None,
+            node_memory: None,
+            max_pods: 110,
+            insecure_registries: Vec::new(),
+            lease_renew_interval: Duration::from_secs(10),
+            dns_upstream: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Services with their endpoint slices: what the service maps and the DNS server are made from.
+//!
+//! Guarantees: whatever differs from what the consumer last took is in the next `take_changed`,
+//! also across a re-list; an object that comes again with the resource version that is held is
+//! no change. Readers find a service by name or by cluster address without a scan.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{ResourceExt, runtime::watcher::Event};
+use tokio::sync::watch;
+
+use super::Announcer;
+
+/// The label by which a slice names its service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Namespace and name of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ServiceKey {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+/// What the API says about one service name: the service, its slices, or both.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Announced {
+    /// Absent while only slices are known.
+    pub(crate) service: Option<Arc<Service>>,
+    /// By name of the slice.
+    pub(crate) slices: BTreeMap<String, Arc<EndpointSlice>>,
+}
+
+/// All services with their slices.
+#[derive(Debug)]
+pub(crate) struct ServiceTable {
+    inner: RwLock<Inner>,
+    synced: watch::Sender<(bool, bool)>,
+    changed: Announcer,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    announced: BTreeMap<ServiceKey, Announced>,
+    by_address: HashMap<IpAddr, ServiceKey>,
+    /// Which service each slice (namespace, name) was last counted under.
+    slice_owner: HashMap<(String, String), ServiceKey>,
+    incoming_services: BTreeMap<ServiceKey, Service>,
+    incoming_slices: BTreeMap<(String, String), EndpointSlice>,
+    dirty: BTreeSet<ServiceKey>,
+}
+
+impl ServiceTable {
+    pub(super) fn new() -> Self {
+        Self {
+            inner: RwLock::default(),
+            synced: watch::Sender::new((false, false)),
+            changed: Announcer::new(),
+        }
+    }
+
+    pub(super) fn take_service(&self, event: Event<Service>) {
+        let mut inner = self.write();
+        match event {
+            Event::Init => return inner.incoming_services.clear(),
+            Event::InitApply(service) => {
+                inner.incoming_services.insert(service_key(&service), service);
+                return;
+            }
+            Event::InitDone => inner.replace_services(),
+            Event::Apply(service) => inner.put_service(service),
+            Event::Delete(service) => inner.drop_service(&service_key(&service)),
+        }
+        drop(inner);
+        self.synced.send_modify(|synced| synced.0 = true);
+        self.changed.announce();
+    }
+
+    pub(super) fn take_slice(&self, event: Event<EndpointSlice>) {
+        let mut inner = self.write();
+        match event {
+            Event::Init => return inner.incoming_slices.clear(),
+            Event::InitApply(slice) => {
+                inner.incoming_slices.insert(slice_key(&slice), slice);
+                return;
+            }
+            Event::InitDone => inner.replace_slices(),
+            Event::Apply(slice) => inner.put_slice(slice),
+            Event::Delete(slice) => inner.drop_slice(&slice_key(&slice)),
+        }
+        drop(inner);
+        self.synced.send_modify(|synced| synced.1 = true);
+        self.changed.announce();
+    }
+
+    /// What is known about a service name.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Announced> {
+        let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.read().announced.get(&key).cloned()
+    }
+
+    /// Whether any service lives in this namespace.
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
+        let inner = self.read();
+        inner.announced.range(first..).next().is_some_and(|(key, _)| key.namespace == namespace)
+    }
+
+    /// The service that has this cluster address.
+    pub(crate) fn at_address(&self, address: IpAddr) -> Option<ServiceKey> {
+        self.read().by_address.get(&address).cloned()
+    }
+
+    /// The names of all services that are known, or of which slices are.
+    pub(crate) fn keys(&self) -> BTreeSet<ServiceKey> {
+        self.read().announced.keys().cloned().collect()
+    }
+
+    /// The services that changed since this was last called, and how they are now (`None`: gone).
+    /// There is one consumer: the task that programs the service maps.
+    pub(crate) fn take_changed(&self) -> BTreeMap<ServiceKey, Option<Announced>> {
+        let mut inner = self.write();
+        let dirty = std::mem::take(&mut inner.dirty);
+        dirty
+            .into_iter()
+            .map(|key| {
+                let now = inner.announced.get(&key).cloned();
+                (key, now)
+            })
+            .collect()
+    }
+
+    /// Counts these services as changed again: their change could not be carried out.
+    pub(crate) fn put_back(&self, keys: impl IntoIterator<Item = ServiceKey>) {
+        self.write().dirty.extend(keys);
+    }
+
+    /// Changes whenever a service or a slice does.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Waits for the first whole lists of services and of slices.
+    pub(crate) async fn synced(&self) {
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced == (true, true)).await;
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn put_service(&mut self, service: Service) {
+        let key = service_key(&service);
+        let entry = self.announced.entry(key.clone()).or_default();
+        if entry.service.as_ref().is_some_and(|held| same_version(held.as_ref(), &service)) {
+            return;
+        }
+        let old = entry.service.replace(Arc::new(service));
+        self.reindex(&key, old.as_deref());
+        self.dirty.insert(key);
+    }
+
+    fn drop_service(&mut self, key: &ServiceKey) {
+        let Some(entry) = self.announced.get_mut(key) else { return };
+        let Some(old) = entry.service.take() else { return };
+        if entry.slices.is_empty() {
+            self.announced.remove(key);
+        }
+        self.reindex(key, Some(&old));
+        self.dirty.insert(key.clone());
+    }
+
+    fn replace_services(&mut self) {
+        let incoming = std::mem::take(&mut self.incoming_services);
+        let gone: Vec<ServiceKey> = self
+            .announced
+            .iter()
+            .filter(|(key, held)| held.service.is_some() && !incoming.contains_key(*key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &gone {
+            self.drop_service(key);
+        }
+        for service in incoming.into_values() {
+            self.put_service(service);
+        }
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) {
+        let own_key = slice_key(&slice);
+        let Some(owner) = slice.labels().get(SERVICE_NAME) else {
+            return self.drop_slice(&own_key);
+        };
+        let owner = ServiceKey { namespace: own_key.0.clone(), name: owner.clone() };
+        if self.slice_owner.get(&own_key).is_some_and(|former| *former != owner) {
+            self.drop_slice(&own_key);
+        }
+        let entry = self.announced.entry(owner.clone()).or_default();
+        if entry.slices.get(&own_key.1).is_some_and(|held| same_version(held.as_ref(), &slice)) {
+            return;
+        }
+        entry.slices.insert(own_key.1.clone(), Arc::new(slice));
+        self.slice_owner.insert(own_key, owner.clone());
+        self.dirty.insert(owner);
+    }
+
+    fn drop_slice(&mut self, own_key: &(String, String)) {
+        let Some(owner) = self.slice_owner.remove(own_key) else { return };
+        if let Some(entry) = self.announced.get_mut(&owner) {
+            entry.slices.remove(&own_key.1);
+            if entry.slices.is_empty() && entry.service.is_none() {
+                self.announced.remove(&owner);
+            }
+        }
+        self.dirty.insert(owner);
+    }
+
+    fn replace_slices(&mut self) {
+        let incoming = std::mem::take(&mut self.incoming_slices);
+        let gone: Vec<(String, String)> =
+            self.slice_owner.keys().filter(|key| !incoming.contains_key(*key)).cloned().collect();
+        for key in &gone {
+            self.drop_slice(key);
+        }
+        for slice in incoming.into_values() {
+            self.put_slice(slice);
+        }
+    }
+
+    /// Brings the address index in line after the service at `key` was replaced or removed.
+    fn reindex(&mut self, key: &ServiceKey, old: Option<&Service>) {
+        for address in old.into_iter().flat_map(cluster_addresses) {
+            if self.by_address.get(&address) == Some(key) {
+                self.by_address.remove(&address);
+            }
+        }
+        let now = self.announced.get(key).and_then(|held| held.service.clone());
+        for address in now.iter().flat_map(|service| cluster_addresses(service)) {
+            self.by_address.insert(address, key.clone());
+        }
+    }
+}
+
+/// The cluster addresses of a service; none for a headless one.
+fn cluster_addresses(service: &Service) -> Vec<IpAddr> {
+    let Some(spec) = service.spec.as_ref() else { return Vec::new() };
+    let many = spec.cluster_ips.iter().flatten();
+    let all = many.chain(spec.cluster_ip.as_ref());
+    let mut addresses: Vec<IpAddr> = all.filter_map(|text| text.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn same_version<K: ResourceExt>(held: &K, new: &K) -> bool {
+    held.uid() == new.uid()
+        && held.resource_version().is_some()
+        && held.resource_version() == new.resource_version()
+}
+
+fn service_key(service: &Service) -> ServiceKey {
+    ServiceKey { namespace: service.namespace().unwrap_or_default(), name: service.name_any() }
+}
+
+fn slice_key(slice: &EndpointSlice) -> (String, String) {
+    (slice.namespace().unwrap_or_default(), slice.name_any())
+}
+
+#[cfg(test)]
+mod tests;

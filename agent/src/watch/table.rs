@@ -1,0 +1,92 @@
+//! All objects of one kind, by namespace and name.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use kube::{ResourceExt, runtime::watcher::Event};
+use tokio::sync::watch;
+
+use super::Announcer;
+
+/// Namespace (empty for cluster objects) and name.
+type Key = (String, String);
+
+/// All objects of one kind.
+#[derive(Debug)]
+pub(crate) struct Table<K> {
+    inner: RwLock<Inner<K>>,
+    synced: watch::Sender<bool>,
+    changed: Announcer,
+}
+
+#[derive(Debug)]
+struct Inner<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    /// The list that is coming in, if one is.
+    incoming: BTreeMap<Key, Arc<K>>,
+}
+
+impl<K: ResourceExt> Table<K> {
+    pub(super) fn new() -> Self {
+        Self {
+            inner: RwLock::new(Inner { objects: BTreeMap::new(), incoming: BTreeMap::new() }),
+            synced: watch::Sender::new(false),
+            changed: Announcer::new(),
+        }
+    }
+
+    pub(super) fn take(&self, event: Event<K>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Init => {
+                inner.incoming.clear();
+                return;
+            }
+            Event::InitApply(object) => {
+                inner.incoming.insert(key(&object), Arc::new(object));
+                return;
+            }
+            Event::InitDone => {
+                inner.objects = std::mem::take(&mut inner.incoming);
+            }
+            Event::Apply(object) => {
+                inner.objects.insert(key(&object), Arc::new(object));
+            }
+            Event::Delete(object) => {
+                inner.objects.remove(&key(&object));
+            }
+        }
+        drop(inner);
+        self.synced.send_replace(true);
+        self.changed.announce();
+    }
+
+    /// Every object, in the order of namespace and name.
+    pub(crate) fn all(&self) -> Vec<Arc<K>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.objects.values().cloned().collect()
+    }
+
+    /// One object. Cluster objects have the empty namespace.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.objects.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Changes whenever the table does.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Waits for the first whole list.
+    pub(crate) async fn synced(&self) {
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+}
+
+fn key<K: ResourceExt>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
