@@ -48,7 +48,7 @@ plain! {
     Affinity = 16,
     AffinityKey = 24,
     Backend = 20,
-    Flow = 24,
+    Flow = 28,
     FlowKey = 40,
     Frontend = 20,
     Pod = 12,

@@ -198,6 +198,8 @@ pub struct Flow {
     pub pad: u8,
     /// Index into BACKENDS.
     pub backend: u32,
+    /// Index into SERVICE_COUNTERS.
+    pub service: u32,
 }
 
 /// SERVICE_COUNTERS value.

@@ -32,7 +32,7 @@ fn layouts() -> String {
         map::ROUTES, "value", Route { node, ifindex }
         map::FLOWS, "key", FlowKey {
             source, destination, source_port, destination_port, protocol, pad }
-        map::FLOWS, "value", Flow { address, port, kind, pad, backend }
+        map::FLOWS, "value", Flow { address, port, kind, pad, backend, service }
         map::COUNTERS, "value", Traffic { packets, bytes }
         map::SERVICE_COUNTERS, "value", ServiceTraffic { connections, packets, bytes }
     }

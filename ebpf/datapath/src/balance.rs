@@ -1,0 +1,152 @@
+//! Service load balancing: SERVICES -> SLOTS -> BACKENDS, three map reads.
+//!
+//! Guarantees: the backend is of the service's old or its new set, never of another service, also
+//! while the agent switches sets. A value read while the kernel recycles a map entry is noticed by
+//! the slot's tag and read again; after the last attempt the call is refused rather than sent to
+//! the wrong place.
+
+use crate::abi::{Backend, Service, ServiceKey, Slot, state};
+
+/// The maps that balancing reads.
+pub trait ServiceMaps {
+    fn service(&self, key: &ServiceKey) -> Option<Service>;
+    fn slot(&self, index: u32) -> Option<Slot>;
+    fn backend(&self, id: u32) -> Option<Backend>;
+}
+
+/// What balancing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The address is no service's: leave it alone.
+    NotAService,
+    /// A service with nobody to answer.
+    NoBackend { service: u32 },
+    /// Go there.
+    Backend { service: u32, id: u32, backend: Backend },
+}
+
+const ATTEMPTS: u32 = 3;
+
+/// Chooses a backend for `key`. `pick` is any number whose high bits are evenly spread.
+#[inline(always)]
+pub fn choose<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: u32) -> Choice {
+    let mut refused = 0;
+    for _ in 0..ATTEMPTS {
+        let Some(service) = maps.service(key) else {
+            return Choice::NotAService;
+        };
+        refused = service.id;
+        if service.slot_count == 0 {
+            continue;
+        }
+        let Some(slot) = maps.slot(service.first_slot + spread(pick, service.slot_count)) else {
+            continue;
+        };
+        if slot.tag != key.tag() {
+            continue;
+        }
+        let Some(backend) = maps.backend(slot.backend) else {
+            continue;
+        };
+        if backend.state == state::ACTIVE {
+            return Choice::Backend { service: service.id, id: slot.backend, backend };
+        }
+    }
+    Choice::NoBackend { service: refused }
+}
+
+/// Maps `pick` evenly onto `0..count`, without a division.
+#[inline(always)]
+pub fn spread(pick: u32, count: u32) -> u32 {
+    ((pick as u64 * count as u64) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::fake::{FakeMaps, backend, key};
+    use std::cell::Cell;
+
+    #[test]
+    fn every_backend_gets_its_share() {
+        let mut maps = FakeMaps::default();
+        let service = key("10.9.0.7", 80);
+        maps.program(service, &["10.240.0.1", "10.240.1.1", "10.240.2.1"]);
+        let mut seen = std::collections::BTreeMap::new();
+        for i in 0..3_000u32 {
+            match choose(&maps, &service, i.wrapping_mul(1_431_655)) {
+                Choice::Backend { backend, .. } => *seen.entry(backend).or_insert(0) += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(seen.len(), 3);
+        assert!(seen.values().all(|n| (900..1_100).contains(n)), "{seen:?}");
+    }
+
+    #[test]
+    fn other_addresses_are_left_alone() {
+        let mut maps = FakeMaps::default();
+        maps.program(key("10.9.0.7", 80), &["10.240.0.1"]);
+        assert_eq!(choose(&maps, &key("10.9.0.7", 81), 0), Choice::NotAService);
+        assert_eq!(choose(&maps, &key("10.9.0.8", 80), 0), Choice::NotAService);
+    }
+
+    #[test]
+    fn an_empty_service_is_refused() {
+        let mut maps = FakeMaps::default();
+        maps.program(key("10.9.0.7", 80), &[]);
+        assert_eq!(choose(&maps, &key("10.9.0.7", 80), 7), Choice::NoBackend { service: 0 });
+    }
+
+    /// Shows another service's entry at the first read, as a recycled map entry would.
+    struct Recycled<'a> {
+        maps: &'a FakeMaps,
+        wrong: ServiceKey,
+        reads: Cell<u32>,
+    }
+
+    impl ServiceMaps for Recycled<'_> {
+        fn service(&self, key: &ServiceKey) -> Option<Service> {
+            self.reads.set(self.reads.get() + 1);
+            self.maps.service(if self.reads.get() == 1 { &self.wrong } else { key })
+        }
+        fn slot(&self, index: u32) -> Option<Slot> {
+            self.maps.slot(index)
+        }
+        fn backend(&self, id: u32) -> Option<Backend> {
+            self.maps.backend(id)
+        }
+    }
+
+    #[test]
+    fn an_entry_recycled_under_the_reader_is_read_again() {
+        let (mine, other) = (key("10.9.0.7", 80), key("10.9.0.8", 80));
+        let mut maps = FakeMaps::default();
+        maps.program(mine, &["10.240.0.1"]);
+        maps.program(other, &["10.240.0.2"]);
+        let recycled = Recycled { maps: &maps, wrong: other, reads: Cell::new(0) };
+        let Choice::Backend { backend: found, .. } = choose(&recycled, &mine, 0) else {
+            panic!("not balanced");
+        };
+        assert_eq!(found, backend("10.240.0.1", 8080));
+        assert_eq!(recycled.reads.get(), 2);
+    }
+
+    #[test]
+    fn a_freed_backend_takes_nothing() {
+        let mut maps = FakeMaps::default();
+        maps.program(key("10.9.0.7", 80), &["10.240.0.1"]);
+        maps.backends.borrow_mut().get_mut(&0).unwrap().state = state::FREE;
+        assert!(matches!(choose(&maps, &key("10.9.0.7", 80), 0), Choice::NoBackend { .. }));
+    }
+
+    #[test]
+    fn spread_stays_inside() {
+        for count in [1, 2, 3, 255, 65_536] {
+            for pick in [0, 1, u32::MAX / 2, u32::MAX] {
+                assert!(spread(pick, count) < count);
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The maps as plain collections, for the tests of this crate.
+
+extern crate std;
+
+use crate::abi::{
+    Address, Backend, Flow, FlowKey, Pod, Route, Service, ServiceKey, Slot, U16Be, pod_flags,
+    protocol, state,
+};
+use crate::balance::ServiceMaps;
+use crate::deliver::PacketMaps;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+pub(crate) fn address(text: &str) -> Address {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+pub(crate) fn key(text: &str, port: u16) -> ServiceKey {
+    ServiceKey::new(address(text), U16Be::new(port), protocol::TCP)
+}
+
+pub(crate) fn backend(text: &str, port: u16) -> Backend {
+    Backend { address: address(text), port: U16Be::new(port), state: state::ACTIVE, pad: 0 }
+}
+
+#[derive(Default)]
+pub(crate) struct FakeMaps {
+    pub(crate) services: BTreeMap<ServiceKey, Service>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) backends: RefCell<BTreeMap<u32, Backend>>,
+    pub(crate) pods: RefCell<BTreeMap<Address, Pod>>,
+    pub(crate) routes: BTreeMap<Address, Route>,
+    pub(crate) flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    pub(crate) flows_full: bool,
+    pub(crate) random: Cell<u32>,
+    pub(crate) connections: Cell<u32>,
+}
+
+use std::vec::Vec;
+
+impl FakeMaps {
+    /// A service with these backends, each on port 8080.
+    pub(crate) fn program(&mut self, key: ServiceKey, addresses: &[&str]) {
+        let mut backends = self.backends.borrow_mut();
+        let service = Service {
+            id: self.services.len() as u32,
+            first_slot: self.slots.len() as u32,
+            slot_count: addresses.len() as u32,
+            ..Service::default()
+        };
+        for text in addresses {
+            let id = backends.len() as u32;
+            backends.insert(id, backend(text, 8080));
+            self.slots.push(Slot { backend: id, tag: key.tag() });
+        }
+        self.services.insert(key, service);
+    }
+
+    pub(crate) fn add_pod(&self, text: &str, ifindex: u32) {
+        let pod = Pod { ifindex, mac: [2, 0, 0, 0, 0, ifindex as u8], flags: 0 };
+        self.pods.borrow_mut().insert(address(text), pod);
+    }
+}
+
+impl ServiceMaps for FakeMaps {
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.services.get(key).copied()
+    }
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(index as usize).copied()
+    }
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.borrow().get(&id).copied()
+    }
+}
+
+impl PacketMaps for FakeMaps {
+    fn pod(&self, address: &Address) -> Option<Pod> {
+        self.pods.borrow().get(address).copied()
+    }
+    /// Every route of the tests is a /24.
+    fn route(&self, address: &Address) -> Option<Route> {
+        let network = address.as_v4()?.get() & 0xffff_ff00;
+        self.routes.get(&Address::from_v4(crate::abi::U32Be::new(network))).copied()
+    }
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.borrow().get(key).copied()
+    }
+    fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if !self.flows_full {
+            self.flows.borrow_mut().insert(*key, *flow);
+        }
+        !self.flows_full
+    }
+    fn mark_pod(&self, address: &Address) {
+        if let Some(pod) = self.pods.borrow_mut().get_mut(address) {
+            pod.flags |= pod_flags::HAS_FLOWS;
+        }
+    }
+    fn random(&self) -> u32 {
+        self.random.get()
+    }
+    fn count_connection(&self, _service: u32) {
+        self.connections.set(self.connections.get() + 1);
+    }
+}

@@ -1,0 +1,144 @@
+//! The maps, all pinned by name. Written here: REVERSE, FLOWS, the counters, and the
+//! `HAS_FLOWS` flag in PODS; everything else is written by the agent.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use bowline_ebpf_abi::{
+    Address, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason, ReverseKey, Route, Service,
+    ServiceKey, ServiceTraffic, Slot, Traffic, pod_flags, size,
+};
+use bowline_ebpf_datapath::{PacketMaps, ServiceMaps};
+
+/// Memory for a service is taken when there is one.
+const NO_PREALLOC: u32 = 1;
+
+#[map]
+static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(size::SERVICES, NO_PREALLOC);
+#[map]
+static SLOTS: Array<Slot> = Array::pinned(size::SLOTS, 0);
+#[map]
+static BACKENDS: Array<Backend> = Array::pinned(size::BACKENDS, 0);
+#[map]
+static REVERSE: LruHashMap<ReverseKey, Frontend> = LruHashMap::pinned(size::REVERSE, 0);
+#[map]
+static PODS: HashMap<Address, Pod> = HashMap::pinned(size::PODS, 0);
+#[map]
+static ROUTES: LpmTrie<Address, Route> = LpmTrie::pinned(size::ROUTES, NO_PREALLOC);
+#[map]
+static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(size::FLOWS, 0);
+#[map]
+static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::pinned(Reason::COUNTERS, 0);
+#[map]
+static SERVICE_COUNTERS: PerCpuArray<ServiceTraffic> = PerCpuArray::pinned(size::SERVICES, 0);
+
+/// The maps as the datapath crate sees them.
+pub struct KernelMaps;
+
+impl ServiceMaps for KernelMaps {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        // SAFETY: the value is copied; `choose` notices one that was recycled meanwhile.
+        unsafe { SERVICES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Slot> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend> {
+        BACKENDS.get(id).copied()
+    }
+}
+
+impl PacketMaps for KernelMaps {
+    #[inline(always)]
+    fn pod(&self, address: &Address) -> Option<Pod> {
+        // SAFETY: copied; an address is given to another pod only long after it was removed.
+        unsafe { PODS.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn route(&self, address: &Address) -> Option<Route> {
+        ROUTES.get(Key::new(128, *address)).copied()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        // SAFETY: copied; a recycled entry can only mistranslate a packet of a flow that was
+        // itself just evicted.
+        unsafe { FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        FLOWS.insert(key, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn mark_pod(&self, address: &Address) {
+        if let Some(pod) = PODS.get_ptr_mut(address) {
+            // SAFETY: the kernel keeps map memory valid while the program runs.
+            unsafe { (*pod).flags |= pod_flags::HAS_FLOWS };
+        }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, service: u32) {
+        count_connection(service);
+    }
+}
+
+/// Counts one packet, or one system call of zero bytes.
+#[inline(always)]
+pub fn count(reason: Reason, direction: Direction, bytes: u32) {
+    if let Some(traffic) = COUNTERS.get_ptr_mut(reason.index(direction)) {
+        // SAFETY: per-CPU memory that stays valid while the program runs.
+        unsafe {
+            (*traffic).packets += 1;
+            (*traffic).bytes += u64::from(bytes);
+        }
+    }
+}
+
+#[inline(always)]
+pub fn count_connection(service: u32) {
+    if let Some(traffic) = SERVICE_COUNTERS.get_ptr_mut(service) {
+        // SAFETY: as in `count`.
+        unsafe { (*traffic).connections += 1 };
+    }
+}
+
+#[inline(always)]
+pub fn count_service_packet(service: u32, bytes: u32) {
+    if let Some(traffic) = SERVICE_COUNTERS.get_ptr_mut(service) {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*traffic).packets += 1;
+            (*traffic).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// The name under which the socket's owner reached this backend.
+#[inline(always)]
+pub fn frontend(key: &ReverseKey) -> Option<Frontend> {
+    // SAFETY: copied; the key holds the socket's own cookie, so a recycled entry is another
+    // backend's name at worst for a socket whose entry was just evicted.
+    unsafe { REVERSE.get(key) }.copied()
+}
+
+/// Whether the name could be stored.
+#[inline(always)]
+pub fn store_frontend(key: &ReverseKey, name: &Frontend) -> bool {
+    REVERSE.insert(key, name, 0).is_ok()
+}

@@ -1,0 +1,212 @@
+//! Socket load balancing: a service's address becomes a backend's when a socket connects or sends,
+//! and becomes the service's again when the socket receives or asks for its peer. The packets of
+//! such a socket never carry the service's address, so they need no translation.
+//!
+//! The IPv6 hooks see dual-stack sockets that use an IPv4 address in its mapped form.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use bowline_ebpf_abi::{
+    Address, Backend, Direction, Frontend, Reason, ReverseKey, ServiceKey, U16Be, U32Be, protocol,
+};
+use bowline_ebpf_datapath::{Choice, choose};
+
+use crate::maps::{KernelMaps, count, count_connection, frontend, store_frontend};
+use crate::settings::can_set_retval;
+
+const REFUSE: i32 = 0;
+const ALLOW: i32 = 1;
+const ECONNREFUSED: i32 = 111;
+
+/// How the socket's address is laid out in the context.
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    name_peer(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    name_peer(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    name_peer(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    name_peer(&ctx, Family::V6)
+}
+
+/// A new connection goes to a backend chosen at random.
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
+    let Some(key) = destination(ctx, family) else {
+        return ALLOW;
+    };
+    // SAFETY: the helper takes nothing.
+    let pick = unsafe { bpf_get_prandom_u32() };
+    let (service, backend) = match choose(&KernelMaps, &key, pick) {
+        Choice::NotAService => return ALLOW,
+        Choice::NoBackend { .. } => return refuse(),
+        Choice::Backend { service, backend, .. } => (service, backend),
+    };
+    let reverse = reverse_key(cookie(ctx), &backend);
+    if !store_frontend(&reverse, &name_of(&key)) {
+        count(Reason::FlowNotStored, Direction::Socket, 0);
+        return REFUSE;
+    }
+    set_address(ctx, family, &backend.address, backend.port);
+    count_connection(service);
+    ALLOW
+}
+
+/// Datagrams of one socket go to one backend as long as the set stays as it is.
+#[inline(always)]
+fn send(ctx: &SockAddrContext, family: Family) -> i32 {
+    let Some(key) = destination(ctx, family) else {
+        return ALLOW;
+    };
+    let cookie = cookie(ctx);
+    let (service, backend) = match choose(&KernelMaps, &key, hashed(cookie)) {
+        Choice::NotAService => return ALLOW,
+        Choice::NoBackend { .. } => return refuse(),
+        Choice::Backend { service, backend, .. } => (service, backend),
+    };
+    let reverse = reverse_key(cookie, &backend);
+    let known = match frontend(&reverse) {
+        Some(name) => name.address.same(&key.address) && name.port.bits() == key.port.bits(),
+        None => false,
+    };
+    if !known {
+        if !store_frontend(&reverse, &name_of(&key)) {
+            count(Reason::FlowNotStored, Direction::Socket, 0);
+            return REFUSE;
+        }
+        count_connection(service);
+    }
+    set_address(ctx, family, &backend.address, backend.port);
+    ALLOW
+}
+
+/// The service's name instead of the backend's. These hooks may only allow.
+#[inline(always)]
+fn name_peer(ctx: &SockAddrContext, family: Family) -> i32 {
+    let Some(key) = destination(ctx, family) else {
+        return ALLOW;
+    };
+    let backend = Backend { address: key.address, port: key.port, state: 0, pad: 0 };
+    if let Some(name) = frontend(&reverse_key(cookie(ctx), &backend)) {
+        set_address(ctx, family, &name.address, name.port);
+    }
+    ALLOW
+}
+
+/// Refuses the call, with ECONNREFUSED where the kernel lets a program say so.
+#[inline(always)]
+fn refuse() -> i32 {
+    count(Reason::NoBackend, Direction::Socket, 0);
+    if can_set_retval() {
+        // SAFETY: the helper takes any error number; this branch exists only where it does.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    REFUSE
+}
+
+/// What the socket's owner named, if it is of a protocol that services have.
+#[inline(always)]
+fn destination(ctx: &SockAddrContext, family: Family) -> Option<ServiceKey> {
+    let addr = ctx.sock_addr;
+    // SAFETY: the kernel gives a valid context. Volatile keeps each read as wide as the field,
+    // which is what the verifier allows.
+    unsafe {
+        let number = (&raw const (*addr).protocol).read_volatile();
+        if number != protocol::TCP as u32 && number != protocol::UDP as u32 {
+            return None;
+        }
+        let address = match family {
+            Family::V4 => {
+                Address::from_v4(U32Be::from_bits((&raw const (*addr).user_ip4).read_volatile()))
+            }
+            Family::V6 => Address::from_words([
+                U32Be::from_bits((&raw const (*addr).user_ip6[0]).read_volatile()),
+                U32Be::from_bits((&raw const (*addr).user_ip6[1]).read_volatile()),
+                U32Be::from_bits((&raw const (*addr).user_ip6[2]).read_volatile()),
+                U32Be::from_bits((&raw const (*addr).user_ip6[3]).read_volatile()),
+            ]),
+        };
+        let port = (&raw const (*addr).user_port).read_volatile();
+        Some(ServiceKey::new(address, U16Be::from_bits(port as u16), number as u8))
+    }
+}
+
+#[inline(always)]
+fn set_address(ctx: &SockAddrContext, family: Family, address: &Address, port: U16Be) {
+    let addr: *mut bpf_sock_addr = ctx.sock_addr;
+    let words = address.words();
+    // SAFETY: as in `destination`; the kernel allows writes of exactly these fields.
+    unsafe {
+        match family {
+            Family::V4 => (&raw mut (*addr).user_ip4).write_volatile(words[3].bits()),
+            Family::V6 => {
+                (&raw mut (*addr).user_ip6[0]).write_volatile(words[0].bits());
+                (&raw mut (*addr).user_ip6[1]).write_volatile(words[1].bits());
+                (&raw mut (*addr).user_ip6[2]).write_volatile(words[2].bits());
+                (&raw mut (*addr).user_ip6[3]).write_volatile(words[3].bits());
+            }
+        }
+        (&raw mut (*addr).user_port).write_volatile(u32::from(port.bits()));
+    }
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the one that the kernel gave.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// Cookies count up; this spreads them over the high bits.
+#[inline(always)]
+fn hashed(cookie: u64) -> u32 {
+    (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+#[inline(always)]
+fn reverse_key(cookie: u64, backend: &Backend) -> ReverseKey {
+    ReverseKey { cookie, backend: backend.address, port: backend.port, pad: [0; 6] }
+}
+
+#[inline(always)]
+fn name_of(key: &ServiceKey) -> Frontend {
+    Frontend { address: key.address, port: key.port, pad: 0 }
+}
