@@ -1,1 +1,64 @@
-fn main() {}
+//! `cargo xtask`: everything a developer does with this workspace, as five commands.
+//!
+//! Guarantees: each command can be run on a clean clone and repeated; it says what it runs; it
+//! ends with a non-zero status as soon as one step failed.
+//!
+//! Does not: ask questions, or need root where the work does not (`tidy`, `build`).
+
+mod bpf;
+mod build;
+mod demo;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Set-up, build, test, demo and tidy of the bowline workspace.
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building, testing and the demo need; says what each part is for.
+    ///
+    /// Idempotent: what is there already is left alone, and apt is only called when a package is
+    /// missing. Only installing packages needs root.
+    Setup(setup::Args),
+    /// Build the BPF object, the static test workload and the bowline binary.
+    Build(build::Args),
+    /// Formatting, lints, tidy, and every test, run by cargo-nextest.
+    ///
+    /// End-to-end tests and packet tests need root. Without it they are counted as skipped, and
+    /// the run says so.
+    Test(test::Args),
+    /// Play the founding scenario on a real three-node cluster and print what was seen.
+    Demo(demo::Args),
+    /// Check the habits a program can check: sizes, names, module docs, where unsafe may live.
+    Tidy(tidy::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Tidy(args) => tidy::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `cargo xtask build`: the BPF object, the static test workload, then the workspace's binaries.
+//!
+//! The order matters: the object is there before anything that wants to carry it is compiled.
+//! Cargo is always asked for the whole workspace, so that dependencies keep one set of features
+//! and are compiled once for building, testing and the demo.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{bpf, process, workspace};
+
+/// What to build.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Build the optimized binary instead of the development one.
+    #[arg(long)]
+    release: bool,
+    /// Build only the BPF object.
+    #[arg(long)]
+    bpf_only: bool,
+}
+
+/// Build what `args` asks for and say where it is.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let object = bpf::build()?;
+    eprintln!("BPF object: {}", object.display());
+    if args.bpf_only {
+        return Ok(());
+    }
+    workload()?;
+    binaries(args.release)?;
+    let profile = if args.release { "release" } else { "debug" };
+    eprintln!("binary: {}", workspace::target().join(profile).join("bowline").display());
+    Ok(())
+}
+
+/// The workspace's binaries in the development profile, or optimized.
+pub(crate) fn binaries(release: bool) -> Result<()> {
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.current_dir(workspace::root()).args(["build", "--workspace", "--bins"]);
+    if release {
+        cargo.arg("--release");
+    }
+    process::run(&mut cargo)
+}
+
+/// The program that runs inside test pods: linked statically, because their images hold no libc.
+pub(crate) fn workload() -> Result<()> {
+    let target = workspace::target().join("workload");
+    process::run(
+        Command::new(workspace::cargo())
+            .current_dir(workspace::root())
+            // A directory of its own: other flags must not disturb the workspace's artifacts.
+            .env("CARGO_TARGET_DIR", &target)
+            .args(["rustc", "--quiet", "-p", "bowline-workload", "--bin", "bowline-workload"])
+            .args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]),
+    )?;
+    let built = target.join("debug/bowline-workload");
+    let wanted = target.join("bowline-workload");
+    std::fs::copy(&built, &wanted)
+        .with_context(|| format!("cannot copy {} to {}", built.display(), wanted.display()))?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The Debian packages, and what each of them is for.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{process, workspace};
+
+/// One package and its reason.
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) purpose: &'static str,
+    /// Only needed to compile BPF, which another compiler may be able to do.
+    bpf_compiler: bool,
+}
+
+const fn package(name: &'static str, purpose: &'static str) -> Package {
+    Package { name, purpose, bpf_compiler: false }
+}
+
+const fn compiler(name: &'static str, purpose: &'static str) -> Package {
+    Package { name, purpose, bpf_compiler: true }
+}
+
+const PACKAGES: &[Package] = &[
+    package("containerd", "the container runtime that agents drive"),
+    package("runc", "starts the containers for containerd"),
+    package("protobuf-compiler", "compiles containerd's gRPC interface during the build"),
+    package("busybox-static", "the shell and tools inside the demo's images"),
+    package("docker-registry", "the OCI registry from which the demo's nodes pull"),
+    package("umoci", "makes OCI images without a daemon"),
+    package("skopeo", "pushes the images to the registry"),
+    package("iproute2", "ip: looks at namespaces and cuts a link in tests"),
+    package("util-linux", "nsenter, setpriv and unshare for tests"),
+    package("nftables", "nft: shows that no rule exists"),
+    package("iptables", "iptables-save: shows that no rule exists"),
+    package("dnsutils", "dig: asks the cluster's DNS by hand"),
+    compiler("rustc-web", "a Rust compiler with a BPF back end"),
+    compiler("libstd-rust-web-dev-bpf", "Rust's core library, built for BPF"),
+    package("llvm-22-dev", "LLVM, against which bpf-linker is built"),
+    package("libpolly-22-dev", "a part of LLVM that linking it needs"),
+    package("libzstd-dev", "compression library that LLVM needs"),
+    package("zlib1g-dev", "compression library that LLVM needs"),
+];
+
+/// Packages that are not installed; those of the BPF compiler only when there is no other.
+pub(crate) fn missing(have_bpf_compiler: bool) -> Result<Vec<&'static Package>> {
+    if workspace::find_program("dpkg-query").is_none() {
+        let names: Vec<_> = PACKAGES.iter().map(|p| p.name).collect();
+        bail!(
+            "this is not a Debian system: install what these Debian packages hold by hand and \
+             run again with --skip-setup: {}",
+            names.join(" ")
+        );
+    }
+    let have_linker = workspace::find_program("bpf-linker").is_some();
+    Ok(PACKAGES
+        .iter()
+        .filter(|p| !(p.bpf_compiler && have_bpf_compiler))
+        .filter(|p| !(have_linker && is_for_linker(p)))
+        .filter(|p| !is_installed(p.name))
+        .collect())
+}
+
+/// Needed to build bpf-linker, and for nothing once it is there and has its shared libraries.
+fn is_for_linker(package: &Package) -> bool {
+    package.name.ends_with("-dev") && !package.bpf_compiler
+}
+
+fn is_installed(name: &str) -> bool {
+    process::output(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", name]))
+        .is_ok_and(|status| status.trim() == "installed")
+}
+
+/// Install what is missing, with apt, without a question.
+pub(crate) fn install(have_bpf_compiler: bool) -> Result<()> {
+    let missing = missing(have_bpf_compiler)?;
+    if missing.is_empty() {
+        eprintln!("packages: all there");
+        return Ok(());
+    }
+    eprintln!("packages to install:");
+    for package in &missing {
+        eprintln!("  {:<24} {}", package.name, package.purpose);
+    }
+    if !workspace::is_root() {
+        let names: Vec<_> = missing.iter().map(|p| p.name).collect();
+        bail!("installing packages needs root: run `apt-get install {}`", names.join(" "));
+    }
+    apt(&["update", "-q"])?;
+    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
+    arguments.extend(missing.iter().map(|p| p.name));
+    apt(&arguments)
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    process::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(args))
+}

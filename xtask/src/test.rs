@@ -1,0 +1,59 @@
+//! `cargo xtask test`: everything that has to hold before a change goes in.
+//!
+//! Guarantees: the cheap checks come first; the last line is cargo-nextest's own count of tests;
+//! tests that need root are counted as skipped when root is missing, never as passed.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{bpf, build, process, setup, tidy, workspace};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Do not look for missing packages first.
+    #[arg(long)]
+    skip_setup: bool,
+    /// Only run the tests: no formatting, lints or tidy.
+    #[arg(long)]
+    only_tests: bool,
+    /// Arguments for `cargo nextest run`, for example a filter.
+    #[arg(last = true, value_name = "NEXTEST ARGS")]
+    nextest: Vec<String>,
+}
+
+/// Run all of it; the first failure ends the run.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.skip_setup {
+        setup::install(setup::Scope::Test)?;
+    }
+    let object = bpf::build()?;
+    if !args.only_tests {
+        cargo(&["fmt", "--all", "--check"])?;
+        tidy::check()?;
+        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    }
+    build::workload()?;
+    // Bins and tests in one command, and thus with one set of features.
+    cargo(&["build", "--workspace", "--bins", "--tests"])?;
+
+    let mut nextest = Command::new(workspace::cargo());
+    nextest
+        .current_dir(workspace::root())
+        .env("BOWLINE_BPF_OBJECT", object)
+        .env("BOWLINE_BIN", workspace::target().join("debug/bowline"))
+        .args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    if workspace::is_root() {
+        nextest.args(["--run-ignored", "all"]);
+    } else {
+        eprintln!("WARNING: not root. Packet tests and end-to-end tests are SKIPPED,");
+        eprintln!("WARNING: and counted as skipped in the closing line. Run as root to run them.");
+    }
+    nextest.args(&args.nextest);
+    process::run(&mut nextest)
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    process::run(Command::new(workspace::cargo()).current_dir(workspace::root()).args(args))
+}
