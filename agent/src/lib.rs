@@ -2,6 +2,7 @@
 
 mod apply;
 mod config;
+mod connect;
 pub mod datapath;
 mod dns;
 mod join;
