@@ -1,1 +1,187 @@
-//! Controllers of the bowline control plane, each a client of the API.
+//! The controllers of bowline's control plane, each a client of the API and of nothing else.
+//!
+//! Guarantees: every kind is watched once, whatever the number of controllers that follow it; a
+//! controller works only after all caches are complete; decisions are pure functions of what the
+//! caches hold, and each write carries the version or uid it was decided on where it matters.
+//!
+//! It does not elect a leader: exactly one process of a cluster runs this.
+
+mod backends;
+mod cache;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod failure;
+mod garbage_collector;
+mod kinds;
+mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod ownership;
+mod pod_gc;
+mod pods;
+mod queue;
+mod recorder;
+mod replica_set;
+mod replicas;
+mod replication_controller;
+mod service_account;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_api::cidr::Cidr;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::Resource;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::Cache;
+use crate::kinds::Kinds;
+use crate::recorder::Recorder;
+
+/// What the controllers need to know about the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The range that nodes get their parts of.
+    pub pod_cidr: Cidr,
+    /// The prefix length of a node's part.
+    pub node_mask_size: u8,
+    /// How long a node may be silent before it counts as unreachable.
+    pub node_monitor_grace_period: Duration,
+}
+
+/// What all controllers share.
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) recorder: Recorder,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) token: CancellationToken,
+    /// Turns true when every cache is complete.
+    pub(crate) gate: watch::Sender<bool>,
+    pub(crate) deployments: Arc<Cache<Deployment>>,
+    pub(crate) endpoints: Arc<Cache<Endpoints>>,
+    pub(crate) leases: Arc<Cache<Lease>>,
+    pub(crate) namespaces: Arc<Cache<Namespace>>,
+    pub(crate) nodes: Arc<Cache<Node>>,
+    pub(crate) pods: Arc<Cache<Pod>>,
+    pub(crate) replica_sets: Arc<Cache<ReplicaSet>>,
+    pub(crate) replication_controllers: Arc<Cache<ReplicationController>>,
+    pub(crate) service_accounts: Arc<Cache<ServiceAccount>>,
+    pub(crate) services: Arc<Cache<Service>>,
+    pub(crate) slices: Arc<Cache<EndpointSlice>>,
+}
+
+/// Runs all controllers until the token is cancelled.
+pub async fn run(client: Client, config: Config, token: CancellationToken) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        (config.pod_cidr.prefix()..=30).contains(&config.node_mask_size),
+        "node mask size /{} does not fit into the pod range {}",
+        config.node_mask_size,
+        config.pod_cidr,
+    );
+    // Whatever ends this function ends its tasks.
+    let token = token.child_token();
+    let _stop = token.clone().drop_guard();
+    let world = World::new(client, token.clone());
+    replicas::start(&world, &world.replica_sets);
+    replicas::start(&world, &world.replication_controllers);
+    deployment::start(&world);
+    endpoint_slice::start(&world);
+    endpoints::start(&world);
+    node_lifecycle::start(&world, config.node_monitor_grace_period);
+    node_lifecycle::eviction::start(&world);
+    node_ipam::start(&world, config.pod_cidr, config.node_mask_size);
+    garbage_collector::start(&world);
+    pod_gc::start(&world);
+    namespace::start(&world);
+    service_account::start(&world);
+    world.watch();
+    if token.run_until_cancelled(world.wait_synced()).await.is_some() {
+        tracing::info!("controllers run");
+        world.gate.send_replace(true);
+        token.cancelled().await;
+    }
+    world.tracker.close();
+    world.tracker.wait().await;
+    Ok(())
+}
+
+impl World {
+    fn new(client: Client, token: CancellationToken) -> Self {
+        let tracker = TaskTracker::new();
+        Self {
+            recorder: Recorder::start(client.clone(), &tracker, token.clone()),
+            kinds: Kinds::new(client.clone()),
+            client,
+            tracker,
+            token,
+            gate: watch::Sender::new(false),
+            deployments: Cache::new(),
+            endpoints: Cache::new(),
+            leases: Cache::new(),
+            namespaces: Cache::new(),
+            nodes: Cache::new(),
+            pods: Cache::new(),
+            replica_sets: Cache::new(),
+            replication_controllers: Cache::new(),
+            service_accounts: Cache::new(),
+            services: Cache::new(),
+            slices: Cache::new(),
+        }
+    }
+
+    /// Starts the watches; the handlers are in place by now.
+    fn watch(&self) {
+        self.follow(&self.deployments);
+        self.follow(&self.endpoints);
+        self.follow(&self.leases);
+        self.follow(&self.namespaces);
+        self.follow(&self.nodes);
+        self.follow(&self.pods);
+        self.follow(&self.replica_sets);
+        self.follow(&self.replication_controllers);
+        self.follow(&self.service_accounts);
+        self.follow(&self.services);
+        self.follow(&self.slices);
+    }
+
+    fn follow<K>(&self, cache: &Arc<Cache<K>>)
+    where
+        K: Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let api = Api::all(self.client.clone());
+        let token = self.token.clone();
+        self.tracker.spawn(cache.clone().run(api, watcher::Config::default(), token));
+    }
+
+    async fn wait_synced(&self) {
+        self.deployments.wait_synced().await;
+        self.endpoints.wait_synced().await;
+        self.leases.wait_synced().await;
+        self.namespaces.wait_synced().await;
+        self.nodes.wait_synced().await;
+        self.pods.wait_synced().await;
+        self.replica_sets.wait_synced().await;
+        self.replication_controllers.wait_synced().await;
+        self.service_accounts.wait_synced().await;
+        self.services.wait_synced().await;
+        self.slices.wait_synced().await;
+    }
+}

@@ -1,0 +1,309 @@
+//! Garbage collection by owner references, over every kind that discovery lists.
+//!
+//! Guarantees: an object is deleted only when each of its owners is known to be gone, or waits in a
+//! foreground deletion; an owner that the graph does not know is read from the API before it counts
+//! as gone; the deletion carries the uid and version that the decision was made on.
+//!
+//! The typed caches feed the graph; only kinds that no controller watches get a watch of their own,
+//! of metadata alone. Events are left out: they have no dependents and expire.
+
+mod graph;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Client;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::core::{PartialObjectMeta, Resource};
+use kube::runtime::watcher;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::graph::{FOREGROUND, Fate, Graph, ORPHAN, Object, Owner, Policy, Uid};
+use crate::World;
+use crate::cache::Cache;
+use crate::failure::{Doing, SyncFailed};
+use crate::kinds::{Kind, Kinds};
+use crate::queue::{Next, WorkQueue, start_workers};
+
+const NAME: &str = "garbage-collector";
+const NEW_KINDS: Duration = Duration::from_secs(30);
+
+struct Collector {
+    client: Client,
+    kinds: Arc<Kinds>,
+    graph: Arc<Shared>,
+    queue: Arc<WorkQueue<Uid>>,
+}
+
+struct Shared(Mutex<Graph>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Graph> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Feeds the graph from caches.
+#[derive(Clone)]
+struct Feed {
+    graph: Arc<Shared>,
+    queue: Arc<WorkQueue<Uid>>,
+}
+
+impl Feed {
+    fn typed<K>(&self, cache: &Cache<K>) -> (String, String)
+    where
+        K: Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let resource = ApiResource::erase::<K>(&());
+        let name = (resource.group.clone(), resource.plural.clone());
+        self.from(cache, resource);
+        name
+    }
+
+    fn from<K>(&self, cache: &Cache<K>, resource: ApiResource)
+    where
+        K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (feed, resource) = (self.clone(), Arc::new(resource));
+        cache.on_change(move |change| {
+            let work = match (change.new, change.old) {
+                (Some(new), _) => feed.graph.lock().observe(new.meta(), &resource),
+                (None, Some(old)) => {
+                    feed.graph.lock().forget(old.meta().uid.as_deref().unwrap_or_default())
+                }
+                (None, None) => Vec::new(),
+            };
+            work.into_iter().for_each(|uid| feed.queue.add(uid));
+        });
+    }
+}
+
+pub(crate) fn start(world: &World) {
+    let queue = WorkQueue::new();
+    let feed = Feed { graph: Arc::new(Shared(Mutex::new(Graph::default()))), queue: queue.clone() };
+    let watched = HashSet::from([
+        feed.typed(&world.pods),
+        feed.typed(&world.replica_sets),
+        feed.typed(&world.replication_controllers),
+        feed.typed(&world.deployments),
+        feed.typed(&world.services),
+        feed.typed(&world.slices),
+        feed.typed(&world.endpoints),
+        feed.typed(&world.nodes),
+        feed.typed(&world.leases),
+        feed.typed(&world.namespaces),
+        feed.typed(&world.service_accounts),
+        (String::new(), "events".to_owned()),
+        ("events.k8s.io".to_owned(), "events".to_owned()),
+    ]);
+    let rest = Rest {
+        client: world.client.clone(),
+        kinds: world.kinds.clone(),
+        feed: feed.clone(),
+        watched,
+    };
+    let (tracker, token) = (world.tracker.clone(), world.token.clone());
+    world.tracker.spawn(async move { rest.follow(&tracker, &token).await });
+    let collector = Arc::new(Collector {
+        client: world.client.clone(),
+        kinds: world.kinds.clone(),
+        graph: feed.graph,
+        queue: queue.clone(),
+    });
+    start_workers(world, (NAME, 4), &queue, move |uid: Uid| {
+        let collector = collector.clone();
+        async move { collector.look(&uid).await }
+    });
+}
+
+/// Watches the kinds that no controller watches, also those that come later.
+struct Rest {
+    client: Client,
+    kinds: Arc<Kinds>,
+    feed: Feed,
+    watched: HashSet<(String, String)>,
+}
+
+impl Rest {
+    async fn follow(mut self, tracker: &TaskTracker, token: &CancellationToken) {
+        loop {
+            let pause = match self.kinds.all(Duration::from_secs(1)).await {
+                Ok(kinds) => {
+                    kinds.iter().for_each(|kind| self.watch(kind, tracker, token));
+                    NEW_KINDS
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "discovery failed and is retried");
+                    Duration::from_secs(1)
+                }
+            };
+            if token.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn watch(&mut self, kind: &Kind, tracker: &TaskTracker, token: &CancellationToken) {
+        let name = (kind.resource.group.clone(), kind.resource.plural.clone());
+        if !kind.can_watch || !kind.can_delete || !self.watched.insert(name) {
+            return;
+        }
+        let cache: Arc<Cache<PartialObjectMeta<DynamicObject>>> = Cache::new();
+        self.feed.from(&cache, kind.resource.clone());
+        let api = Api::all_with(self.client.clone(), &kind.resource);
+        tracker.spawn(cache.run(api, watcher::Config::default(), token.clone()));
+    }
+}
+
+impl Collector {
+    async fn look(&self, uid: &Uid) -> Result<Next, SyncFailed> {
+        let Some(object) = self.graph.lock().get(uid).cloned() else { return Ok(Next::Rest) };
+        if object.is_orphaning() {
+            return self.orphan_dependents(uid, &object).await;
+        }
+        if object.is_foreground() {
+            return self.finish_foreground(uid, &object).await;
+        }
+        if object.deleting || object.owners.is_empty() {
+            return Ok(Next::Rest);
+        }
+        let mut owners = Vec::new();
+        for owner in &object.owners {
+            owners.push((owner.uid.clone(), self.state_of(&object, owner).await?));
+        }
+        let has_dependents = !self.graph.lock().dependents(uid).is_empty();
+        match graph::fate(&object, &owners, has_dependents) {
+            Fate::Keep => {}
+            Fate::DropOwners(gone) => {
+                let kept = |owner: &&OwnerReference| !gone.contains(&owner.uid);
+                let owners: Vec<_> = object.owners.iter().filter(kept).cloned().collect();
+                self.patch(uid, &object, serde_json::json!({ "ownerReferences": owners })).await?;
+            }
+            Fate::Delete(policy) => self.delete(uid, &object, policy).await?,
+        }
+        Ok(Next::Rest)
+    }
+
+    async fn state_of(&self, object: &Object, owner: &OwnerReference) -> Result<Owner, SyncFailed> {
+        let known = self.graph.lock().get(&owner.uid).map(|known| {
+            let reachable = known.namespace.is_none() || known.namespace == object.namespace;
+            (reachable, known.is_foreground())
+        });
+        match known {
+            Some((true, true)) => return Ok(Owner::Waiting),
+            Some((true, false)) => return Ok(Owner::Solid),
+            // References do not cross namespaces: such an owner is as good as none.
+            Some((false, _)) => return Ok(Owner::Gone),
+            None => {}
+        }
+        let kind = self.kinds.find(&owner.api_version, &owner.kind).await;
+        let Some(kind) = kind.doing("discovering the kind of owner", &owner.name)? else {
+            // Nobody can tell whether it is there; deleting would be a guess.
+            return Ok(Owner::Solid);
+        };
+        let api = self.api(&kind.resource, object.namespace.as_deref().filter(|_| kind.namespaced));
+        let live = api.get(&owner.name).await.if_found("reading owner", &owner.name)?;
+        match live {
+            Some(live) if live.metadata.uid.as_ref() == Some(&owner.uid) => Ok(Owner::Solid),
+            _ => Ok(Owner::Gone),
+        }
+    }
+
+    /// Lets the object go when no dependent blocks it any more, else hurries them.
+    async fn finish_foreground(&self, uid: &Uid, object: &Object) -> Result<Next, SyncFailed> {
+        let (blocked, waiting) = {
+            let graph = self.graph.lock();
+            let dependents = graph.dependents(uid);
+            let blocked = dependents.iter().any(|(_, dependent)| dependent.blocks(uid));
+            let waiting: Vec<Uid> = dependents
+                .into_iter()
+                .filter(|(_, dependent)| !dependent.deleting)
+                .map(|(uid, _)| uid)
+                .collect();
+            (blocked, waiting)
+        };
+        waiting.into_iter().for_each(|uid| self.queue.add(uid));
+        if !blocked {
+            self.drop_finalizer(uid, object, FOREGROUND).await?;
+        }
+        Ok(Next::Rest)
+    }
+
+    async fn orphan_dependents(&self, uid: &Uid, object: &Object) -> Result<Next, SyncFailed> {
+        let dependents: Vec<(Uid, Object)> = {
+            let graph = self.graph.lock();
+            graph.dependents(uid).into_iter().map(|(uid, object)| (uid, object.clone())).collect()
+        };
+        for (dependent_uid, dependent) in dependents {
+            let owners: Vec<_> =
+                dependent.owners.iter().filter(|owner| owner.uid != *uid).cloned().collect();
+            let patch = serde_json::json!({ "ownerReferences": owners });
+            self.patch(&dependent_uid, &dependent, patch).await?;
+        }
+        self.drop_finalizer(uid, object, ORPHAN).await?;
+        Ok(Next::Rest)
+    }
+
+    async fn drop_finalizer(
+        &self,
+        uid: &Uid,
+        object: &Object,
+        finalizer: &str,
+    ) -> Result<(), SyncFailed> {
+        let rest: Vec<_> = object.finalizers.iter().filter(|held| *held != finalizer).collect();
+        self.patch(uid, object, serde_json::json!({ "finalizers": rest })).await
+    }
+
+    /// Changes metadata of the object as it was seen.
+    async fn patch(
+        &self,
+        uid: &Uid,
+        object: &Object,
+        mut metadata: serde_json::Value,
+    ) -> Result<(), SyncFailed> {
+        metadata["uid"] = uid.as_str().into();
+        metadata["resourceVersion"] = object.version.clone().into();
+        let api = self.api(&object.resource, object.namespace.as_deref());
+        let patch = Patch::Merge(serde_json::json!({ "metadata": metadata }));
+        let written = api.patch(&object.name, &PatchParams::default(), &patch).await;
+        written.if_found("collecting", &object.name)?;
+        Ok(())
+    }
+
+    async fn delete(&self, uid: &Uid, object: &Object, policy: Policy) -> Result<(), SyncFailed> {
+        let params = match policy {
+            Policy::Background => DeleteParams::background(),
+            Policy::Foreground => DeleteParams::foreground(),
+            Policy::Orphan => DeleteParams::orphan(),
+        };
+        let params = params.preconditions(Preconditions {
+            uid: Some(uid.clone()),
+            resource_version: object.version.clone(),
+        });
+        let api = self.api(&object.resource, object.namespace.as_deref());
+        api.delete(&object.name, &params).await.if_found("collecting", &object.name)?;
+        Ok(())
+    }
+
+    fn api(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+    ) -> Api<PartialObjectMeta<DynamicObject>> {
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! All kinds that the API serves, from discovery; read again when it is older than asked for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use kube::api::ApiResource;
+use kube::discovery::{Discovery, Scope, verbs};
+use tokio::sync::Mutex;
+
+/// One kind that can be listed.
+#[derive(Clone, Debug)]
+pub(crate) struct Kind {
+    pub(crate) resource: ApiResource,
+    pub(crate) namespaced: bool,
+    pub(crate) can_watch: bool,
+    pub(crate) can_delete: bool,
+    pub(crate) can_delete_collection: bool,
+}
+
+pub(crate) struct Kinds {
+    client: Client,
+    known: Mutex<Option<(Instant, Arc<Vec<Kind>>)>>,
+}
+
+impl Kinds {
+    pub(crate) fn new(client: Client) -> Arc<Self> {
+        Arc::new(Self { client, known: Mutex::new(None) })
+    }
+
+    pub(crate) async fn all(&self, max_age: Duration) -> Result<Arc<Vec<Kind>>, kube::Error> {
+        let mut known = self.known.lock().await;
+        if let Some((read, kinds)) = &*known
+            && read.elapsed() < max_age
+        {
+            return Ok(kinds.clone());
+        }
+        let discovery = Discovery::new(self.client.clone()).run().await?;
+        let mut kinds = Vec::new();
+        for group in discovery.groups() {
+            for (resource, can) in group.recommended_resources() {
+                if can.supports_operation(verbs::LIST) {
+                    kinds.push(Kind {
+                        resource,
+                        namespaced: can.scope == Scope::Namespaced,
+                        can_watch: can.supports_operation(verbs::WATCH),
+                        can_delete: can.supports_operation(verbs::DELETE),
+                        can_delete_collection: can.supports_operation(verbs::DELETE_COLLECTION),
+                    });
+                }
+            }
+        }
+        let kinds = Arc::new(kinds);
+        *known = Some((Instant::now(), kinds.clone()));
+        Ok(kinds)
+    }
+
+    /// The kind of an owner reference. Unknown kinds are looked up afresh, at most once a second.
+    pub(crate) async fn find(
+        &self,
+        api_version: &str,
+        kind: &str,
+    ) -> Result<Option<Kind>, kube::Error> {
+        for max_age in [Duration::from_secs(300), Duration::from_secs(1)] {
+            let kinds = self.all(max_age).await?;
+            let is_it = |k: &&Kind| {
+                k.resource.kind == kind
+                    && group_of(&k.resource.api_version) == group_of(api_version)
+            };
+            if let Some(kind) = kinds.iter().find(is_it) {
+                return Ok(Some(kind.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// References may name another version of the same group.
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}

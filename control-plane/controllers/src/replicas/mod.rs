@@ -1,0 +1,346 @@
+//! Keeps the wanted number of pods for one owner: the loop that the replica set and the
+//! replication controller share.
+//!
+//! Guarantees: no pod is made twice because of a lagging cache (what was written is in the cache
+//! before the next look, see `cache`); creations grow in batches and stop at the first refusal; a
+//! refused creation shows in the condition `ReplicaFailure` and is retried with back-off.
+
+pub(crate) mod plan;
+mod status;
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{Resource, Selector, SelectorExt};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::World;
+use crate::cache::{Cache, Change, Key};
+use crate::failure::{Doing, SyncFailed};
+use crate::ownership::{self, Claim};
+use crate::pods;
+use crate::queue::{Next, WorkQueue, start_workers};
+use crate::recorder::Recorder;
+pub(crate) use status::{Counts, Failure, ReplicaStatus};
+
+/// Pods made or deleted in one look at most; the rest follows in the next.
+const BURST: usize = 500;
+const DELETES_AT_ONCE: usize = 16;
+
+/// A kind whose whole work is a number of pods.
+pub(crate) trait ReplicaOwner:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + std::fmt::Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    const CONTROLLER: &'static str;
+    fn replicas(&self) -> i32;
+    /// `None` when it selects nothing or cannot be read.
+    fn selector(&self) -> Option<Selector>;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    fn min_ready_seconds(&self) -> i32;
+    fn status(&self) -> ReplicaStatus;
+    /// Whether the kind's status has `terminatingReplicas`.
+    const COUNTS_TERMINATING: bool;
+}
+
+/// Wires the events and starts the workers for one kind of owner.
+pub(crate) fn start<K: ReplicaOwner>(world: &World, owners: &Arc<Cache<K>>) {
+    let queue = WorkQueue::new();
+    let on_owner = queue.clone();
+    owners.on_change(move |change: &Change<'_, K>| {
+        if let Some(owner) = change.latest() {
+            on_owner.add(Key::of(owner.meta()));
+        }
+    });
+    let (on_pod, known) = (queue.clone(), owners.clone());
+    world.pods.on_change(move |change| {
+        for pod in change.states() {
+            for key in owners_of(pod, &known) {
+                on_pod.add(key);
+            }
+        }
+    });
+    let controller = Arc::new(Replicas {
+        client: world.client.clone(),
+        recorder: world.recorder.of(K::CONTROLLER),
+        pods: world.pods.clone(),
+        owners: owners.clone(),
+    });
+    start_workers(world, (K::CONTROLLER, 4), &queue, move |key| {
+        let controller = controller.clone();
+        async move { controller.look(&key).await }
+    });
+}
+
+/// The controller of the pod, or for an orphan everything that would adopt it.
+fn owners_of<K: ReplicaOwner>(pod: &Pod, owners: &Cache<K>) -> Vec<Key> {
+    if ownership::controller_of(&pod.metadata).is_some() {
+        return ownership::controller_key::<K>(&pod.metadata).into_iter().collect();
+    }
+    let Some(labels) = &pod.metadata.labels else { return Vec::new() };
+    owners
+        .in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default())
+        .iter()
+        .filter(|owner| owner.selector().is_some_and(|selector| selector.matches(labels)))
+        .map(|owner| Key::of(owner.meta()))
+        .collect()
+}
+
+struct Replicas<K> {
+    client: Client,
+    recorder: Recorder,
+    pods: Arc<Cache<Pod>>,
+    owners: Arc<Cache<K>>,
+}
+
+impl<K: ReplicaOwner> Replicas<K> {
+    async fn look(&self, key: &Key) -> Result<Next, SyncFailed> {
+        let Some(owner) = self.owners.get(key) else { return Ok(Next::Rest) };
+        let Some(selector) = owner.selector() else { return Ok(Next::Rest) };
+        let pods = self.claim_pods(&owner, &selector).await?;
+        let outcome = if owner.meta().deletion_timestamp.is_none() {
+            self.converge(&owner, &pods).await
+        } else {
+            Ok(())
+        };
+        let pods: Vec<_> =
+            pods.iter().map(|pod| self.fresh(pod)).chain(self.made(&owner, &pods)).collect();
+        let next = self.report(&owner, &pods, outcome.as_ref().err()).await?;
+        outcome.map(|()| next)
+    }
+
+    /// The pod as the cache has it now, after our own writes.
+    fn fresh(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        self.pods
+            .get(&Key::of(&pod.metadata))
+            .filter(|now| now.metadata.uid == pod.metadata.uid)
+            .unwrap_or_else(|| pod.clone())
+    }
+
+    /// Pods of the owner that came since the look began.
+    fn made(&self, owner: &K, before: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        let uid = owner.meta().uid.as_deref();
+        self.pods
+            .in_namespace(owner.meta().namespace.as_deref().unwrap_or_default())
+            .into_iter()
+            .filter(|pod| ownership::is_controlled_by(&pod.metadata, uid))
+            .filter(|pod| !before.iter().any(|known| known.metadata.uid == pod.metadata.uid))
+            .collect()
+    }
+
+    async fn claim_pods(
+        &self,
+        owner: &K,
+        selector: &Selector,
+    ) -> Result<Vec<Arc<Pod>>, SyncFailed> {
+        let meta = owner.meta();
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let leaves = meta.deletion_timestamp.is_some();
+        let none = std::collections::BTreeMap::new();
+        let mut claimed = Vec::new();
+        for pod in self.pods.in_namespace(meta.namespace.as_deref().unwrap_or_default()) {
+            let selected = selector.matches(pod.metadata.labels.as_ref().unwrap_or(&none));
+            match ownership::claim(&pod.metadata, uid, leaves, selected) {
+                Claim::Keep => claimed.push(pod),
+                Claim::Adopt if pods::is_active(&pod) => {
+                    claimed.extend(self.adopt(owner, &pod).await?);
+                }
+                Claim::Release => {
+                    let owners = ownership::without_owner(&pod.metadata, uid);
+                    let act = "releasing pod";
+                    let written =
+                        ownership::write_owners(&self.client, &pod.metadata, act, &owners).await?;
+                    written.into_iter().for_each(|pod| self.pods.written(pod));
+                }
+                Claim::Adopt | Claim::Ignore => {}
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn adopt(&self, owner: &K, pod: &Pod) -> Result<Option<Arc<Pod>>, SyncFailed> {
+        let key = Key::of(owner.meta());
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        // The cached owner may be outdated; an owner on its way out must not adopt.
+        let live = api.get(&key.name).await.if_found("reading", &key)?;
+        let live = live.filter(|live| {
+            live.meta().uid == owner.meta().uid && live.meta().deletion_timestamp.is_none()
+        });
+        let Some(reference) = live.as_ref().and_then(ownership::controller_reference) else {
+            return Ok(None);
+        };
+        let owners = ownership::with_owner(&pod.metadata, reference);
+        let adopted: Option<Pod> =
+            ownership::write_owners(&self.client, &pod.metadata, "adopting pod", &owners).await?;
+        Ok(adopted.map(|pod| {
+            self.pods.written(pod.clone());
+            Arc::new(pod)
+        }))
+    }
+
+    async fn converge(&self, owner: &K, pods: &[Arc<Pod>]) -> Result<(), SyncFailed> {
+        let active: Vec<&Pod> =
+            pods.iter().map(Arc::as_ref).filter(|pod| pods::is_active(pod)).collect();
+        match plan::step(owner.replicas(), &active) {
+            plan::Step::Enough => Ok(()),
+            plan::Step::Create(count) => self.create(owner, count.min(BURST)).await,
+            plan::Step::Delete(mut surplus) => {
+                surplus.truncate(BURST);
+                self.delete(owner, surplus).await
+            }
+        }
+    }
+
+    async fn create(&self, owner: &K, count: usize) -> Result<(), SyncFailed> {
+        let Some(template) = owner.template() else { return Ok(()) };
+        let pod = pod_of(owner, template);
+        let mut left = count;
+        // One first, then twice as many each time: a template that is refused costs one request.
+        let mut batch = 1;
+        while left > 0 {
+            let size = batch.min(left);
+            let results = join_all((0..size).map(|_| self.create_one(owner, &pod))).await;
+            results.into_iter().collect::<Result<Vec<()>, _>>()?;
+            left -= size;
+            batch *= 2;
+        }
+        Ok(())
+    }
+
+    async fn create_one(&self, owner: &K, pod: &Pod) -> Result<(), SyncFailed> {
+        let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let about = owner.object_ref(&());
+        let made = api.create(&PostParams::default(), pod).await;
+        match made.doing("creating a pod for", Key::of(owner.meta())) {
+            Ok(pod) => {
+                let name = pod.metadata.name.clone().unwrap_or_default();
+                self.pods.written(pod);
+                self.recorder.normal(about, "SuccessfulCreate", format!("Created pod: {name}"));
+                Ok(())
+            }
+            // Nothing can be made in a namespace that goes away, and nobody needs to be told.
+            Err(error) if namespace_goes(&error) => Ok(()),
+            Err(error) => {
+                let message = format!("Error creating: {}", error.cause());
+                self.recorder.warning(about, "FailedCreate", message);
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete(&self, owner: &K, surplus: Vec<&Pod>) -> Result<(), SyncFailed> {
+        for some in surplus.chunks(DELETES_AT_ONCE) {
+            let results = join_all(some.iter().map(|pod| self.delete_one(owner, pod))).await;
+            results.into_iter().collect::<Result<Vec<()>, _>>()?;
+        }
+        Ok(())
+    }
+
+    async fn delete_one(&self, owner: &K, pod: &Pod) -> Result<(), SyncFailed> {
+        let key = Key::of(&pod.metadata);
+        let deleted = delete_pod(&self.client, &self.pods, pod).await;
+        let about = owner.object_ref(&());
+        match deleted {
+            Ok(()) => {
+                let message = format!("Deleted pod: {}", key.name);
+                self.recorder.normal(about, "SuccessfulDelete", message);
+                Ok(())
+            }
+            Err(error) => {
+                let message = format!("Error deleting: {}", error.cause());
+                self.recorder.warning(about, "FailedDelete", message);
+                Err(error)
+            }
+        }
+    }
+
+    async fn report(
+        &self,
+        owner: &K,
+        pods: &[Arc<Pod>],
+        failure: Option<&SyncFailed>,
+    ) -> Result<Next, SyncFailed> {
+        let now = Timestamp::now();
+        let (mut counts, next_available) =
+            status::count(pods, owner.template(), owner.min_ready_seconds(), now);
+        if !K::COUNTS_TERMINATING {
+            counts.terminating = 0;
+        }
+        let old = owner.status();
+        let failure = failure.map(|error| Failure {
+            reason: "FailedCreate".to_owned(),
+            message: error.cause(),
+            since: now,
+        });
+        let new = old.next(counts, failure, owner.meta().generation);
+        if new != old {
+            let key = Key::of(owner.meta());
+            let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+            let patch = Patch::Merge(new.patch(K::COUNTS_TERMINATING));
+            let written = api.patch_status(&key.name, &PatchParams::default(), &patch).await;
+            if let Some(written) = written.if_found("writing the status of", &key)? {
+                self.owners.written(written);
+            }
+        }
+        Ok(next_available.map_or(Next::Rest, Next::LookAgainIn))
+    }
+}
+
+fn namespace_goes(error: &SyncFailed) -> bool {
+    error.status().is_some_and(|status| {
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        status.code == 403
+            && (causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+                || status.message.contains("is being terminated"))
+    })
+}
+
+/// Deletes this very pod, gracefully; the cache knows of it before the watch does.
+pub(crate) async fn delete_pod(
+    client: &Client,
+    pods: &Cache<Pod>,
+    pod: &Pod,
+) -> Result<(), SyncFailed> {
+    let key = Key::of(&pod.metadata);
+    let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+    let preconditions = Preconditions { uid: pod.metadata.uid.clone(), ..Preconditions::default() };
+    let params = DeleteParams::default().preconditions(preconditions);
+    let answer = api.delete(&key.name, &params).await.if_found("deleting pod", &key)?;
+    match answer.and_then(|answer| answer.left()) {
+        Some(left) if left.metadata.deletion_timestamp.is_some() => pods.written(left),
+        _ => pods.remove(&key, pod.metadata.uid.as_deref()),
+    }
+    Ok(())
+}
+
+fn pod_of<K: ReplicaOwner>(owner: &K, template: &PodTemplateSpec) -> Pod {
+    let from = template.metadata.clone().unwrap_or_default();
+    let name = owner.meta().name.as_deref().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{name}-")),
+            namespace: owner.meta().namespace.clone(),
+            labels: from.labels,
+            annotations: from.annotations,
+            finalizers: from.finalizers,
+            owner_references: ownership::controller_reference(owner).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
