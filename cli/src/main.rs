@@ -1,1 +1,164 @@
-fn main() {}
+//! The `bowline` binary: the server, the agent, local clusters, the object verbs and `net`.
+//!
+//! Guarantees: namespaces are entered before the process has a second thread; an error is one line
+//! on standard error and an exit status that is not zero.
+//!
+//! Does not hold any logic of server or agent: those are `bowline-control-plane` and
+//! `bowline-agent`.
+
+mod cluster;
+mod launch;
+mod net;
+mod node;
+mod output;
+mod serve;
+mod verbs;
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use tracing_subscriber::EnvFilter;
+
+/// A container orchestrator with the Kubernetes API and an eBPF network.
+#[derive(Debug, Parser)]
+#[command(name = "bowline", version, max_term_width = 100)]
+struct CommandLine {
+    /// What to log to standard error: error, warn, info, debug, or per module [default: warn; info
+    /// for server and agent]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Server(Box<serve::Args>),
+    Agent(Box<node::Args>),
+    Up(Box<cluster::up::Wishes>),
+    Down(cluster::down::Args),
+    Status(cluster::status::Args),
+    Get(verbs::get::Args),
+    Describe(verbs::describe::Args),
+    Apply(verbs::apply::Args),
+    Delete(verbs::delete::Args),
+    Scale(verbs::scale::Args),
+    Logs(verbs::logs::Args),
+    Net(net::Args),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  bowline completion bash > /etc/bash_completion.d/bowline
+  bowline completion fish | source")]
+    Completion {
+        shell: Shell,
+    },
+    /// Print the version
+    #[command(after_help = "Example:
+  bowline version")]
+    Version,
+    #[command(hide = true)]
+    InternalExec(launch::Args),
+}
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(line: CommandLine) -> anyhow::Result<()> {
+    let is_service = matches!(line.command, Command::Server(_) | Command::Agent(_));
+    let default_level = if is_service { "info" } else { "warn" };
+    log_to_stderr(line.log_level.as_deref().unwrap_or(default_level))?;
+    // A second caller would fail; here is the only one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match line.command {
+        Command::Server(args) => serve::run(*args),
+        Command::Agent(args) => node::run(*args),
+        Command::Up(args) => cluster::up::run(&args),
+        Command::Down(args) => cluster::down::run(&args),
+        Command::Status(args) => wait(cluster::status::run(&args)),
+        Command::Get(args) => wait(verbs::get::run(&args)),
+        Command::Describe(args) => wait(verbs::describe::run(&args)),
+        Command::Apply(args) => wait(verbs::apply::run(&args)),
+        Command::Delete(args) => wait(verbs::delete::run(&args)),
+        Command::Scale(args) => wait(verbs::scale::run(&args)),
+        Command::Logs(args) => wait(verbs::logs::run(&args)),
+        Command::Net(args) => net::run(&args),
+        Command::Completion { shell } => completion(shell),
+        Command::Version => {
+            output::line(&format!("bowline {}", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+        Command::InternalExec(args) => launch::exec(&args).map(|never| match never {}),
+    }
+}
+
+/// Runs a command that talks to a server; one thread is enough for it.
+fn wait(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(command)
+}
+
+fn log_to_stderr(level: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level)
+        .with_context(|| format!("--log-level {level} is not valid: use info, or module=debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
+fn completion(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "bowline", &mut script);
+    output::bytes(&script);
+    Ok(())
+}
+
+/// Errors of libraries may have several lines; ours have one.
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        for command in CommandLine::command().get_subcommands() {
+            let name = command.get_name();
+            if command.is_hide_set() || command.has_subcommands() {
+                continue;
+            }
+            assert!(command.get_about().is_some(), "{name} has no help");
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains("Example"), "{name} has no example");
+        }
+    }
+
+    #[test]
+    fn errors_are_one_line() {
+        assert_eq!(one_line("a\n  b\n\nc"), "a; b; c");
+    }
+}

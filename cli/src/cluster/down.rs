@@ -1,0 +1,214 @@
+//! `bowline down`: removes a local cluster, whatever state it is in.
+//!
+//! Guarantees: works from the names alone, so also after SIGKILL of everything and of `up` at any
+//! point; goes on past errors and reports them all; a second time is no error. Touches nothing
+//! that another cluster or anybody else made.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::place::{self, Place};
+use super::record::Record;
+use super::{cgroups, containerd, mounts, namespaces};
+use crate::output;
+
+/// What `up` makes in a cluster's directory, with `cluster.json` last: it is what the next `down`
+/// goes by.
+const ENTRIES: [&str; 7] = [
+    "nodes",
+    "containerd",
+    "server",
+    "logs",
+    "admin.kubeconfig",
+    "cluster.json.new",
+    "cluster.json",
+];
+
+/// Remove a local cluster with everything that `up` made for it.
+///
+/// Works after any kind of crash, and twice.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bowline down
+  bowline down --name demo
+  bowline down --name other --dir /srv/other")]
+pub(crate) struct Args {
+    /// Name of the cluster
+    #[arg(long, default_value = "demo")]
+    name: String,
+    /// Directory of the cluster [default: where `up` put it]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// Removes the cluster and says so.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let mut place = Place::new(&args.name, args.dir.as_deref())?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!("`bowline down` needs root: run it with sudo");
+    }
+    if args.dir.is_none()
+        && let Ok(registered) = place::find(&args.name)
+    {
+        place = registered;
+    }
+    if remove(&place)? {
+        output::line(&format!("cluster {} is removed", place.name));
+    } else {
+        output::line(&format!("no cluster {}: nothing to remove", place.name));
+    }
+    Ok(())
+}
+
+/// Removes everything of a cluster; says whether there was anything.
+pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
+    let registered = fs::read_link(place.register_entry()).is_ok_and(|dir| dir == place.dir);
+    let record = match Record::read(place) {
+        // The names are enough for a cluster that is known to be ours.
+        Err(_) if registered => None,
+        other => other?,
+    };
+    check_owner(place, record.as_ref())?;
+    let mut work = Work::default();
+    let table = work.noted(mounts::read()).unwrap_or_default();
+
+    let trees = cgroups::trees(place, &table);
+    work.found |= !trees.is_empty() || record.is_some();
+    work.noted(cgroups::kill_all(&trees));
+    // Asked now: the addresses lie in directories that go below.
+    let sockets = containerd::shim_sockets(place);
+    // Mounts are listed by their real path; the directory may have been given by another.
+    let real = fs::canonicalize(&place.dir).unwrap_or_else(|_| place.dir.clone());
+    let unmounted = work.noted(mounts::remove_under(&real));
+    work.found |= unmounted.is_some_and(|count| count > 0);
+    for namespace in namespaces::existing(place) {
+        work.found = true;
+        work.noted(namespaces::remove(&namespace));
+    }
+    for tree in &trees {
+        work.noted(cgroups::remove(tree));
+    }
+    for path in sockets.iter().chain(&containerd::runc_directories(place)) {
+        work.noted(remove_path(path));
+    }
+    // Not while something may be mounted there: that would clear what is mounted. Without a record
+    // and without the register nothing says that the directory is a cluster's.
+    if unmounted.is_some() && (record.is_some() || registered) {
+        work.remove_directory(place, record.as_ref());
+    }
+    work.finish(place)
+}
+
+/// A directory that holds another cluster is not ours to clear.
+fn check_owner(place: &Place, record: Option<&Record>) -> anyhow::Result<()> {
+    match record {
+        Some(record) if record.name != place.name => bail!(
+            "{} belongs to cluster `{}`, not to `{}`: give the right --name or --dir",
+            place.dir.display(),
+            record.name,
+            place.name,
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Removal in progress: what was found and what went wrong.
+#[derive(Default)]
+struct Work {
+    found: bool,
+    errors: Vec<String>,
+}
+
+impl Work {
+    /// Keeps the error of a step, so that the next ones still run.
+    fn noted<T>(&mut self, result: anyhow::Result<T>) -> Option<T> {
+        result.map_err(|error| self.errors.push(format!("{error:#}"))).ok()
+    }
+
+    /// Clears the cluster's directory.
+    fn remove_directory(&mut self, place: &Place, record: Option<&Record>) {
+        self.found = true;
+        for entry in ENTRIES {
+            // The record stays when something is left: the next `down` goes by it.
+            if entry == "cluster.json" && !self.errors.is_empty() {
+                return;
+            }
+            let path = place.dir.join(entry);
+            self.noted(remove_path(&path));
+        }
+        let own = [place.dir.clone()];
+        for dir in record.map_or(&own[..], |record| &record.made_directories) {
+            // Not empty means that somebody else uses it now; that is no error.
+            drop(fs::remove_dir(dir));
+        }
+    }
+
+    fn finish(mut self, place: &Place) -> anyhow::Result<bool> {
+        if !self.errors.is_empty() {
+            let name = &place.name;
+            let what = self.errors.join("; ");
+            bail!("cluster {name} is not removed completely: {what}: run `down` again");
+        }
+        let unregistered = place::unregister(place).context("cannot take it out of the register");
+        let unregistered = self.noted(unregistered);
+        match self.errors.pop() {
+            Some(error) => bail!("{error}"),
+            None => Ok(self.found || unregistered == Some(true)),
+        }
+    }
+}
+
+/// Removes a file, a link or a whole directory; nothing there is fine.
+fn remove_path(path: &Path) -> anyhow::Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(data) if data.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_every_kind_are_removed_and_absence_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("tree/below")).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("/nonexistent", dir.path().join("link")).unwrap();
+        for name in ["tree", "file", "link", "absent"] {
+            remove_path(&dir.path().join(name)).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_is_removed_not_what_it_points_to() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("kept")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("kept"), dir.path().join("link")).unwrap();
+        remove_path(&dir.path().join("link")).unwrap();
+        assert!(dir.path().join("kept").is_dir());
+    }
+
+    #[test]
+    fn errors_are_collected() {
+        let mut work = Work::default();
+        assert_eq!(work.noted(Ok(1)), Some(1));
+        assert_eq!(work.noted::<()>(Err(anyhow::anyhow!("first"))), None);
+        assert_eq!(work.noted::<()>(Err(anyhow::anyhow!("second"))), None);
+        let place = Place::new("never-made", None).unwrap();
+        let error = work.finish(&place).unwrap_err().to_string();
+        assert!(error.contains("first; second"), "{error}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Network namespaces of a cluster, and the links between them.
+//!
+//! Namespaces are pinned in `/run/netns`, where `ip netns` finds them. Links are made straight
+//! into their namespaces; none ever appears in the host's.
+//!
+//! Guarantees: the calling thread's namespace never changes; work inside of a namespace is done
+//! by a thread that lives only for it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use netlink_packet_route::link::{InfoData, InfoVeth};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::mounts;
+use super::place::{BRIDGE_ADDRESS, Place, UPLINK_PREFIX};
+use super::plan::{Node, Plan};
+use crate::launch::enter_netns;
+
+/// Where namespaces are pinned.
+pub(crate) const PINS: &str = "/run/netns";
+
+const BRIDGE: &str = "br0";
+const UPLINK: &str = "eth0";
+const LOOPBACK: &str = "lo";
+
+/// The pin of a namespace.
+pub(crate) fn path(namespace: &str) -> PathBuf {
+    Path::new(PINS).join(namespace)
+}
+
+/// Makes the bridge's and the nodes' namespaces and the links between them.
+pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
+    fs::create_dir_all(PINS).with_context(|| format!("cannot make {PINS}"))?;
+    make(&plan.bridge_namespace)?;
+    for node in &plan.nodes {
+        make(&node.namespace)?;
+    }
+    let nodes = plan.nodes.clone();
+    inside(&plan.bridge_namespace, async move |handle| make_bridge(&handle, &nodes).await)?;
+    for node in &plan.nodes {
+        let address = node.address;
+        inside(&node.namespace, async move |handle| set_up_uplink(&handle, address).await)?;
+    }
+    Ok(())
+}
+
+/// Makes one namespace and pins it.
+fn make(namespace: &str) -> anyhow::Result<()> {
+    let pin = path(namespace);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&pin)
+        .with_context(|| format!("cannot make network namespace {}", pin.display()))?;
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        let own = Some("/proc/thread-self/ns/net");
+        mount(own, &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("cannot pin network namespace {}", pin.display()))
+    });
+    join(thread)
+}
+
+/// Runs netlink work in a namespace, on a thread of its own.
+fn inside<F>(namespace: &str, work: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(Handle) -> anyhow::Result<()> + Send + 'static,
+{
+    let pin = path(namespace);
+    let thread = std::thread::spawn(move || {
+        enter_netns(&pin)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")?;
+        runtime.block_on(async {
+            let (connection, handle, _) =
+                rtnetlink::new_connection().context("cannot open a netlink socket")?;
+            let connection = tokio::spawn(connection);
+            let done = work(handle).await;
+            connection.abort();
+            done
+        })
+    });
+    join(thread).with_context(|| format!("cannot set up network namespace {namespace}"))
+}
+
+fn join(thread: std::thread::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    thread.join().map_err(|_| anyhow!("a thread panicked"))?
+}
+
+async fn make_bridge(handle: &Handle, nodes: &[Node]) -> anyhow::Result<()> {
+    bring_up(handle, LOOPBACK).await?;
+    let links = handle.link();
+    links.add(LinkBridge::new(BRIDGE).up().build()).execute().await.context("cannot add br0")?;
+    let bridge = index_of(BRIDGE)?;
+    add_address(handle, bridge, BRIDGE_ADDRESS).await?;
+    for node in nodes {
+        let pin = path(&node.namespace);
+        let namespace =
+            File::open(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
+        let peer = LinkUnspec::new_with_name(UPLINK).setns_by_fd(namespace.as_raw_fd()).build();
+        let link = LinkVeth::new(&node.name, UPLINK)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .controller(bridge)
+            .up()
+            .build();
+        let added = links.add(link).execute().await;
+        added.with_context(|| format!("cannot add the uplink of {}", node.name))?;
+    }
+    Ok(())
+}
+
+async fn set_up_uplink(handle: &Handle, address: Ipv4Addr) -> anyhow::Result<()> {
+    bring_up(handle, LOOPBACK).await?;
+    let uplink = bring_up(handle, UPLINK).await?;
+    add_address(handle, uplink, address).await?;
+    let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(BRIDGE_ADDRESS).build();
+    handle.route().add(default).execute().await.context("cannot add the default route")
+}
+
+async fn bring_up(handle: &Handle, name: &str) -> anyhow::Result<u32> {
+    let index = index_of(name)?;
+    let message = LinkUnspec::new_with_index(index).up().build();
+    let set = handle.link().set(message).execute().await;
+    set.with_context(|| format!("cannot bring up {name}"))?;
+    Ok(index)
+}
+
+async fn add_address(handle: &Handle, index: u32, address: Ipv4Addr) -> anyhow::Result<()> {
+    let request = handle.address().add(index, IpAddr::V4(address), UPLINK_PREFIX);
+    request.execute().await.with_context(|| format!("cannot add address {address}"))
+}
+
+fn index_of(name: &str) -> anyhow::Result<u32> {
+    nix::net::if_::if_nametoindex(name).with_context(|| format!("no link {name}"))
+}
+
+/// Names of the cluster's namespaces that are pinned now.
+pub(crate) fn existing(place: &Place) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(PINS) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut own: Vec<String> = names.filter(|name| place.owns_namespace(name)).collect();
+    own.sort();
+    own
+}
+
+/// Removes the pin of a namespace; the kernel removes namespace and links with the last user.
+pub(crate) fn remove(namespace: &str) -> anyhow::Result<()> {
+    let pin = path(namespace);
+    mounts::remove(&pin)?;
+    match fs::remove_file(&pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}

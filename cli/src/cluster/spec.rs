@@ -1,0 +1,199 @@
+//! What the user asks `up` for, checked before anything is touched.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use bowline_api::cidr::Cidr;
+use bowline_api::quantity::Quantity;
+use thiserror::Error;
+
+use super::place::{BRIDGE_ADDRESS, InvalidName, MAX_NODES, Place, UPLINK_PREFIX};
+
+/// Prefix length of the pod range of one node.
+const NODE_RANGE_PREFIX: u8 = 24;
+
+/// Start a local cluster: a server and nodes on this machine.
+///
+/// Each node is a network namespace `bl-<name>-<node>` with an agent of its own. Nothing is
+/// changed in the host's network. Needs root, cgroup2, containerd and runc.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bowline up
+  bowline up --name demo --nodes 3 --node-cpu 4 --node-memory 16Gi
+  bowline up --name other --pod-cidr 10.96.0.0/16 --service-cidr 10.97.0.0/16 --dir /srv/other")]
+pub(crate) struct Args {
+    /// Name of the cluster
+    #[arg(long, default_value = "demo")]
+    pub(crate) name: String,
+    /// Directory of the cluster [default: /var/lib/bowline/NAME]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Number of nodes
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: u16,
+    /// Range of pod addresses; each node gets a /24 of it
+    #[arg(long, value_name = "CIDR", default_value = "10.240.0.0/16")]
+    pub(crate) pod_cidr: Cidr,
+    /// Range of service addresses
+    #[arg(long, value_name = "CIDR", default_value = "10.9.0.0/16")]
+    pub(crate) service_cidr: Cidr,
+    /// CPUs that each node declares [default: what the machine has]
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) node_cpu: Option<String>,
+    /// Memory that each node declares [default: what the machine has]
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) node_memory: Option<String>,
+    /// Port of the API server on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Registry (host:port) that nodes pull from over plain HTTP; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) insecure_registry: Vec<String>,
+    /// Seconds without a heartbeat after which a node is not ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) node_monitor_grace_period: u64,
+    /// Seconds between two heartbeats of a node
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    pub(crate) node_lease_renew_interval: u64,
+    /// Seconds that pods stay bound to a node that is not ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) default_unreachable_toleration_seconds: i64,
+    /// Seconds to wait for all nodes to be ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    /// Log level of server and agents
+    #[arg(long, default_value = "info")]
+    pub(crate) cluster_log_level: String,
+}
+
+/// What cannot be asked for.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum InvalidSpec {
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error("--nodes {0}: a local cluster has 1 to {MAX_NODES} nodes")]
+    NodeCount(u16),
+    #[error("{flag} {range} is too small: {why}")]
+    TooSmall { flag: &'static str, range: Cidr, why: String },
+    #[error("{left_flag} {left} overlaps {right_flag} {right}: choose ranges that do not overlap")]
+    Overlap { left_flag: &'static str, left: Cidr, right_flag: &'static str, right: Cidr },
+    #[error("{flag} {value}: not a quantity above zero, such as 4, 500m or 16Gi")]
+    Quantity { flag: &'static str, value: String },
+    #[error("--dir {}: give an absolute path", .0.display())]
+    RelativeDir(PathBuf),
+}
+
+impl Args {
+    /// Checks the wishes against each other; touches nothing.
+    pub(crate) fn check(&self) -> Result<Place, InvalidSpec> {
+        let place = Place::new(&self.name, self.dir.as_deref())?;
+        if !place.dir.is_absolute() {
+            return Err(InvalidSpec::RelativeDir(place.dir));
+        }
+        if self.nodes == 0 || self.nodes > MAX_NODES {
+            return Err(InvalidSpec::NodeCount(self.nodes));
+        }
+        self.check_ranges()?;
+        for (flag, value) in [("--node-cpu", &self.node_cpu), ("--node-memory", &self.node_memory)]
+        {
+            if let Some(value) = value {
+                check_quantity(flag, value)?;
+            }
+        }
+        Ok(place)
+    }
+
+    fn check_ranges(&self) -> Result<(), InvalidSpec> {
+        let node_ranges = u64::from(self.nodes);
+        if self.pod_cidr.subnet(NODE_RANGE_PREFIX, node_ranges - 1).is_none() {
+            let why = format!("{} nodes need {} ranges of /24", self.nodes, self.nodes);
+            return Err(InvalidSpec::TooSmall { flag: "--pod-cidr", range: self.pod_cidr, why });
+        }
+        if self.service_cidr.prefix() > 28 {
+            let why = "the fixed service addresses need at least a /28".to_owned();
+            let range = self.service_cidr;
+            return Err(InvalidSpec::TooSmall { flag: "--service-cidr", range, why });
+        }
+        let mut ranges = vec![("--pod-cidr", self.pod_cidr), ("--service-cidr", self.service_cidr)];
+        let reserved = [
+            ("the node network", BRIDGE_ADDRESS, UPLINK_PREFIX),
+            ("loopback", Ipv4Addr::LOCALHOST, 8),
+            ("link-local addresses", Ipv4Addr::new(169, 254, 0, 0), 16),
+        ];
+        for (what, address, prefix) in reserved {
+            ranges.extend(Cidr::containing(address, prefix).map(|range| (what, range)));
+        }
+        for (index, &(left_flag, left)) in ranges.iter().enumerate() {
+            for &(right_flag, right) in &ranges[index + 1..] {
+                if left.overlaps(right) {
+                    return Err(InvalidSpec::Overlap { left_flag, left, right_flag, right });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_quantity(flag: &'static str, value: &str) -> Result<(), InvalidSpec> {
+    match value.parse::<Quantity>() {
+        Ok(quantity) if !quantity.is_zero() && !quantity.is_negative() => Ok(()),
+        _ => Err(InvalidSpec::Quantity { flag, value: value.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: Args,
+    }
+
+    fn check(line: &str) -> Result<(), String> {
+        let words = std::iter::once("up").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.up.check().map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn wishes_that_hold() {
+        for line in [
+            "",
+            "--nodes 1 --pod-cidr 10.1.2.0/24",
+            "--node-cpu 2.5 --node-memory 16Gi",
+            "--node-cpu 2500m",
+            "--pod-cidr 10.96.0.0/16 --service-cidr 10.97.0.0/16 --dir /tmp/x",
+        ] {
+            assert_eq!(check(line), Ok(()), "{line}");
+        }
+    }
+
+    #[test]
+    fn wishes_that_do_not_hold_say_which_and_why() {
+        for (line, expected) in [
+            ("--name Demo", "cluster name `Demo` is not valid"),
+            ("--nodes 0", "--nodes 0: a local cluster has 1 to 240 nodes"),
+            ("--nodes 241", "--nodes 241"),
+            ("--pod-cidr 10.1.2.0/24", "--pod-cidr 10.1.2.0/24 is too small: 3 nodes need"),
+            ("--pod-cidr 10.1.2.0/25 --nodes 1", "is too small"),
+            ("--service-cidr 10.9.0.0/29", "--service-cidr 10.9.0.0/29 is too small"),
+            ("--pod-cidr 10.9.0.0/16", "--pod-cidr 10.9.0.0/16 overlaps --service-cidr"),
+            ("--pod-cidr 10.0.0.0/8", "overlaps --service-cidr 10.9.0.0/16"),
+            ("--pod-cidr 172.30.0.0/16", "overlaps the node network 172.30.0.0/24"),
+            ("--service-cidr 127.1.0.0/16", "overlaps loopback"),
+            ("--pod-cidr 10.240.0.1/16", "did you mean 10.240.0.0/16"),
+            ("--pod-cidr 10.240.0.0", "invalid CIDR address"),
+            ("--pod-cidr 10.240.0.0/33", "invalid CIDR address"),
+            ("--node-cpu four", "--node-cpu four: not a quantity"),
+            ("--node-memory 0", "--node-memory 0: not a quantity above zero"),
+            ("--dir x", "--dir x: give an absolute path"),
+        ] {
+            let error = check(line).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

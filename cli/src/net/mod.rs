@@ -1,0 +1,112 @@
+//! `bowline net`: what a node's data plane holds, read from its pinned BPF maps.
+//!
+//! Guarantees: reads only, and works without server and agent. A map that changes while it is read
+//! may show an entry that is just going or miss one that is just coming.
+
+mod rows;
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Subcommand;
+
+use crate::cluster::{self, Place, Record};
+use crate::output::Format;
+
+/// Show what a node's data plane holds.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bowline net services --node node1
+  bowline net backends --name demo --node node2 -o json
+  bowline net counters --bpffs /sys/fs/bpf
+  nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// BPF file system of the node
+    #[arg(long, value_name = "DIR", global = true, conflicts_with_all = ["name", "node"])]
+    bpffs: Option<PathBuf>,
+    /// The agent's --run-dir, for the namespaces of pods
+    #[arg(long, value_name = "DIR", global = true, requires = "bpffs")]
+    run_dir: Option<PathBuf>,
+    /// Local cluster [default: the only one]
+    #[arg(long, value_name = "CLUSTER", global = true)]
+    name: Option<String>,
+    /// Node of the local cluster [default: the first]
+    #[arg(long, value_name = "NODE", global = true)]
+    node: Option<String>,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum What {
+    /// Service addresses with the slots that they choose from
+    Services,
+    /// Addresses behind services
+    Backends,
+    /// Pods of this node, with the path of their network namespace
+    Pods,
+    /// Where the pods of other nodes are
+    Routes,
+    /// Packets and bytes by reason and direction
+    Counters,
+}
+
+/// Where a node's data plane is.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    bpffs: PathBuf,
+    run_dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let source = source(args)?;
+    match args.what {
+        What::Services => rows::services(&source, args.output),
+        What::Backends => rows::backends(&source, args.output),
+        What::Pods => rows::pods(&source, args.output),
+        What::Routes => rows::routes(&source, args.output),
+        What::Counters => rows::counters(&source, args.output),
+    }
+}
+
+fn source(args: &Args) -> anyhow::Result<Source> {
+    if let Some(bpffs) = &args.bpffs {
+        return Ok(Source { bpffs: bpffs.clone(), run_dir: args.run_dir.clone() });
+    }
+    let place = cluster::only(args.name.as_deref())?;
+    let Some(record) = Record::read(&place)? else {
+        bail!("cluster {} was never finished: remove it with `bowline down`", place.name);
+    };
+    let names: Vec<&str> = record.plan.nodes.iter().map(|node| node.name.as_str()).collect();
+    of_node(&place, &names, args.node.as_deref())
+}
+
+fn of_node(place: &Place, names: &[&str], wanted: Option<&str>) -> anyhow::Result<Source> {
+    let node = wanted.or(names.first().copied()).filter(|node| names.contains(node));
+    let Some(node) = node else {
+        bail!("cluster {} has no such node: it has {}", place.name, names.join(", "));
+    };
+    let run_dir = Some(place.node_dir(node).join("run"));
+    Ok(Source { bpffs: place.bpffs(node), run_dir })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_first_node_is_the_default() {
+        let place = Place::new("x", Some(Path::new("/d"))).unwrap();
+        let source = of_node(&place, &["node1", "node2"], None).unwrap();
+        assert_eq!(source.bpffs, Path::new("/d/nodes/node1/bpf"));
+        let source = of_node(&place, &["node1", "node2"], Some("node2")).unwrap();
+        assert_eq!(source.bpffs, Path::new("/d/nodes/node2/bpf"));
+        let error = of_node(&place, &["node1"], Some("node9")).unwrap_err().to_string();
+        assert!(error.contains("it has node1"), "{error}");
+    }
+}

@@ -1,0 +1,129 @@
+//! `bowline agent`: the node agent as a process.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use crate::launch;
+
+/// Run the agent of a node.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bowline agent --node-name worker1 --server https://10.0.0.1:6443 --token-file /root/join-token
+  bowline agent --node-name node1 --server https://172.30.0.1:6443 --netns /run/netns/node1 ...")]
+pub(crate) struct Args {
+    /// Name of the node
+    #[arg(long)]
+    node_name: String,
+    /// Address of the node [default: the one from which the server is reached]
+    #[arg(long, value_name = "ADDRESS")]
+    node_address: Option<Ipv4Addr>,
+    /// Link that leads to the other nodes [default: the one with the node's address]
+    #[arg(long, value_name = "LINK")]
+    uplink: Option<String>,
+    /// API server
+    #[arg(long, value_name = "URL")]
+    server: String,
+    /// File with the join token; not needed once the node has joined
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Network namespace to live in
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// What outlives a reboot: certificate and key
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/bowline/agent")]
+    data_dir: PathBuf,
+    /// What lives as long as the node is up
+    #[arg(long, value_name = "DIR", default_value = "/run/bowline")]
+    run_dir: PathBuf,
+    /// BPF file system to pin in
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+    /// cgroup2 directory with everything that counts as being on this node
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    socket_cgroup: PathBuf,
+    /// Parent of the containers' cgroups, as a path inside of the hierarchies
+    #[arg(long, value_name = "PATH", default_value = "/bowline/pods")]
+    cgroup_parent: String,
+    /// containerd's socket
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    containerd_socket: PathBuf,
+    /// containerd's namespace of this node
+    #[arg(long, value_name = "NAME", default_value = "bowline")]
+    containerd_namespace: String,
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Address that pods ask for names: the service kube-dns
+    #[arg(long, value_name = "ADDRESS", default_value = "10.9.0.10")]
+    cluster_dns: Ipv4Addr,
+    /// DNS server for other names; may be repeated [default: such names are refused]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dns_upstream: Vec<SocketAddr>,
+    /// CPUs to declare [default: what the machine has]
+    #[arg(long, value_name = "QUANTITY")]
+    node_cpu: Option<String>,
+    /// Memory to declare [default: what the machine has]
+    #[arg(long, value_name = "QUANTITY")]
+    node_memory: Option<String>,
+    /// Most pods on this node
+    #[arg(long, value_name = "COUNT", default_value_t = 110)]
+    max_pods: u32,
+    /// Registry that is spoken to over plain HTTP; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    insecure_registry: Vec<String>,
+    /// Seconds between two heartbeats
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    node_lease_renew_interval: u64,
+    /// Threads of the runtime
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    workers: usize,
+}
+
+/// Runs the agent until it is told to stop. Call it while the process has one thread.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(netns) = &args.netns {
+        launch::enter_netns(netns)?;
+    }
+    let workers = args.workers.max(1);
+    let config = config(args)?;
+    launch::run_until_stopped(workers, async move |stop: CancellationToken| {
+        bowline_agent::run(config, stop).await
+    })
+}
+
+fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
+    let token = match &args.token_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("cannot read token {}", file.display()))?;
+            Some(text.trim().to_owned())
+        }
+        None => None,
+    };
+    Ok(bowline_agent::Config {
+        node_name: args.node_name,
+        node_address: args.node_address,
+        uplink: args.uplink,
+        server: args.server,
+        token,
+        data_dir: args.data_dir,
+        run_dir: args.run_dir,
+        containerd_socket: args.containerd_socket,
+        containerd_namespace: args.containerd_namespace,
+        bpffs: args.bpffs,
+        socket_cgroup: args.socket_cgroup,
+        cgroup_parent: args.cgroup_parent,
+        cluster_domain: args.cluster_domain,
+        cluster_dns: args.cluster_dns,
+        node_cpu: args.node_cpu,
+        node_memory: args.node_memory,
+        max_pods: args.max_pods,
+        insecure_registries: args.insecure_registry,
+        lease_renew_interval: Duration::from_secs(args.node_lease_renew_interval.max(1)),
+        dns_upstream: args.dns_upstream,
+    })
+}

@@ -1,0 +1,155 @@
+//! What the commands print: tables, JSON and YAML on standard output.
+//!
+//! Guarantees: a reader that goes away (`bowline get pods | head -1`) ends the program quietly,
+//! and a table never has trailing blanks. Does not guarantee a stable table layout: scripts use
+//! `-o json` or `-o yaml`.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Output of commands that print facts of their own: a table for people, the rest for scripts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+/// Writes text to standard output; ends the program when nobody reads it any more.
+pub(crate) fn text(text: &str) {
+    bytes(text.as_bytes());
+}
+
+/// Writes one line to standard output.
+pub(crate) fn line(line: &str) {
+    bytes(format!("{line}\n").as_bytes());
+}
+
+/// Writes bytes as they are, for logs.
+pub(crate) fn bytes(bytes: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
+        // The reader closed the pipe: it has seen what it wanted.
+        std::process::exit(0);
+    }
+}
+
+/// Prints a value as JSON or YAML.
+pub(crate) fn document<T: Serialize>(value: &T, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Yaml => text(&yaml(value)?),
+        Format::Table | Format::Json => {
+            line(&serde_json::to_string_pretty(value).context("cannot write JSON")?);
+        }
+    }
+    Ok(())
+}
+
+/// A value as YAML text.
+pub(crate) fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    serde_yaml_ng::to_string(value).context("cannot write YAML")
+}
+
+/// Rows of text under a header, each column as wide as its widest cell.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// Blanks between two columns.
+const GAP: usize = 3;
+
+impl Table {
+    pub(crate) fn new<S: AsRef<str>>(header: impl IntoIterator<Item = S>) -> Self {
+        let header = header.into_iter().map(|cell| cell.as_ref().to_uppercase()).collect();
+        Self { header, rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The table as text, without the header when `with_header` is false.
+    pub(crate) fn render(&self, with_header: bool) -> String {
+        let lines: Vec<&Vec<String>> =
+            with_header.then_some(&self.header).into_iter().chain(&self.rows).collect();
+        let columns = lines.iter().map(|line| line.len()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let cells = lines.iter().filter_map(|line| line.get(column));
+                cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        let mut text = String::new();
+        for cells in lines {
+            let mut line = String::new();
+            for (cell, width) in cells.iter().zip(&widths) {
+                line.push_str(cell);
+                line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + GAP));
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    pub(crate) fn print(&self) {
+        text(&self.render(true));
+    }
+}
+
+/// Bytes as people read them: `812 KiB`, `63.4 MiB`.
+pub(crate) fn memory(bytes: u64) -> String {
+    const MEBIBYTE: u64 = 1024 * 1024;
+    if bytes >= MEBIBYTE {
+        let tenths = bytes * 10 / MEBIBYTE;
+        format!("{}.{} MiB", tenths / 10, tenths % 10)
+    } else {
+        format!("{} KiB", bytes / 1024)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(["name", "ready", "age"]);
+        table.row(["web-1".into(), "1/1".into(), "3s".into()]);
+        table.row(["a-much-longer-name".into(), "0/1".into(), String::new()]);
+        let expected = "\
+NAME                 READY   AGE
+web-1                1/1     3s
+a-much-longer-name   0/1
+";
+        assert_eq!(table.render(true), expected);
+        assert_eq!(
+            table.render(false),
+            "web-1                1/1   3s\na-much-longer-name   0/1\n"
+        );
+    }
+
+    #[test]
+    fn characters_are_counted_not_bytes() {
+        let mut table = Table::new(["a", "b"]);
+        table.row(["é".into(), "x".into()]);
+        table.row(["ee".into(), "y".into()]);
+        assert_eq!(table.render(false), "é    x\nee   y\n");
+    }
+
+    #[test]
+    fn memory_is_readable() {
+        assert_eq!(memory(812 * 1024), "812 KiB");
+        assert_eq!(memory(63 * 1024 * 1024 + 512 * 1024), "63.5 MiB");
+    }
+}

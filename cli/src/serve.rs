@@ -1,0 +1,96 @@
+//! `bowline server`: the control plane as a process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bowline_api::cidr::Cidr;
+use tokio_util::sync::CancellationToken;
+
+use crate::launch;
+
+/// Run the server: API, controllers and scheduler.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bowline server --data-dir /var/lib/bowline/server --listen 10.0.0.1:6443
+  bowline server --listen 127.0.0.1:6443 --netns /run/netns/net --cluster-listen 172.30.0.1:6443")]
+pub(crate) struct Args {
+    /// What must outlive a restart: the store, certificates and keys
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/bowline/server")]
+    data_dir: PathBuf,
+    /// Address to listen on, in the namespace that this is started in; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    listen: Vec<SocketAddr>,
+    /// Network namespace to enter once these listen
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// Address to listen on in that namespace, where the nodes are; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    cluster_listen: Vec<SocketAddr>,
+    /// Address that pods and nodes reach the server at [default: the first of --cluster-listen, then
+    /// of --listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    advertise: Option<SocketAddr>,
+    /// More names for the server's certificate; may be repeated
+    #[arg(long, value_name = "NAME")]
+    server_name: Vec<String>,
+    /// Where to write the administrator's kubeconfig [default: in the data directory]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Where to write the token that agents join with [default: in the data directory]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Range of pod addresses
+    #[arg(long, value_name = "CIDR", default_value = "10.240.0.0/16")]
+    pod_cidr: Cidr,
+    /// Prefix length of each node's part of it
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    node_mask_size: u8,
+    /// Range of service addresses
+    #[arg(long, value_name = "CIDR", default_value = "10.9.0.0/16")]
+    service_cidr: Cidr,
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Seconds without a heartbeat after which a node is not ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 40)]
+    node_monitor_grace_period: u64,
+    /// Seconds that pods stay bound to a node that is not ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    default_unreachable_toleration_seconds: i64,
+    /// Threads of the runtime
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    workers: usize,
+}
+
+/// Runs the server until it is told to stop. Call it while the process has one thread.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    if args.pod_cidr.overlaps(args.service_cidr) {
+        bail!(
+            "--pod-cidr {} overlaps --service-cidr {}: choose ranges that do not overlap",
+            args.pod_cidr,
+            args.service_cidr
+        );
+    }
+    let mut listeners = bind(&args.listen)?;
+    if let Some(netns) = &args.netns {
+        launch::enter_netns(netns)?;
+    }
+    listeners.extend(bind(&args.cluster_listen)?);
+    let workers = args.workers.max(1);
+    let config = config(args, &listeners)?;
+    launch::run_until_stopped(workers, async move |stop: CancellationToken| {
+        bowline_control_plane::run(config, listeners, stop).await
+    })
+}
+
+fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let bound = addresses.iter().map(|address| {
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("cannot listen on {address}: choose another address"))?;
+        listener.set_nonblocking(true).context("cannot set up a listener")?;
+        Ok(listener)
+    });
+    bound.collect()
+}

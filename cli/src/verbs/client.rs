@@ -1,0 +1,202 @@
+//! The way to an API server: which kubeconfig, and requests as plain JSON.
+//!
+//! Guarantees: no proxy is used, whatever the environment or the kubeconfig say. A failure is one
+//! line that names the server or repeats what the server said.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use futures::AsyncBufRead;
+use http::Request;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use serde_json::Value;
+
+use crate::cluster;
+
+/// Which server to talk to.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Server {
+    /// Kubeconfig file [default: $KUBECONFIG, or that of the only local cluster]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Local cluster to talk to
+    #[arg(long, value_name = "CLUSTER", conflicts_with = "kubeconfig")]
+    name: Option<String>,
+}
+
+/// A client and the defaults of its kubeconfig.
+pub(crate) struct Connection {
+    pub(crate) client: kube::Client,
+    pub(crate) namespace: String,
+    address: String,
+}
+
+/// The body of a request, with its content type.
+pub(crate) struct Body<'a> {
+    pub(crate) kind: &'static str,
+    pub(crate) value: &'a Value,
+}
+
+impl Server {
+    /// Builds a client; does not talk to the server yet.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        connect_file(&self.kubeconfig()?).await
+    }
+
+    fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
+        if let Some(file) = &self.kubeconfig {
+            return Ok(file.clone());
+        }
+        let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+        match (&self.name, from_environment) {
+            (None, Some(file)) => Ok(file.into()),
+            (name, _) => Ok(cluster::only(name.as_deref())?.kubeconfig()),
+        }
+    }
+}
+
+/// Builds a client from a kubeconfig file.
+pub(crate) async fn connect_file(file: &Path) -> anyhow::Result<Connection> {
+    let invalid = || format!("cannot use kubeconfig {}", file.display());
+    if !file.exists() {
+        bail!("no kubeconfig at {}: is the cluster up?", file.display());
+    }
+    let kubeconfig = Kubeconfig::read_from(file).with_context(invalid)?;
+    let options = KubeConfigOptions::default();
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.with_context(invalid)?;
+    config.proxy_url = None;
+    let (address, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
+    let client = kube::Client::try_from(config).with_context(invalid)?;
+    Ok(Connection { client, namespace, address: address.trim_end_matches('/').to_owned() })
+}
+
+impl Connection {
+    /// Reads a path.
+    pub(crate) async fn get(&self, path: &str, accept: &str) -> anyhow::Result<Value> {
+        let request = Request::get(path).header(ACCEPT, accept).body(Vec::new());
+        self.send(request.context("bad request")?).await.map_err(|error| self.explain(error))
+    }
+
+    /// Like `get`, with `None` for what is not there.
+    pub(crate) async fn get_if_there(&self, path: &str) -> anyhow::Result<Option<Value>> {
+        let request = Request::get(path).header(ACCEPT, "application/json").body(Vec::new());
+        match self.send(request.context("bad request")?).await {
+            Ok(value) => Ok(Some(value)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// Sends a body; the error keeps its status for callers that look at it.
+    pub(crate) async fn write(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Body<'_>>,
+    ) -> Result<Value, WriteFailed> {
+        let kind = body.as_ref().map_or("application/json", |body| body.kind);
+        let bytes = body.map(|body| body.value.to_string().into_bytes()).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(CONTENT_TYPE, kind)
+            .header(ACCEPT, "application/json")
+            .body(bytes)
+            .map_err(|error| WriteFailed { code: 0, error: anyhow!("bad request: {error}") })?;
+        self.send(request).await.map_err(|error| {
+            let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+            WriteFailed { code, error: self.explain(error) }
+        })
+    }
+
+    /// Opens a stream: a watch or a log.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        accept: &str,
+    ) -> anyhow::Result<impl AsyncBufRead + use<>> {
+        let request = Request::get(path).header(ACCEPT, accept).body(Vec::new());
+        let request = request.context("bad request")?;
+        self.client.request_stream(request).await.map_err(|error| self.explain(error))
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {
+        self.client.request(request).await
+    }
+
+    /// One line for a failed request.
+    fn explain(&self, error: kube::Error) -> anyhow::Error {
+        match error {
+            kube::Error::Api(status) if !status.message.is_empty() => {
+                let reason = if status.reason.is_empty() {
+                    status.code.to_string()
+                } else {
+                    status.reason.clone()
+                };
+                anyhow!("{} ({reason})", status.message)
+            }
+            kube::Error::Api(status) => {
+                anyhow!("{} answered with status {}", self.address, status.code)
+            }
+            error @ (kube::Error::HyperError(_) | kube::Error::Service(_)) => anyhow!(
+                "cannot reach the API server at {}: {}: is the cluster up? See `bowline status`",
+                self.address,
+                root_cause(&error),
+            ),
+            other => anyhow!("request to {} failed: {other}", self.address),
+        }
+    }
+}
+
+/// Why a write failed, with the HTTP status, or 0 when there was no answer.
+#[derive(Debug)]
+pub(crate) struct WriteFailed {
+    pub(crate) code: u16,
+    pub(crate) error: anyhow::Error,
+}
+
+impl From<WriteFailed> for anyhow::Error {
+    fn from(failed: WriteFailed) -> Self {
+        failed.error
+    }
+}
+
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Escapes a value for the query of a URL.
+pub(crate) fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+/// Joins parameters into a query, `?` included; empty without parameters.
+pub(crate) fn query(parameters: &[(&str, String)]) -> String {
+    let pairs: Vec<String> =
+        parameters.iter().map(|(key, value)| format!("{key}={}", escape(value))).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_escaped() {
+        let parameters = [("labelSelector", "app in (a,b)".to_owned()), ("limit", "5".to_owned())];
+        assert_eq!(query(&parameters), "?labelSelector=app%20in%20%28a%2Cb%29&limit=5");
+        assert_eq!(query(&[]), "");
+        assert_eq!(escape("é=1"), "%C3%A9%3D1");
+    }
+}
