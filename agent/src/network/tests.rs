@@ -1,1 +1,355 @@
+//! Sandboxes in the kernel. Each test makes a network namespace of its own and a run directory;
+//! nothing is ever sent outside of them. Needs root; says so loudly where it is missing.
 
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    apply::network::NodeRoutes,
+    observe,
+    plan::network::{Desired, Step, plan},
+};
+
+const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
+const RANGE: &str = "10.240.1.0/29";
+
+/// Remembers which links it was told about; refuses some on demand.
+#[derive(Debug, Default)]
+struct Links {
+    attached: Mutex<BTreeMap<String, PodLink>>,
+    refuse: Mutex<bool>,
+}
+
+impl PodLinks for Links {
+    fn attach(&self, link: &PodLink) -> Result<(), Refused> {
+        if *self.refuse.lock().unwrap() {
+            return Err("refused by the test".into());
+        }
+        self.attached.lock().unwrap().insert(link.uid.clone(), link.clone());
+        Ok(())
+    }
+
+    fn detach(&self, link: &PodLink) -> Result<(), Refused> {
+        self.attached.lock().unwrap().remove(&link.uid);
+        Ok(())
+    }
+}
+
+impl NodeRoutes for Links {
+    fn set_routes(&self, _: &BTreeMap<Ipv4Range, Ipv4Addr>) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+/// A node of its own: a network namespace with an uplink, and a run directory.
+struct TestNode {
+    run: tempfile::TempDir,
+    links: Arc<Links>,
+    netlink: Netlink,
+    uplink: Uplink,
+    network: PodNetwork,
+}
+
+impl TestNode {
+    fn reopen(&mut self) {
+        let (netlink, uplink) = (self.netlink.clone(), self.uplink.clone());
+        self.network =
+            PodNetwork::open(self.run.path(), netlink, uplink, self.links.clone()).unwrap();
+        self.network.set_range(RANGE.parse().unwrap());
+    }
+
+    /// Brings the node network in line, as the agent does, and gives back what had to be done.
+    async fn converge(&self) -> Vec<Step> {
+        let _settled = self.network.settle().await;
+        let told = Some(BTreeMap::new());
+        let observed = observe::network(&self.netlink, &self.network, told).await.unwrap();
+        let desired = Desired {
+            own_range: RANGE.parse().ok(),
+            remote: BTreeMap::new(),
+            uplink: self.uplink.clone(),
+            links: self.network.links(),
+        };
+        let steps = plan(&desired, &observed);
+        let failures =
+            crate::apply::network::apply(steps.clone(), &self.netlink, &self.network, &*self.links)
+                .await;
+        assert!(failures.is_empty(), "{failures:?}");
+        steps
+    }
+
+    /// Everything that sandboxes may leave behind, in one comparable picture.
+    async fn picture(&self) -> Picture {
+        let links = self.netlink.links().await.unwrap();
+        let run = self.run.path().to_string_lossy().into_owned();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut files: Vec<PathBuf> = fs::read_dir(self.run.path().join("sandboxes"))
+            .map(|dir| dir.map(|entry| entry.unwrap().path()).collect())
+            .unwrap_or_default();
+        files.sort();
+        Picture {
+            links: links.into_iter().map(|link| link.name).collect(),
+            routes: self.netlink.routes().await.unwrap(),
+            neighbours: self.netlink.neighbours().await.unwrap(),
+            mounts: mounts.lines().filter(|line| line.contains(&run)).count(),
+            files,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Picture {
+    links: Vec<String>,
+    routes: Vec<Route>,
+    neighbours: Vec<(u32, Ipv4Addr, Mac)>,
+    mounts: usize,
+    files: Vec<PathBuf>,
+}
+
+fn pod(number: u32) -> PodIdentity {
+    PodIdentity {
+        uid: format!("{number:08x}-4f89-11d3-9a0c-0305e82c3301"),
+        namespace: "default".to_owned(),
+        name: format!("web-{number}"),
+        hostname: format!("web-{number}"),
+        host_network: false,
+    }
+}
+
+/// Runs `test` on a node of its own, in a thread that is in the node's network namespace.
+fn on_a_node<F>(test: impl FnOnce(TestNode) -> F + Send + 'static)
+where
+    F: Future<Output = TestNode>,
+{
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let work = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netlink = Netlink::open().unwrap();
+            netlink.bring_up(LOOPBACK).await.unwrap();
+            // The uplink's other end stays in this namespace too: it leads nowhere.
+            let own = fs::File::open("/proc/thread-self/ns/net").unwrap();
+            let pair = links::VethPair {
+                name: "up0",
+                mac: [2, 0, 0, 0, 0, 1],
+                peer_name: "up0peer",
+                peer_mac: [2, 0, 0, 0, 0, 2],
+                peer_netns: std::os::fd::AsFd::as_fd(&own),
+                mtu: 1400,
+            };
+            netlink.add_veth(&pair).await.unwrap();
+            let up = netlink.link("up0").await.unwrap().unwrap();
+            netlink.bring_up(up.index).await.unwrap();
+            netlink.add_address(up.index, NODE, false).await.unwrap();
+            let server = SocketAddr::from((NODE, 6443));
+            let uplink = uplink::find(&netlink, Some("up0"), None, server).await.unwrap();
+            assert_eq!((uplink.address, uplink.mtu), (NODE, 1400));
+            let run = tempfile::tempdir().unwrap();
+            let links = Arc::new(Links::default());
+            let network =
+                PodNetwork::open(run.path(), netlink.clone(), uplink.clone(), links.clone());
+            let network = network.unwrap();
+            network.set_range(RANGE.parse().unwrap());
+            let node = test(TestNode { run, links, netlink, uplink, network }).await;
+            let causes = node.network.remove_all().await;
+            assert!(causes.is_empty(), "{causes:?}");
+            assert_eq!(node.picture().await.mounts, 0);
+        });
+    };
+    thread::spawn(work).join().unwrap();
+}
+
+/// Runs `work` inside a sandbox's network namespace.
+fn inside<T: Send + 'static>(sandbox: &Sandbox, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let path = sandbox.netns.clone();
+    let inside = move || {
+        namespaces::enter_network(&path).unwrap();
+        work()
+    };
+    thread::spawn(inside).join().unwrap()
+}
+
+/// Sends a datagram from one sandbox to another over the kernel's routes, and gives back the
+/// source address that the receiver saw.
+fn datagram(from: &Sandbox, to: &Sandbox) -> Option<SocketAddr> {
+    let target = SocketAddr::from((to.address, 9376));
+    let receiver = inside(to, move || UdpSocket::bind(target).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let source = from.address;
+    inside(from, move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.connect(target).unwrap();
+        assert_eq!(socket.local_addr().unwrap().ip(), source);
+        socket.send(b"hello").unwrap();
+    });
+    receiver.recv_from(&mut [0; 16]).ok().map(|(_, source)| source)
+}
+
+#[test]
+fn fifty_sandboxes_leave_nothing() {
+    on_a_node(async |node| {
+        node.converge().await;
+        let before = node.picture().await;
+        for number in 0..50 {
+            let pod = pod(number);
+            let sandbox = node.network.set_up(&pod).await.unwrap();
+            assert_eq!(node.network.set_up(&pod).await.unwrap(), sandbox, "idempotent");
+            assert_eq!(node.converge().await, [], "a fresh sandbox needs no repair");
+            let attached = node.links.attached.lock().unwrap().len();
+            assert_eq!((attached, node.network.sandboxes().len()), (1, 1));
+            node.network.tear_down(&pod.uid).await.unwrap();
+            node.network.tear_down(&pod.uid).await.unwrap();
+            assert_eq!(node.links.attached.lock().unwrap().len(), 0);
+        }
+        assert_eq!(node.picture().await, before);
+        node
+    });
+}
+
+#[test]
+fn sandboxes_reach_each_other_over_kernel_routes() {
+    on_a_node(async |node| {
+        node.converge().await;
+        let one = node.network.set_up(&pod(1)).await.unwrap();
+        let two = node.network.set_up(&pod(2)).await.unwrap();
+        assert_ne!(one.address, two.address);
+        let seen = datagram(&one, &two).expect("a datagram from pod to pod");
+        assert_eq!(seen.ip(), one.address);
+        assert!(datagram(&two, &one).is_some());
+        let hostname = fs::File::open(&two.uts).unwrap();
+        let name = thread::spawn(move || {
+            nix::sched::setns(hostname, nix::sched::CloneFlags::CLONE_NEWUTS).unwrap();
+            nix::unistd::gethostname().unwrap()
+        });
+        assert_eq!(name.join().unwrap(), "web-2");
+        // From the node itself, with the node's address as the source.
+        let target = SocketAddr::from((two.address, 9377));
+        let receiver = inside(&two, move || UdpSocket::bind(target).unwrap());
+        receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().send_to(b"x", target).unwrap();
+        let (_, source) = receiver.recv_from(&mut [0; 4]).unwrap();
+        assert_eq!(source.ip(), NODE);
+        node
+    });
+}
+
+#[test]
+fn what_somebody_removed_by_hand_is_repaired() {
+    on_a_node(async |node| {
+        node.converge().await;
+        let one = node.network.set_up(&pod(1)).await.unwrap();
+        let two = node.network.set_up(&pod(2)).await.unwrap();
+        let restored = [Step::RestoreLink { uid: pod(1).uid }];
+        let link = node.network.links()[0].link.clone();
+
+        let seen = node.netlink.link(&link).await.unwrap().unwrap();
+        node.netlink.remove_link(&seen).await.unwrap();
+        assert_eq!(datagram_is_lost(&two, &one), true);
+        assert_eq!(node.converge().await, restored);
+        assert!(datagram(&two, &one).is_some());
+
+        let index = node.netlink.link(&link).await.unwrap().unwrap().index;
+        node.netlink.remove_route(&pod_route(index, one.address, NODE)).await.unwrap();
+        assert_eq!(node.converge().await, restored);
+        assert!(datagram(&one, &two).is_some());
+        node.netlink.remove_address(LOOPBACK, crate::DNS_ADDRESS).await.unwrap();
+        assert_eq!(node.converge().await, [Step::AddDnsAddress]);
+        assert_eq!(node.converge().await, []);
+        node
+    });
+}
+
+fn datagram_is_lost(from: &Sandbox, to: &Sandbox) -> bool {
+    let target = SocketAddr::from((to.address, 9376));
+    inside(from, move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        // The node says that the address is unreachable, at once: the error comes back by ICMP.
+        socket.connect(target).is_err()
+            || socket.send(b"x").is_err()
+            || socket.recv(&mut [0; 4]).is_err()
+    })
+}
+
+#[test]
+fn a_crash_in_the_middle_is_cleaned_up_and_keeps_what_was_ready() {
+    on_a_node(async |mut node| {
+        node.converge().await;
+        let ready = node.network.set_up(&pod(1)).await.unwrap();
+        let before = node.picture().await;
+        // A set-up that dies right before its end has made everything there is to make. The
+        // data plane refuses and the process dies before it can clean up: as if by SIGKILL.
+        let half = node.network.set_up(&pod(2)).await.unwrap();
+        let record = node.run.path().join("sandboxes").join(pod(2).uid).join("sandbox.json");
+        let text = fs::read_to_string(&record).unwrap().replace("Ready", "Making");
+        fs::write(&record, text).unwrap();
+        // Another one dies before its record is whole.
+        let torn = node.run.path().join("sandboxes").join(pod(3).uid);
+        fs::create_dir_all(&torn).unwrap();
+        fs::write(torn.join("sandbox.json"), "{\"uid\":").unwrap();
+
+        node.reopen();
+        assert_eq!(node.network.sandboxes(), [(pod(1).uid, ready.clone())]);
+        let removed = [2, 3].map(|number| Step::RemoveSandbox { uid: pod(number).uid });
+        let steps = node.converge().await;
+        assert_eq!(steps[..2], removed, "{steps:?}");
+        assert_eq!(node.converge().await, []);
+        assert_eq!(node.picture().await, before);
+        assert!(datagram_is_lost(&ready, &half));
+
+        // The address of the half sandbox was given back, not leaked: all five can be had.
+        for number in 10..14 {
+            node.network.set_up(&pod(number)).await.unwrap();
+        }
+        let refused = node.network.set_up(&pod(14)).await.unwrap_err().to_string();
+        assert!(refused.contains(RANGE), "{refused}");
+        assert_eq!(node.network.sandboxes().len(), 5);
+        node
+    });
+}
+
+#[test]
+fn a_failed_set_up_leaves_nothing_and_can_be_tried_again() {
+    on_a_node(async |node| {
+        node.converge().await;
+        let before = node.picture().await;
+        *node.links.refuse.lock().unwrap() = true;
+        let error = node.network.set_up(&pod(1)).await.unwrap_err().to_string();
+        assert!(error.contains("refused by the test"), "{error}");
+        assert_eq!(node.picture().await, before);
+        *node.links.refuse.lock().unwrap() = false;
+        node.network.set_up(&pod(1)).await.unwrap();
+        let bad = PodIdentity { uid: "../../etc".to_owned(), ..pod(1) };
+        assert!(matches!(node.network.set_up(&bad).await, Err(SetUpSandboxFailed::BadUid(_))));
+        node
+    });
+}
+
+#[test]
+fn a_pod_on_the_host_network_shares_the_nodes_namespace() {
+    on_a_node(async |node| {
+        node.converge().await;
+        let pod = PodIdentity { host_network: true, ..pod(1) };
+        let sandbox = node.network.set_up(&pod).await.unwrap();
+        assert_eq!(sandbox.address, NODE);
+        let same =
+            |path: &std::path::Path| nix::sys::stat::stat(path).map(|stat| stat.st_ino).unwrap();
+        assert_eq!(same(&sandbox.netns), same("/proc/thread-self/ns/net".as_ref()));
+        assert_ne!(same(&sandbox.uts), same("/proc/thread-self/ns/uts".as_ref()));
+        assert_eq!(node.converge().await, []);
+        node.network.tear_down(&pod.uid).await.unwrap();
+        assert!(node.netlink.link("up0").await.unwrap().is_some());
+        node
+    });
+}
