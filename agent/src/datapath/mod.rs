@@ -1,1 +1,364 @@
-//! The eBPF data plane: load, pin, attach, typed map writers.
+//! The eBPF data plane of this node: load, pin, attach, write and read the maps.
+//!
+//! Guarantees: what was programmed stays in the kernel when the agent dies; [`Datapath::open`]
+//! takes it over and replaces the programs one by one without a gap. Writing is by difference and
+//! idempotent. A full map is an error that names it, and what it holds keeps working.
+//! Interfaces are looked up in the network namespace of the calling thread.
+//! Not here: deciding what services and pods there are, kernel routes and links.
+
+#![expect(unsafe_code, reason = "bpf(2) takes pointers; each block says why it is sound")]
+
+mod links;
+mod names;
+mod pins;
+mod programs;
+mod resize;
+mod snapshot;
+mod store;
+mod syscall;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
+pub use crate::plan::services::{NODE_DNS, ServiceTable, service_table};
+pub use links::AttachProgramFailed;
+pub use programs::LoadProgramsFailed;
+pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
+pub use table::{ReadMapsFailed, WriteMapFailed};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+
+use bowline_ebpf_abi::{Address, Pod, Route, RouteKey, U32Be, map, size};
+
+use crate::apply::services::ServiceWriter;
+use links::PacketHook;
+use names::{NamesWriter, PodName};
+use pins::Pins;
+use programs::{PacketProgram, Programs};
+use store::MapStore;
+use table::Table;
+
+/// Where the data plane lives and how large it may grow.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A BPF file system is mounted here if there is none.
+    pub bpffs: PathBuf,
+    /// cgroup2 directory: sockets of it and of all below it are balanced.
+    pub socket_cgroup: PathBuf,
+    /// Name of the interface that leads to the other nodes.
+    pub uplink: String,
+    /// Where the names of programmed objects are kept for those who read the maps.
+    pub names_file: PathBuf,
+    pub sizes: MapSizes,
+}
+
+/// How many entries each map has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    pub services: u32,
+    pub slots: u32,
+    pub backends: u32,
+    pub reverse: u32,
+    pub pods: u32,
+    pub routes: u32,
+    pub flows: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            services: size::SERVICES,
+            slots: size::SLOTS,
+            backends: size::BACKENDS,
+            reverse: size::REVERSE,
+            pods: size::PODS,
+            routes: size::ROUTES,
+            flows: size::FLOWS,
+        }
+    }
+}
+
+/// A pod's link, as the data plane needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    /// The host side of the veth.
+    pub ifindex: u32,
+    pub address: Ipv4Addr,
+    /// The hardware address of the pod's own side.
+    pub mac: [u8; 6],
+    /// Path of the pod's network namespace.
+    pub netns: PathBuf,
+}
+
+/// An IPv4 range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ipv4Cidr {
+    pub network: Ipv4Addr,
+    pub prefix: u8,
+}
+
+/// A text is no IPv4 range.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no IPv4 range like 10.240.1.0/24")]
+pub struct ParseCidrFailed(String);
+
+impl FromStr for Ipv4Cidr {
+    type Err = ParseCidrFailed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.split_once('/').and_then(|(network, prefix)| {
+            let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
+            Some(Self { network: network.parse().ok()?, prefix })
+        });
+        parsed.ok_or_else(|| ParseCidrFailed(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Ipv4Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+impl From<Ipv4Cidr> for RouteKey {
+    fn from(cidr: Ipv4Cidr) -> Self {
+        Self::v4(U32Be::new(cidr.network.into()), cidr.prefix.into())
+    }
+}
+
+/// The data plane could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDatapathFailed {
+    #[error("no BPF file system at {}: {source}", path.display())]
+    PinDirectory { path: PathBuf, source: io::Error },
+    #[error("there is no interface {name} to reach other nodes by: {source}")]
+    Uplink { name: String, source: nix::Error },
+    #[error("resizing map {map} failed: {message}")]
+    Resize { map: &'static str, message: String },
+    #[error(transparent)]
+    Load(#[from] LoadProgramsFailed),
+    #[error(transparent)]
+    Attach(#[from] AttachProgramFailed),
+    #[error(transparent)]
+    Read(#[from] ReadMapsFailed),
+    #[error(transparent)]
+    Write(#[from] WriteMapFailed),
+    #[error("starting the writer of {} failed: {source}", path.display())]
+    Names { path: PathBuf, source: io::Error },
+}
+
+/// A pod could not be attached.
+#[derive(Debug, thiserror::Error)]
+#[error("pod {namespace}/{name} is not attached to the data plane: {source}")]
+pub struct AttachPodFailed {
+    pub namespace: String,
+    pub name: String,
+    pub source: PodFailure,
+}
+
+/// What went wrong with a pod's entry or programs.
+#[derive(Debug, thiserror::Error)]
+pub enum PodFailure {
+    #[error(transparent)]
+    Read(#[from] ReadMapsFailed),
+    #[error(transparent)]
+    Write(#[from] WriteMapFailed),
+    #[error(transparent)]
+    Attach(#[from] AttachProgramFailed),
+    #[error("removing a pin failed: {0}")]
+    Unpin(#[from] io::Error),
+}
+
+/// A pod could not be detached.
+#[derive(Debug, thiserror::Error)]
+#[error("pod address {address} is not detached from the data plane: {source}")]
+pub struct DetachPodFailed {
+    pub address: Ipv4Addr,
+    pub source: PodFailure,
+}
+
+/// The data plane of one node. Dropping it detaches nothing.
+#[derive(Debug)]
+pub struct Datapath {
+    pins: Pins,
+    programs: Programs,
+    hook: PacketHook,
+    uplink: u32,
+    pods: Table<Address, Pod>,
+    routes: Table<RouteKey, Route>,
+    attached: BTreeMap<Ipv4Addr, u32>,
+    store: MapStore,
+    services: ServiceWriter,
+    names: NamesWriter,
+}
+
+impl Datapath {
+    /// Loads the programs and attaches them to the sockets, the uplink and every known pod,
+    /// replacing those of an earlier agent; takes over its maps.
+    pub fn open(config: Config) -> Result<Self, OpenDatapathFailed> {
+        let pins = Pins::prepare(&config.bpffs).map_err(|source| {
+            OpenDatapathFailed::PinDirectory { path: config.bpffs.clone(), source }
+        })?;
+        let uplink = nix::net::if_::if_nametoindex(config.uplink.as_str())
+            .map_err(|source| OpenDatapathFailed::Uplink { name: config.uplink.clone(), source })?;
+        let resized = resize::set_aside(&pins, &config.sizes)?;
+        let mut programs = Programs::load(&pins, &config.sizes)?;
+        resize::copy_back(&pins, &resized)?;
+
+        let pods = Table::open(&pins.maps, map::PODS)?;
+        let routes = Table::open(&pins.maps, map::ROUTES)?;
+        let store = MapStore::open(&pins)?;
+        let services = store.recover()?;
+
+        links::attach_sockets(&programs, &pins, &config.socket_cgroup)?;
+        let hook = links::probe_packet_hook(&mut programs, &pins, uplink)?;
+        let names = NamesWriter::start(config.names_file.clone())
+            .map_err(|source| OpenDatapathFailed::Names { path: config.names_file, source })?;
+        let attached = BTreeMap::new();
+        let mut datapath =
+            Self { pins, programs, hook, uplink, pods, routes, attached, store, services, names };
+        datapath.take_over_pods()?;
+        resize::discard(&datapath.pins, &resized)?;
+        Ok(datapath)
+    }
+
+    /// Replaces the programs of the pods that an earlier agent attached; forgets those whose
+    /// interface is gone.
+    fn take_over_pods(&mut self) -> Result<(), OpenDatapathFailed> {
+        for (address, pod) in self.pods.entries()? {
+            let IpAddr::V4(v4) = IpAddr::from(address) else { continue };
+            if nix::net::if_::if_indextoname(pod.ifindex).is_ok() {
+                self.attach_programs(pod.ifindex)?;
+                self.attached.insert(v4, pod.ifindex);
+            } else {
+                self.pods.delete(&address)?;
+                let path = self.pins.links.clone();
+                links::forget_pod(&self.pins, pod.ifindex)
+                    .map_err(|source| OpenDatapathFailed::PinDirectory { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The attached pods: address and host side interface.
+    pub fn pods(&self) -> &BTreeMap<Ipv4Addr, u32> {
+        &self.attached
+    }
+
+    /// Makes a pod reachable and polices what it sends. May be called again with the same pod.
+    pub fn attach_pod(&mut self, pod: &PodLink) -> Result<(), AttachPodFailed> {
+        self.try_attach_pod(pod).map_err(|source| AttachPodFailed {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            source,
+        })
+    }
+
+    fn try_attach_pod(&mut self, pod: &PodLink) -> Result<(), PodFailure> {
+        let stale: Vec<Ipv4Addr> = self
+            .attached
+            .iter()
+            .filter(|(address, ifindex)| **ifindex == pod.ifindex && **address != pod.address)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in stale {
+            self.pods.delete(&address.into())?;
+            self.attached.remove(&address);
+        }
+        let key = Address::from(pod.address);
+        let known = self.pods.get(&key)?.filter(|known| known.ifindex == pod.ifindex);
+        let flags = known.map_or(0, |known| known.flags);
+        self.pods.put(&key, &Pod { ifindex: pod.ifindex, mac: pod.mac, flags })?;
+        self.attached.insert(pod.address, pod.ifindex);
+        self.attach_programs(pod.ifindex)?;
+        let name = PodName {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            netns: pod.netns.clone(),
+        };
+        self.names.change(|names| {
+            names.pods.insert(pod.address, name);
+        });
+        Ok(())
+    }
+
+    fn attach_programs(&mut self, ifindex: u32) -> Result<(), AttachProgramFailed> {
+        for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
+            links::attach_packets(&mut self.programs, &self.pins, which, ifindex, self.hook)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a pod, whether or not its interface still exists. May be called again.
+    pub fn detach_pod(&mut self, address: Ipv4Addr) -> Result<(), DetachPodFailed> {
+        self.try_detach_pod(address).map_err(|source| DetachPodFailed { address, source })
+    }
+
+    fn try_detach_pod(&mut self, address: Ipv4Addr) -> Result<(), PodFailure> {
+        self.pods.delete(&address.into())?;
+        let ifindex = self.attached.remove(&address);
+        // The number may be a newer pod's by now.
+        if let Some(ifindex) = ifindex.filter(|old| !self.attached.values().any(|i| i == old)) {
+            links::forget_pod(&self.pins, ifindex)?;
+        }
+        self.names.change(|names| {
+            names.pods.remove(&address);
+        });
+        Ok(())
+    }
+
+    /// Sets which node each other pod range is reached by.
+    pub fn set_routes(
+        &mut self,
+        wanted: &BTreeMap<Ipv4Cidr, Ipv4Addr>,
+    ) -> Result<(), SetRoutesFailed> {
+        let programmed = self.routes.entries()?;
+        let wanted = wanted.iter().map(|(cidr, node)| {
+            let route = Route { node: (*node).into(), ifindex: self.uplink };
+            (RouteKey::from(*cidr), route)
+        });
+        let wanted: Vec<(RouteKey, Route)> = wanted.collect();
+        for (key, _) in &programmed {
+            if !wanted.iter().any(|(other, _)| other == key) {
+                self.routes.delete(key)?;
+            }
+        }
+        for entry in wanted.iter().filter(|entry| !programmed.contains(entry)) {
+            self.routes.put(&entry.0, &entry.1)?;
+        }
+        Ok(())
+    }
+
+    /// Programs exactly these services, writing only what differs.
+    pub fn apply_services(
+        &mut self,
+        wanted: &ServiceTable,
+    ) -> Result<ServiceSummary, ApplyServicesFailed> {
+        let steps = crate::plan::services::plan(wanted, self.services.programmed());
+        let done = self.services.apply(&mut self.store, &steps, Instant::now());
+        if !steps.is_empty() || !self.names.knows_services() {
+            self.names.set_services(wanted);
+        }
+        done
+    }
+}
+
+/// The routes could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SetRoutesFailed {
+    #[error(transparent)]
+    Read(#[from] ReadMapsFailed),
+    #[error(transparent)]
+    Write(#[from] WriteMapFailed),
+}

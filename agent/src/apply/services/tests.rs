@@ -1,0 +1,223 @@
+//! The writer against maps that are plain collections, read back as the programs read them.
+
+use super::*;
+use crate::plan::services::{ServiceTable, plan};
+use bowline_ebpf_abi::{Address, U16Be};
+use std::collections::BTreeSet;
+
+#[derive(Default)]
+struct FakeStore {
+    services: BTreeMap<ServiceKey, Service>,
+    slots: BTreeMap<u32, Slot>,
+    backends: BTreeMap<u32, Backend>,
+    waited: Vec<Instant>,
+    refuse_services: bool,
+}
+
+impl ServiceStore for FakeStore {
+    fn put_service(&mut self, key: &ServiceKey, value: &Service) -> Result<(), WriteMapFailed> {
+        if self.refuse_services {
+            return Err(self.full(map::SERVICES));
+        }
+        self.services.insert(*key, *value);
+        Ok(())
+    }
+    fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed> {
+        self.services.remove(key);
+        Ok(())
+    }
+    fn put_slot(&mut self, index: u32, slot: Slot) -> Result<(), WriteMapFailed> {
+        self.slots.insert(index, slot);
+        Ok(())
+    }
+    fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<(), WriteMapFailed> {
+        self.backends.insert(id, *backend);
+        Ok(())
+    }
+    fn clear_counters(&mut self, _service: u32) -> Result<(), WriteMapFailed> {
+        Ok(())
+    }
+    fn full(&self, map: &'static str) -> WriteMapFailed {
+        WriteMapFailed::Full { map, size: 4, flag: "--max-services" }
+    }
+    fn wait_until(&mut self, moment: Instant) {
+        self.waited.push(moment);
+    }
+}
+
+impl FakeStore {
+    /// The backends that a program would find for a service.
+    fn backends_of(&self, key: &ServiceKey) -> BTreeSet<String> {
+        let service = self.services[key];
+        let slots = service.first_slot..service.first_slot + service.slot_count;
+        slots
+            .map(|index| {
+                let slot = self.slots[&index];
+                assert_eq!(slot.tag, key.tag(), "a slot of another service");
+                let backend = self.backends[&slot.backend];
+                assert_eq!(backend.state, state::ACTIVE);
+                IpAddr::from(backend.address).to_string()
+            })
+            .collect()
+    }
+}
+
+fn address(text: &str) -> Address {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+fn key(text: &str) -> ServiceKey {
+    ServiceKey::new(address(text), U16Be::new(80), protocol::TCP)
+}
+
+fn table(services: &[(&str, &[&str])]) -> ServiceTable {
+    let mut table = ServiceTable::default();
+    for (vip, backends) in services {
+        let backend =
+            |text: &&str| BackendAddress { address: address(text), port: U16Be::new(8080) };
+        let wanted = WantedService {
+            namespace: "default".into(),
+            name: (*vip).into(),
+            backends: backends.iter().map(|text| (backend(text), None)).collect(),
+            affinity_seconds: 0,
+        };
+        table.services.insert(key(vip), wanted);
+    }
+    table
+}
+
+const LIMITS: ServiceLimits = ServiceLimits { services: 4, slots: 8, backends: 8 };
+
+struct World {
+    writer: ServiceWriter,
+    store: FakeStore,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let writer = ServiceWriter::recover(LIMITS, Vec::new());
+        Self { writer, store: FakeStore::default(), now: Instant::now() }
+    }
+
+    fn apply(
+        &mut self,
+        services: &[(&str, &[&str])],
+    ) -> Result<ServiceSummary, ApplyServicesFailed> {
+        let wanted = table(services);
+        let steps = plan(&wanted, self.writer.programmed());
+        self.writer.apply(&mut self.store, &steps, self.now)
+    }
+
+    fn backends_of(&self, vip: &str) -> Vec<String> {
+        self.store.backends_of(&key(vip)).into_iter().collect()
+    }
+}
+
+#[test]
+fn a_change_leaves_the_old_range_alone_until_the_grace_has_passed() {
+    let mut world = World::new();
+    world.apply(&[("10.9.0.1", &["10.240.0.1", "10.240.0.2"])]).unwrap();
+    let old = world.store.services[&key("10.9.0.1")];
+    let summary = world.apply(&[("10.9.0.1", &["10.240.0.2", "10.240.0.3"])]).unwrap();
+    assert_eq!((summary.changed, summary.unchanged), (1, 0));
+    let new = world.store.services[&key("10.9.0.1")];
+    assert_eq!(new.id, old.id);
+    assert_ne!(new.first_slot, old.first_slot);
+    assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.2", "10.240.0.3"]);
+    // Nothing of the old range was overwritten.
+    for index in old.first_slot..old.first_slot + old.slot_count {
+        assert_eq!(world.store.slots[&index].tag, key("10.9.0.1").tag());
+    }
+    world.now += GRACE;
+    world.apply(&[("10.9.0.1", &["10.240.0.4"])]).unwrap();
+    assert_eq!(world.store.services[&key("10.9.0.1")].first_slot, old.first_slot);
+}
+
+#[test]
+fn a_backend_that_nobody_uses_takes_nothing_and_its_number_waits() {
+    let mut world = World::new();
+    world.apply(&[("10.9.0.1", &["10.240.0.1"]), ("10.9.0.2", &["10.240.0.1"])]).unwrap();
+    assert_eq!(world.store.backends.len(), 1, "shared");
+    world.apply(&[("10.9.0.2", &["10.240.0.1"])]).unwrap();
+    assert_eq!(world.store.backends[&0].state, state::ACTIVE, "still used by the other");
+    world.apply(&[("10.9.0.2", &["10.240.0.2"])]).unwrap();
+    assert_eq!(world.store.backends[&0].state, state::FREE);
+    assert_eq!(world.store.backends[&1].state, state::ACTIVE, "a number of its own");
+}
+
+#[test]
+fn the_same_wish_writes_nothing() {
+    let mut world = World::new();
+    let wish: &[(&str, &[&str])] = &[("10.9.0.1", &["10.240.0.1"]), ("10.9.0.2", &[])];
+    let first = world.apply(wish).unwrap();
+    assert_eq!((first.added, first.unchanged), (2, 0));
+    let again = world.apply(wish).unwrap();
+    assert_eq!(again, ServiceSummary { unchanged: 2, ..ServiceSummary::default() });
+    let none = world.apply(&[]).unwrap();
+    assert_eq!(none, ServiceSummary { removed: 2, ..ServiceSummary::default() });
+    assert!(world.store.services.is_empty());
+}
+
+#[test]
+fn full_slots_name_the_map_and_leave_the_rest_working() {
+    let mut world = World::new();
+    let many = ["10.240.0.1", "10.240.0.2", "10.240.0.3", "10.240.0.4", "10.240.0.5"];
+    world.apply(&[("10.9.0.1", &many)]).unwrap();
+    let error = world
+        .apply(&[("10.9.0.1", &many), ("10.9.0.2", &many), ("10.9.0.3", &["10.240.0.1"])])
+        .unwrap_err();
+    assert!(
+        matches!(&error.failures[..], [(name, WriteMapFailed::Full { map: map::SLOTS, .. })]
+            if name == "default/10.9.0.2"),
+        "{error}"
+    );
+    assert_eq!(world.backends_of("10.9.0.1"), many);
+    assert_eq!(world.backends_of("10.9.0.3"), ["10.240.0.1"]);
+}
+
+#[test]
+fn a_change_waits_for_slots_that_are_about_to_be_free() {
+    let mut world = World::new();
+    let five = ["10.240.0.1", "10.240.0.2", "10.240.0.3", "10.240.0.4", "10.240.0.5"];
+    world.apply(&[("10.9.0.1", &five[..3])]).unwrap();
+    world.apply(&[("10.9.0.1", &five[..4])]).unwrap();
+    assert!(world.store.waited.is_empty());
+    world.apply(&[("10.9.0.1", &five[..4]), ("10.9.0.2", &five[..4])]).unwrap_err();
+    assert_eq!(world.store.waited.len(), 1, "the first range was waited for, and was too small");
+}
+
+#[test]
+fn a_refused_write_leaves_the_old_set() {
+    let mut world = World::new();
+    world.apply(&[("10.9.0.1", &["10.240.0.1"])]).unwrap();
+    world.store.refuse_services = true;
+    world.apply(&[("10.9.0.1", &["10.240.0.2"])]).unwrap_err();
+    assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.1"]);
+    world.store.refuse_services = false;
+    assert_eq!(world.apply(&[("10.9.0.1", &["10.240.0.2"])]).unwrap().changed, 1);
+    assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.2"]);
+}
+
+#[test]
+fn a_new_agent_goes_on_from_the_maps() {
+    let mut world = World::new();
+    let wish: &[(&str, &[&str])] =
+        &[("10.9.0.1", &["10.240.0.1", "10.240.0.2"]), ("10.9.0.2", &["10.240.0.2"])];
+    world.apply(wish).unwrap();
+    let found = world.store.services.iter().map(|(key, value)| {
+        let slots = value.first_slot..value.first_slot + value.slot_count;
+        let backends = slots.map(|index| {
+            let id = world.store.slots[&index].backend;
+            let Backend { address, port, .. } = world.store.backends[&id];
+            (id, BackendAddress { address, port })
+        });
+        FoundService { key: *key, value: *value, backends: backends.collect() }
+    });
+    world.writer = ServiceWriter::recover(LIMITS, found.collect());
+    assert_eq!(world.apply(wish).unwrap().unchanged, 2);
+    world.apply(&[("10.9.0.1", &["10.240.0.3"]), ("10.9.0.2", &["10.240.0.2"])]).unwrap();
+    assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.3"]);
+    assert_eq!(world.backends_of("10.9.0.2"), ["10.240.0.2"]);
+    assert_eq!(world.store.backends[&0].state, state::FREE, "10.240.0.1");
+}

@@ -1,0 +1,211 @@
+//! Attaches programs so that they outlive the agent, and replaces them without a gap.
+//!
+//! Guarantees: an attached program stays attached when the agent dies; attaching again replaces the
+//! program between one packet (or system call) and the next. A pinned link whose cgroup or
+//! interface is gone is made anew.
+//! From Linux 6.6 on packets are seen through TCX links; below, through a filter of the clsact
+//! queueing discipline, which has no pin because it lives as long as its interface.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{ProgramError, TcAttachType};
+use nix::libc;
+
+use super::pins::Pins;
+use super::programs::{LoadProgramsFailed, PacketProgram, Programs, SOCKET_PROGRAMS};
+use super::syscall::{self, AttachPoint};
+
+/// A program could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachProgramFailed {
+    #[error(transparent)]
+    Program(#[from] LoadProgramsFailed),
+    #[error("opening cgroup {} failed: {source}", path.display())]
+    Cgroup { path: PathBuf, source: io::Error },
+    #[error("attaching {program} to {target} failed: {source}")]
+    Link { program: &'static str, target: String, source: io::Error },
+    #[error("attaching {program} to interface {interface} by clsact failed: {message}")]
+    Filter { program: &'static str, interface: String, message: String },
+}
+
+/// How this kernel shows packets to programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PacketHook {
+    Tcx,
+    Clsact,
+}
+
+/// The place of our filter among those of an interface.
+const FILTER: NlOptions = NlOptions { priority: 1, handle: TcHandle::new(0, 1), classid: None };
+
+/// Attaches all socket programs to the cgroup and to all below it.
+pub(super) fn attach_sockets(
+    programs: &Programs,
+    pins: &Pins,
+    cgroup: &Path,
+) -> Result<(), AttachProgramFailed> {
+    let not_opened = |source| AttachProgramFailed::Cgroup { path: cgroup.to_path_buf(), source };
+    let directory = File::open(cgroup).map_err(not_opened)?;
+    let identity = directory.metadata().map_err(not_opened)?.ino();
+    for (name, point) in SOCKET_PROGRAMS {
+        let program = programs.fd(name)?;
+        let target = Target { descriptor: directory.as_raw_fd() as u32, identity };
+        attach(program, &pins.links.join(name), &target, point).map_err(|source| {
+            AttachProgramFailed::Link {
+                program: name,
+                target: format!("cgroup {}", cgroup.display()),
+                source,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Attaches a packet program to an interface of the calling thread's network namespace.
+pub(super) fn attach_packets(
+    programs: &mut Programs,
+    pins: &Pins,
+    which: PacketProgram,
+    ifindex: u32,
+    hook: PacketHook,
+) -> Result<(), AttachProgramFailed> {
+    match hook {
+        PacketHook::Clsact => attach_filter(programs, which, ifindex),
+        PacketHook::Tcx => {
+            let program = programs.fd(which.name())?;
+            let point = match which {
+                PacketProgram::ToPod => AttachPoint::TcxEgress,
+                _ => AttachPoint::TcxIngress,
+            };
+            let identity = u64::from(ifindex) | u64::from(point as u32) << 32;
+            let target = Target { descriptor: ifindex, identity };
+            let path = packet_pin(pins, which, ifindex);
+            attach(program, &path, &target, point).map_err(|source| AttachProgramFailed::Link {
+                program: which.name(),
+                target: format!("interface {ifindex}"),
+                source,
+            })
+        }
+    }
+}
+
+/// Whether the kernel has TCX, tried on the uplink: below 6.6 the attach point is unknown.
+pub(super) fn probe_packet_hook(
+    programs: &mut Programs,
+    pins: &Pins,
+    uplink: u32,
+) -> Result<PacketHook, AttachProgramFailed> {
+    let which = PacketProgram::FromUplink;
+    match attach_packets(programs, pins, which, uplink, PacketHook::Tcx) {
+        Ok(()) => return Ok(PacketHook::Tcx),
+        Err(AttachProgramFailed::Link { source, .. })
+            if source.raw_os_error() == Some(libc::EINVAL) => {}
+        Err(error) => return Err(error),
+    }
+    attach_packets(programs, pins, which, uplink, PacketHook::Clsact)?;
+    Ok(PacketHook::Clsact)
+}
+
+/// Removes the pins of a pod's interface. Where the interface still exists its programs go with
+/// them; the filters of clsact go with the interface.
+pub(super) fn forget_pod(pins: &Pins, ifindex: u32) -> io::Result<()> {
+    for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
+        remove_if_there(&packet_pin(pins, which, ifindex))?;
+    }
+    Ok(())
+}
+
+fn packet_pin(pins: &Pins, which: PacketProgram, ifindex: u32) -> PathBuf {
+    pins.links.join(format!("{}-{ifindex}", which.name()))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What a link hangs on: how it is named when it is made, and how the kernel names it after.
+struct Target {
+    descriptor: u32,
+    identity: u64,
+}
+
+fn attach(
+    program: BorrowedFd<'_>,
+    path: &Path,
+    target: &Target,
+    point: AttachPoint,
+) -> io::Result<()> {
+    if let Some(link) = syscall::open_pin(path)? {
+        let mine = syscall::link_info(link.as_fd())?.target == target.identity;
+        if mine {
+            match syscall::update_link(link.as_fd(), program) {
+                // What the link hung on is gone; one with the same number took its place.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                result => return result,
+            }
+        }
+        // The new link comes first: for a moment there may be two, never none.
+        let fresh = syscall::create_link(program, target.descriptor, point)?;
+        std::fs::remove_file(path)?;
+        return syscall::pin(fresh.as_fd(), path);
+    }
+    let link = syscall::create_link(program, target.descriptor, point)?;
+    syscall::pin(link.as_fd(), path)
+}
+
+fn attach_filter(
+    programs: &mut Programs,
+    which: PacketProgram,
+    ifindex: u32,
+) -> Result<(), AttachProgramFailed> {
+    let failed = |interface: &str, message: String| AttachProgramFailed::Filter {
+        program: which.name(),
+        interface: interface.to_owned(),
+        message,
+    };
+    let name = nix::net::if_::if_indextoname(ifindex)
+        .map_err(|error| failed(&ifindex.to_string(), error.to_string()))?;
+    let name = name.to_string_lossy().into_owned();
+    let direction = match which {
+        PacketProgram::ToPod => TcAttachType::Egress,
+        _ => TcAttachType::Ingress,
+    };
+    match qdisc_add_clsact(&name) {
+        Err(error) if !already_there(&error) => return Err(failed(&name, error.to_string())),
+        _ => {}
+    }
+    let program = programs.packet(which)?;
+    let options = TcAttachOptions::Netlink(FILTER);
+    let attached = program.attach_with_options(&name, direction, options).or_else(|_| {
+        let existing = SchedClassifierLink::attached(
+            &name,
+            direction,
+            FILTER.priority,
+            FILTER.handle,
+            FILTER.classid,
+        );
+        program.attach_to_link(existing.map_err(ProgramError::IOError)?)
+    });
+    let link = attached.and_then(|link| program.take_link(link));
+    // Dropping the link would take the filter away; it is meant to outlive the agent.
+    std::mem::forget(link.map_err(|error| failed(&name, error.to_string()))?);
+    Ok(())
+}
+
+fn already_there(error: &TcError) -> bool {
+    match error {
+        TcError::AlreadyAttached => true,
+        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
+}

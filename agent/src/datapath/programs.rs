@@ -1,0 +1,149 @@
+//! Loads the BPF object: creates the maps or takes over the pinned ones, and has the kernel verify
+//! every program.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use aya::programs::{Program, ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use bowline_ebpf_abi::map;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
+use super::MapSizes;
+use super::pins::Pins;
+use super::syscall::{self, AttachPoint};
+
+/// The object that build.rs found; empty when there was none.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bowline.bpf.o"));
+
+/// The programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadProgramsFailed {
+    #[error("this build holds no BPF objects; build with cargo xtask build")]
+    NotBuilt,
+    #[error("the BPF object was not taken: {}", chain(.0))]
+    Object(EbpfError),
+    #[error("the kernel refused program {program}: {}", chain(.source))]
+    Refused { program: String, source: ProgramError },
+    #[error("the BPF object holds no program {0}")]
+    Missing(&'static str),
+}
+
+/// An error with what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// A program at the host side of a veth or at the uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PacketProgram {
+    FromPod,
+    ToPod,
+    FromUplink,
+}
+
+impl PacketProgram {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+        }
+    }
+}
+
+/// Socket programs and where they go.
+pub(super) const SOCKET_PROGRAMS: [(&str, AttachPoint); 8] = [
+    ("connect4", AttachPoint::Connect4),
+    ("connect6", AttachPoint::Connect6),
+    ("sendmsg4", AttachPoint::SendMsg4),
+    ("sendmsg6", AttachPoint::SendMsg6),
+    ("recvmsg4", AttachPoint::RecvMsg4),
+    ("recvmsg6", AttachPoint::RecvMsg6),
+    ("getpeername4", AttachPoint::GetPeerName4),
+    ("getpeername6", AttachPoint::GetPeerName6),
+];
+
+/// Loaded programs. Dropping them detaches nothing that is pinned.
+#[derive(Debug)]
+pub(super) struct Programs {
+    object: Ebpf,
+}
+
+impl Programs {
+    pub(super) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Self, LoadProgramsFailed> {
+        if OBJECT.is_empty() {
+            return Err(LoadProgramsFailed::NotBuilt);
+        }
+        // Kernels below 5.11 count map memory against this limit. Where it may not be raised the
+        // maps are refused with a message of their own.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let can_set_retval = u32::from(syscall::can_set_retval());
+        let maps: &PathBuf = &pins.maps;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(maps).override_global(
+            "CAN_SET_RETVAL",
+            &can_set_retval,
+            true,
+        );
+        for (name, size) in sizes.by_map() {
+            loader.map_max_entries(name, size);
+        }
+        let mut object = loader.load(OBJECT).map_err(LoadProgramsFailed::Object)?;
+        for (name, program) in object.programs_mut() {
+            let loaded = match program {
+                Program::CgroupSockAddr(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => continue,
+            };
+            loaded.map_err(|source| LoadProgramsFailed::Refused {
+                program: name.to_owned(),
+                source,
+            })?;
+        }
+        Ok(Self { object })
+    }
+
+    pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadProgramsFailed> {
+        use std::os::fd::AsFd;
+        let program = self.object.program(name).ok_or(LoadProgramsFailed::Missing(name))?;
+        let fd = program
+            .fd()
+            .map_err(|source| LoadProgramsFailed::Refused { program: name.to_owned(), source })?;
+        Ok(fd.as_fd())
+    }
+
+    pub(super) fn packet(
+        &mut self,
+        program: PacketProgram,
+    ) -> Result<&mut SchedClassifier, LoadProgramsFailed> {
+        let name = program.name();
+        match self.object.program_mut(name) {
+            Some(Program::SchedClassifier(program)) => Ok(program),
+            _ => Err(LoadProgramsFailed::Missing(name)),
+        }
+    }
+}
+
+impl MapSizes {
+    /// The size of each map that has one.
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 8] {
+        [
+            (map::SERVICES, self.services),
+            (map::SERVICE_COUNTERS, self.services),
+            (map::SLOTS, self.slots),
+            (map::BACKENDS, self.backends),
+            (map::REVERSE, self.reverse),
+            (map::PODS, self.pods),
+            (map::ROUTES, self.routes),
+            (map::FLOWS, self.flows),
+        ]
+    }
+}

@@ -1,0 +1,112 @@
+//! Gives a pinned map another size without losing what it holds.
+//!
+//! A map cannot grow. Before loading, a map of another size is set aside under another name; the
+//! loader then makes one of the wanted size, the entries are copied, the programs switch over, and
+//! only then the old map goes. A crash in between is noticed at the next start: what was set aside
+//! is what the running programs use, so it is put back and the work begins again.
+//! Counters and the LRU maps of open translations start empty at another size, but for FLOWS and
+//! REVERSE, which are copied as far as they fit.
+
+use std::path::PathBuf;
+
+use bowline_ebpf_abi::{
+    Address, Backend, Flow, FlowKey, Frontend, Plain, Pod, ReverseKey, Route, RouteKey, Service,
+    ServiceKey, Slot, map,
+};
+
+use super::pins::Pins;
+use super::table::{Table, WriteMapFailed};
+use super::{MapSizes, OpenDatapathFailed, syscall};
+
+const ASIDE: &str = "ASIDE_";
+
+/// Sets aside each pinned map whose size is not the wanted one.
+pub(super) fn set_aside(
+    pins: &Pins,
+    sizes: &MapSizes,
+) -> Result<Vec<&'static str>, OpenDatapathFailed> {
+    let mut resized = Vec::new();
+    for (map, size) in sizes.by_map() {
+        let failed =
+            |error: std::io::Error| OpenDatapathFailed::Resize { map, message: error.to_string() };
+        let (pin, aside) = (pins.maps.join(map), aside(pins, map));
+        if aside.exists() {
+            if pin.exists() {
+                std::fs::remove_file(&pin).map_err(failed)?;
+            }
+            std::fs::rename(&aside, &pin).map_err(failed)?;
+        }
+        let Some(found) = syscall::open_pin(&pin).map_err(failed)? else { continue };
+        use std::os::fd::AsFd;
+        let (_, _, found) = syscall::map_shape(found.as_fd()).map_err(failed)?;
+        if found != size {
+            std::fs::rename(&pin, &aside).map_err(failed)?;
+            resized.push(map);
+        }
+    }
+    Ok(resized)
+}
+
+/// Copies the entries of the maps that were set aside.
+pub(super) fn copy_back(pins: &Pins, resized: &[&'static str]) -> Result<(), OpenDatapathFailed> {
+    for map in resized {
+        let copied = match *map {
+            map::SERVICES => copy::<ServiceKey, Service>(pins, map, None),
+            map::SLOTS => copy::<u32, Slot>(pins, map, Some(|slot| slot.tag != 0)),
+            map::BACKENDS => copy::<u32, Backend>(pins, map, Some(|backend| backend.state != 0)),
+            map::PODS => copy::<Address, Pod>(pins, map, None),
+            map::ROUTES => copy::<RouteKey, Route>(pins, map, None),
+            map::FLOWS => copy::<FlowKey, Flow>(pins, map, None),
+            map::REVERSE => copy::<ReverseKey, Frontend>(pins, map, None),
+            _ => Ok(()),
+        };
+        copied.inspect_err(|_| put_back(pins, resized))?;
+    }
+    Ok(())
+}
+
+/// Ends a resize: the programs use the new maps.
+pub(super) fn discard(pins: &Pins, resized: &[&'static str]) -> Result<(), OpenDatapathFailed> {
+    for map in resized {
+        std::fs::remove_file(aside(pins, map))
+            .map_err(|error| OpenDatapathFailed::Resize { map, message: error.to_string() })?;
+    }
+    Ok(())
+}
+
+/// Undoes `set_aside`: the running programs still use those maps. What fails here is tried again
+/// at the next start.
+fn put_back(pins: &Pins, resized: &[&'static str]) {
+    for map in resized {
+        let _ = std::fs::remove_file(pins.maps.join(map));
+        let _ = std::fs::rename(aside(pins, map), pins.maps.join(map));
+    }
+}
+
+fn aside(pins: &Pins, map: &str) -> PathBuf {
+    pins.maps.join(format!("{ASIDE}{map}"))
+}
+
+fn copy<K: Plain, V: Plain>(
+    pins: &Pins,
+    map: &'static str,
+    used: Option<fn(&V) -> bool>,
+) -> Result<(), OpenDatapathFailed> {
+    let old: Table<K, V> = Table::open_as(&aside(pins, map), map)?;
+    let new: Table<K, V> = Table::open(&pins.maps, map)?;
+    for (key, value) in old.entries()? {
+        if used.is_some_and(|used| !used(&value)) {
+            continue;
+        }
+        match new.put(&key, &value) {
+            Err(error @ WriteMapFailed::Full { .. }) => {
+                return Err(OpenDatapathFailed::Resize {
+                    map,
+                    message: format!("what it holds does not fit: {error}"),
+                });
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! What the pinned maps hold, for people.
+//!
+//! Guarantees: reads only; needs no agent, only the pins. It is not one moment's truth: entries
+//! that change while it reads may be seen in either state.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use bowline_ebpf_abi::{
+    Address, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason, ReverseKey, Route, RouteKey,
+    Service, ServiceKey, ServiceTraffic, Slot, Traffic, V4_PREFIX_OFFSET, map, protocol,
+};
+use serde::Serialize;
+
+use super::names::Names;
+use super::pins::Pins;
+use super::store::backends_of;
+use super::table::{ReadMapsFailed, Table, flag_of};
+
+/// One virtual address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceRow {
+    pub id: u32,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: &'static str,
+    pub backends: usize,
+    /// Connections and unconnected UDP sockets that were balanced.
+    pub connections: u64,
+    /// Packets and bytes that were translated one by one; others never touch a service.
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// One backend of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackendRow {
+    /// `namespace/name`.
+    pub service: Option<String>,
+    pub service_address: IpAddr,
+    pub service_port: u16,
+    pub protocol: &'static str,
+    pub id: u32,
+    pub address: IpAddr,
+    pub port: u16,
+    /// `namespace/name` of the pod.
+    pub target: Option<String>,
+}
+
+/// One pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PodRow {
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub uid: Option<String>,
+    pub address: IpAddr,
+    /// The host side of its veth.
+    pub ifindex: u32,
+    pub mac: String,
+    /// For `nsenter --net=PATH`.
+    pub netns: Option<PathBuf>,
+}
+
+/// Another node's pod range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteRow {
+    pub cidr: String,
+    pub node: IpAddr,
+    pub ifindex: u32,
+}
+
+/// How often something happened. Only what happened at all has a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CounterRow {
+    pub reason: &'static str,
+    pub direction: &'static str,
+    pub dropped: bool,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MapRow {
+    pub name: &'static str,
+    pub used: u32,
+    pub size: u32,
+    /// The agent's flag that sets the size.
+    pub flag: &'static str,
+}
+
+/// All rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    pub services: Vec<ServiceRow>,
+    pub backends: Vec<BackendRow>,
+    pub pods: Vec<PodRow>,
+    pub routes: Vec<RouteRow>,
+    pub counters: Vec<CounterRow>,
+    pub maps: Vec<MapRow>,
+}
+
+impl Snapshot {
+    /// Reads the maps pinned under this BPF file system.
+    pub fn read(bpffs: &Path) -> Result<Self, ReadMapsFailed> {
+        let maps = Pins::under(bpffs).maps;
+        let mut snapshot = Self::default();
+        snapshot.read_services(&maps)?;
+        snapshot.read_pods(&maps)?;
+        snapshot.read_routes(&maps)?;
+        snapshot.counters = read_counters(&maps)?;
+        snapshot.maps.push(fill::<ReverseKey, Frontend>(&maps, map::REVERSE)?);
+        snapshot.maps.push(fill::<FlowKey, Flow>(&maps, map::FLOWS)?);
+        Ok(snapshot)
+    }
+
+    /// Fills in the names that the agent wrote beside the maps; without the file, rows stay
+    /// numeric.
+    #[must_use]
+    pub fn with_names(mut self, names_file: &Path) -> Self {
+        let names = Names::read(names_file);
+        for row in &mut self.services {
+            if let Some(name) = names.services.get(&row.address) {
+                row.namespace = Some(name.namespace.to_string());
+                row.name = Some(name.name.to_string());
+            }
+        }
+        for row in &mut self.backends {
+            let service = names.services.get(&row.service_address);
+            row.service = service.map(|s| format!("{}/{}", s.namespace, s.name));
+            row.target = names.targets.get(&row.address).map(ToString::to_string);
+        }
+        for row in &mut self.pods {
+            let IpAddr::V4(address) = row.address else { continue };
+            if let Some(pod) = names.pods.get(&address) {
+                row.namespace = Some(pod.namespace.clone());
+                row.name = Some(pod.name.clone());
+                row.uid = Some(pod.uid.clone());
+                row.netns = Some(pod.netns.clone());
+            }
+        }
+        self
+    }
+
+    fn read_services(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
+        let services: Table<ServiceKey, Service> = Table::open(maps, map::SERVICES)?;
+        let slots: Table<u32, Slot> = Table::open(maps, map::SLOTS)?;
+        let backends: Table<u32, Backend> = Table::open(maps, map::BACKENDS)?;
+        let counters: Table<u32, ServiceTraffic> =
+            Table::open_per_cpu(maps, map::SERVICE_COUNTERS)?;
+        let mut entries = services.entries()?;
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        let mut used_slots = 0;
+        let mut used_backends = std::collections::BTreeSet::new();
+        for (key, service) in &entries {
+            let found = backends_of(&slots, &backends, service)?;
+            used_slots += service.slot_count;
+            let traffic = counters.get_per_cpu(&service.id)?;
+            self.services.push(ServiceRow {
+                id: service.id,
+                namespace: None,
+                name: None,
+                address: key.address.into(),
+                port: key.port.get(),
+                protocol: protocol_name(key.protocol),
+                backends: found.len(),
+                connections: traffic.iter().map(|t| t.connections).sum(),
+                packets: traffic.iter().map(|t| t.packets).sum(),
+                bytes: traffic.iter().map(|t| t.bytes).sum(),
+            });
+            for (id, backend) in found {
+                used_backends.insert(id);
+                self.backends.push(BackendRow {
+                    service: None,
+                    service_address: key.address.into(),
+                    service_port: key.port.get(),
+                    protocol: protocol_name(key.protocol),
+                    id,
+                    address: backend.address.into(),
+                    port: backend.port.get(),
+                    target: None,
+                });
+            }
+        }
+        self.maps.push(row(&services, entries.len() as u32));
+        self.maps.push(row(&slots, used_slots));
+        self.maps.push(row(&backends, used_backends.len() as u32));
+        Ok(())
+    }
+
+    fn read_pods(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
+        let table: Table<Address, Pod> = Table::open(maps, map::PODS)?;
+        for (address, pod) in table.entries()? {
+            let mac: Vec<String> = pod.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.pods.push(PodRow {
+                namespace: None,
+                name: None,
+                uid: None,
+                address: address.into(),
+                ifindex: pod.ifindex,
+                mac: mac.join(":"),
+                netns: None,
+            });
+        }
+        self.pods.sort_by_key(|row| row.address);
+        self.maps.push(row(&table, self.pods.len() as u32));
+        Ok(())
+    }
+
+    fn read_routes(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
+        let table: Table<RouteKey, Route> = Table::open(maps, map::ROUTES)?;
+        let mut entries = table.entries()?;
+        entries.sort_unstable_by_key(|(key, _)| (key.address, key.prefix_len));
+        for (key, route) in &entries {
+            let address = IpAddr::from(key.address);
+            let prefix = match address {
+                IpAddr::V4(_) => key.prefix_len.saturating_sub(V4_PREFIX_OFFSET),
+                IpAddr::V6(_) => key.prefix_len,
+            };
+            self.routes.push(RouteRow {
+                cidr: format!("{address}/{prefix}"),
+                node: route.node.into(),
+                ifindex: route.ifindex,
+            });
+        }
+        self.maps.push(row(&table, entries.len() as u32));
+        Ok(())
+    }
+}
+
+fn read_counters(maps: &Path) -> Result<Vec<CounterRow>, ReadMapsFailed> {
+    let table: Table<u32, Traffic> = Table::open_per_cpu(maps, map::COUNTERS)?;
+    let mut rows = Vec::new();
+    for reason in Reason::ALL {
+        for direction in Direction::ALL {
+            let all = table.get_per_cpu(&reason.index(direction))?;
+            let packets = all.iter().map(|traffic| traffic.packets).sum();
+            if packets == 0 {
+                continue;
+            }
+            rows.push(CounterRow {
+                reason: reason.name(),
+                direction: direction.name(),
+                dropped: reason.is_drop(),
+                packets,
+                bytes: all.iter().map(|traffic| traffic.bytes).sum(),
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn fill<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
+    maps: &Path,
+    name: &'static str,
+) -> Result<MapRow, ReadMapsFailed> {
+    let table: Table<K, V> = Table::open(maps, name)?;
+    let used = table.keys()?.len() as u32;
+    Ok(row(&table, used))
+}
+
+fn row<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
+    table: &Table<K, V>,
+    used: u32,
+) -> MapRow {
+    MapRow { name: table.name(), used, size: table.size(), flag: flag_of(table.name()) }
+}
+
+fn protocol_name(number: u8) -> &'static str {
+    if number == protocol::UDP { "UDP" } else { "TCP" }
+}

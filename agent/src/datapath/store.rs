@@ -1,0 +1,106 @@
+//! The service maps as the service writer sees them.
+
+use std::time::Instant;
+
+use bowline_ebpf_abi::{Backend, Service, ServiceKey, ServiceTraffic, Slot, map};
+
+use super::pins::Pins;
+use super::table::{ReadMapsFailed, Table, WriteMapFailed, flag_of};
+use crate::apply::services::{FoundService, ServiceLimits, ServiceStore, ServiceWriter};
+use crate::plan::services::BackendAddress;
+
+/// The pinned service maps.
+#[derive(Debug)]
+pub(super) struct MapStore {
+    services: Table<ServiceKey, Service>,
+    slots: Table<u32, Slot>,
+    backends: Table<u32, Backend>,
+    counters: Table<u32, ServiceTraffic>,
+}
+
+impl MapStore {
+    pub(super) fn open(pins: &Pins) -> Result<Self, ReadMapsFailed> {
+        Ok(Self {
+            services: Table::open(&pins.maps, map::SERVICES)?,
+            slots: Table::open(&pins.maps, map::SLOTS)?,
+            backends: Table::open(&pins.maps, map::BACKENDS)?,
+            counters: Table::open_per_cpu(&pins.maps, map::SERVICE_COUNTERS)?,
+        })
+    }
+
+    /// A writer that goes on from what the maps hold.
+    pub(super) fn recover(&self) -> Result<ServiceWriter, ReadMapsFailed> {
+        let mut found = Vec::new();
+        for (key, value) in self.services.entries()? {
+            let mut backends = Vec::new();
+            for (id, backend) in self.backends_of(&value)? {
+                let Backend { address, port, .. } = backend;
+                backends.push((id, BackendAddress { address, port }));
+            }
+            found.push(FoundService { key, value, backends });
+        }
+        let limits = ServiceLimits {
+            services: self.services.size().min(self.counters.size()),
+            slots: self.slots.size(),
+            backends: self.backends.size(),
+        };
+        Ok(ServiceWriter::recover(limits, found))
+    }
+
+    fn backends_of(&self, service: &Service) -> Result<Vec<(u32, Backend)>, ReadMapsFailed> {
+        backends_of(&self.slots, &self.backends, service)
+    }
+}
+
+/// The backends that the slots of a service point to.
+pub(super) fn backends_of(
+    slots: &Table<u32, Slot>,
+    backends: &Table<u32, Backend>,
+    service: &Service,
+) -> Result<Vec<(u32, Backend)>, ReadMapsFailed> {
+    let end = service.first_slot.saturating_add(service.slot_count).min(slots.size());
+    let mut found = Vec::new();
+    for index in service.first_slot..end {
+        if let Some(slot) = slots.get(&index)?
+            && let Some(backend) = backends.get(&slot.backend)?
+        {
+            found.push((slot.backend, backend));
+        }
+    }
+    Ok(found)
+}
+
+impl ServiceStore for MapStore {
+    fn put_service(&mut self, key: &ServiceKey, value: &Service) -> Result<(), WriteMapFailed> {
+        self.services.put(key, value)
+    }
+
+    fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed> {
+        self.services.delete(key).map(drop)
+    }
+
+    fn put_slot(&mut self, index: u32, slot: Slot) -> Result<(), WriteMapFailed> {
+        self.slots.put(&index, &slot)
+    }
+
+    fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<(), WriteMapFailed> {
+        self.backends.put(&id, backend)
+    }
+
+    fn clear_counters(&mut self, service: u32) -> Result<(), WriteMapFailed> {
+        self.counters.put(&service, &ServiceTraffic::default())
+    }
+
+    fn full(&self, name: &'static str) -> WriteMapFailed {
+        let size = match name {
+            map::SLOTS => self.slots.size(),
+            map::BACKENDS => self.backends.size(),
+            _ => self.services.size(),
+        };
+        WriteMapFailed::Full { map: name, size, flag: flag_of(name) }
+    }
+
+    fn wait_until(&mut self, moment: Instant) {
+        std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+    }
+}

@@ -1,0 +1,273 @@
+//! The `bpf(2)` calls that the data plane makes itself: map elements, pins, links.
+//!
+//! Guarantees: every pointer handed to the kernel outlives the call and points to as many bytes as
+//! the kernel will touch; every descriptor is owned. Loading programs is left to aya.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+
+const MAP_LOOKUP_ELEM: i32 = 1;
+const MAP_UPDATE_ELEM: i32 = 2;
+const MAP_DELETE_ELEM: i32 = 3;
+const MAP_GET_NEXT_KEY: i32 = 4;
+const PROG_LOAD: i32 = 5;
+const OBJ_PIN: i32 = 6;
+const OBJ_GET: i32 = 7;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
+const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
+
+/// Where a program can be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum AttachPoint {
+    Connect4 = 10,
+    Connect6 = 11,
+    SendMsg4 = 14,
+    SendMsg6 = 15,
+    RecvMsg4 = 19,
+    RecvMsg6 = 20,
+    GetPeerName4 = 29,
+    GetPeerName6 = 30,
+    TcxIngress = 46,
+    TcxEgress = 47,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value_or_next: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjectAttr {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    object: u32,
+    length: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    program: u32,
+    target: u32,
+    point: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoadAttr {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_point: u32,
+}
+
+/// The start of `bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+/// `bpf_link_info` of a cgroup or TCX link.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    /// A cgroup link's cgroup; a TCX link's interface is in the low half.
+    pub(super) target: u64,
+    attach_point: u32,
+    tail: u32,
+}
+
+fn bpf<T>(command: i32, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is repr(C) and laid out as the kernel's union for `command`; the kernel takes
+    // a shorter one as filled up with zeros. Pointers inside it are the callers' to keep alive.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the value of `key` into `value`, which is as large as the map's values are.
+pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = ElementAttr {
+        map: raw(map),
+        key: key.as_ptr() as u64,
+        value_or_next: value.as_mut_ptr() as u64,
+        ..ElementAttr::default()
+    };
+    Ok(missing_is_none(bpf(MAP_LOOKUP_ELEM, &mut attr))?.is_some())
+}
+
+pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map: raw(map),
+        key: key.as_ptr() as u64,
+        value_or_next: value.as_ptr() as u64,
+        ..ElementAttr::default()
+    };
+    bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Whether there was something to delete.
+pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attr =
+        ElementAttr { map: raw(map), key: key.as_ptr() as u64, ..ElementAttr::default() };
+    Ok(missing_is_none(bpf(MAP_DELETE_ELEM, &mut attr))?.is_some())
+}
+
+/// Writes the key after `key` (the first without one) into `next`; false at the end.
+pub(super) fn next_key(
+    map: BorrowedFd<'_>,
+    key: Option<&[u8]>,
+    next: &mut [u8],
+) -> io::Result<bool> {
+    let mut attr = ElementAttr {
+        map: raw(map),
+        key: key.map_or(0, |key| key.as_ptr() as u64),
+        value_or_next: next.as_mut_ptr() as u64,
+        ..ElementAttr::default()
+    };
+    Ok(missing_is_none(bpf(MAP_GET_NEXT_KEY, &mut attr))?.is_some())
+}
+
+/// Pins a map, program or link.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr =
+        ObjectAttr { path: path.as_ptr() as u64, object: raw(object), ..ObjectAttr::default() };
+    bpf(OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what is pinned at `path`; none if nothing is.
+pub(super) fn open_pin(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let path = c_path(path)?;
+    let mut attr = ObjectAttr { path: path.as_ptr() as u64, ..ObjectAttr::default() };
+    Ok(missing_is_none(bpf(OBJ_GET, &mut attr))?.map(owned))
+}
+
+fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
+    let mut attr = InfoAttr {
+        object: raw(object),
+        length: size_of::<T>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// Sizes of a map's key and value, and how many entries it can hold.
+pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<(u32, u32, u32)> {
+    let info: MapInfo = info(map)?;
+    Ok((info.key_size, info.value_size, info.max_entries))
+}
+
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link)
+}
+
+/// Attaches a program to a cgroup (its descriptor) or an interface (its index).
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    target: u32,
+    point: AttachPoint,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr { program: raw(program), target, point: point as u32, flags: 0 };
+    bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Replaces a link's program, between one packet and the next.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr =
+        LinkUpdateAttr { link: raw(link), program: raw(program), ..LinkUpdateAttr::default() };
+    bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Whether the kernel lets a connect hook choose the error (5.18 has the helper, later kernels
+/// give it to this kind of program): the smallest program that does so is loaded and dropped.
+pub(super) fn can_set_retval() -> bool {
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    // r1 = -111; call bpf_set_retval; r0 = 0; exit
+    let instructions: [u64; 4] = [
+        0xffff_ff91_0000_01b7,
+        0x0000_00bb_0000_0085,
+        0x0000_0000_0000_00b7,
+        0x0000_0000_0000_0095,
+    ];
+    let mut attr = ProgramLoadAttr {
+        kind: CGROUP_SOCK_ADDR,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        expected_attach_point: AttachPoint::Connect4 as u32,
+        ..ProgramLoadAttr::default()
+    };
+    bpf(PROG_LOAD, &mut attr).map(owned).is_ok()
+}

@@ -1,0 +1,199 @@
+//! Typed access to pinned maps.
+//!
+//! Guarantees: key and value types have the sizes of the map (checked when it is opened); an error
+//! names the map, and a full map's error also its size and the flag that raises it. A write either
+//! happens or leaves the map as it was.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use bowline_ebpf_abi::{Plain, map};
+use nix::libc;
+
+use super::syscall;
+
+/// A map could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteMapFailed {
+    /// The map has no room. What it holds keeps working.
+    #[error("map {map} is full ({size} entries); raise {flag} and restart the agent")]
+    Full { map: &'static str, size: u32, flag: &'static str },
+    #[error("writing map {map} failed: {source}")]
+    Refused { map: &'static str, source: io::Error },
+}
+
+/// A pinned map could not be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadMapsFailed {
+    #[error("no data plane is pinned at {}", path.display())]
+    NotPinned { path: PathBuf },
+    #[error("opening {} failed: {source}", path.display())]
+    NotOpened { path: PathBuf, source: io::Error },
+    #[error("map {map} has another layout than this build: pins of another version?")]
+    WrongLayout { map: &'static str },
+    #[error("reading map {map} failed: {source}")]
+    NotRead { map: &'static str, source: io::Error },
+}
+
+/// The agent's flag that sets a map's size.
+pub(super) fn flag_of(name: &str) -> &'static str {
+    match name {
+        map::SLOTS => "--max-service-slots",
+        map::BACKENDS => "--max-backends",
+        map::REVERSE => "--max-socket-flows",
+        map::PODS => "--max-pods",
+        map::ROUTES => "--max-routes",
+        map::FLOWS => "--max-flows",
+        _ => "--max-services",
+    }
+}
+
+/// A map with keys of type `K` and values of type `V`.
+#[derive(Debug)]
+pub(super) struct Table<K, V> {
+    fd: OwnedFd,
+    name: &'static str,
+    size: u32,
+    per_cpu: bool,
+    types: PhantomData<fn(K) -> V>,
+}
+
+fn bytes<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: `Plain` promises that the type is nothing but its bytes, without padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
+    // SAFETY: as above; any bytes written make a valid value.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
+}
+
+impl<K: Plain, V: Plain> Table<K, V> {
+    /// Opens `<dir>/<name>`.
+    pub(super) fn open(dir: &Path, name: &'static str) -> Result<Self, ReadMapsFailed> {
+        Self::open_kind(dir.join(name), name, false)
+    }
+
+    /// Opens a map that is pinned under another name than its own.
+    pub(super) fn open_as(path: &Path, name: &'static str) -> Result<Self, ReadMapsFailed> {
+        Self::open_kind(path.to_path_buf(), name, false)
+    }
+
+    /// Opens a map that has a value for each CPU.
+    pub(super) fn open_per_cpu(dir: &Path, name: &'static str) -> Result<Self, ReadMapsFailed> {
+        Self::open_kind(dir.join(name), name, true)
+    }
+
+    fn open_kind(path: PathBuf, name: &'static str, per_cpu: bool) -> Result<Self, ReadMapsFailed> {
+        let fd = match syscall::open_pin(&path) {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return Err(ReadMapsFailed::NotPinned { path }),
+            Err(source) => return Err(ReadMapsFailed::NotOpened { path, source }),
+        };
+        let (key, value, size) = syscall::map_shape(fd.as_fd())
+            .map_err(|source| ReadMapsFailed::NotRead { map: name, source })?;
+        if (key as usize, value as usize) != (size_of::<K>(), size_of::<V>()) {
+            return Err(ReadMapsFailed::WrongLayout { map: name });
+        }
+        Ok(Self { fd, name, size, per_cpu, types: PhantomData })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
+    fn not_read(&self, source: io::Error) -> ReadMapsFailed {
+        ReadMapsFailed::NotRead { map: self.name, source }
+    }
+
+    fn not_written(&self, source: io::Error) -> WriteMapFailed {
+        match source.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => {
+                WriteMapFailed::Full { map: self.name, size: self.size, flag: flag_of(self.name) }
+            }
+            _ => WriteMapFailed::Refused { map: self.name, source },
+        }
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, ReadMapsFailed> {
+        let mut value = V::default();
+        let found = syscall::lookup(self.fd.as_fd(), bytes(key), bytes_mut(&mut value));
+        Ok(found.map_err(|source| self.not_read(source))?.then_some(value))
+    }
+
+    pub(super) fn put(&self, key: &K, value: &V) -> Result<(), WriteMapFailed> {
+        let written = if self.per_cpu {
+            let stride = size_of::<V>().next_multiple_of(8);
+            let mut all = vec![0; stride * possible_cpus()];
+            for one in all.chunks_exact_mut(stride) {
+                one[..size_of::<V>()].copy_from_slice(bytes(value));
+            }
+            syscall::update(self.fd.as_fd(), bytes(key), &all)
+        } else {
+            syscall::update(self.fd.as_fd(), bytes(key), bytes(value))
+        };
+        written.map_err(|source| self.not_written(source))
+    }
+
+    /// Whether the key was there.
+    pub(super) fn delete(&self, key: &K) -> Result<bool, WriteMapFailed> {
+        syscall::delete(self.fd.as_fd(), bytes(key)).map_err(|source| self.not_written(source))
+    }
+
+    /// All keys. Entries that come or go meanwhile may be missed or seen.
+    pub(super) fn keys(&self) -> Result<Vec<K>, ReadMapsFailed> {
+        let mut keys = Vec::new();
+        let mut key = K::default();
+        let mut more = syscall::next_key(self.fd.as_fd(), None, bytes_mut(&mut key));
+        while more.map_err(|source| self.not_read(source))? {
+            keys.push(key);
+            // A map whose keys are removed while they are read may start over: never without end.
+            if keys.len() > self.size as usize {
+                break;
+            }
+            let last = key;
+            more = syscall::next_key(self.fd.as_fd(), Some(bytes(&last)), bytes_mut(&mut key));
+        }
+        Ok(keys)
+    }
+
+    pub(super) fn entries(&self) -> Result<Vec<(K, V)>, ReadMapsFailed> {
+        let mut entries = Vec::new();
+        for key in self.keys()? {
+            if let Some(value) = self.get(&key)? {
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The values of each CPU.
+    pub(super) fn get_per_cpu(&self, key: &K) -> Result<Vec<V>, ReadMapsFailed> {
+        let stride = size_of::<V>().next_multiple_of(8);
+        let mut all = vec![0; stride * possible_cpus()];
+        syscall::lookup(self.fd.as_fd(), bytes(key), &mut all)
+            .map_err(|source| self.not_read(source))?;
+        let values = all.chunks_exact(stride).map(|one| {
+            let mut value = V::default();
+            bytes_mut(&mut value).copy_from_slice(&one[..size_of::<V>()]);
+            value
+        });
+        Ok(values.collect())
+    }
+}
+
+/// How many CPUs the kernel keeps per-CPU values for: the highest possible one and all below it.
+fn possible_cpus() -> usize {
+    static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *COUNT.get_or_init(|| {
+        let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+        let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+        last.map_or(1, |last| last + 1)
+    })
+}
