@@ -7,11 +7,15 @@ mod rows;
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use bowline_agent::datapath::Snapshot;
 use clap::Subcommand;
 
 use crate::cluster::{self, Place, Record};
 use crate::output::Format;
+
+/// File below the agent's run directory with names of pods and services.
+const NAMES: &str = "names.json";
 
 /// Show what a node's data plane holds.
 #[derive(Debug, clap::Args)]
@@ -26,9 +30,9 @@ pub(crate) struct Args {
     /// BPF file system of the node
     #[arg(long, value_name = "DIR", global = true, conflicts_with_all = ["name", "node"])]
     bpffs: Option<PathBuf>,
-    /// The agent's --run-dir, for the namespaces of pods
-    #[arg(long, value_name = "DIR", global = true, requires = "bpffs")]
-    run_dir: Option<PathBuf>,
+    /// The agent's --run-dir, which has the names that the maps do not hold
+    #[arg(long, value_name = "DIR", global = true, default_value = "/run/bowline")]
+    run_dir: PathBuf,
     /// Local cluster [default: the only one]
     #[arg(long, value_name = "CLUSTER", global = true)]
     name: Option<String>,
@@ -52,24 +56,26 @@ enum What {
     Routes,
     /// Packets and bytes by reason and direction
     Counters,
+    /// How full the maps are
+    Maps,
 }
 
 /// Where a node's data plane is.
 #[derive(Debug, PartialEq, Eq)]
 struct Source {
     bpffs: PathBuf,
-    run_dir: Option<PathBuf>,
+    run_dir: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let source = source(args)?;
-    match args.what {
-        What::Services => rows::services(&source, args.output),
-        What::Backends => rows::backends(&source, args.output),
-        What::Pods => rows::pods(&source, args.output),
-        What::Routes => rows::routes(&source, args.output),
-        What::Counters => rows::counters(&source, args.output),
+    if !nix::unistd::geteuid().is_root() {
+        bail!("reading BPF maps needs root: run it with sudo");
     }
+    let snapshot = Snapshot::read(&source.bpffs)
+        .with_context(|| format!("is an agent at work with {}?", source.bpffs.display()))?
+        .with_names(&source.run_dir.join(NAMES));
+    rows::print(args.what, &snapshot, args.output)
 }
 
 fn source(args: &Args) -> anyhow::Result<Source> {
@@ -89,7 +95,7 @@ fn of_node(place: &Place, names: &[&str], wanted: Option<&str>) -> anyhow::Resul
     let Some(node) = node else {
         bail!("cluster {} has no such node: it has {}", place.name, names.join(", "));
     };
-    let run_dir = Some(place.node_dir(node).join("run"));
+    let run_dir = place.node_dir(node).join("run");
     Ok(Source { bpffs: place.bpffs(node), run_dir })
 }
 
