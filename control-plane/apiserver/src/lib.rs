@@ -1,1 +1,207 @@
-//! The Kubernetes API over HTTP: auth, admission, store, watch.
+//! The Kubernetes API over HTTP.
+//!
+//! The way of a request: [`http`](mod@http) reads it, [`auth`] says who asks and whether they may,
+//! [`objects`] checks and admits it with [`admission`], [`store`] keeps it, and [`watch`] shows it
+//! to every reader.
+//!
+//! Guarantees: an acknowledged write is durable and is seen by every later read and by every watch;
+//! nothing that is refused leaves a trace. It is a server of one process: several of them need a
+//! shared engine below the store.
+
+mod admission;
+mod auth;
+mod bootstrap;
+mod http;
+mod listen;
+mod objects;
+mod store;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use ::http::Request;
+use auth::authorizer::BuiltIn;
+use auth::pki::Authority;
+use auth::{MASTERS, User};
+use axum::Router;
+use axum::body::Body;
+use bowline_api::cidr::Cidr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use store::{RedbStore, Retention};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt;
+
+pub use auth::pki::PkiFailed;
+pub use bootstrap::BootstrapFailed;
+pub use listen::ListenFailed;
+pub use store::OpenFailed;
+pub use watch::LoadFailed;
+
+const STORE_FILE: &str = "store.redb";
+const PKI_DIRECTORY: &str = "pki";
+/// The name of the user in the admin kubeconfig.
+const ADMIN: &str = "kubernetes-admin";
+
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the store and the keys are kept. Made when absent.
+    pub data_dir: PathBuf,
+    /// The range of cluster addresses for services.
+    pub service_cidr: Cidr,
+    /// The domain below which services have names.
+    pub cluster_domain: String,
+    /// What agents join with. Made once and kept when `None`.
+    pub join_secret: Option<String>,
+    /// Where pods and agents reach this server; the `kubernetes` service leads there.
+    pub advertise: SocketAddr,
+    /// Further names and addresses for the serving certificate.
+    pub server_names: Vec<String>,
+    /// How long pods stay on a node that is lost, unless they say.
+    pub default_unreachable_toleration_seconds: i64,
+}
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailed {
+    #[error("the data directory {path} cannot be made: {source}")]
+    DataDirectory { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] OpenFailed),
+    #[error(transparent)]
+    Load(#[from] LoadFailed),
+    #[error(transparent)]
+    Pki(#[from] PkiFailed),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapFailed),
+}
+
+/// The TLS side of a server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeFailed {
+    #[error(transparent)]
+    Pki(#[from] PkiFailed),
+    #[error(transparent)]
+    Listen(#[from] ListenFailed),
+}
+
+/// A running API server. Cloning it gives another handle of the same server.
+#[derive(Clone)]
+pub struct ApiServer {
+    router: Router,
+    authority: Arc<Authority>,
+    stop: Stop,
+}
+
+/// Ends the server's tasks and streams when the last handle is gone.
+#[derive(Clone)]
+struct Stop {
+    token: CancellationToken,
+    _guard: Arc<DropGuard>,
+}
+
+impl ApiServer {
+    /// Opens the store, loads it and makes what every cluster has. Nothing listens yet.
+    pub async fn start(config: Config) -> Result<Self, StartFailed> {
+        let path = &config.data_dir;
+        std::fs::create_dir_all(path)
+            .map_err(|source| StartFailed::DataDirectory { path: path.clone(), source })?;
+        let service_address = bootstrap::kubernetes_address(config.service_cidr)?;
+        let names = server_names(&config, &service_address);
+        let secret = config.join_secret.clone();
+        let authority = Arc::new(Authority::open(&path.join(PKI_DIRECTORY), secret, &names)?);
+        let store = Arc::new(RedbStore::open(&path.join(STORE_FILE), Retention::default())?);
+
+        let token = CancellationToken::new();
+        let guard = Arc::new(token.clone().drop_guard());
+        let stop = Stop { token: token.clone(), _guard: guard };
+        let caches = watch::Caches::start(store.clone(), token.clone()).await?;
+        let toleration_seconds = config.default_unreachable_toleration_seconds;
+        let admission =
+            admission::Admission::new(caches.clone(), config.service_cidr, toleration_seconds);
+        let objects = objects::Objects::new(store, caches.clone(), admission);
+        bootstrap::run(&objects, config.service_cidr, config.advertise).await?;
+
+        let agents = http::AgentClient::new(authority.agent_tls()?);
+        let authorizer = Box::new(BuiltIn::new(caches.clone()));
+        let advertise = config.advertise;
+        let router = http::router(Arc::new(http::Api {
+            objects,
+            caches,
+            authority: authority.clone(),
+            authorizer,
+            agents,
+            advertise,
+            stop: token,
+        }));
+        Ok(Self { router, authority, stop })
+    }
+
+    /// The API as a service. Requests that carry no user are anonymous.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// A client in this process that acts as the user.
+    pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let user = User { name: user.to_owned(), groups };
+        let service =
+            self.router.clone().map_request(move |request: Request<kube::client::Body>| {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(user.clone());
+                request
+            });
+        kube::Client::new(service, "default")
+    }
+
+    /// Serves over TLS on the listeners until `stop`.
+    pub async fn serve(
+        &self,
+        listeners: Vec<std::net::TcpListener>,
+        stop: CancellationToken,
+    ) -> Result<(), ServeFailed> {
+        let tls = self.authority.server_tls()?;
+        // Streams never end by themselves; without this the shutdown would wait for them.
+        let streams = self.stop.token.clone();
+        let ended = stop.clone();
+        let closer = tokio::spawn(async move {
+            ended.cancelled().await;
+            streams.cancel();
+        });
+        let served = listen::serve(listeners, tls, self.router.clone(), stop).await;
+        closer.abort();
+        Ok(served?)
+    }
+
+    /// A kubeconfig of the cluster's administrator for the server at `server_url`.
+    pub fn admin_kubeconfig(&self, server_url: &str) -> Result<String, PkiFailed> {
+        let user = User { name: ADMIN.to_owned(), groups: vec![MASTERS.to_owned()] };
+        self.authority.kubeconfig(&user, server_url)
+    }
+
+    /// What an agent joins with.
+    pub fn join_token(&self) -> String {
+        self.authority.join_token()
+    }
+}
+
+/// Every name and address under which the server is reached.
+fn server_names(config: &Config, service_address: &str) -> Vec<String> {
+    let mut names: Vec<String> =
+        ["127.0.0.1", "::1", "localhost", "kubernetes", "kubernetes.default"]
+            .map(str::to_owned)
+            .to_vec();
+    names.push("kubernetes.default.svc".to_owned());
+    names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
+    names.push(service_address.to_owned());
+    let advertise: IpAddr = config.advertise.ip();
+    names.push(advertise.to_string());
+    names.extend(config.server_names.iter().cloned());
+    names.sort();
+    names.dedup();
+    names
+}

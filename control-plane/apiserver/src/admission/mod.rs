@@ -1,0 +1,88 @@
+//! What the cluster decides about an object beyond the object itself.
+//!
+//! The chain for a new object, in this order: the name a node may use, the namespace it goes into,
+//! a pod's service account and tolerations, and last, when the object is known to be valid, a
+//! service's addresses and ports.
+//!
+//! Guarantees: no address or node port is given to two services; whatever is refused is refused
+//! before anything is stored. It reads the caches and never writes.
+
+mod namespace;
+mod node;
+mod pod;
+mod service;
+
+use crate::auth::User;
+use crate::objects::Place;
+use crate::watch::Caches;
+use bowline_api::cidr::Cidr;
+use bowline_api::status::Status;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::OwnedMutexGuard;
+
+pub(crate) use namespace::SYSTEM_NAMESPACES;
+
+/// An allocation that is not stored yet. Dropped when it is.
+pub(crate) type Reserved = OwnedMutexGuard<()>;
+
+/// See the module's documentation.
+pub(crate) struct Admission {
+    caches: Arc<Caches>,
+    services: service::Allocator,
+    toleration_seconds: i64,
+}
+
+impl Admission {
+    pub(crate) fn new(caches: Arc<Caches>, service_cidr: Cidr, toleration_seconds: i64) -> Self {
+        let services = service::Allocator::new(service_cidr);
+        Self { caches, services, toleration_seconds }
+    }
+
+    /// Decides about a new object and fills in what the cluster gives it.
+    pub(crate) fn mutate_new(
+        &self,
+        user: &User,
+        place: &Place,
+        value: &mut Value,
+    ) -> Result<(), Status> {
+        node::check_name(user, place.resource, value)?;
+        namespace::check_target(&self.caches, place, value)?;
+        match place.resource.plural {
+            "namespaces" => namespace::fill(value),
+            "pods" => pod::fill(value, self.toleration_seconds),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Decides about an update beyond what the kind itself allows.
+    pub(crate) fn check_update(
+        &self,
+        user: &User,
+        place: &Place,
+        new: &Value,
+        old: &Value,
+    ) -> Result<(), Status> {
+        node::check_update(user, place, new, old)
+    }
+
+    /// Decides about a delete.
+    pub(crate) fn check_delete(&self, place: &Place) -> Result<(), Status> {
+        namespace::check_delete(place)
+    }
+
+    /// Gives a service its addresses and ports. The write must be visible in the caches before
+    /// what this returns is dropped.
+    pub(crate) async fn allocate(
+        &self,
+        place: &Place,
+        value: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Option<Reserved>, Status> {
+        if place.resource.plural != "services" {
+            return Ok(None);
+        }
+        self.services.allocate(&self.caches, place, value, old).await
+    }
+}

@@ -1,0 +1,74 @@
+//! What every new pod gets: a service account, and time before it leaves a node that is lost.
+
+use serde_json::{Value, json};
+
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+/// Taints that the node controller puts on a node that is lost or not ready.
+const LOST_NODE_TAINTS: [&str; 2] =
+    ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+pub(super) fn fill(value: &mut Value, toleration_seconds: i64) {
+    let spec = &mut value["spec"];
+    let account = ["serviceAccountName", "serviceAccount"]
+        .iter()
+        .find_map(|field| spec[*field].as_str().filter(|name| !name.is_empty()))
+        .unwrap_or(DEFAULT_SERVICE_ACCOUNT)
+        .to_owned();
+    spec["serviceAccountName"] = Value::from(account.as_str());
+    spec["serviceAccount"] = Value::from(account);
+
+    let tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    let missing = LOST_NODE_TAINTS.iter().filter(|taint| !tolerates(&tolerations, taint));
+    let added: Vec<Value> = missing
+        .map(|taint| {
+            json!({
+                "key": taint,
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": toleration_seconds,
+            })
+        })
+        .collect();
+    if !added.is_empty() {
+        spec["tolerations"] = Value::from([tolerations, added].concat());
+    }
+}
+
+fn tolerates(tolerations: &[Value], taint: &str) -> bool {
+    tolerations.iter().any(|toleration| {
+        let text = |field: &str| toleration[field].as_str().unwrap_or_default();
+        matches!(text("key"), "") | (text("key") == taint)
+            && matches!(text("effect"), "" | "NoExecute")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations_are_added_where_there_are_none() {
+        let own = json!({ "key": "node.kubernetes.io/not-ready", "operator": "Exists" });
+        let all = json!({ "operator": "Exists" });
+        let other = json!({ "key": "gpu", "operator": "Exists", "effect": "NoExecute" });
+        let no_schedule = json!({ "operator": "Exists", "effect": "NoSchedule" });
+        let cases = [
+            (json!([]), 2),
+            (json!([own]), 1),
+            (json!([all]), 0),
+            (json!([other]), 2),
+            (json!([no_schedule]), 2),
+        ];
+        for (tolerations, added) in cases {
+            let before = tolerations.as_array().map_or(0, Vec::len);
+            let mut pod = json!({ "spec": { "tolerations": tolerations } });
+            fill(&mut pod, 7);
+            let after = pod["spec"]["tolerations"].as_array().unwrap();
+            assert_eq!(after.len(), before + added, "{tolerations}");
+            for toleration in &after[before..] {
+                assert_eq!(toleration["tolerationSeconds"], 7);
+            }
+            assert_eq!(pod["spec"]["serviceAccountName"], "default");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Who asks, and may they.
+//!
+//! Guarantees: every request carries a [`User`] that came from a verified client certificate of
+//! the cluster's own CA, or from an in-process client; nothing in an HTTP message can name a user.
+//! What the [`authorizer::Authorizer`] does not allow is refused.
+//!
+//! It does not know tokens of service accounts, role bindings or impersonation.
+
+pub(crate) mod authorizer;
+pub(crate) mod join;
+mod node_rules;
+pub(crate) mod pki;
+mod secret_file;
+
+#[cfg(test)]
+mod tests;
+
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The group that may do everything.
+pub(crate) const MASTERS: &str = "system:masters";
+/// The group of the agents.
+pub(crate) const NODES: &str = "system:nodes";
+/// What the name of an agent's user starts with; the node's name follows.
+pub(crate) const NODE_USER_PREFIX: &str = "system:node:";
+/// The user of the server's own writes and of its connections to agents.
+pub(crate) const APISERVER_USER: &str = "system:apiserver";
+
+/// Who makes a request. A request extension: HTTP clients cannot set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
+}
+
+impl User {
+    /// The server itself.
+    pub(crate) fn apiserver() -> Self {
+        Self { name: APISERVER_USER.to_owned(), groups: vec![MASTERS.to_owned()] }
+    }
+
+    pub(crate) fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
+    }
+
+    /// The name of the node that this user is the agent of.
+    pub(crate) fn node(&self) -> Option<&str> {
+        let name = self.name.strip_prefix(NODE_USER_PREFIX)?;
+        (self.is_in(NODES) && !name.is_empty()).then_some(name)
+    }
+
+    /// The user of a client certificate that TLS has verified: the common name, and one group per
+    /// organization. `None` when the certificate names nobody.
+    pub(crate) fn of_certificate(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject
+            .iter_organization()
+            .filter_map(|group| group.as_str().ok())
+            .map(str::to_owned)
+            .collect();
+        Some(Self { name, groups })
+    }
+}

@@ -1,0 +1,179 @@
+//! The objects that every cluster has from the start.
+//!
+//! The system's namespaces, the `kubernetes` service with the server's own address behind it, and
+//! the `kube-dns` service, whose one backend each node is for itself. What is already there is left
+//! alone, but for the server's address, which may have changed.
+
+use crate::admission::SYSTEM_NAMESPACES;
+use crate::auth::User;
+use crate::objects::{Caller, Objects, Part, Place};
+use bowline_api::cidr::Cidr;
+use bowline_api::object;
+use bowline_api::resource::find;
+use bowline_api::status::Status;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+
+/// The position of the `kubernetes` service in the service range.
+const KUBERNETES_INDEX: u64 = 1;
+/// The position of the `kube-dns` service in the service range.
+const DNS_INDEX: u64 = 10;
+
+/// The first objects cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapFailed {
+    #[error("the service range {0} is too small: it needs at least 16 addresses")]
+    RangeTooSmall(Cidr),
+    #[error(
+        "the stored service {service} has the address {found}, which is not {expected} as the \
+         service range asks for: start with the range that the cluster was made with"
+    )]
+    RangeChanged { service: &'static str, found: String, expected: String },
+    #[error("{object} cannot be made: {reason}")]
+    Object { object: String, reason: String },
+}
+
+/// The address of the `kubernetes` service.
+pub(crate) fn kubernetes_address(range: Cidr) -> Result<String, BootstrapFailed> {
+    nth(range, KUBERNETES_INDEX)
+}
+
+fn nth(range: Cidr, index: u64) -> Result<String, BootstrapFailed> {
+    if range.size() < 16 {
+        return Err(BootstrapFailed::RangeTooSmall(range));
+    }
+    let address = range.address(index).ok_or(BootstrapFailed::RangeTooSmall(range))?;
+    Ok(address.to_string())
+}
+
+pub(crate) async fn run(
+    objects: &Objects,
+    range: Cidr,
+    advertise: SocketAddr,
+) -> Result<(), BootstrapFailed> {
+    for name in SYSTEM_NAMESPACES {
+        ensure(objects, "namespaces", "", json!({ "metadata": { "name": name } })).await?;
+    }
+    let kubernetes = nth(range, KUBERNETES_INDEX)?;
+    let dns = nth(range, DNS_INDEX)?;
+    let stored =
+        ensure(objects, "services", "default", kubernetes_service(&kubernetes, advertise)).await?;
+    check_address("default/kubernetes", &stored, &kubernetes)?;
+    let stored = ensure(objects, "services", "kube-system", dns_service(&dns)).await?;
+    check_address("kube-system/kube-dns", &stored, &dns)?;
+    put(objects, "endpoints", "default", endpoints(advertise)).await?;
+    put(objects, "endpointslices", "default", endpoint_slice(advertise)).await
+}
+
+fn check_address(
+    service: &'static str,
+    stored: &Value,
+    expected: &str,
+) -> Result<(), BootstrapFailed> {
+    let found = stored["spec"]["clusterIP"].as_str().unwrap_or_default();
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_owned(), expected.to_owned());
+    Err(BootstrapFailed::RangeChanged { service, found, expected })
+}
+
+fn place(plural: &str, namespace: &str, value: &Value) -> Result<Place, BootstrapFailed> {
+    let group = if plural == "endpointslices" { "discovery.k8s.io" } else { "" };
+    let name = object::name(value).to_owned();
+    let resource = find(group, "v1", plural).ok_or_else(|| BootstrapFailed::Object {
+        object: format!("{plural} {name}"),
+        reason: "the kind is not in the resource table".to_owned(),
+    })?;
+    Ok(Place { resource, namespace: namespace.to_owned(), name })
+}
+
+fn failed(place: &Place) -> impl Fn(Status) -> BootstrapFailed + '_ {
+    |status| BootstrapFailed::Object {
+        object: format!("{} {}/{}", place.resource.plural, place.namespace, place.name),
+        reason: status.message,
+    }
+}
+
+/// Makes the object unless it is there, and returns what is there.
+async fn ensure(
+    objects: &Objects,
+    plural: &str,
+    namespace: &str,
+    value: Value,
+) -> Result<Value, BootstrapFailed> {
+    let place = place(plural, namespace, &value)?;
+    if let Ok(stored) = objects.get(&place).await {
+        return Ok(stored.value.clone());
+    }
+    let mut caller = Caller::new(User::apiserver());
+    let created = objects.create(&mut caller, &place, value).await.map_err(failed(&place))?;
+    Ok(created.value.clone())
+}
+
+/// Makes the object, or makes the stored one equal to it.
+async fn put(
+    objects: &Objects,
+    plural: &str,
+    namespace: &str,
+    value: Value,
+) -> Result<(), BootstrapFailed> {
+    let place = place(plural, namespace, &value)?;
+    ensure(objects, plural, namespace, value.clone()).await?;
+    let mut caller = Caller::new(User::apiserver());
+    objects.replace(&mut caller, &place, Part::Main, value).await.map_err(failed(&place))?;
+    Ok(())
+}
+
+fn kubernetes_service(address: &str, advertise: SocketAddr) -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes",
+            "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "ports": [{ "name": "https", "port": 443, "targetPort": advertise.port() }],
+        },
+    })
+}
+
+fn dns_service(address: &str) -> Value {
+    json!({
+        "metadata": { "name": "kube-dns", "labels": { "k8s-app": "kube-dns" } },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP" },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP" },
+            ],
+        },
+    })
+}
+
+fn endpoints(advertise: SocketAddr) -> Value {
+    json!({
+        "metadata": { "name": "kubernetes" },
+        "subsets": [{
+            "addresses": [{ "ip": advertise.ip().to_string() }],
+            "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
+        }],
+    })
+}
+
+fn endpoint_slice(advertise: SocketAddr) -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes",
+            "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{
+            "addresses": [advertise.ip().to_string()],
+            "conditions": { "ready": true },
+        }],
+        "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
+    })
+}

@@ -1,0 +1,55 @@
+//! Reading what a client sends.
+
+use axum::body::Body;
+use bowline_api::status::Status;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+/// The largest body that is read: the largest object, with room for its patch.
+const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// The media types that are read as objects.
+const READABLE: [&str; 2] = ["application/json", "application/yaml"];
+
+/// The media type without its parameters, `""` when absent.
+pub(super) fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::request_entity_too_large(
+            format!("Request entity too large: limit is {MAX_BODY_BYTES}"),
+        )),
+        Err(error) => Err(Status::bad_request(format!("the body cannot be read: {error}"))),
+    }
+}
+
+/// The object in a body, which is JSON or YAML.
+pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
+    let value = match content_type(headers) {
+        "application/json" | "" => parse_json(body)?,
+        "application/yaml" => parse_yaml(body)?,
+        _ => return Err(Status::unsupported_media_type(&READABLE)),
+    };
+    if value.is_object() {
+        return Ok(value);
+    }
+    Err(Status::bad_request("the body of the request is not an object"))
+}
+
+pub(super) fn parse_json(body: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(body).map_err(|error| {
+        Status::bad_request(format!("the body of the request is not valid JSON: {error}"))
+    })
+}
+
+fn parse_yaml(body: &[u8]) -> Result<Value, Status> {
+    serde_yaml_ng::from_slice(body).map_err(|error| {
+        Status::bad_request(format!("the body of the request is not valid YAML: {error}"))
+    })
+}

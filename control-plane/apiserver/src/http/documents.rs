@@ -1,0 +1,102 @@
+//! The documents that describe the server: health, version, discovery, OpenAPI.
+
+use super::path::Route;
+use super::{Api, negotiate, respond};
+use axum::response::Response;
+use bowline_api::status::Status;
+use bowline_api::{discovery, openapi};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+/// The version of the API that is served, as clients compare it with their own.
+const API_MAJOR: &str = "1";
+const API_MINOR: &str = "36";
+
+pub(super) fn health() -> Response {
+    respond::text(StatusCode::OK, "ok")
+}
+
+pub(super) fn version() -> Response {
+    respond::value(
+        StatusCode::OK,
+        &json!({
+            "major": API_MAJOR,
+            "minor": API_MINOR,
+            "gitVersion": format!("v{API_MAJOR}.{API_MINOR}.0+bowline"),
+            "gitCommit": "",
+            "gitTreeState": "",
+            "buildDate": "",
+            "goVersion": "",
+            "compiler": "rustc",
+            "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
+        }),
+    )
+}
+
+/// The architecture as container tools spell it.
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+pub(super) fn serve(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Response, Status> {
+    let found = match route {
+        Route::Root => Some(root()),
+        Route::Groups { core } => return Ok(groups(api, *core, headers)),
+        Route::Group(group) => discovery::group(group),
+        Route::GroupVersion { group, version } => discovery::resource_list(group, version),
+        Route::OpenApiIndex => Some(openapi::index()),
+        Route::OpenApi(path) => return document(path, headers),
+        _ => None,
+    };
+    let value = found.ok_or_else(Status::unknown_path)?;
+    Ok(respond::value(StatusCode::OK, &value))
+}
+
+fn root() -> Value {
+    let paths =
+        ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
+    json!({ "paths": paths })
+}
+
+fn groups(api: &Api, core: bool, headers: &HeaderMap) -> Response {
+    let mut response = if negotiate::wants_aggregated_discovery(headers) {
+        let json = Bytes::from(discovery::aggregated(core).to_string());
+        respond::bytes(StatusCode::OK, negotiate::AGGREGATED_DISCOVERY, json)
+    } else if core {
+        let address = api.advertise.to_string();
+        respond::value(StatusCode::OK, &discovery::api_versions(&address))
+    } else {
+        respond::value(StatusCode::OK, &discovery::group_list())
+    };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn document(path: &str, headers: &HeaderMap) -> Result<Response, Status> {
+    negotiate::form(headers, &super::Query::default())?;
+    let document = openapi::document(path).ok_or_else(Status::unknown_path)?;
+    let tag = format!("\"{}\"", document.hash);
+    let known =
+        headers.get(IF_NONE_MATCH).is_some_and(|offered| offered.as_bytes() == tag.as_bytes());
+    let mut response = if known {
+        let mut response = respond::text(StatusCode::OK, "");
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let json = Bytes::from_static(document.json.as_bytes());
+        respond::bytes(StatusCode::OK, "application/json", json)
+    };
+    // The URL that clients are given carries the hash of the content.
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        headers.insert(ETAG, tag);
+    }
+    Ok(response)
+}

@@ -1,0 +1,125 @@
+//! The wire: paths, parameters, media types and streams.
+//!
+//! One handler serves every kind of the resource table. It reads the request, asks who and whether
+//! ([`crate::auth`]), lets [`crate::objects`] act, and writes the answer in the form that the client
+//! asked for.
+//!
+//! Guarantees: every failure is a `Status` object; a request without a verified user sees health,
+//! the version and the join endpoints only; bodies are bounded.
+
+mod agent;
+mod body;
+mod documents;
+mod logs;
+mod negotiate;
+mod options;
+mod path;
+mod query;
+mod resources;
+mod respond;
+mod watch;
+
+use crate::auth::User;
+use crate::auth::authorizer::Authorizer;
+use crate::auth::join;
+use crate::auth::pki::Authority;
+use crate::objects::Objects;
+use crate::watch::Caches;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bowline_api::status::Status;
+use http::header::AUTHORIZATION;
+use http::{Method, StatusCode};
+use path::Route;
+use query::Query;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use agent::AgentClient;
+
+/// Clients that ask to be somebody else would otherwise act as themselves, with more rights.
+const IMPERSONATE: &str = "impersonate-user";
+
+/// What the handlers work with.
+pub(crate) struct Api {
+    pub(crate) objects: Objects,
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) authorizer: Box<dyn Authorizer>,
+    pub(crate) agents: AgentClient,
+    pub(crate) advertise: SocketAddr,
+    /// Ends the streams.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The API as a service.
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    Router::new().fallback(handle).with_state(api)
+}
+
+async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let user = request.extensions().get::<User>().cloned();
+    let response = match dispatch(&api, user.as_ref(), request).await {
+        Ok(response) => response,
+        Err(status) => respond::status(&status),
+    };
+    tracing::debug!(
+        %method,
+        path = uri.path(),
+        query = uri.query().unwrap_or_default(),
+        user = user.as_ref().map_or("", |user| user.name.as_str()),
+        code = response.status().as_u16(),
+        "request"
+    );
+    response
+}
+
+async fn dispatch(
+    api: &Arc<Api>,
+    user: Option<&User>,
+    request: Request,
+) -> Result<Response, Status> {
+    let route = path::parse(request.uri().path());
+    let query = Query::of(request.uri())?;
+    match route {
+        Route::Health => return Ok(documents::health()),
+        Route::Version => return Ok(documents::version()),
+        Route::Authority => {
+            let pem = api.authority.certificate_pem().to_owned();
+            return Ok(respond::bytes(StatusCode::OK, "application/x-pem-file", pem.into()));
+        }
+        Route::Join => return join_node(api, &query, request).await,
+        _ => {}
+    }
+    let user = user.ok_or_else(Status::unauthorized)?;
+    if request.headers().contains_key(IMPERSONATE) {
+        return Err(Status::forbidden_path("impersonation is not served"));
+    }
+    if let Route::Resource(target) = route {
+        return resources::serve(api, user, target, &query, request).await;
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Status::method_not_allowed(
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    documents::serve(api, &route, request.headers())
+}
+
+async fn join_node(api: &Api, query: &Query, request: Request) -> Result<Response, Status> {
+    if request.method() != Method::POST {
+        return Err(Status::method_not_allowed("nodes join with POST"));
+    }
+    let (head, body) = request.into_parts();
+    let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let body = body::read(body).await?;
+    let csr = std::str::from_utf8(&body)
+        .map_err(|_| Status::bad_request("the body is not a PEM certificate signing request"))?;
+    let node = query.get("node");
+    let certificate = join::join(&api.authority, authorization, node, csr)?;
+    tracing::info!(node, "signed a node's certificate");
+    Ok(respond::bytes(StatusCode::OK, "application/x-pem-file", certificate.into()))
+}

@@ -1,0 +1,288 @@
+//! The verbs on resources.
+
+use super::negotiate::{self, Form};
+use super::path::Target;
+use super::query::Query;
+use super::{Api, body, logs, options, respond, watch};
+use crate::auth::User;
+use crate::auth::authorizer::Act;
+use crate::objects::{Caller, DeleteOptions, Deleted, List, Part, Place};
+use crate::watch::Object;
+use axum::extract::Request;
+use axum::response::Response;
+use bowline_api::object;
+use bowline_api::patch::{self, PatchFailed, PatchKind};
+use bowline_api::selector::FieldSelector;
+use bowline_api::status::Status;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The media types of patches.
+const PATCHES: [&str; 3] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+
+/// A request on a resource, read and allowed.
+struct Call<'a> {
+    api: &'a Arc<Api>,
+    target: &'a Target,
+    query: &'a Query,
+    headers: &'a HeaderMap,
+    form: Form,
+    caller: Caller,
+}
+
+pub(super) async fn serve(
+    api: &Arc<Api>,
+    user: &User,
+    target: Target,
+    query: &Query,
+    request: Request,
+) -> Result<Response, Status> {
+    let (head, body) = request.into_parts();
+    let verb = verb(&head.method, &target, query)?;
+    authorize(api, user, &target, verb, query)?;
+    let form = match target.subresource.as_str() {
+        "log" => Form::JSON,
+        _ => negotiate::form(&head.headers, query)?,
+    };
+    let body = body::read(body).await?;
+    let caller = options::caller(user, query)?;
+    let headers = &head.headers;
+    let mut call = Call { api, target: &target, query, headers, form, caller };
+    let mut response = match verb {
+        "get" => call.get().await,
+        "list" => call.list().await,
+        "watch" => watch::serve(api, &target, query, form).await,
+        "create" => call.create(&body).await,
+        "update" => call.update(&body).await,
+        "patch" => call.patch(&body).await,
+        "delete" => call.delete(&body).await,
+        _ => call.delete_collection(&body).await,
+    }?;
+    respond::warn(&mut response, &call.caller.warnings);
+    Ok(response)
+}
+
+fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str, Status> {
+    let collection = target.name.is_empty();
+    let verb = match (method.as_str(), collection) {
+        ("GET" | "HEAD", _) if query.flag("watch")? && target.subresource.is_empty() => "watch",
+        ("GET" | "HEAD", false) => "get",
+        ("GET" | "HEAD", true) => "list",
+        ("POST", _) => "create",
+        ("PUT", false) => "update",
+        ("PATCH", false) => "patch",
+        ("DELETE", false) => "delete",
+        ("DELETE", true) => "deletecollection",
+        _ => "",
+    };
+    let allowed = match (target.subresource.as_str(), verb) {
+        (_, "") => false,
+        ("", "create") => collection,
+        ("", _) => true,
+        ("status" | "scale", verb) => matches!(verb, "get" | "update" | "patch"),
+        ("finalize", verb) => verb == "update",
+        (name, verb) => {
+            let sub = target.resource.subresources.iter().find(|sub| sub.name == name);
+            sub.is_some_and(|sub| sub.verbs.contains(&verb))
+        }
+    };
+    // An object lives in a namespace; a write to all of them means nothing.
+    let everywhere = target.resource.namespaced && target.namespace.is_empty();
+    let placed = !everywhere || matches!(verb, "list" | "watch");
+    if allowed && placed {
+        return Ok(verb);
+    }
+    Err(Status::method_not_allowed(
+        "the server does not allow this method on the requested resource",
+    ))
+}
+
+fn authorize(
+    api: &Api,
+    user: &User,
+    target: &Target,
+    verb: &'static str,
+    query: &Query,
+) -> Result<(), Status> {
+    // A list or watch that names one object is judged as a read of that object.
+    let fields = FieldSelector::parse(target.resource, query.get("fieldSelector")).ok();
+    let selected = fields.as_ref().and_then(|fields| fields.required("metadata.name"));
+    let name = if target.name.is_empty() { selected.unwrap_or("") } else { &target.name };
+    let act = Act {
+        verb,
+        resource: target.resource,
+        namespace: &target.namespace,
+        name,
+        subresource: &target.subresource,
+    };
+    api.authorizer.authorize(user, &act).map_err(|reason| {
+        let refusal = act.refusal(user);
+        let cause = match reason {
+            Some(reason) => format!("{refusal}: {reason}"),
+            None => refusal,
+        };
+        Status::forbidden(target.resource, &target.name, &cause)
+    })
+}
+
+impl Call<'_> {
+    fn place(&self) -> Place {
+        Place {
+            resource: self.target.resource,
+            namespace: self.target.namespace.clone(),
+            name: self.target.name.clone(),
+        }
+    }
+
+    fn object(&self, code: StatusCode, object: &Object) -> Result<Response, Status> {
+        respond::object(code, self.form, self.target.resource, object)
+    }
+
+    async fn get(&self) -> Result<Response, Status> {
+        let place = self.place();
+        let objects = &self.api.objects;
+        match self.target.subresource.as_str() {
+            "log" => logs::serve(self.api, &place, self.query).await,
+            // Its kind has no columns of its own.
+            "scale" => {
+                let scale = objects.scale(&place).await?;
+                let json = scale.bytes.clone();
+                Ok(respond::bytes(StatusCode::OK, "application/json", json))
+            }
+            _ => self.object(StatusCode::OK, &*objects.get(&place).await?),
+        }
+    }
+
+    async fn list(&self) -> Result<Response, Status> {
+        let filter = options::filter(self.target, self.query)?;
+        let options = options::list(self.query)?;
+        let resource = self.target.resource;
+        let list = self.api.objects.list(resource, &filter, &options).await?;
+        respond::list(self.form, resource, &list)
+    }
+
+    async fn create(&mut self, body: &[u8]) -> Result<Response, Status> {
+        let value = body::object(self.headers, body)?;
+        let place = self.place();
+        let objects = &self.api.objects;
+        match self.target.subresource.as_str() {
+            "binding" => {
+                objects.bind(&mut self.caller, &place, &value).await?;
+                Ok(respond::status(&Status::success(201)))
+            }
+            "eviction" => {
+                let options = &value["deleteOptions"].to_string();
+                let body = if options == "null" { &[][..] } else { options.as_bytes() };
+                let json = HeaderMap::new();
+                let options = options::delete(&json, self.query, body, &mut self.caller)?;
+                objects.delete(&self.caller, &place, &options).await?;
+                Ok(respond::status(&Status::success(201)))
+            }
+            _ => {
+                let created = objects.create(&mut self.caller, &place, value).await?;
+                self.object(StatusCode::CREATED, &created)
+            }
+        }
+    }
+
+    fn part(&self) -> Part {
+        match self.target.subresource.as_str() {
+            "status" => Part::Status,
+            "finalize" => Part::Finalize,
+            _ => Part::Main,
+        }
+    }
+
+    async fn update(&mut self, body: &[u8]) -> Result<Response, Status> {
+        let value = body::object(self.headers, body)?;
+        let (place, part) = (self.place(), self.part());
+        let objects = &self.api.objects;
+        if self.target.subresource == "scale" {
+            let make = |_: &Object| Ok(value.clone());
+            let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
+            return Ok(respond::value(StatusCode::OK, &scale.value));
+        }
+        let (object, created) = objects.replace(&mut self.caller, &place, part, value).await?;
+        let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+        self.object(code, &object)
+    }
+
+    async fn patch(&mut self, body: &[u8]) -> Result<Response, Status> {
+        let content_type = body::content_type(self.headers);
+        let kind = PatchKind::from_content_type(content_type).ok_or_else(|| {
+            let mut status = Status::unsupported_media_type(&PATCHES);
+            if content_type == "application/apply-patch+yaml" {
+                status.message = format!("server-side apply is not served: {}", status.message);
+            }
+            status
+        })?;
+        let patch = body::parse_json(body)?;
+        let (place, part) = (self.place(), self.part());
+        let resource = self.target.resource;
+        let make = |current: &Object| -> Result<Value, Status> {
+            let patched =
+                patch::apply(kind, resource, &current.value, &patch).map_err(|e| match e {
+                    PatchFailed::Malformed(message) => Status::bad_request(message),
+                    PatchFailed::Unprocessable(message) => {
+                        Status { code: 422, reason: "Invalid", ..Status::bad_request(message) }
+                    }
+                })?;
+            same_name(&place, &patched)?;
+            Ok(patched)
+        };
+        let objects = &self.api.objects;
+        if self.target.subresource == "scale" {
+            let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
+            return Ok(respond::value(StatusCode::OK, &scale.value));
+        }
+        let object = objects.change(&mut self.caller, &place, part, &make).await?;
+        self.object(StatusCode::OK, &object)
+    }
+
+    fn delete_options(&mut self, body: &[u8]) -> Result<DeleteOptions, Status> {
+        options::delete(self.headers, self.query, body, &mut self.caller)
+    }
+
+    async fn delete(&mut self, body: &[u8]) -> Result<Response, Status> {
+        let options = self.delete_options(body)?;
+        let place = self.place();
+        match self.api.objects.delete(&self.caller, &place, &options).await? {
+            Deleted::Marked(object) => self.object(StatusCode::OK, &object),
+            // Who deletes a pod wants to see what it was; for the rest its identity is enough.
+            Deleted::Gone(object) if place.resource.graceful_delete => {
+                self.object(StatusCode::OK, &object)
+            }
+            Deleted::Gone(gone) => {
+                let uid = object::uid(&gone.value);
+                Ok(respond::status(&Status::deleted(place.resource, &place.name, uid)))
+            }
+        }
+    }
+
+    async fn delete_collection(&mut self, body: &[u8]) -> Result<Response, Status> {
+        let options = self.delete_options(body)?;
+        let filter = options::filter(self.target, self.query)?;
+        let resource = self.target.resource;
+        let objects = &self.api.objects;
+        let objects = objects.delete_collection(&self.caller, resource, &filter, &options).await?;
+        let revision = self.api.caches.applied();
+        let list = List { objects, revision, next: None, remaining: None };
+        respond::list(self.form, resource, &list)
+    }
+}
+
+fn same_name(place: &Place, patched: &Value) -> Result<(), Status> {
+    let said = object::name(patched);
+    if said == place.name {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the name of the object ({said}) does not match the name on the URL ({})",
+        place.name
+    )))
+}

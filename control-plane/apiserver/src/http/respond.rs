@@ -1,0 +1,162 @@
+//! Writing what a client gets.
+
+use super::negotiate::{Encoding, Form, Shape};
+use crate::objects::List;
+use crate::watch::Object;
+use axum::body::Body;
+use axum::response::Response;
+use bowline_api::resource::Resource;
+use bowline_api::status::Status;
+use bowline_api::table::{self, IncludeObject};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+pub(super) fn bytes(code: StatusCode, media_type: &'static str, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+pub(super) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response {
+    bytes(code, "text/plain; charset=utf-8", body.into())
+}
+
+pub(super) fn value(code: StatusCode, value: &Value) -> Response {
+    bytes(code, "application/json", Bytes::from(value.to_string()))
+}
+
+/// A failure, or a success without an object.
+pub(super) fn status(status: &Status) -> Response {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = value(code, &status.to_value());
+    if let Some(seconds) = status.details["retryAfterSeconds"].as_u64() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn encoded(code: StatusCode, form: Form, json: Bytes) -> Result<Response, Status> {
+    match form.encoding {
+        Encoding::Json => Ok(bytes(code, "application/json", json)),
+        Encoding::Yaml => {
+            let value: Value =
+                serde_json::from_slice(&json).map_err(|error| Status::internal_error(&error))?;
+            let yaml =
+                serde_yaml_ng::to_string(&value).map_err(|error| Status::internal_error(&error))?;
+            Ok(bytes(code, "application/yaml", Bytes::from(yaml)))
+        }
+    }
+}
+
+/// One object.
+pub(super) fn object(
+    code: StatusCode,
+    form: Form,
+    resource: &Resource,
+    object: &Object,
+) -> Result<Response, Status> {
+    encoded(code, form, shaped(form.shape, resource, object, true))
+}
+
+/// An object in a shape, as JSON. `columns` is for tables.
+pub(super) fn shaped(shape: Shape, resource: &Resource, object: &Object, columns: bool) -> Bytes {
+    match shape {
+        Shape::Full => object.bytes.clone(),
+        Shape::Metadata => Bytes::from(partial(&object.value).to_string()),
+        Shape::Table(include) => {
+            let row = table::row(resource, &object.value, Timestamp::now(), include);
+            let revision = json!({ "resourceVersion": object.revision.to_string() });
+            Bytes::from(table::table(resource, revision, vec![row], columns).to_string())
+        }
+    }
+}
+
+fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
+}
+
+/// The objects of a list. The full form copies each object's bytes and writes nothing anew.
+pub(super) fn list(form: Form, resource: &Resource, list: &List) -> Result<Response, Status> {
+    let body = match form.shape {
+        Shape::Full => {
+            let version = resource.api_version();
+            list_body(resource.list_kind, &version, list, |body| {
+                join(body, list.objects.iter().map(|object| &object.bytes));
+            })
+        }
+        Shape::Metadata => {
+            let items: Vec<Bytes> = list
+                .objects
+                .iter()
+                .map(|object| Bytes::from(partial(&object.value).to_string()))
+                .collect();
+            list_body("PartialObjectMetadataList", "meta.k8s.io/v1", list, |body| {
+                join(body, items.iter());
+            })
+        }
+        Shape::Table(include) => table_body(resource, list, include),
+    };
+    encoded(StatusCode::OK, form, body)
+}
+
+fn list_body(kind: &str, version: &str, list: &List, items: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let size: usize = list.objects.iter().map(|object| object.bytes.len() + 1).sum();
+    let mut body = Vec::with_capacity(size + 256);
+    let metadata = metadata(list);
+    let head = format!(
+        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+    );
+    body.extend_from_slice(head.as_bytes());
+    items(&mut body);
+    body.extend_from_slice(b"]}");
+    Bytes::from(body)
+}
+
+fn join<'a>(body: &mut Vec<u8>, items: impl Iterator<Item = &'a Bytes>) {
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(item);
+    }
+}
+
+fn table_body(resource: &Resource, list: &List, include: IncludeObject) -> Bytes {
+    let now = Timestamp::now();
+    let rows = list.objects.iter().map(|object| table::row(resource, &object.value, now, include));
+    Bytes::from(table::table(resource, metadata(list), rows.collect(), true).to_string())
+}
+
+fn metadata(list: &List) -> Value {
+    let mut metadata = Map::new();
+    metadata.insert("resourceVersion".to_owned(), Value::from(list.revision.to_string()));
+    if let Some(token) = &list.next {
+        metadata.insert("continue".to_owned(), Value::from(token.as_str()));
+    }
+    if let Some(remaining) = list.remaining {
+        metadata.insert("remainingItemCount".to_owned(), Value::from(remaining));
+    }
+    Value::Object(metadata)
+}
+
+/// Adds the warnings that a write gave.
+pub(super) fn warn(response: &mut Response, warnings: &[String]) {
+    for warning in warnings {
+        let text: String = warning
+            .chars()
+            .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+            .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
+            .collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Watch streams.
+//!
+//! A line a change. The full form sends bytes that all watchers share; a table or the metadata
+//! alone is made for the one who asked. A stream ends at its timeout, when the server stops, and
+//! when its reader is too slow; the client resumes from the last revision it saw.
+
+use super::negotiate::{Form, Shape};
+use super::path::Target;
+use super::query::Query;
+use super::{Api, options, respond};
+use crate::objects::parse_revision;
+use crate::store::Revision;
+use crate::watch::{Caches, Delivery, Session, Start, frame};
+use axum::body::Body;
+use axum::response::Response;
+use bowline_api::resource::Resource;
+use bowline_api::status::Status;
+use bytes::Bytes;
+use futures::stream;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use rand::Rng;
+use serde_json::json;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Between two bookmarks.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long a watch lasts that does not say; spread, so that not all come back at once.
+const DEFAULT_TIMEOUT_SECONDS: std::ops::Range<u64> = 1800..3600;
+/// The annotation of the bookmark after the first state.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+struct Watch {
+    session: Session,
+    resource: &'static Resource,
+    shape: Shape,
+    caches: Arc<Caches>,
+    bookmarks: Option<Interval>,
+    /// The revision of the bookmark that ends the first state, until it is sent.
+    initial_end: Option<Revision>,
+    deadline: Instant,
+    stop: CancellationToken,
+    /// Tables name their columns in the first event only.
+    columns: bool,
+}
+
+pub(super) async fn serve(
+    api: &Arc<Api>,
+    target: &Target,
+    query: &Query,
+    form: Form,
+) -> Result<Response, Status> {
+    let mut filter = options::filter(target, query)?;
+    if !target.name.is_empty() {
+        // A watch of one object by its path.
+        let selector = format!("metadata.name={}", target.name);
+        filter.fields = bowline_api::selector::FieldSelector::parse(target.resource, &selector)
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+    }
+    let with_bookmarks = query.flag("allowWatchBookmarks")?;
+    let send_initial = send_initial(query, with_bookmarks)?;
+    let timeout = match query.number("timeoutSeconds")? {
+        None | Some(0) => rand::rng().random_range(DEFAULT_TIMEOUT_SECONDS),
+        Some(seconds) => seconds.min(DEFAULT_TIMEOUT_SECONDS.end * 24),
+    };
+    let version = query.get("resourceVersion");
+    match version {
+        "" => api.objects.catch_up().await?,
+        "0" => {}
+        version => api.objects.wait_for(parse_revision(version)?).await?,
+    }
+    let start = match (send_initial, version) {
+        (Some(true), _) | (None, "" | "0") => Start::State,
+        (Some(false), "" | "0") => Start::Now,
+        (_, version) => Start::After(parse_revision(version)?),
+    };
+    let initial_end = (send_initial == Some(true)).then(|| api.caches.applied());
+    let session = match api.caches.of(target.resource).watch(filter, start) {
+        Ok(session) => session,
+        // As an event of the stream: that is where clients expect it.
+        Err(error) => return Ok(expired(&error.to_string())),
+    };
+    let bookmarks = with_bookmarks.then(|| {
+        let mut interval = interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        interval
+    });
+    let watch = Watch {
+        session,
+        resource: target.resource,
+        shape: form.shape,
+        caches: api.caches.clone(),
+        bookmarks,
+        initial_end,
+        deadline: Instant::now() + Duration::from_secs(timeout),
+        stop: api.stop.clone(),
+        columns: true,
+    };
+    let lines = stream::unfold(watch, |mut watch| async move {
+        let line = watch.next().await?;
+        Some((Ok::<_, Infallible>(line), watch))
+    });
+    Ok(stream_of(Body::from_stream(lines)))
+}
+
+/// `sendInitialEvents`, checked.
+fn send_initial(query: &Query, with_bookmarks: bool) -> Result<Option<bool>, Status> {
+    if query.get("sendInitialEvents").is_empty() {
+        return Ok(None);
+    }
+    let send = query.flag("sendInitialEvents")?;
+    if query.get("resourceVersionMatch") != "NotOlderThan" {
+        return Err(Status::bad_request(
+            "sendInitialEvents requires resourceVersionMatch=NotOlderThan",
+        ));
+    }
+    if send && !with_bookmarks {
+        return Err(Status::bad_request("sendInitialEvents requires allowWatchBookmarks"));
+    }
+    Ok(Some(send))
+}
+
+fn stream_of(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn expired(message: &str) -> Response {
+    let status = Status::expired(message).to_value().to_string();
+    respond::bytes(http::StatusCode::OK, "application/json", frame("ERROR", status.as_bytes()))
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(revision) = self.initial_end {
+            if let Some(delivery) = self.session.next_initial() {
+                return Some(self.line(&delivery));
+            }
+            self.initial_end = None;
+            return Some(self.bookmark(revision, true));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                delivery = self.session.next() => return delivery.map(|d| self.line(&d)),
+                () = sleep_until(self.deadline) => return None,
+                () = tick(&mut self.bookmarks) => {
+                    // Read first: what is applied by now has also been delivered by now.
+                    let revision = self.caches.applied();
+                    if self.session.is_drained() {
+                        return Some(self.bookmark(revision, false));
+                    }
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, delivery: &Delivery) -> Bytes {
+        let columns = std::mem::take(&mut self.columns);
+        if self.shape == Shape::Full {
+            return delivery.event.frame(delivery.verdict);
+        }
+        match delivery.event.object(delivery.verdict) {
+            Some(object) => {
+                let shaped = respond::shaped(self.shape, self.resource, object, columns);
+                frame(delivery.verdict.name(), &shaped)
+            }
+            None => Bytes::new(),
+        }
+    }
+
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
+        let mut value = json!({
+            "kind": self.resource.kind,
+            "apiVersion": self.resource.api_version(),
+            "metadata": { "resourceVersion": revision.to_string() },
+        });
+        if initial_end {
+            value["metadata"]["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
+        }
+        let object = match self.shape {
+            Shape::Full => value,
+            Shape::Metadata => {
+                json!({
+                    "kind": "PartialObjectMetadata",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": value["metadata"],
+                })
+            }
+            Shape::Table(_) => {
+                let metadata = value["metadata"].take();
+                bowline_api::table::table(self.resource, metadata, Vec::new(), false)
+            }
+        };
+        frame("BOOKMARK", object.to_string().as_bytes())
+    }
+}
+
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}

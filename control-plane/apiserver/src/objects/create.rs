@@ -1,0 +1,99 @@
+//! Creating objects.
+
+use super::{Caller, Objects, Place, decode, settle, store_failed, timestamp};
+use crate::store::{Write, WriteFailed};
+use crate::watch::Object;
+use bowline_api::object::{self, Creation};
+use bowline_api::status::Status;
+use rand::Rng;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many names are made up for an object with `generateName` before it fails.
+const GENERATE_NAME_TRIES: usize = 8;
+/// Letters of generated names: none that could be confused or spell a word.
+const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+
+impl Objects {
+    /// Creates an object in the collection at `place`, whose name is ignored.
+    pub(crate) async fn create(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        mut value: Value,
+    ) -> Result<Arc<Object>, Status> {
+        let resource = place.resource;
+        settle(place, &mut value)?;
+        caller.check_fields(resource, &value)?;
+        if !object::resource_version(&value).is_empty() {
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        decode(resource, &value)?;
+        let generated = object::name(&value).is_empty()
+            && !value["metadata"]["generateName"].as_str().unwrap_or_default().is_empty();
+        let tries = if generated { GENERATE_NAME_TRIES } else { 1 };
+        let mut last = Status::already_exists(resource, object::name(&value));
+        for _ in 0..tries {
+            match self.create_once(caller, place, value.clone()).await? {
+                Ok(created) => return Ok(created),
+                Err(taken) => last = Status::already_exists(resource, &taken),
+            }
+        }
+        Err(last)
+    }
+
+    /// The inner `Err` is a name that is taken.
+    async fn create_once(
+        &self,
+        caller: &Caller,
+        place: &Place,
+        mut value: Value,
+    ) -> Result<Result<Arc<Object>, String>, Status> {
+        let resource = place.resource;
+        let uid = uuid::Uuid::new_v4().to_string();
+        let creation = Creation {
+            uid: &uid,
+            timestamp: &timestamp(Duration::ZERO),
+            name_suffix: &name_suffix(),
+        };
+        object::prepare_for_create(resource, &mut value, &creation);
+        (resource.apply_defaults)(&mut value);
+        self.catch_up().await?;
+        self.admission.mutate_new(&caller.user, place, &mut value)?;
+        let name = object::name(&value).to_owned();
+        let errors = (resource.validate)(&value, None);
+        if !errors.is_empty() {
+            return Err(Status::invalid(resource, &name, &errors));
+        }
+        let place = Place { name: name.clone(), ..place.clone() };
+        let cache = self.caches.of(resource);
+        if cache.get(&place.key()).is_some() {
+            return Ok(Err(name));
+        }
+        // Held until the write is visible, so that nothing is allocated twice.
+        let _reserved = self.admission.allocate(&place, &mut value, None).await?;
+        if caller.dry_run {
+            return Ok(Ok(Arc::new(Object::new(place.key(), value, 0))));
+        }
+        let write = Write::Create(Object::encode(value.clone()));
+        match self.store.write(place.store_key(), write).await {
+            Ok(revision) => {
+                self.wait_for(revision).await?;
+                Ok(Ok(Arc::new(Object::new(place.key(), value, revision))))
+            }
+            Err(WriteFailed::Conflict { .. }) => Ok(Err(name)),
+            Err(WriteFailed::Store(error)) => Err(store_failed(error)),
+        }
+    }
+}
+
+fn name_suffix() -> String {
+    let mut random = rand::rng();
+    (0..SUFFIX_LENGTH)
+        .map(|_| char::from(SUFFIX_LETTERS[random.random_range(0..SUFFIX_LETTERS.len())]))
+        .collect()
+}

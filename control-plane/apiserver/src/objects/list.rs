@@ -1,0 +1,151 @@
+//! Reading many objects.
+
+use super::{Objects, store_failed};
+use crate::store::{Page, Range, Revision};
+use crate::watch::{Filter, Object};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bowline_api::resource::Resource;
+use bowline_api::status::Status;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What a list asks for, beside its filter.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListOptions {
+    /// At most this many objects.
+    pub(crate) limit: Option<usize>,
+    /// The token of the page before.
+    pub(crate) next: String,
+    /// `""`: the newest. `"0"`: any. Otherwise not older than this.
+    pub(crate) resource_version: String,
+    /// Exactly that revision.
+    pub(crate) exact: bool,
+}
+
+/// Selected objects at one revision.
+pub(crate) struct List {
+    pub(crate) objects: Vec<Arc<Object>>,
+    pub(crate) revision: Revision,
+    /// The token of the next page.
+    pub(crate) next: Option<String>,
+    /// How many objects the next pages have, where that is known.
+    pub(crate) remaining: Option<usize>,
+}
+
+/// Where the next page starts: after a key, at a revision.
+struct Position {
+    revision: Revision,
+    after: String,
+}
+
+impl Position {
+    fn parse(token: &str) -> Result<Self, Status> {
+        let parsed = URL_SAFE_NO_PAD
+            .decode(token)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+            .and_then(|value| {
+                let revision = value["rv"].as_u64()?;
+                let after = value["after"].as_str()?.to_owned();
+                Some(Self { revision, after })
+            });
+        parsed.ok_or_else(|| Status::bad_request("continue key is not valid"))
+    }
+
+    fn token(&self) -> String {
+        let value = json!({ "rv": self.revision, "after": self.after });
+        URL_SAFE_NO_PAD.encode(value.to_string())
+    }
+}
+
+pub(crate) fn parse_revision(text: &str) -> Result<Revision, Status> {
+    text.parse().map_err(|_| Status::bad_request(format!("invalid resource version {text:?}")))
+}
+
+impl Objects {
+    pub(crate) async fn list(
+        &self,
+        resource: &'static Resource,
+        filter: &Filter,
+        options: &ListOptions,
+    ) -> Result<List, Status> {
+        if !options.next.is_empty() {
+            let position = Position::parse(&options.next)?;
+            return self.list_at(resource, filter, options, Some(position)).await;
+        }
+        match options.resource_version.as_str() {
+            "" => self.catch_up().await?,
+            "0" => {}
+            version if options.exact => {
+                let revision = parse_revision(version)?;
+                self.wait_for(revision).await?;
+                let position = Position { revision, after: String::new() };
+                return self.list_at(resource, filter, options, Some(position)).await;
+            }
+            version => self.wait_for(parse_revision(version)?).await?,
+        }
+        self.list_at(resource, filter, options, None).await
+    }
+
+    /// From the cache where that has the asked revision, else from the store's history.
+    async fn list_at(
+        &self,
+        resource: &'static Resource,
+        filter: &Filter,
+        options: &ListOptions,
+        position: Option<Position>,
+    ) -> Result<List, Status> {
+        let applied = self.caches.applied();
+        let after = position.as_ref().map(|p| p.after.as_str()).filter(|after| !after.is_empty());
+        let snapshot = self.caches.of(resource).list(filter, after, options.limit);
+        if let Some(position) = &position
+            && snapshot.revision > position.revision
+        {
+            return self.list_past(resource, filter, options, position).await;
+        }
+        let revision = position.as_ref().map_or(applied.max(snapshot.revision), |p| p.revision);
+        Ok(list(filter, snapshot.objects, snapshot.remaining, revision))
+    }
+
+    async fn list_past(
+        &self,
+        resource: &'static Resource,
+        filter: &Filter,
+        options: &ListOptions,
+        position: &Position,
+    ) -> Result<List, Status> {
+        let root = crate::store::key(resource.group, resource.plural, "", "");
+        let range = Range {
+            prefix: crate::store::key(resource.group, resource.plural, &filter.namespace, ""),
+            after: (!position.after.is_empty()).then(|| format!("{root}{}", position.after)),
+            at: Some(position.revision),
+            limit: None,
+        };
+        let Page { entries, revision, .. } = self.store.range(range).await.map_err(store_failed)?;
+        let mut selected = Vec::new();
+        let mut remaining = 0;
+        for entry in entries {
+            let key = entry.key.trim_start_matches(&root).to_owned();
+            let object = Object::decode(key, &entry.value, entry.modified)
+                .map_err(|error| Status::internal_error(&error))?;
+            if !filter.selects(resource, &object) {
+                continue;
+            }
+            if options.limit.is_some_and(|limit| selected.len() >= limit) {
+                remaining += 1;
+            } else {
+                selected.push(Arc::new(object));
+            }
+        }
+        Ok(list(filter, selected, remaining, revision))
+    }
+}
+
+fn list(filter: &Filter, objects: Vec<Arc<Object>>, remaining: usize, revision: Revision) -> List {
+    let last = objects.last().filter(|_| remaining > 0);
+    let next = last.map(|last| Position { revision, after: last.key.clone() }.token());
+    // With a selector clients do not expect a number, which other servers cannot give.
+    let known = next.is_some() && filter.labels.is_empty() && filter.fields.is_empty();
+    List { objects, revision, next, remaining: known.then_some(remaining) }
+}

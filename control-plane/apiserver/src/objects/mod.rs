@@ -1,0 +1,199 @@
+//! What a verb does to objects: the way of a write through checks, admission and the store, and
+//! the way of a read through the caches.
+//!
+//! Guarantees: a write that is refused stores nothing; an update is a compare-and-swap, so that two
+//! writers never overwrite each other unseen; a read shows everything that was acknowledged before
+//! it began. It knows nothing of HTTP: failures are [`Status`] values.
+
+mod binding;
+mod create;
+mod delete;
+mod list;
+mod scale;
+mod update;
+
+use crate::admission::Admission;
+use crate::auth::User;
+use crate::store::{Revision, Store, StoreError};
+use crate::watch::{CacheBehind, Caches, Object};
+use bowline_api::resource::Resource;
+use bowline_api::status::Status;
+use serde_json::Value;
+use std::sync::Arc;
+
+pub(crate) use delete::{DeleteOptions, Deleted, Propagation};
+pub(crate) use list::{List, ListOptions, parse_revision};
+pub(crate) use update::Part;
+
+/// How often a write is tried again when somebody else was faster.
+const CONFLICT_RETRIES: usize = 8;
+
+/// Where an object is.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) resource: &'static Resource,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Place {
+    /// The key in the resource's cache.
+    fn key(&self) -> String {
+        if self.namespace.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}/{}", self.namespace, self.name)
+        }
+    }
+
+    fn store_key(&self) -> String {
+        crate::store::key(self.resource.group, self.resource.plural, &self.namespace, &self.name)
+    }
+
+    pub(crate) fn not_found(&self) -> Status {
+        Status::not_found(self.resource, &self.name)
+    }
+}
+
+/// What becomes of fields that the kind does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// Who writes, and how.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) user: User,
+    pub(crate) dry_run: bool,
+    pub(crate) fields: FieldValidation,
+    /// For the client to see beside a success.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Caller {
+    pub(crate) fn new(user: User) -> Self {
+        Self { user, dry_run: false, fields: FieldValidation::Ignore, warnings: Vec::new() }
+    }
+
+    /// Handles the fields of `value` that the kind does not have.
+    fn check_fields(&mut self, resource: &Resource, value: &Value) -> Result<(), Status> {
+        if self.fields == FieldValidation::Ignore {
+            return Ok(());
+        }
+        let unknown = bowline_api::openapi::unknown_fields(resource, value);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        if self.fields == FieldValidation::Warn {
+            self.warnings.extend(unknown);
+            return Ok(());
+        }
+        let (kind, version) = (resource.kind, resource.version);
+        Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: \
+             strict decoding error: {}",
+            unknown.join(", ")
+        )))
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Objects {
+    store: Arc<dyn Store>,
+    caches: Arc<Caches>,
+    admission: Admission,
+}
+
+impl Objects {
+    pub(crate) fn new(store: Arc<dyn Store>, caches: Arc<Caches>, admission: Admission) -> Self {
+        Self { store, caches, admission }
+    }
+
+    /// Waits until the caches show every write that is acknowledged now.
+    pub(crate) async fn catch_up(&self) -> Result<(), Status> {
+        let revision = self.store.revision().await.map_err(store_failed)?;
+        self.caches.wait_for(revision).await.map_err(behind)
+    }
+
+    /// Waits until the caches show a revision that a client names.
+    pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), Status> {
+        self.caches.wait_for(revision).await.map_err(behind)
+    }
+
+    pub(crate) async fn get(&self, place: &Place) -> Result<Arc<Object>, Status> {
+        if self.catch_up().await.is_ok() {
+            let cache = self.caches.of(place.resource);
+            return cache.get(&place.key()).ok_or_else(|| place.not_found());
+        }
+        // The caches are behind: one object can be had from the store itself.
+        let entry = self.store.get(&place.store_key()).await.map_err(store_failed)?;
+        let entry = entry.ok_or_else(|| place.not_found())?;
+        let object = Object::decode(place.key(), &entry.value, entry.modified);
+        Ok(Arc::new(object.map_err(|error| Status::internal_error(&error))?))
+    }
+}
+
+fn behind(error: CacheBehind) -> Status {
+    let mut status = Status::timeout(error.to_string());
+    status.details = serde_json::json!({
+        "retryAfterSeconds": 1,
+        "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
+    });
+    status
+}
+
+fn store_failed(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { .. } => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. \
+             You must start a new list without the continue parameter.",
+        ),
+        StoreError::Closed => Status::service_unavailable("the server is shutting down"),
+        StoreError::Future { .. } => Status::timeout(error.to_string()),
+        StoreError::Engine(_) => Status::internal_error(&error),
+    }
+}
+
+/// Checks that an object says of itself what its place says, and fills in what it leaves out.
+fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
+    let resource = place.resource;
+    let expected = resource.api_version();
+    let said = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (said("apiVersion"), said("kind"));
+    if !version.is_empty() && version != expected {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version \
+             ({expected})"
+        )));
+    }
+    if !kind.is_empty() && kind != resource.kind {
+        return Err(Status::bad_request(format!(
+            "the kind in the data ({kind}) does not match the expected kind ({})",
+            resource.kind
+        )));
+    }
+    let namespace = bowline_api::object::namespace(value).to_owned();
+    if namespace.is_empty() {
+        bowline_api::object::set_metadata(value, "namespace", &place.namespace);
+    } else if namespace != place.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the type of every field.
+fn decode(resource: &Resource, value: &Value) -> Result<(), Status> {
+    (resource.decode)(value).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+/// Now, as timestamps are written: RFC 3339 in whole seconds.
+fn timestamp(after: std::time::Duration) -> String {
+    let now = jiff::Timestamp::now();
+    let then = now.checked_add(after).unwrap_or(now);
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

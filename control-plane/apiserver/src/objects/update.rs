@@ -1,0 +1,176 @@
+//! Changing objects.
+
+use super::{CONFLICT_RETRIES, Caller, Objects, Place, decode, settle, store_failed};
+use crate::store::{Write, WriteFailed};
+use crate::watch::Object;
+use bowline_api::object;
+use bowline_api::status::Status;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Kinds whose objects an update makes when they are absent, as their writers expect.
+const CREATED_BY_UPDATE: [&str; 3] = ["endpoints", "events", "leases"];
+/// Kinds that only their reader may write: an update must name the revision it read.
+const ALWAYS_VERSIONED: [&str; 1] = ["leases"];
+
+/// Which part of an object a write may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status, where the kind has a status subresource.
+    Main,
+    Status,
+    /// A namespace's `spec.finalizers`.
+    Finalize,
+    /// A pod's node, and the condition that says so.
+    Binding,
+}
+
+/// What one try to write an update came to.
+enum Tried {
+    Done(Arc<Object>),
+    /// Somebody else wrote in between.
+    Overtaken,
+}
+
+impl Objects {
+    /// Replaces a part of the object. The second value is whether it was created.
+    pub(crate) async fn replace(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        part: Part,
+        value: Value,
+    ) -> Result<(Arc<Object>, bool), Status> {
+        let said = object::name(&value);
+        if !said.is_empty() && said != place.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({said}) does not match the name on the URL ({})",
+                place.name
+            )));
+        }
+        let unversioned = object::resource_version(&value).is_empty();
+        let plural = place.resource.plural;
+        if part == Part::Main && unversioned && CREATED_BY_UPDATE.contains(&plural) {
+            match self.get(place).await {
+                Err(missing) if missing.code == 404 => {
+                    let mut value = value;
+                    object::set_metadata(&mut value, "name", &place.name);
+                    return Ok((self.create(caller, place, value).await?, true));
+                }
+                other => other?,
+            };
+        }
+        if unversioned && ALWAYS_VERSIONED.contains(&plural) {
+            return Err(Status::invalid(
+                place.resource,
+                &place.name,
+                &[bowline_api::validation::FieldError {
+                    field: "metadata.resourceVersion".to_owned(),
+                    reason: "FieldValueInvalid",
+                    detail: "Invalid value: 0: must be specified for an update".to_owned(),
+                }],
+            ));
+        }
+        let updated = self.change(caller, place, part, &|_| Ok(value.clone())).await?;
+        Ok((updated, false))
+    }
+
+    /// Writes what `make` makes of the current object, again when somebody else was faster.
+    pub(crate) async fn change(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        part: Part,
+        make: &(dyn Fn(&Object) -> Result<Value, Status> + Sync),
+    ) -> Result<Arc<Object>, Status> {
+        for _ in 0..CONFLICT_RETRIES {
+            let current = self.get(place).await?;
+            let proposed = make(&current)?;
+            caller.warnings.clear();
+            match self.try_update(caller, place, part, &current, proposed).await? {
+                Tried::Done(object) => return Ok(object),
+                Tried::Overtaken => {}
+            }
+        }
+        Err(Status::modified(place.resource, &place.name))
+    }
+
+    async fn try_update(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        part: Part,
+        current: &Object,
+        mut value: Value,
+    ) -> Result<Tried, Status> {
+        let resource = place.resource;
+        check_versions(place, current, &value)?;
+        settle(place, &mut value)?;
+        caller.check_fields(resource, &value)?;
+        decode(resource, &value)?;
+        let old = &current.value;
+        match part {
+            Part::Main => {
+                (resource.apply_defaults)(&mut value);
+                object::prepare_for_update(resource, &mut value, old);
+            }
+            Part::Status => object::prepare_for_status_update(resource, &mut value, old),
+            Part::Finalize => {
+                let finalizers = value["spec"]["finalizers"].take();
+                value = old.clone();
+                value["spec"]["finalizers"] = finalizers;
+            }
+            // Made by the server itself from the current object.
+            Part::Binding => {}
+        }
+        let revision = current.revision;
+        object::set_metadata(&mut value, "resourceVersion", &revision.to_string());
+        self.admission.check_update(&caller.user, place, &value, old)?;
+        let errors = match part {
+            // A binding changes what an update may not.
+            Part::Binding => Vec::new(),
+            _ => (resource.validate)(&value, Some(old)),
+        };
+        if !errors.is_empty() {
+            return Err(Status::invalid(resource, &place.name, &errors));
+        }
+        let _reserved = match part {
+            Part::Main => self.admission.allocate(place, &mut value, Some(old)).await?,
+            Part::Status | Part::Finalize | Part::Binding => None,
+        };
+        if value == *old {
+            return Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))));
+        }
+        let write = if super::delete::is_finished(resource, &value) {
+            Write::Delete { at: revision }
+        } else {
+            Write::Update { at: revision, value: Object::encode(value.clone()) }
+        };
+        if caller.dry_run {
+            return Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))));
+        }
+        match self.store.write(place.store_key(), write).await {
+            Ok(revision) => {
+                self.wait_for(revision).await?;
+                Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))))
+            }
+            Err(WriteFailed::Conflict { .. }) => Ok(Tried::Overtaken),
+            Err(WriteFailed::Store(error)) => Err(store_failed(error)),
+        }
+    }
+}
+
+/// The identity and the revision that a writer names must be the current ones.
+fn check_versions(place: &Place, current: &Object, value: &Value) -> Result<(), Status> {
+    let version = object::resource_version(value);
+    if !matches!(version, "" | "0") && version != current.revision.to_string() {
+        return Err(Status::modified(place.resource, &place.name));
+    }
+    let (uid, own) = (object::uid(value), object::uid(&current.value));
+    if !uid.is_empty() && uid != own {
+        let cause =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+        return Err(Status::conflict(place.resource, &place.name, &cause));
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! The tables of the redb engine and the reads and writes inside one transaction.
+//!
+//! Three tables: `objects` (the current state), `log` (what changed at each revision, with the
+//! value before, so that past states can be rebuilt) and `meta` (counters and the format).
+//! Everything one write touches is in one transaction, so the log and the state never disagree.
+
+use super::{Change, Entry, Page, Range, Revision, StoreError, Write, WriteFailed};
+use bytes::Bytes;
+use redb::{
+    ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
+use std::collections::{BTreeMap, VecDeque};
+
+/// key -> (modified, value)
+const OBJECTS: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("objects");
+/// revision -> (key, seconds since the epoch, deleted, value, previous revision or 0, previous)
+const LOG: TableDefinition<'static, u64, LogRow<'static>> = TableDefinition::new("log");
+const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+
+type LogRow<'a> = (&'a str, u64, bool, &'a [u8], u64, &'a [u8]);
+
+const META_REVISION: &str = "revision";
+const META_COMPACTED: &str = "compacted";
+const META_FORMAT: &str = "format";
+/// The layout of the tables. A file of another format is refused, never guessed at.
+const FORMAT: u64 = 1;
+
+pub(super) fn engine(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Engine(error.to_string())
+}
+
+/// The counters of `meta`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    pub(super) revision: Revision,
+    pub(super) compacted: Revision,
+}
+
+/// Makes the tables of a new file and checks the format of an old one. `Err(Ok(n))` is a file of
+/// the unknown format `n`.
+pub(super) fn prepare(txn: &WriteTransaction) -> Result<Marks, Result<u64, StoreError>> {
+    let fail = |error: redb::TableError| Err(engine(error));
+    let mut meta = txn.open_table(META).map_err(fail)?;
+    txn.open_table(OBJECTS).map_err(fail)?;
+    txn.open_table(LOG).map_err(fail)?;
+    let read = |meta: &redb::Table<'_, &str, u64>, name: &str| {
+        meta.get(name).map(|row| row.map(|guard| guard.value())).map_err(|e| Err(engine(e)))
+    };
+    match read(&meta, META_FORMAT)? {
+        None => {
+            meta.insert(META_FORMAT, FORMAT).map_err(|e| Err(engine(e)))?;
+        }
+        Some(FORMAT) => {}
+        Some(other) => return Err(Ok(other)),
+    }
+    let revision = read(&meta, META_REVISION)?.unwrap_or(0);
+    let compacted = read(&meta, META_COMPACTED)?.unwrap_or(0);
+    Ok(Marks { revision, compacted })
+}
+
+/// Applies one write inside `txn` at `revision` (which the caller has reserved).
+pub(super) fn apply(
+    txn: &WriteTransaction,
+    key: &str,
+    write: Write,
+    revision: Revision,
+    now: u64,
+) -> Result<Change, WriteFailed> {
+    let mut objects = txn.open_table(OBJECTS).map_err(engine)?;
+    let previous = objects.get(key).map_err(engine)?.map(|row| {
+        let (modified, value) = row.value();
+        (modified, Bytes::copy_from_slice(value))
+    });
+    let current = previous.as_ref().map(|(modified, _)| *modified);
+    let value = match write {
+        Write::Create(value) if current.is_none() => Some(value),
+        Write::Update { at, value } if current == Some(at) => Some(value),
+        Write::Delete { at } if current == Some(at) => None,
+        _ => return Err(WriteFailed::Conflict { current }),
+    };
+    match &value {
+        Some(value) => objects.insert(key, (revision, value.as_ref())).map_err(engine)?,
+        None => objects.remove(key).map_err(engine)?,
+    };
+    let mut log = txn.open_table(LOG).map_err(engine)?;
+    let (previous_revision, previous_value) =
+        previous.as_ref().map_or((0, &[][..]), |(revision, value)| (*revision, value.as_ref()));
+    let row = (
+        key,
+        now,
+        value.is_none(),
+        value.as_ref().map_or(&[][..], |value| value.as_ref()),
+        previous_revision,
+        previous_value,
+    );
+    log.insert(revision, row).map_err(engine)?;
+    Ok(Change { revision, key: key.to_owned(), value, previous })
+}
+
+pub(super) fn set_revision(txn: &WriteTransaction, revision: Revision) -> Result<(), StoreError> {
+    let mut meta = txn.open_table(META).map_err(engine)?;
+    meta.insert(META_REVISION, revision).map_err(engine)?;
+    Ok(())
+}
+
+/// Removes the log up to and including `through`.
+pub(super) fn compact(txn: &WriteTransaction, through: Revision) -> Result<(), StoreError> {
+    let mut log = txn.open_table(LOG).map_err(engine)?;
+    log.retain_in(..=through, |_, _| false).map_err(engine)?;
+    let mut meta = txn.open_table(META).map_err(engine)?;
+    meta.insert(META_COMPACTED, through).map_err(engine)?;
+    Ok(())
+}
+
+/// The revision through which the log can be dropped so that at most `keep` events stay and none
+/// is older than `oldest` (seconds since the epoch). `None` when nothing is to be dropped.
+pub(super) fn surplus(
+    txn: &ReadTransaction,
+    keep: u64,
+    oldest: u64,
+) -> Result<Option<Revision>, StoreError> {
+    let log = txn.open_table(LOG).map_err(engine)?;
+    let mut excess = log.len().map_err(engine)?.saturating_sub(keep);
+    let mut through = None;
+    for row in log.iter().map_err(engine)? {
+        let (revision, event) = row.map_err(engine)?;
+        if excess == 0 && event.value().1 >= oldest {
+            break;
+        }
+        excess = excess.saturating_sub(1);
+        through = Some(revision.value());
+    }
+    Ok(through)
+}
+
+pub(super) fn get(txn: &ReadTransaction, key: &str) -> Result<Option<Entry>, StoreError> {
+    let objects = txn.open_table(OBJECTS).map_err(engine)?;
+    let row = objects.get(key).map_err(engine)?;
+    Ok(row.map(|row| entry(key, row.value())))
+}
+
+fn entry(key: &str, (modified, value): (u64, &[u8])) -> Entry {
+    Entry { key: key.to_owned(), value: Bytes::copy_from_slice(value), modified }
+}
+
+pub(super) fn marks(txn: &ReadTransaction) -> Result<Marks, StoreError> {
+    let meta = txn.open_table(META).map_err(engine)?;
+    let read = |name: &str| -> Result<u64, StoreError> {
+        Ok(meta.get(name).map_err(engine)?.map_or(0, |row| row.value()))
+    };
+    Ok(Marks { revision: read(META_REVISION)?, compacted: read(META_COMPACTED)? })
+}
+
+/// Fails unless the history after `revision` is complete.
+pub(super) fn check_history(marks: Marks, revision: Revision) -> Result<(), StoreError> {
+    if revision > marks.revision {
+        return Err(StoreError::Future { requested: revision, current: marks.revision });
+    }
+    if revision < marks.compacted {
+        return Err(StoreError::Compacted { requested: revision, oldest: marks.compacted });
+    }
+    Ok(())
+}
+
+pub(super) fn range(txn: &ReadTransaction, range: &Range) -> Result<Page, StoreError> {
+    let marks = marks(txn)?;
+    let revision = range.at.unwrap_or(marks.revision);
+    check_history(marks, revision)?;
+    let undone = undone(txn, &range.prefix, revision, marks.revision)?;
+    let start = range.after.as_deref().unwrap_or(&range.prefix);
+    let wanted = |key: &str| range.after.as_deref().is_none_or(|after| key > after);
+    let mut past = undone
+        .iter()
+        .filter(|(key, _)| wanted(key))
+        .filter_map(|(_, entry)| entry.clone())
+        .peekable();
+
+    let limit = range.limit.unwrap_or(usize::MAX);
+    let mut page = Page { entries: Vec::new(), revision, remaining: 0 };
+    let push = |page: &mut Page, entry: Entry| {
+        if page.entries.len() < limit {
+            page.entries.push(entry);
+        } else {
+            page.remaining += 1;
+        }
+    };
+    let objects = txn.open_table(OBJECTS).map_err(engine)?;
+    for row in objects.range(start..).map_err(engine)? {
+        let (key, value) = row.map_err(engine)?;
+        let key = key.value();
+        if !key.starts_with(&range.prefix) {
+            break;
+        }
+        while let Some(old) = past.next_if(|old| old.key.as_str() <= key) {
+            push(&mut page, old);
+        }
+        if wanted(key) && !undone.contains_key(key) {
+            push(&mut page, entry(key, value.value()));
+        }
+    }
+    for old in past {
+        push(&mut page, old);
+    }
+    Ok(page)
+}
+
+/// What each key below `prefix` that changed after `revision` was at that revision.
+fn undone(
+    txn: &ReadTransaction,
+    prefix: &str,
+    revision: Revision,
+    current: Revision,
+) -> Result<BTreeMap<String, Option<Entry>>, StoreError> {
+    let mut undone = BTreeMap::new();
+    if revision == current {
+        return Ok(undone);
+    }
+    let log = txn.open_table(LOG).map_err(engine)?;
+    for row in log.range(revision + 1..).map_err(engine)? {
+        let (_, event) = row.map_err(engine)?;
+        let (key, _, _, _, modified, value) = event.value();
+        if key.starts_with(prefix) && !undone.contains_key(key) {
+            let before = (modified != 0).then(|| entry(key, (modified, value)));
+            undone.insert(key.to_owned(), before);
+        }
+    }
+    Ok(undone)
+}
+
+/// The logged changes after `after` of keys below `prefix`.
+pub(super) fn changes(
+    txn: &ReadTransaction,
+    prefix: &str,
+    after: Revision,
+) -> Result<VecDeque<Change>, StoreError> {
+    check_history(marks(txn)?, after)?;
+    let log = txn.open_table(LOG).map_err(engine)?;
+    let mut changes = VecDeque::new();
+    for row in log.range(after + 1..).map_err(engine)? {
+        let (revision, event) = row.map_err(engine)?;
+        let (key, _, deleted, value, previous_revision, previous) = event.value();
+        if key.starts_with(prefix) {
+            changes.push_back(Change {
+                revision: revision.value(),
+                key: key.to_owned(),
+                value: (!deleted).then(|| Bytes::copy_from_slice(value)),
+                previous: (previous_revision != 0)
+                    .then(|| (previous_revision, Bytes::copy_from_slice(previous))),
+            });
+        }
+    }
+    Ok(changes)
+}

@@ -1,0 +1,240 @@
+//! The objects of one resource, its recent history, and its watchers.
+//!
+//! Guarantees: registering a watcher and taking the state or the history it starts from is one
+//! step, so that nothing is lost or doubled between them. Memory is bounded: the history by count
+//! and bytes, each watcher by its queue.
+
+use super::event::{Delivery, Event, Object};
+use super::session::Session;
+use crate::store::Revision;
+use bowline_api::resource::Resource;
+use bowline_api::selector::{FieldSelector, LabelSelector};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::mpsc;
+
+/// Changes of one resource that are kept for watches that resume.
+pub(super) const HISTORY_EVENTS: usize = 2048;
+/// The bytes of the objects in that history; the older ones go first.
+const HISTORY_BYTES: usize = 2 * 1024 * 1024;
+/// Deliveries that may wait for one watcher.
+const WATCHER_QUEUE: usize = 1024;
+
+/// Which objects of a resource a reader wants.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// All namespaces when empty.
+    pub(crate) namespace: String,
+    pub(crate) labels: LabelSelector,
+    pub(crate) fields: FieldSelector,
+}
+
+impl Filter {
+    pub(crate) fn selects(&self, resource: &Resource, object: &Object) -> bool {
+        let namespace = &self.namespace;
+        let inside = namespace.is_empty()
+            || object.key.strip_prefix(namespace.as_str()).is_some_and(|k| k.starts_with('/'));
+        inside
+            && (self.labels.is_empty() || self.labels.matches_object(&object.value))
+            && (self.fields.is_empty() || self.fields.matches(resource, &object.value))
+    }
+
+    /// The prefix of the keys that can be selected.
+    fn prefix(&self) -> String {
+        if self.namespace.is_empty() { String::new() } else { format!("{}/", self.namespace) }
+    }
+}
+
+/// Where a watch starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start {
+    /// With the current state, as additions.
+    State,
+    /// After this revision.
+    After(Revision),
+    /// With what happens from now on.
+    Now,
+}
+
+/// The history that a watch wants to start from is gone.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WatchRefused {
+    #[error("too old resource version: {requested} ({oldest})")]
+    Expired { requested: Revision, oldest: Revision },
+}
+
+/// Objects at a revision.
+pub(crate) struct Snapshot {
+    pub(crate) objects: Vec<Arc<Object>>,
+    /// How many selected objects a limit left out.
+    pub(crate) remaining: usize,
+    /// The last change of the resource that the snapshot shows.
+    pub(crate) revision: Revision,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Arc<Object>>,
+    history: VecDeque<Arc<Event>>,
+    history_bytes: usize,
+    /// The history holds every change after this revision.
+    history_start: Revision,
+    /// The last change of this resource.
+    last_change: Revision,
+    watchers: Vec<Watcher>,
+}
+
+struct Watcher {
+    filter: Filter,
+    deliveries: mpsc::Sender<Delivery>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Cache {
+    pub(crate) resource: &'static Resource,
+    state: RwLock<State>,
+}
+
+impl Cache {
+    pub(super) fn new(resource: &'static Resource) -> Self {
+        Self { resource, state: RwLock::default() }
+    }
+
+    // A panic in a reader cannot leave the state half changed; writers only do whole steps.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// The selected objects, ordered by key, after a key and up to a limit.
+    pub(crate) fn list(
+        &self,
+        filter: &Filter,
+        after: Option<&str>,
+        limit: Option<usize>,
+    ) -> Snapshot {
+        let prefix = filter.prefix();
+        let start = match after {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix.as_str()),
+        };
+        let state = self.read();
+        let revision = state.last_change;
+        let mut snapshot = Snapshot { objects: Vec::new(), remaining: 0, revision };
+        for (key, object) in state.objects.range::<str, _>((start, Bound::Unbounded)) {
+            if !key.starts_with(&prefix) {
+                break;
+            }
+            if !filter.selects(self.resource, object) {
+                continue;
+            }
+            if limit.is_some_and(|limit| snapshot.objects.len() >= limit) {
+                snapshot.remaining += 1;
+            } else {
+                snapshot.objects.push(object.clone());
+            }
+        }
+        snapshot
+    }
+
+    /// Starts a watch.
+    pub(crate) fn watch(&self, filter: Filter, start: Start) -> Result<Session, WatchRefused> {
+        let mut state = self.write();
+        let mut backlog = VecDeque::new();
+        match start {
+            Start::Now => {}
+            Start::State => {
+                for object in state.objects.values() {
+                    if filter.selects(self.resource, object) {
+                        let added = Event::new(object.revision, Some(object.clone()), None);
+                        backlog.extend(self.delivery(&filter, &Arc::new(added)));
+                    }
+                }
+            }
+            Start::After(requested) => {
+                let oldest = state.history_start;
+                if requested < oldest {
+                    return Err(WatchRefused::Expired { requested, oldest });
+                }
+                let first = state.history.partition_point(|event| event.revision <= requested);
+                for event in state.history.range(first..) {
+                    backlog.extend(self.delivery(&filter, event));
+                }
+            }
+        }
+        let (deliveries, receiver) = mpsc::channel(WATCHER_QUEUE);
+        // Watchers that hung up are also found here: a quiet resource has no changes to find them.
+        state.watchers.retain(|watcher| !watcher.deliveries.is_closed());
+        state.watchers.push(Watcher { filter, deliveries });
+        Ok(Session::new(backlog, receiver))
+    }
+
+    fn delivery(&self, filter: &Filter, event: &Arc<Event>) -> Option<Delivery> {
+        let verdict = event.verdict(|object| filter.selects(self.resource, object))?;
+        Some(Delivery { verdict, event: event.clone() })
+    }
+
+    /// The first state, before anything is served.
+    pub(super) fn fill(&self, objects: Vec<Object>, history_start: Revision) {
+        let mut state = self.write();
+        state.history_start = history_start;
+        for object in objects {
+            state.last_change = state.last_change.max(object.revision);
+            state.objects.insert(object.key.clone(), Arc::new(object));
+        }
+    }
+
+    /// A change from before the first state: history only.
+    pub(super) fn remember(&self, event: Event) {
+        self.write().push(Arc::new(event));
+    }
+
+    /// A new change.
+    pub(super) fn apply(&self, key: &str, revision: Revision, current: Option<Arc<Object>>) {
+        let mut state = self.write();
+        let previous = match &current {
+            Some(object) => state.objects.insert(key.to_owned(), object.clone()),
+            None => state.objects.remove(key),
+        };
+        if current.is_none() && previous.is_none() {
+            return;
+        }
+        let event = Arc::new(Event::new(revision, current, previous));
+        state.watchers.retain(|watcher| match self.delivery(&watcher.filter, &event) {
+            Some(delivery) => watcher.deliveries.try_send(delivery).is_ok(),
+            None => true,
+        });
+        state.push(event);
+    }
+
+    /// Forgets all: after a gap in the feed the watchers must list again.
+    pub(super) fn reset(&self) {
+        *self.write() = State::default();
+    }
+
+    /// Lets every watcher go; their streams end.
+    pub(super) fn close(&self) {
+        self.write().watchers.clear();
+    }
+}
+
+impl State {
+    fn push(&mut self, event: Arc<Event>) {
+        self.last_change = self.last_change.max(event.revision);
+        self.history_bytes += event.size();
+        self.history.push_back(event);
+        while self.history.len() > HISTORY_EVENTS || self.history_bytes > HISTORY_BYTES {
+            let Some(dropped) = self.history.pop_front() else { break };
+            self.history_bytes -= dropped.size();
+            self.history_start = dropped.revision;
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! From the store's changes to the caches.
+//!
+//! One task reads the store's changes and applies each to the cache of its resource, then says how
+//! far it is. When the store lets go of it (it was too slow, or the engine's connection broke) it
+//! resumes after the last change it applied; when that is compacted away it loads the state anew
+//! and every watcher starts over.
+
+use super::cache::{Cache, HISTORY_EVENTS};
+use super::event::{Event, Object};
+use crate::store::{Change, Changes, REGISTRY, Range, Revision, Store, StoreError};
+use bowline_api::resource::{RESOURCES, Resource};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long a reader waits for a revision.
+const WAIT: Duration = Duration::from_secs(3);
+/// Pause before the store is asked again after it failed.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The caches cannot be filled.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored objects cannot be loaded: {0}")]
+pub struct LoadFailed(String);
+
+/// The caches did not reach a revision in time.
+#[derive(Debug, thiserror::Error)]
+#[error("Too large resource version: {requested}, current: {applied}")]
+pub(crate) struct CacheBehind {
+    pub(crate) requested: Revision,
+    pub(crate) applied: Revision,
+}
+
+/// One cache for every resource of the table.
+pub(crate) struct Caches {
+    /// By `<group>/<resource>` as in the store's keys.
+    caches: HashMap<String, Cache>,
+    applied: watch::Sender<Revision>,
+}
+
+impl Caches {
+    /// Loads everything and starts the feed, which runs until `stop`.
+    pub(crate) async fn start(
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, LoadFailed> {
+        let caches = RESOURCES.iter().map(|r| (place(r), Cache::new(r))).collect();
+        let this = Arc::new(Self { caches, applied: watch::Sender::new(0) });
+        let changes = this.load(&*store).await.map_err(|e| LoadFailed(e.to_string()))?;
+        tokio::spawn(this.clone().run(store, changes, stop));
+        Ok(this)
+    }
+
+    pub(crate) fn of(&self, resource: &Resource) -> &Cache {
+        &self.caches[&place(resource)]
+    }
+
+    /// Every change up to this revision is visible.
+    pub(crate) fn applied(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits until every change up to `revision` is visible.
+    pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), CacheBehind> {
+        if self.applied() >= revision {
+            return Ok(());
+        }
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= revision);
+        match tokio::time::timeout(WAIT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(CacheBehind { requested: revision, applied: self.applied() }),
+        }
+    }
+
+    /// Fills the caches and the part of the history that fits, and watches from there.
+    async fn load(&self, store: &dyn Store) -> Result<Changes, StoreError> {
+        let page = store.range(Range { prefix: REGISTRY.to_owned(), ..Range::default() }).await?;
+        let oldest = page.revision.saturating_sub(HISTORY_EVENTS as u64);
+        let start = store.compacted().await?.max(oldest);
+        let mut changes = store.watch(REGISTRY, start).await?;
+
+        let mut objects: HashMap<&str, Vec<Object>> = HashMap::new();
+        for entry in page.entries {
+            let Some((place, key)) = split(&entry.key) else { continue };
+            let Some((place, _)) = self.caches.get_key_value(place) else { continue };
+            if let Some(object) = decode(key, &entry.value, entry.modified) {
+                objects.entry(place).or_default().push(object);
+            }
+        }
+        for (place, cache) in &self.caches {
+            cache.fill(objects.remove(place.as_str()).unwrap_or_default(), start);
+        }
+        for _ in start..page.revision {
+            // Every revision after `start` has a change below the one prefix that is in use.
+            let Some(change) = changes.next().await else { break };
+            self.remember(&change);
+            if change.revision >= page.revision {
+                break;
+            }
+        }
+        self.applied.send_replace(page.revision);
+        Ok(changes)
+    }
+
+    fn remember(&self, change: &Change) {
+        let Some((place, key)) = split(&change.key) else { return };
+        let Some(cache) = self.caches.get(place) else { return };
+        let current = change.value.as_ref().and_then(|v| decode(key, v, change.revision));
+        let previous = change.previous.as_ref().and_then(|(at, v)| decode(key, v, *at));
+        cache.remember(Event::new(change.revision, current.map(Arc::new), previous.map(Arc::new)));
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        mut changes: Changes,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let change = tokio::select! {
+                () = stop.cancelled() => break,
+                change = changes.next() => change,
+            };
+            match change {
+                Some(change) => self.apply(&change),
+                None => {
+                    let again = tokio::select! {
+                        () = stop.cancelled() => break,
+                        again = self.resume(&*store) => again,
+                    };
+                    changes = again;
+                }
+            }
+        }
+        for cache in self.caches.values() {
+            cache.close();
+        }
+    }
+
+    fn apply(&self, change: &Change) {
+        if let Some((place, key)) = split(&change.key)
+            && let Some(cache) = self.caches.get(place)
+        {
+            match &change.value {
+                None => cache.apply(key, change.revision, None),
+                Some(value) => {
+                    if let Some(object) = decode(key, value, change.revision) {
+                        cache.apply(key, change.revision, Some(Arc::new(object)));
+                    }
+                }
+            }
+        }
+        self.applied.send_replace(change.revision);
+    }
+
+    async fn resume(&self, store: &dyn Store) -> Changes {
+        loop {
+            let again = match store.watch(REGISTRY, self.applied()).await {
+                Err(StoreError::Compacted { .. }) => {
+                    for cache in self.caches.values() {
+                        cache.reset();
+                    }
+                    self.load(store).await
+                }
+                other => other,
+            };
+            match again {
+                Ok(changes) => return changes,
+                Err(error) => {
+                    tracing::warn!(%error, "the store cannot be watched; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+fn place(resource: &Resource) -> String {
+    let key = crate::store::key(resource.group, resource.plural, "", "");
+    key.trim_start_matches(REGISTRY).trim_end_matches('/').to_owned()
+}
+
+/// `<group>/<resource>` and the rest of a store key.
+fn split(key: &str) -> Option<(&str, &str)> {
+    let path = key.strip_prefix(REGISTRY)?;
+    let group = path.find('/')?;
+    let resource = group + 1 + path[group + 1..].find('/')?;
+    Some((&path[..resource], &path[resource + 1..]))
+}
+
+fn decode(key: &str, value: &[u8], revision: Revision) -> Option<Object> {
+    match Object::decode(key.to_owned(), value, revision) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::error!(key, revision, %error, "a stored object is not readable; it is left out");
+            None
+        }
+    }
+}
