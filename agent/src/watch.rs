@@ -47,6 +47,11 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    /// What is known before anything was listed.
+    pub(crate) fn empty() -> Self {
+        Self { pods: Table::new(), nodes: Table::new(), services: ServiceTable::new() }
+    }
+
     /// Starts the watches. They run until `shutdown` and retry for ever.
     pub(crate) fn start(
         client: &Client,
@@ -54,11 +59,7 @@ impl Watched {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Arc<Self> {
-        let watched = Arc::new(Self {
-            pods: Table::new(),
-            nodes: Table::new(),
-            services: ServiceTable::new(),
-        });
+        let watched = Arc::new(Self::empty());
         let on_this_node = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         let all = watcher::Config::default();
 

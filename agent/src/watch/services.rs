@@ -55,7 +55,7 @@ struct Inner {
 }
 
 impl ServiceTable {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             inner: RwLock::default(),
             synced: watch::Sender::new((false, false)),
@@ -63,7 +63,7 @@ impl ServiceTable {
         }
     }
 
-    pub(super) fn take_service(&self, event: Event<Service>) {
+    pub(crate) fn take_service(&self, event: Event<Service>) {
         let mut inner = self.write();
         match event {
             Event::Init => return inner.incoming_services.clear(),
@@ -80,7 +80,7 @@ impl ServiceTable {
         self.changed.announce();
     }
 
-    pub(super) fn take_slice(&self, event: Event<EndpointSlice>) {
+    pub(crate) fn take_slice(&self, event: Event<EndpointSlice>) {
         let mut inner = self.write();
         match event {
             Event::Init => return inner.incoming_slices.clear(),
