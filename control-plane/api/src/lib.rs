@@ -10,13 +10,14 @@
 //! Does not: store, authorize, watch, or fill in what needs other objects (cluster IPs, admission).
 
 pub mod cidr;
-pub mod defaults;
+mod defaults;
 pub mod discovery;
 pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod resource;
+mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;

@@ -106,20 +106,120 @@ pub struct Creation<'a> {
     pub name_suffix: &'a str,
 }
 
+/// How long a name may be, so that names made from it still fit a label.
+const GENERATED_NAME_BASE: usize = 58;
+
+/// Metadata that only the server sets.
+const SERVER_METADATA: [&str; 7] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "selfLink",
+    "managedFields",
+];
+
 /// Fills in the metadata of a new object; drops what a client may not set (status too, where the
 /// kind has a status subresource). Sets `apiVersion` and `kind`. Does not set the namespace.
 pub fn prepare_for_create(resource: &Resource, object: &mut Value, creation: &Creation<'_>) {
-    let _ = (resource, object, creation);
+    let metadata = metadata_mut(object);
+    metadata.remove("resourceVersion");
+    for field in SERVER_METADATA {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), Value::from(creation.uid));
+    metadata.insert("creationTimestamp".to_owned(), Value::from(creation.timestamp));
+    if resource.generation {
+        metadata.insert("generation".to_owned(), Value::from(1));
+    }
+    let prefix = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default();
+    let unnamed = metadata.get("name").and_then(Value::as_str).unwrap_or_default().is_empty();
+    if unnamed && !prefix.is_empty() {
+        let mut end = prefix.len().min(GENERATED_NAME_BASE);
+        while !prefix.is_char_boundary(end) {
+            end -= 1;
+        }
+        let name = format!("{}{}", &prefix[..end], creation.name_suffix);
+        metadata.insert("name".to_owned(), Value::from(name));
+    }
+    set_type(resource, object);
+    if resource.status && !resource.status_on_create {
+        remove(object, "status");
+    }
+    (resource.initialize)(object);
 }
 
 /// Carries over from `old` what an update may not change; keeps `old`'s status where the kind has a
 /// status subresource, and raises the generation when anything but metadata and status differs.
+/// Call it after defaulting, with the result defaulted again where a kind carries fields over.
 pub fn prepare_for_update(resource: &Resource, new: &mut Value, old: &Value) {
-    let _ = (resource, new, old);
+    set_type(resource, new);
+    let metadata = metadata_mut(new);
+    for field in SERVER_METADATA {
+        match old["metadata"].get(field) {
+            Some(value) => metadata.insert(field.to_owned(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    for field in ["name", "namespace"] {
+        let missing = metadata.get(field).and_then(Value::as_str).unwrap_or_default().is_empty();
+        if let (true, Some(value)) = (missing, old["metadata"].get(field)) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+    if resource.status {
+        copy(new, old, "status");
+    }
+    (resource.carry_over)(new, old);
+    (resource.apply_defaults)(new);
+    if resource.generation && desired_differs(new, old) {
+        let next = generation(old).saturating_add(1);
+        metadata_mut(new).insert("generation".to_owned(), Value::from(next));
+    }
 }
 
-/// Makes `new` into `old` with `new`'s status (and, as Kubernetes does, its labels, annotations,
-/// finalizers and owner references untouched from `old`).
+/// Makes `new` into `old` with `new`'s status and resource version: a status update changes
+/// nothing else.
 pub fn prepare_for_status_update(resource: &Resource, new: &mut Value, old: &Value) {
-    let _ = (resource, new, old);
+    let status = new.get("status").cloned();
+    let version = resource_version(new).to_owned();
+    *new = old.clone();
+    set_type(resource, new);
+    set_metadata(new, "resourceVersion", &version);
+    match status {
+        Some(status) if !status.is_null() => new["status"] = status,
+        _ => remove(new, "status"),
+    }
 }
+
+fn set_type(resource: &Resource, object: &mut Value) {
+    object["apiVersion"] = Value::from(resource.api_version());
+    object["kind"] = Value::from(resource.kind);
+}
+
+fn remove(object: &mut Value, field: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove(field);
+    }
+}
+
+/// Sets `field` of `new` to what it is in `old`.
+pub(crate) fn copy(new: &mut Value, old: &Value, field: &str) {
+    match old.get(field) {
+        Some(value) => new[field] = value.clone(),
+        None => remove(new, field),
+    }
+}
+
+fn desired_differs(new: &Value, old: &Value) -> bool {
+    let desired = |object: &Value| -> Map<String, Value> {
+        let map = object.as_object().into_iter().flatten();
+        let keep = |field: &str| !matches!(field, "metadata" | "status" | "apiVersion" | "kind");
+        map.filter(|(field, _)| keep(field)).map(|(f, v)| (f.clone(), v.clone())).collect()
+    };
+    desired(new) != desired(old)
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,14 @@
 //! Guarantees: the document is not changed when a patch fails.
 //! Does not: server-side apply.
 
+mod strategic;
+
 use serde_json::Value;
 
 use crate::resource::Resource;
+
+/// How many operations a JSON patch may have.
+const JSON_PATCH_OPERATIONS: usize = 10_000;
 
 /// How a patch body is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +24,18 @@ pub enum PatchKind {
 }
 
 impl PatchKind {
+    /// The media types of all kinds.
+    pub const MEDIA_TYPES: [&str; 3] = [
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+    ];
+
     /// Of a content type, its parameters ignored.
     pub fn from_content_type(content_type: &str) -> Option<Self> {
-        match content_type.split(';').next().unwrap_or_default().trim() {
-            "application/json-patch+json" => Some(Self::Json),
-            "application/merge-patch+json" => Some(Self::Merge),
-            "application/strategic-merge-patch+json" => Some(Self::Strategic),
-            _ => None,
-        }
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let index = Self::MEDIA_TYPES.iter().position(|one| *one == media_type)?;
+        Some([Self::Json, Self::Merge, Self::Strategic][index])
     }
 }
 
@@ -48,6 +57,46 @@ pub fn apply(
     document: &Value,
     patch: &Value,
 ) -> Result<Value, PatchFailed> {
-    let _ = (kind, resource, patch);
-    Ok(document.clone())
+    match kind {
+        PatchKind::Json => json_patch(document, patch),
+        PatchKind::Merge => {
+            require_object(patch)?;
+            let mut patched = document.clone();
+            json_patch::merge(&mut patched, patch);
+            Ok(patched)
+        }
+        PatchKind::Strategic => {
+            require_object(patch)?;
+            strategic::apply(resource.schema, document, patch)
+        }
+    }
 }
+
+fn require_object(patch: &Value) -> Result<(), PatchFailed> {
+    if patch.is_object() {
+        Ok(())
+    } else {
+        Err(PatchFailed::Malformed(
+            "error decoding patch: a patch must be a JSON object".to_owned(),
+        ))
+    }
+}
+
+fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchFailed> {
+    let operations: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|error| PatchFailed::Malformed(format!("error decoding patch: {error}")))?;
+    if operations.0.len() > JSON_PATCH_OPERATIONS {
+        let count = operations.0.len();
+        let message = format!(
+            "the allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS}, got {count}"
+        );
+        return Err(PatchFailed::Unprocessable(message));
+    }
+    let mut patched = document.clone();
+    json_patch::patch(&mut patched, &operations.0)
+        .map_err(|error| PatchFailed::Unprocessable(error.to_string()))?;
+    Ok(patched)
+}
+
+#[cfg(test)]
+mod tests;

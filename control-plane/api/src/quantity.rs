@@ -268,3 +268,86 @@ fn fmt_decimal(f: &mut fmt::Formatter<'_>, mut nanos: i128, exponent: bool) -> f
     let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][power];
     write!(f, "{nanos}{suffix}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quantity(text: &str) -> Quantity {
+        text.parse().unwrap_or_else(|_| panic!("{text}"))
+    }
+
+    #[test]
+    fn canonical_form() {
+        let table = [
+            ("0", "0"),
+            ("0Gi", "0"),
+            ("-0.0", "0"),
+            ("2.5", "2500m"),
+            ("+1", "1"),
+            ("100m", "100m"),
+            ("1000m", "1"),
+            ("0.1m", "100u"),
+            ("1e3", "1e3"),
+            ("1500e0", "1500"),
+            ("1E3", "1e3"),
+            ("1E", "1E"),
+            ("1e-3", "1e-3"),
+            ("4Gi", "4Gi"),
+            ("1.5Gi", "1536Mi"),
+            ("4096Mi", "4Gi"),
+            ("1000Ki", "1000Ki"),
+            ("0.5Ki", "512"),
+            ("1500Mi", "1500Mi"),
+            ("1000k", "1M"),
+            ("1234567", "1234567"),
+            (".5", "500m"),
+            ("5.", "5"),
+            ("-1.5Gi", "-1536Mi"),
+            ("0.0000000001", "1n"),
+            ("12345678901234567890", "9223372036854775807"),
+            ("16Ei", "9223372036854775807"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(quantity(text).to_string(), expected, "{text}");
+            assert_eq!(quantity(expected), quantity(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn malformed() {
+        for text in
+            ["", ".", "-", "Gi", "1.2.3", "1 Gi", "1gi", "1KI", "two", "1e", "1e1.5", "--1", "1mm"]
+        {
+            assert_eq!(text.parse::<Quantity>(), Err(ParseQuantityFailed), "{text}");
+        }
+    }
+
+    #[test]
+    fn rounding_goes_up() {
+        let table =
+            [("2.5", 3, 2500), ("100m", 1, 100), ("1m", 1, 1), ("1u", 1, 1), ("-1500m", -2, -1500)];
+        for (text, units, millis) in table {
+            assert_eq!(
+                (quantity(text).units(), quantity(text).millis()),
+                (units, millis),
+                "{text}"
+            );
+        }
+        assert_eq!(quantity("4Gi").units(), 4 << 30);
+        assert_eq!(Quantity::from_bytes(4 << 30).to_string(), "4Gi");
+        assert_eq!(Quantity::from_millis(2500).to_string(), "2500m");
+        assert_eq!(Quantity::from_units(110).to_string(), "110");
+    }
+
+    #[test]
+    fn arithmetic_and_order() {
+        assert_eq!((quantity("1Gi") + quantity("512Mi")).to_string(), "1536Mi");
+        assert_eq!((quantity("4") - quantity("1500m")).to_string(), "2500m");
+        assert_eq!((Quantity::default() + quantity("1Gi")).to_string(), "1Gi");
+        assert!(quantity("400Gi") > quantity("16Gi"));
+        assert!(quantity("1000m") == quantity("1"));
+        assert!((quantity("1") - quantity("2")).is_negative());
+        assert!(quantity("1024Ki").is_whole() && !quantity("1m").is_whole());
+    }
+}

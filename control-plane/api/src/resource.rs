@@ -5,11 +5,18 @@
 //! Does not: hold behaviour; that lives in [`crate::defaults`], [`crate::validation`] and
 //! [`crate::table`], one function per kind.
 
+mod decode;
+mod fields;
+mod rows;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::table::Column;
 use crate::validation::FieldError;
+
+pub use decode::DecodeError;
+pub use rows::RESOURCES;
 
 /// What the server knows of one kind.
 pub struct Resource {
@@ -23,8 +30,14 @@ pub struct Resource {
     pub short_names: &'static [&'static str],
     pub categories: &'static [&'static str],
     pub namespaced: bool,
+    /// What discovery announces and the router serves.
+    pub verbs: &'static [&'static str],
     /// Whether `/status` exists, and so whether `status` is ignored in ordinary writes.
     pub status: bool,
+    /// Whether a create may carry a status all the same: nodes register with theirs.
+    pub status_on_create: bool,
+    /// Whether `metadata.generation` counts the changes of the desired state.
+    pub generation: bool,
     /// Where `/scale` reads and writes.
     pub scale: Option<ScalePaths>,
     /// Whether a delete waits for the kind's own agent (pods).
@@ -38,6 +51,11 @@ pub struct Resource {
     pub schema: &'static str,
     /// Checks every field's type.
     pub decode: fn(&Value) -> Result<(), DecodeError>,
+    /// Sets what only a new object gets; called by [`crate::object::prepare_for_create`].
+    pub initialize: fn(&mut Value),
+    /// Takes from the old object what an update may leave out; called by
+    /// [`crate::object::prepare_for_update`].
+    pub carry_over: fn(new: &mut Value, old: &Value),
     /// Fills in what the API documents as the default.
     pub apply_defaults: fn(&mut Value),
     /// Checks the object, metadata included; with `old`, also what may change in an update.
@@ -45,6 +63,7 @@ pub struct Resource {
     /// The values of the fields that a field selector may name, beside `metadata.name` and
     /// `metadata.namespace`. The labels do not depend on the object.
     pub fields: fn(&Value) -> Vec<(&'static str, String)>,
+    pub(crate) add_schema: fn(&mut schemars::SchemaGenerator),
 }
 
 /// JSON pointers into an object that has a scale.
@@ -52,6 +71,7 @@ pub struct Resource {
 pub struct ScalePaths {
     pub spec_replicas: &'static str,
     pub status_replicas: &'static str,
+    /// A map of labels or a `metav1.LabelSelector`.
     pub selector: &'static str,
 }
 
@@ -59,19 +79,10 @@ pub struct ScalePaths {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subresource {
     pub name: &'static str,
+    /// The kind of what is read or written, and its group and version (empty: the parent's).
     pub kind: &'static str,
+    pub group_version: (&'static str, &'static str),
     pub verbs: &'static [&'static str],
-}
-
-/// A field whose JSON type does not fit the kind.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} in version \"{version}\" cannot be handled as a {kind}: {path}: {message}")]
-pub struct DecodeError {
-    pub kind: &'static str,
-    pub version: &'static str,
-    /// Such as `spec.containers[0].ports[0].containerPort`.
-    pub path: String,
-    pub message: String,
 }
 
 impl Resource {
@@ -92,10 +103,12 @@ impl Resource {
             format!("{}.{}", self.plural, self.group)
         }
     }
-}
 
-/// Every kind that is served.
-pub static RESOURCES: &[Resource] = &[];
+    /// Whether the server answers `verb` for it.
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+}
 
 /// The kind at `/apis/<group>/<version>/<plural>` (the core group is "").
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
@@ -107,3 +120,6 @@ pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     RESOURCES.iter().find(|r| r.group == group && r.version == version && r.kind == kind)
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,3 +213,85 @@ impl Status {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::find;
+
+    #[test]
+    fn messages_are_what_clients_know() {
+        let pods = find("", "v1", "pods").unwrap();
+        let deployments = find("apps", "v1", "deployments").unwrap();
+        let table = [
+            (Status::not_found(pods, "a"), 404, "NotFound", "pods \"a\" not found"),
+            (
+                Status::already_exists(deployments, "d"),
+                409,
+                "AlreadyExists",
+                "deployments.apps \"d\" already exists",
+            ),
+            (
+                Status::modified(deployments, "d"),
+                409,
+                "Conflict",
+                "Operation cannot be fulfilled on deployments.apps \"d\": the object has been \
+                 modified; please apply your changes to the latest version and try again",
+            ),
+            (Status::forbidden(pods, "a", "no"), 403, "Forbidden", "pods \"a\" is forbidden: no"),
+            (Status::forbidden(pods, "", "no"), 403, "Forbidden", "pods is forbidden: no"),
+            (Status::unauthorized(), 401, "Unauthorized", "Unauthorized"),
+            (Status::expired("gone"), 410, "Expired", "gone"),
+            (
+                Status::internal_error(&"disk"),
+                500,
+                "InternalError",
+                "Internal error occurred: disk",
+            ),
+        ];
+        for (status, code, reason, message) in table {
+            let value = status.to_value();
+            assert_eq!(value["code"], code);
+            assert_eq!(value["reason"], reason);
+            assert_eq!(value["message"], message);
+            assert_eq!(value["status"], "Failure");
+        }
+        assert_eq!(
+            Status::not_found(deployments, "d").to_value()["details"],
+            json!({"name": "d", "group": "apps", "kind": "deployments"})
+        );
+    }
+
+    #[test]
+    fn invalid_lists_a_cause_per_field() {
+        let resource = find("apps", "v1", "deployments").unwrap();
+        let error = |field: &str| FieldError {
+            field: field.to_owned(),
+            reason: "FieldValueRequired",
+            detail: "Required value".to_owned(),
+        };
+        let one = Status::invalid(resource, "d", &[error("spec.selector")]);
+        assert_eq!(one.message, "Deployment.apps \"d\" is invalid: spec.selector: Required value");
+        let two = Status::invalid(resource, "d", &[error("a"), error("b")]).to_value();
+        assert_eq!(
+            two["message"],
+            "Deployment.apps \"d\" is invalid: [a: Required value, b: Required value]"
+        );
+        assert_eq!(two["code"], 422);
+        assert_eq!(two["details"]["kind"], "Deployment");
+        assert_eq!(
+            two["details"]["causes"][1],
+            json!({"reason": "FieldValueRequired", "message": "Required value", "field": "b"})
+        );
+    }
+
+    #[test]
+    fn success() {
+        let pods = find("", "v1", "pods").unwrap();
+        let value = Status::deleted(pods, "a", "u").to_value();
+        assert_eq!(value["status"], "Success");
+        assert_eq!(value["details"], json!({"name": "a", "kind": "pods", "uid": "u"}));
+        assert!(value.get("reason").is_none());
+        assert_eq!(Status::success(201).to_value()["code"], 201);
+    }
+}

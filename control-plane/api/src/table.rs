@@ -1,9 +1,28 @@
 //! `meta.k8s.io/v1` tables: what `kubectl get` prints.
+//!
+//! Guarantees: cells are what Kubernetes prints for the kind, wide columns included; time is an
+//! argument. Does not: filter columns; a client hides those with a priority above its own.
+
+mod cells;
+mod columns;
+mod format;
+mod pod;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::resource::Resource;
+
+pub(crate) use cells::{
+    config_map, deployment, endpoint_slice, endpoints, event, lease, namespace, node, replica_set,
+    replication_controller, secret, service, service_account,
+};
+pub(crate) use columns::{
+    CONFIG_MAP, DEPLOYMENT, ENDPOINT_SLICE, ENDPOINTS, EVENT, LEASE, NAMESPACE, NODE, POD,
+    REPLICA_SET, REPLICATION_CONTROLLER, SECRET, SERVICE, SERVICE_ACCOUNT,
+};
+pub use format::human_duration;
+pub(crate) use pod::pod;
 
 /// The definition of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +47,65 @@ pub enum IncludeObject {
     Object,
 }
 
+impl IncludeObject {
+    /// Of the query parameter; empty is the default.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "Metadata" => Some(Self::Metadata),
+            "None" => Some(Self::None),
+            "Object" => Some(Self::Object),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) fn no_cells(_: &Value, _: Timestamp) -> Vec<Value> {
+    Vec::new()
+}
+
 /// One row.
 pub fn row(resource: &Resource, object: &Value, now: Timestamp, include: IncludeObject) -> Value {
-    let _ = include;
-    json!({ "cells": (resource.cells)(object, now), "object": object })
+    let mut row = Map::new();
+    row.insert("cells".to_owned(), Value::Array((resource.cells)(object, now)));
+    let included = match include {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Object => object.clone(),
+        IncludeObject::Metadata => json!({
+            "kind": "PartialObjectMetadata",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": object["metadata"],
+        }),
+    };
+    if resource.kind == "Pod" {
+        pod::row_conditions(object, &mut row);
+    }
+    row.insert("object".to_owned(), included);
+    Value::Object(row)
 }
 
 /// A `Table` of rows made by [`row`]. `list_metadata` is the list's `metadata`. Watch events after
 /// the first may leave the column definitions out.
 pub fn table(resource: &Resource, list_metadata: Value, rows: Vec<Value>, columns: bool) -> Value {
-    let _ = (resource, columns);
-    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list_metadata, "rows": rows })
+    let definitions: Vec<Value> =
+        if columns { resource.columns.iter().map(definition).collect() } else { Vec::new() };
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": list_metadata,
+        "columnDefinitions": definitions,
+        "rows": rows,
+    })
 }
+
+fn definition(column: &Column) -> Value {
+    json!({
+        "name": column.name,
+        "type": column.kind,
+        "format": column.format,
+        "description": column.description,
+        "priority": column.priority,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,29 +1,28 @@
 //! Validation, one function per kind, in the wording that Kubernetes users know.
+//!
+//! Guarantees: every problem of an object is reported at once, each with its field's path; nothing
+//! panics on an object of any shape. Does not: look at other objects, or at JSON types (the decode
+//! function of [`crate::resource::Resource`] does).
 
-use std::fmt;
+mod containers;
+mod core_kinds;
+mod field_error;
+mod metadata;
+mod names;
+mod network;
+mod pod;
+mod volumes;
+mod workload;
 
-use serde_json::{Value, json};
+pub use field_error::FieldError;
 
-/// Why one field was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldError {
-    /// Such as `spec.containers[0].name`.
-    pub field: String,
-    /// Such as `FieldValueInvalid`.
-    pub reason: &'static str,
-    /// Such as `Invalid value: "A": must be ...`.
-    pub detail: String,
-}
+pub(crate) use core_kinds::{config_map, event, lease, namespace, node, secret, service_account};
+pub(crate) use names::{label_value, qualified_name};
+pub(crate) use network::{endpoint_slice, endpoints, service};
+pub(crate) use pod::pod;
+pub(crate) use workload::{deployment, replica_set, replication_controller};
 
-impl FieldError {
-    /// The entry of `details.causes`.
-    pub fn cause(&self) -> Value {
-        json!({ "reason": self.reason, "message": self.detail, "field": self.field })
-    }
-}
+use field_error::{Errors, Path};
 
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.detail)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+use serde_json::json;
+
+use super::*;
+use crate::resource::find;
+
+fn parsed(path: &str) -> Value {
+    serde_json::from_str(&document(path).unwrap().json).unwrap()
+}
+
+fn references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::String(target) if key == "$ref" => found.push(target.clone()),
+                    value => references(value, found),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|one| references(one, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_resolves() {
+    for path in documents().keys() {
+        let document = parsed(path);
+        let mut all = Vec::new();
+        references(&document, &mut all);
+        assert!(!all.is_empty());
+        for target in all {
+            let pointer = target.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{path}: {target}");
+        }
+    }
+}
+
+#[test]
+fn index_names_every_group_version_with_its_hash() {
+    let index = index();
+    let paths = index["paths"].as_object().unwrap();
+    let expected =
+        ["api/v1", "apis/apps/v1", "apis/coordination.k8s.io/v1", "apis/discovery.k8s.io/v1"];
+    assert_eq!(paths.keys().collect::<Vec<_>>(), expected);
+    let hash = &document("api/v1").unwrap().hash;
+    assert_eq!(paths["api/v1"]["serverRelativeURL"], format!("/openapi/v3/api/v1?hash={hash}"));
+    assert!(document("apis/batch/v1").is_none());
+}
+
+#[test]
+fn patch_operations_say_what_clients_look_for() {
+    let document = parsed("apis/apps/v1");
+    let patch =
+        &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert_eq!(
+        patch["x-kubernetes-group-version-kind"],
+        json!({"group": "apps", "kind": "Deployment", "version": "v1"})
+    );
+    let names: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+    assert!(names.contains(&"fieldValidation") && names.contains(&"dryRun"));
+    assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
+    assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
+}
+
+#[test]
+fn schemas_carry_the_facts() {
+    let document = parsed("api/v1");
+    let schemas = &document["components"]["schemas"];
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
+    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    let pod = &schemas["io.k8s.api.core.v1.Pod"];
+    assert_eq!(
+        pod["x-kubernetes-group-version-kind"],
+        json!([{"group": "", "kind": "Pod", "version": "v1"}])
+    );
+    let spec = &pod["properties"]["spec"];
+    assert_eq!(spec["allOf"], json!([{"$ref": "#/components/schemas/io.k8s.api.core.v1.PodSpec"}]));
+    assert!(spec["description"].is_string());
+    let quantity = &schemas["io.k8s.apimachinery.pkg.api.resource.Quantity"];
+    assert!(quantity["oneOf"].is_array());
+}
+
+#[test]
+fn unknown_fields_are_named() {
+    let resource = find("apps", "v1", "deployments").unwrap();
+    let mut object =
+        json!({"spec": {"foo": 1, "template": {"spec": {"containers": [{"imag": "x"}]}}}});
+    let messages = normalize(resource, &mut object);
+    assert_eq!(
+        messages,
+        ["unknown field \"spec.foo\"", "unknown field \"spec.template.spec.containers[0].imag\""]
+    );
+    assert_eq!(object, json!({"spec": {"template": {"spec": {"containers": [{}]}}}}));
+}

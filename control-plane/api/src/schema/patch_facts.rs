@@ -1,0 +1,257 @@
+//! What the types' schemas do not say: how lists merge.
+//!
+//! One row per field: the strategy of a strategic merge patch, and the list's type for server-side
+//! merging (`x-kubernetes-list-type`). [`crate::patch`] acts on the rows and [`crate::openapi`]
+//! publishes them, so that a client computes patches by the same rules that the server applies.
+//! A list without a row is replaced as a whole.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// How a field takes part in a patch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fact {
+    type_name: &'static str,
+    field: &'static str,
+    /// The key that identifies an item; empty for a list of scalars.
+    pub(crate) merge_key: &'static str,
+    pub(crate) strategy: Strategy,
+    pub(crate) list: ListType,
+}
+
+/// `x-kubernetes-patch-strategy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strategy {
+    Replace,
+    Merge,
+    /// Merge items; an item's keys that the patch does not retain go away.
+    MergeRetainKeys,
+    /// An object whose keys that the patch does not retain go away.
+    RetainKeys,
+}
+
+impl Strategy {
+    /// As the extension spells it; a plain replacement is not spelled out.
+    pub(crate) fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Replace => None,
+            Self::Merge => Some("merge"),
+            Self::MergeRetainKeys => Some("merge,retainKeys"),
+            Self::RetainKeys => Some("retainKeys"),
+        }
+    }
+}
+
+/// `x-kubernetes-list-type` with `x-kubernetes-list-map-keys`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListType {
+    /// Not a list.
+    None,
+    Atomic,
+    Set,
+    Map(&'static [&'static str]),
+}
+
+/// The row of a field, if it has one.
+pub(crate) fn fact(type_name: &str, field: &str) -> Option<&'static Fact> {
+    static INDEX: OnceLock<HashMap<(&str, &str), &Fact>> = OnceLock::new();
+    let index = INDEX
+        .get_or_init(|| FACTS.iter().map(|fact| ((fact.type_name, fact.field), fact)).collect());
+    index.get(&(type_name.strip_prefix("io.k8s.")?, field)).copied()
+}
+
+/// Whether every write replaces an object of this type as a whole (`x-kubernetes-map-type`).
+pub(crate) fn is_atomic(type_name: &str) -> bool {
+    type_name.strip_prefix("io.k8s.").is_some_and(|name| ATOMIC_TYPES.contains(&name))
+}
+
+const fn merge(type_name: &'static str, field: &'static str, key: &'static [&'static str]) -> Fact {
+    let list = ListType::Map(key);
+    Fact { type_name, field, merge_key: key[0], strategy: Strategy::Merge, list }
+}
+
+const fn retain(
+    type_name: &'static str,
+    field: &'static str,
+    key: &'static [&'static str],
+) -> Fact {
+    let list = ListType::Map(key);
+    Fact { type_name, field, merge_key: key[0], strategy: Strategy::MergeRetainKeys, list }
+}
+
+/// Merged by a patch, replaced by an apply.
+const fn merge_atomic(type_name: &'static str, field: &'static str, key: &'static str) -> Fact {
+    let (strategy, list) = (Strategy::Merge, ListType::Atomic);
+    Fact { type_name, field, merge_key: key, strategy, list }
+}
+
+const fn set(type_name: &'static str, field: &'static str) -> Fact {
+    let (strategy, list) = (Strategy::Merge, ListType::Set);
+    Fact { type_name, field, merge_key: "", strategy, list }
+}
+
+const fn atomic(type_name: &'static str, field: &'static str) -> Fact {
+    let (strategy, list) = (Strategy::Replace, ListType::Atomic);
+    Fact { type_name, field, merge_key: "", strategy, list }
+}
+
+const NAME: &[&str] = &["name"];
+const TYPE: &[&str] = &["type"];
+
+static FACTS: &[Fact] = &[
+    set("apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers"),
+    merge("apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", &["uid"]),
+    atomic("apimachinery.pkg.apis.meta.v1.LabelSelector", "matchExpressions"),
+    atomic("apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", "values"),
+    // Pods.
+    retain("api.core.v1.PodSpec", "volumes", NAME),
+    merge("api.core.v1.PodSpec", "initContainers", NAME),
+    merge("api.core.v1.PodSpec", "containers", NAME),
+    merge("api.core.v1.PodSpec", "ephemeralContainers", NAME),
+    merge("api.core.v1.PodSpec", "imagePullSecrets", NAME),
+    merge("api.core.v1.PodSpec", "hostAliases", &["ip"]),
+    merge(
+        "api.core.v1.PodSpec",
+        "topologySpreadConstraints",
+        &["topologyKey", "whenUnsatisfiable"],
+    ),
+    merge("api.core.v1.PodSpec", "schedulingGates", NAME),
+    retain("api.core.v1.PodSpec", "resourceClaims", NAME),
+    atomic("api.core.v1.PodSpec", "tolerations"),
+    atomic("api.core.v1.PodSpec", "readinessGates"),
+    merge("api.core.v1.PodStatus", "conditions", TYPE),
+    merge("api.core.v1.PodStatus", "podIPs", &["ip"]),
+    merge_atomic("api.core.v1.PodStatus", "hostIPs", "ip"),
+    retain("api.core.v1.PodStatus", "resourceClaimStatuses", NAME),
+    atomic("api.core.v1.PodStatus", "containerStatuses"),
+    atomic("api.core.v1.PodStatus", "initContainerStatuses"),
+    atomic("api.core.v1.PodStatus", "ephemeralContainerStatuses"),
+    merge("api.core.v1.Container", "env", NAME),
+    merge("api.core.v1.Container", "ports", &["containerPort", "protocol"]),
+    merge("api.core.v1.Container", "volumeMounts", &["mountPath"]),
+    merge("api.core.v1.Container", "volumeDevices", &["devicePath"]),
+    atomic("api.core.v1.Container", "args"),
+    atomic("api.core.v1.Container", "command"),
+    atomic("api.core.v1.Container", "envFrom"),
+    atomic("api.core.v1.Container", "resizePolicy"),
+    merge("api.core.v1.EphemeralContainer", "env", NAME),
+    merge("api.core.v1.EphemeralContainer", "ports", &["containerPort", "protocol"]),
+    merge("api.core.v1.EphemeralContainer", "volumeMounts", &["mountPath"]),
+    merge("api.core.v1.EphemeralContainer", "volumeDevices", &["devicePath"]),
+    atomic("api.core.v1.EphemeralContainer", "args"),
+    atomic("api.core.v1.EphemeralContainer", "command"),
+    atomic("api.core.v1.EphemeralContainer", "envFrom"),
+    merge("api.core.v1.ContainerStatus", "volumeMounts", &["mountPath"]),
+    atomic("api.core.v1.Capabilities", "add"),
+    atomic("api.core.v1.Capabilities", "drop"),
+    atomic("api.core.v1.ExecAction", "command"),
+    atomic("api.core.v1.HTTPGetAction", "httpHeaders"),
+    atomic("api.core.v1.HostAlias", "hostnames"),
+    atomic("api.core.v1.PodDNSConfig", "nameservers"),
+    atomic("api.core.v1.PodDNSConfig", "options"),
+    atomic("api.core.v1.PodDNSConfig", "searches"),
+    atomic("api.core.v1.PodSecurityContext", "supplementalGroups"),
+    atomic("api.core.v1.PodSecurityContext", "sysctls"),
+    atomic("api.core.v1.NodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution"),
+    atomic("api.core.v1.NodeSelector", "nodeSelectorTerms"),
+    atomic("api.core.v1.NodeSelectorTerm", "matchExpressions"),
+    atomic("api.core.v1.NodeSelectorTerm", "matchFields"),
+    atomic("api.core.v1.NodeSelectorRequirement", "values"),
+    atomic("api.core.v1.PodAffinity", "preferredDuringSchedulingIgnoredDuringExecution"),
+    atomic("api.core.v1.PodAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
+    atomic("api.core.v1.PodAntiAffinity", "preferredDuringSchedulingIgnoredDuringExecution"),
+    atomic("api.core.v1.PodAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
+    atomic("api.core.v1.PodAffinityTerm", "namespaces"),
+    atomic("api.core.v1.ConfigMapVolumeSource", "items"),
+    atomic("api.core.v1.SecretVolumeSource", "items"),
+    atomic("api.core.v1.DownwardAPIVolumeSource", "items"),
+    atomic("api.core.v1.ProjectedVolumeSource", "sources"),
+    // Nodes and namespaces.
+    set("api.core.v1.NodeSpec", "podCIDRs"),
+    atomic("api.core.v1.NodeSpec", "taints"),
+    merge("api.core.v1.NodeStatus", "conditions", TYPE),
+    merge("api.core.v1.NodeStatus", "addresses", TYPE),
+    atomic("api.core.v1.NodeStatus", "images"),
+    atomic("api.core.v1.NodeStatus", "volumesAttached"),
+    atomic("api.core.v1.NodeStatus", "volumesInUse"),
+    atomic("api.core.v1.NamespaceSpec", "finalizers"),
+    merge("api.core.v1.NamespaceStatus", "conditions", TYPE),
+    // Services and endpoints.
+    merge("api.core.v1.ServiceSpec", "ports", &["port", "protocol"]),
+    atomic("api.core.v1.ServiceSpec", "clusterIPs"),
+    atomic("api.core.v1.ServiceSpec", "externalIPs"),
+    atomic("api.core.v1.ServiceSpec", "ipFamilies"),
+    atomic("api.core.v1.ServiceSpec", "loadBalancerSourceRanges"),
+    merge("api.core.v1.ServiceStatus", "conditions", TYPE),
+    atomic("api.core.v1.LoadBalancerStatus", "ingress"),
+    atomic("api.core.v1.Endpoints", "subsets"),
+    atomic("api.core.v1.EndpointSubset", "addresses"),
+    atomic("api.core.v1.EndpointSubset", "notReadyAddresses"),
+    atomic("api.core.v1.EndpointSubset", "ports"),
+    atomic("api.discovery.v1.EndpointSlice", "endpoints"),
+    atomic("api.discovery.v1.EndpointSlice", "ports"),
+    set("api.discovery.v1.Endpoint", "addresses"),
+    // Accounts.
+    merge("api.core.v1.ServiceAccount", "secrets", NAME),
+    atomic("api.core.v1.ServiceAccount", "imagePullSecrets"),
+    // Controllers.
+    merge("api.core.v1.ReplicationControllerStatus", "conditions", TYPE),
+    merge("api.apps.v1.ReplicaSetStatus", "conditions", TYPE),
+    merge("api.apps.v1.DeploymentStatus", "conditions", TYPE),
+    Fact {
+        type_name: "api.apps.v1.DeploymentSpec",
+        field: "strategy",
+        merge_key: "",
+        strategy: Strategy::RetainKeys,
+        list: ListType::None,
+    },
+];
+
+static ATOMIC_TYPES: &[&str] = &[
+    "apimachinery.pkg.apis.meta.v1.LabelSelector",
+    "apimachinery.pkg.apis.meta.v1.OwnerReference",
+    "api.core.v1.ConfigMapKeySelector",
+    "api.core.v1.EndpointAddress",
+    "api.core.v1.EndpointPort",
+    "api.core.v1.LocalObjectReference",
+    "api.core.v1.NodeSelector",
+    "api.core.v1.NodeSelectorTerm",
+    "api.core.v1.ObjectFieldSelector",
+    "api.core.v1.ObjectReference",
+    "api.core.v1.ResourceFieldSelector",
+    "api.core.v1.SecretKeySelector",
+    "api.core.v1.TypedLocalObjectReference",
+    "api.discovery.v1.EndpointPort",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Shape, graph};
+
+    #[test]
+    fn every_fact_is_about_a_field_that_exists() {
+        for fact in FACTS {
+            let name = format!("io.k8s.{}", fact.type_name);
+            let fields = graph().fields(&name).unwrap_or_else(|| panic!("no type {name}"));
+            let field = fields.get(fact.field);
+            let field = field.unwrap_or_else(|| panic!("no {name}.{}", fact.field));
+            let is_list = matches!(field.shape, Shape::List(_));
+            assert_eq!(is_list, fact.list != ListType::None, "{name}.{}", fact.field);
+            if let (Shape::List(item), ListType::Map(keys)) = (&field.shape, fact.list) {
+                let Shape::Type(item) = &**item else { panic!("{name}.{}", fact.field) };
+                for key in keys {
+                    assert!(graph().fields(item).unwrap().contains_key(*key), "{item}.{key}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_atomic_type_exists() {
+        for name in ATOMIC_TYPES {
+            let name = format!("io.k8s.{name}");
+            assert!(graph().fields(&name).is_some(), "{name}");
+        }
+    }
+}
