@@ -1,1 +1,28 @@
-//! Harness for the end-to-end tests.
+//! The harness of the end-to-end tests and of the demo: real clusters, made by the `bowline`
+//! binary, and real clients inside them.
+//!
+//! Guarantees: every cluster has a name and a directory of its own and is removed when its value
+//! is dropped; no traffic leaves the namespaces that a cluster made, except to the API server's
+//! loopback port; every wait is bounded and its error says what was waited for.
+//!
+//! Does not: hide what a program printed. A failed command's output is part of the error.
+
+pub mod api;
+pub mod artifacts;
+pub mod cluster;
+pub mod command;
+pub mod first_light;
+pub mod image;
+pub mod kubectl;
+pub mod load;
+pub mod machine;
+pub mod maps;
+pub mod node;
+pub mod place;
+pub mod registry;
+pub mod rules;
+
+pub use cluster::{Cluster, Wishes};
+pub use load::{Load, LoadReport};
+pub use node::Node;
+pub use place::Place;

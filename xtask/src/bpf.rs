@@ -69,7 +69,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     eprintln!("BPF compiler: {toolchain}");
     let output = workspace::target().join("bpf-build");
     process::run(&mut command(&toolchain, &output))?;
-    let built = output.join(TARGET).join("release/bowline-programs");
+    let built = output.join(TARGET).join("release/bowline");
     let object = workspace::target().join("bpf/bowline.bpf.o");
     install(&built, &object)?;
     Ok(object)
@@ -101,7 +101,7 @@ fn command(toolchain: &Toolchain, output: &Path) -> Command {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env_remove("RUSTFLAGS")
         .env("CARGO_TARGET_DIR", output)
-        .args(["--release", "--target", TARGET]);
+        .args(["--release", "--locked", "--target", TARGET]);
     command
 }
 

@@ -35,14 +35,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.skip_setup {
         setup::install(setup::Scope::Demo)?;
     }
-    let object = bpf::build()?;
+    bpf::build()?;
     build::workload()?;
     build::binaries(args.release)?;
     let profile = workspace::target().join(if args.release { "release" } else { "debug" });
     let mut demo = Command::new(profile.join("bowline-first-light"));
-    demo.current_dir(workspace::root())
-        .env("BOWLINE_BIN", profile.join("bowline"))
-        .env("BOWLINE_BPF_OBJECT", object);
+    demo.current_dir(workspace::root()).env("BOWLINE_BIN", profile.join("bowline"));
+
     if let Some(file) = &args.json {
         demo.arg("--json").arg(file);
     }

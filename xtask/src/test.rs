@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.skip_setup {
         setup::install(setup::Scope::Test)?;
     }
-    let object = bpf::build()?;
+    bpf::build()?;
     if !args.only_tests {
         cargo(&["fmt", "--all", "--check"])?;
         tidy::check()?;
@@ -41,7 +41,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut nextest = Command::new(workspace::cargo());
     nextest
         .current_dir(workspace::root())
-        .env("BOWLINE_BPF_OBJECT", object)
         .env("BOWLINE_BIN", workspace::target().join("debug/bowline"))
         .args(["nextest", "run", "--workspace", "--no-fail-fast"]);
     if workspace::is_root() {

@@ -1,0 +1,273 @@
+//! A local cluster for one test, and its end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Pod;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use tempfile::TempDir;
+
+use crate::api::{self, Api};
+use crate::command::{command, output};
+use crate::node::{Node, kill_and_wait, processes, resident_memory};
+use crate::place::Place;
+use crate::registry::Registry;
+use crate::{artifacts, node};
+
+/// What a test wants of its cluster.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// None makes a name that no other test has.
+    pub name: Option<String>,
+    /// None makes a temporary directory.
+    pub dir: Option<PathBuf>,
+    pub nodes: usize,
+    /// More flags of `bowline up`.
+    pub flags: Vec<String>,
+    /// Start a registry inside and push the images.
+    pub registry: bool,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        let flags = ["--node-cpu", "4", "--node-memory", "16Gi"].map(str::to_owned).to_vec();
+        Self { name: None, dir: None, nodes: 3, flags, registry: true }
+    }
+}
+
+/// Whether a node is joined to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    Cut,
+    Joined,
+}
+
+/// A running cluster. Dropping it runs `bowline down`.
+pub struct Cluster {
+    pub name: String,
+    pub dir: PathBuf,
+    pub nodes: Vec<Node>,
+    /// How long `bowline up` took.
+    pub up_took: Duration,
+    cgroup: PathBuf,
+    registry: Option<Registry>,
+    keep: bool,
+    _temporary: TempDir,
+}
+
+impl Cluster {
+    /// Make a cluster and wait until `bowline up` says that it is ready.
+    pub fn up(wishes: &Wishes) -> Result<Self> {
+        let temporary = tempfile::Builder::new().prefix("bl-").tempdir()?;
+        let name = wishes.name.clone().unwrap_or_else(unique_name);
+        let dir = wishes.dir.clone().unwrap_or_else(|| temporary.path().join("c"));
+        let cgroup = cgroup2()?.join("bowline").join(&name);
+        let nodes = (1..=wishes.nodes)
+            .map(|number| Node::new(&name, &dir, &cgroup, &format!("node{number}")))
+            .collect();
+        let mut cluster = Self {
+            name,
+            dir,
+            nodes,
+            up_took: Duration::ZERO,
+            cgroup,
+            registry: None,
+            keep: false,
+            _temporary: temporary,
+        };
+        let start = Instant::now();
+        output(&mut cluster.up_command(wishes)?).map_err(|error| cluster.with_logs(error))?;
+        cluster.up_took = start.elapsed();
+        if wishes.registry {
+            cluster.registry = Some(Registry::start(&cluster)?);
+        }
+        Ok(cluster)
+    }
+
+    fn up_command(&self, wishes: &Wishes) -> Result<Command> {
+        let mut up = command(artifacts::bowline()?);
+        up.args(["up", "--name", &self.name, "--nodes", &wishes.nodes.to_string()]);
+        up.arg("--dir").arg(&self.dir);
+        up.args(["--insecure-registry", crate::registry::ADDRESS]).args(&wishes.flags);
+        Ok(up)
+    }
+
+    /// Leave the cluster running when this value is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+        if let Some(registry) = &mut self.registry {
+            registry.keep();
+        }
+    }
+
+    /// The kubeconfig of the administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    /// `bowline` with this cluster's kubeconfig.
+    pub fn bowline(&self, arguments: &[&str]) -> Result<Command> {
+        let mut bowline = command(artifacts::bowline()?);
+        bowline.args(arguments).env("KUBECONFIG", self.kubeconfig());
+        Ok(bowline)
+    }
+
+    /// Run `bowline apply -f` on a manifest of `examples/`.
+    pub fn apply(&self, example: &str) -> Result<String> {
+        let mut apply = self.bowline(&["apply", "-f"])?;
+        output(apply.arg(artifacts::example(example)))
+    }
+
+    /// Run `bowline delete -f` on a manifest of `examples/`.
+    pub fn delete(&self, example: &str) -> Result<String> {
+        let mut delete = self.bowline(&["delete", "-f"])?;
+        output(delete.arg(artifacts::example(example)))
+    }
+
+    /// A client of the API.
+    pub async fn api(&self) -> Result<Api> {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        // The server is on loopback, whatever the environment says about proxies.
+        config.proxy_url = None;
+        Ok(Api::new(kube::Client::try_from(config)?))
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .with_context(|| format!("no node {name} in the cluster"))
+    }
+
+    /// Name of the namespace with the bridge.
+    pub fn bridge_namespace(&self) -> String {
+        format!("bl-{}-net", self.name)
+    }
+
+    /// Inside the namespace with the bridge, in a cgroup that `down` clears.
+    pub fn bridge_place(&self) -> Result<Place> {
+        let cgroup = self.cgroup.join("guests");
+        fs::create_dir_all(&cgroup)
+            .with_context(|| format!("cannot make cgroup {}", cgroup.display()))?;
+        Ok(Place::network(&node::netns_path(&self.bridge_namespace())).in_cgroup(&cgroup))
+    }
+
+    /// A command, to be completed, that lives beside the bridge until the cluster goes.
+    pub(crate) fn detached_guest(&self) -> Result<Command> {
+        node::detached(&self.cgroup.join("guests"), &self.bridge_namespace())
+    }
+
+    /// Cut a node's uplink, or join it again. The node itself sees its cable pulled.
+    pub fn set_uplink(&self, node: &str, state: Uplink) -> Result<()> {
+        let state = match state {
+            Uplink::Cut => "down",
+            Uplink::Joined => "up",
+        };
+        let mut ip = self.bridge_place()?.command("ip");
+        output(ip.args(["link", "set", node, state]))?;
+        Ok(())
+    }
+
+    /// Inside a pod's first container.
+    pub fn pod_place(&self, pod: &Pod) -> Result<Place> {
+        self.node(&api::node_of(pod))?.pod_place(&api::uid(pod))
+    }
+
+    /// The server's process.
+    pub fn server_pid(&self) -> Result<u32> {
+        let cgroup = self.cgroup.join("server");
+        processes(&cgroup).first().copied().context("no server runs")
+    }
+
+    /// Resident memory of the server in bytes.
+    pub fn server_memory(&self) -> Result<u64> {
+        resident_memory(self.server_pid()?)
+    }
+
+    /// SIGKILL every process of the cluster, containers included.
+    pub fn kill_everything(&self) -> Result<()> {
+        for pid in all_processes(&self.cgroup) {
+            // One may have ended because its parent did.
+            if Path::new(&format!("/proc/{pid}")).exists() {
+                drop(kill_and_wait(pid));
+            }
+        }
+        let left = all_processes(&self.cgroup);
+        if !left.is_empty() {
+            bail!("still running after SIGKILL: {left:?}");
+        }
+        Ok(())
+    }
+
+    /// Run `bowline down`.
+    pub fn down(&self) -> Result<String> {
+        let mut down = command(artifacts::bowline()?);
+        down.args(["down", "--name", &self.name]).arg("--dir").arg(&self.dir);
+        output(&mut down)
+    }
+
+    /// An error with the last lines of each log, which are gone after `down`.
+    pub fn with_logs(&self, error: anyhow::Error) -> anyhow::Error {
+        let mut text = String::new();
+        let entries = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(25)..].join("\n");
+            text.push_str(&format!("\n--- {}\n{last}", path.display()));
+        }
+        error.context(format!("the ends of the cluster's logs:{text}\n--- and the failure"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        self.registry = None;
+        if let Err(error) = self.down() {
+            // A destructor cannot fail; the test that checks for leftovers will.
+            eprintln!("cluster {} is not removed: {error:#}", self.name);
+        }
+    }
+}
+
+/// A name that no other test of this machine has.
+pub fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("t{}-{number}", std::process::id())
+}
+
+/// Where the cgroup2 hierarchy is mounted.
+pub(crate) fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    mounts
+        .lines()
+        .find_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let kind = right.split_whitespace().next()?;
+            (kind == "cgroup2").then(|| left.split_whitespace().nth(4)).flatten()
+        })
+        .map(PathBuf::from)
+        .context("no cgroup2 hierarchy is mounted")
+}
+
+/// Processes of a cgroup and all cgroups below it.
+fn all_processes(cgroup: &Path) -> Vec<u32> {
+    let mut all = processes(cgroup);
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            all.extend(all_processes(&entry.path()));
+        }
+    }
+    all
+}

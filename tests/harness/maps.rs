@@ -1,0 +1,67 @@
+//! Reading a node's pinned maps, as the data plane does.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
+use bowline_ebpf_abi::{Address, Service, ServiceKey, U16Be, map, protocol};
+
+const KEY: usize = size_of::<ServiceKey>();
+const VALUE: usize = size_of::<Service>();
+
+/// The pins of one node.
+pub struct Maps {
+    pins: PathBuf,
+}
+
+/// The SERVICES map, opened.
+pub struct Services(HashMap<MapData, [u8; KEY], [u8; VALUE]>);
+
+impl Maps {
+    pub(crate) fn new(pins: PathBuf) -> Self {
+        Self { pins }
+    }
+
+    /// Open SERVICES.
+    pub fn services(&self) -> Result<Services> {
+        let path = self.pins.join(map::SERVICES);
+        let data = MapData::from_pin(&path)
+            .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
+        Ok(Services(HashMap::try_from(Map::HashMap(data))?))
+    }
+}
+
+impl Services {
+    /// How many slots a TCP service has, that is: ready backends. None when it is unknown.
+    pub fn slot_count(&self, address: Ipv4Addr, port: u16) -> Option<u32> {
+        let value = self.0.get(&key(address, port), 0).ok()?;
+        let at = std::mem::offset_of!(Service, slot_count);
+        Some(u32::from_ne_bytes(value[at..at + 4].try_into().ok()?))
+    }
+}
+
+/// The key's bytes: the layout's own fields, in its own order.
+fn key(address: Ipv4Addr, port: u16) -> [u8; KEY] {
+    let key = ServiceKey::new(Address::from(address), U16Be::new(port), protocol::TCP);
+    let mut bytes = [0; KEY];
+    for (index, word) in key.address.words().iter().enumerate() {
+        bytes[index * 4..index * 4 + 4].copy_from_slice(&word.bits().to_ne_bytes());
+    }
+    let at = std::mem::offset_of!(ServiceKey, port);
+    bytes[at..at + 2].copy_from_slice(&key.port.bits().to_ne_bytes());
+    bytes[std::mem::offset_of!(ServiceKey, protocol)] = key.protocol;
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key;
+
+    #[test]
+    fn a_key_is_the_mapped_address_the_port_and_the_protocol() {
+        let mut expected = vec![0; 10];
+        expected.extend([0xff, 0xff, 10, 9, 8, 7, 0, 80, 6, 0]);
+        assert_eq!(key([10, 9, 8, 7].into(), 80).to_vec(), expected);
+    }
+}

@@ -1,0 +1,192 @@
+//! A node of a local cluster: its namespace, cgroup, agent and maps.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::artifacts;
+use crate::command::command;
+use crate::maps::Maps;
+use crate::place::Place;
+
+/// One node, by the names that `up` gives.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    namespace: String,
+    cgroup: PathBuf,
+    dir: PathBuf,
+}
+
+impl Node {
+    pub(crate) fn new(cluster: &str, cluster_dir: &Path, cgroup: &Path, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: format!("bl-{cluster}-{name}"),
+            cgroup: cgroup.join(name),
+            dir: cluster_dir.to_path_buf(),
+        }
+    }
+
+    /// Name of the network namespace below /run/netns.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A process of the node itself: in its namespace, below its cgroup, outside any pod.
+    pub fn place(&self) -> Result<Place> {
+        let cgroup = self.cgroup.join("guests");
+        fs::create_dir_all(&cgroup)
+            .with_context(|| format!("cannot make cgroup {}", cgroup.display()))?;
+        Ok(Place::network(&netns_path(&self.namespace)).in_cgroup(&cgroup))
+    }
+
+    /// Inside a container of a pod of this node.
+    pub fn pod_place(&self, uid: &str) -> Result<Place> {
+        let (cgroup, pid) = self.pod_process(uid)?;
+        Ok(Place::process(pid).in_cgroup(&cgroup))
+    }
+
+    /// A pod's network, with the machine's programs instead of those of the image.
+    pub fn pod_network(&self, uid: &str) -> Result<Place> {
+        let (_, pid) = self.pod_process(uid)?;
+        Ok(Place::network(&Path::new("/proc").join(pid.to_string()).join("ns/net")))
+    }
+
+    fn pod_process(&self, uid: &str) -> Result<(PathBuf, u32)> {
+        find_process(&self.cgroup.join("pods"), uid)
+            .with_context(|| format!("pod {uid} has no process on {}", self.name))
+    }
+
+    /// The agent's process.
+    pub fn agent_pid(&self) -> Result<u32> {
+        let cgroup = self.cgroup.join("agent");
+        processes(&cgroup)
+            .first()
+            .copied()
+            .with_context(|| format!("no agent runs on {}", self.name))
+    }
+
+    /// SIGKILL the agent and wait until it is gone.
+    pub fn kill_agent(&self) -> Result<()> {
+        kill_and_wait(self.agent_pid()?)
+    }
+
+    /// Start the agent again, exactly as `up` did.
+    pub fn start_agent(&self) -> Result<()> {
+        let path = self.dir.join("cluster.json");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let record: serde_json::Value = serde_json::from_str(&text)?;
+        let nodes = record["plan"]["nodes"].as_array().context("cluster.json has no nodes")?;
+        let node = nodes
+            .iter()
+            .find(|node| node["name"] == self.name.as_str())
+            .with_context(|| format!("cluster.json has no {}", self.name))?;
+        let arguments: Vec<&str> = node["agent"]["command"]
+            .as_array()
+            .context("cluster.json has no command for the agent")?
+            .iter()
+            .filter_map(|word| word.as_str())
+            .skip(1)
+            .collect();
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.dir.join("logs").join(format!("{}.log", self.name)))?;
+        // A session of its own, as `up` gives it: it outlives us when the cluster does.
+        let mut command = detached(&self.cgroup.join("agent"), &self.namespace)?;
+        command.arg(artifacts::bowline()?).args(arguments);
+        command.stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context("cannot start the agent")?;
+        reap(child);
+        Ok(())
+    }
+
+    /// The pinned maps.
+    pub fn maps(&self) -> Maps {
+        let version = bowline_ebpf_abi::ABI_VERSION;
+        let pins = self.dir.join("nodes").join(&self.name).join("bpf");
+        Maps::new(pins.join("bowline").join(format!("v{version}")))
+    }
+
+    /// Resident memory of the agent in bytes.
+    pub fn agent_memory(&self) -> Result<u64> {
+        resident_memory(self.agent_pid()?)
+    }
+}
+
+/// A command, to be completed, that runs in a session, cgroup and network namespace of its own.
+pub(crate) fn detached(cgroup: &Path, namespace: &str) -> Result<Command> {
+    fs::create_dir_all(cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
+    let mut command = command(artifacts::bowline()?);
+    command.arg("internal-exec").arg("--cgroup").arg(cgroup);
+    command.arg("--netns").arg(netns_path(namespace)).arg("--");
+    Ok(command)
+}
+
+/// Where a named network namespace is found.
+pub fn netns_path(name: &str) -> PathBuf {
+    Path::new("/run/netns").join(name)
+}
+
+/// Wait for a child in the background, so that it leaves no zombie when it ends.
+fn reap(mut child: std::process::Child) {
+    std::thread::spawn(move || {
+        // Whatever its status: whoever needs it looks at the node.
+        drop(child.wait());
+    });
+}
+
+/// Processes of a cgroup, without those of its children.
+pub(crate) fn processes(cgroup: &Path) -> Vec<u32> {
+    fs::read_to_string(cgroup.join("cgroup.procs"))
+        .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
+        .unwrap_or_default()
+}
+
+/// The first process in a cgroup below `root` whose path names the pod.
+fn find_process(root: &Path, uid: &str) -> Option<(PathBuf, u32)> {
+    let names_pod = root.to_string_lossy().contains(uid);
+    if names_pod && let Some(&pid) = processes(root).first() {
+        return Some((root.to_path_buf(), pid));
+    }
+    let entries = fs::read_dir(root).ok()?;
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .find_map(|path| find_process(&path, uid))
+}
+
+/// SIGKILL a process and wait until it is gone.
+pub(crate) fn kill_and_wait(pid: u32) -> Result<()> {
+    let id = Pid::from_raw(i32::try_from(pid)?);
+    kill(id, Signal::SIGKILL).with_context(|| format!("cannot kill {pid}"))?;
+    for _ in 0..500 {
+        if has_ended(pid) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    bail!("process {pid} survives SIGKILL")
+}
+
+/// Gone, or a zombie that nobody waited for.
+fn has_ended(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+}
+
+/// VmRSS of a process, in bytes.
+pub(crate) fn resident_memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kilobytes: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("process {pid} has no VmRSS"))?;
+    Ok(kilobytes * 1024)
+}

@@ -1,0 +1,99 @@
+//! The demo: plays the founding scenario with a progress display and prints the report.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bowline_tests::Wishes;
+use bowline_tests::first_light::{Audience, Report, Stage, Step};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Play the founding scenario on a three-node cluster.
+#[derive(Parser)]
+struct Options {
+    /// Also write the facts as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave the cluster up.
+    #[arg(long)]
+    keep: bool,
+}
+
+const NAME: &str = "demo";
+const DIRECTORY: &str = "/var/lib/bowline/demo";
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(options: &Options) -> Result<()> {
+    let mut screen = Screen(ProgressBar::new_spinner());
+    let style = ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?;
+    screen.0.set_style(style);
+    screen.0.enable_steady_tick(Duration::from_millis(100));
+    screen.begin("starting three nodes, a registry, and pushing the images");
+    let wishes = Wishes {
+        name: Some(NAME.to_owned()),
+        dir: Some(PathBuf::from(DIRECTORY)),
+        ..Wishes::default()
+    };
+    let mut stage = Stage::new(&wishes).await?;
+    let report = stage.play(&mut screen).await;
+    if options.keep {
+        stage.cluster().keep();
+    }
+    screen.0.finish_and_clear();
+    let report = report?;
+    println!("\n{report}");
+    if let Some(file) = &options.json {
+        write(file, &report)?;
+    }
+    if options.keep {
+        println!("the cluster is still up:\n{}", how_to_use());
+    } else {
+        drop(stage);
+        println!("the cluster is removed; `cargo xtask demo --keep` leaves it up");
+    }
+    Ok(())
+}
+
+fn write(file: &std::path::Path, report: &Report) -> Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn how_to_use() -> String {
+    format!(
+        "  bowline get pods --name {NAME}\n  bowline net services --name {NAME} --node node1\n  \
+         kubectl --kubeconfig {DIRECTORY}/admin.kubeconfig get pods -o wide\n  \
+         bowline down --name {NAME}"
+    )
+}
+
+/// Progress on the terminal; finished steps stay above the spinner.
+struct Screen(ProgressBar);
+
+impl Audience for Screen {
+    fn begin(&mut self, title: &str) {
+        self.0.set_message(title.to_owned());
+        self.0.reset_elapsed();
+    }
+
+    fn end(&mut self, step: &Step) {
+        let line = format!("ok  {}. {}  {:.1} s", step.number, step.title, step.seconds);
+        if self.0.is_hidden() {
+            eprintln!("{line}");
+        } else {
+            self.0.println(line);
+        }
+    }
+}
