@@ -1,0 +1,199 @@
+//! The pod's own `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use super::oci::BindMount;
+
+const NODE_RESOLV_CONF: &str = "/etc/resolv.conf";
+const HOSTNAME_CHARS_MAX: usize = 63;
+
+/// How pods of this cluster resolve names.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterDns {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) domain: String,
+}
+
+/// What `hostname` says in the pod: the name it asks for, or its own as far as it fits.
+pub(crate) fn hostname(pod: &Pod) -> String {
+    let wanted = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
+    let name = wanted.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    let cut: String = name.chars().take(HOSTNAME_CHARS_MAX).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+fn is_host_network(spec: &PodSpec) -> bool {
+    spec.host_network == Some(true)
+}
+
+pub(crate) fn hosts_file(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\n\
+         fe00::2\tip6-allrouters\n",
+    );
+    let spec = pod.spec.as_ref();
+    let host = hostname(pod);
+    let subdomain = spec.and_then(|spec| spec.subdomain.as_deref()).filter(|name| !name.is_empty());
+    let _ = match subdomain {
+        Some(subdomain) => {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            writeln!(text, "{address}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}")
+        }
+        None => writeln!(text, "{address}\t{host}"),
+    };
+    for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
+        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+        let _ = writeln!(text, "{}\t{names}", alias.ip);
+    }
+    text
+}
+
+/// `node` is the node's own file: it is used by pods whose DNS policy is `Default`.
+pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, node: &str) -> String {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let (mut servers, mut searches, mut options) = match policy {
+        "None" => Default::default(),
+        "Default" => parse_resolv_conf(node),
+        "ClusterFirst" if is_host_network(&spec) => parse_resolv_conf(node),
+        _ => {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let domain = &dns.domain;
+            let searches =
+                [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            (vec![dns.address.to_string()], searches.to_vec(), vec!["ndots:5".to_owned()])
+        }
+    };
+    if let Some(extra) = spec.dns_config {
+        servers.extend(extra.nameservers.into_iter().flatten());
+        searches.extend(extra.searches.into_iter().flatten());
+        for option in extra.options.into_iter().flatten() {
+            let name = option.name.unwrap_or_default();
+            options.retain(|given| given.split(':').next() != Some(name.as_str()));
+            options.push(match option.value {
+                Some(value) => format!("{name}:{value}"),
+                None => name,
+            });
+        }
+    }
+    let mut text = String::new();
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    if !searches.is_empty() {
+        let _ = writeln!(text, "search {}", searches.join(" "));
+    }
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
+    }
+    text
+}
+
+type Resolver = (Vec<String>, Vec<String>, Vec<String>);
+
+fn parse_resolv_conf(text: &str) -> Resolver {
+    let mut resolver = Resolver::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let target = match words.next() {
+            Some("nameserver") => &mut resolver.0,
+            Some("search") => &mut resolver.1,
+            Some("options") => &mut resolver.2,
+            _ => continue,
+        };
+        target.extend(words.map(str::to_owned));
+    }
+    resolver
+}
+
+/// Writes the files and returns how they appear in the pod's containers.
+pub(crate) fn write_files(
+    dir: &Path,
+    pod: &Pod,
+    address: Ipv4Addr,
+    dns: &ClusterDns,
+) -> std::io::Result<Vec<BindMount>> {
+    std::fs::create_dir_all(dir)?;
+    let node = std::fs::read_to_string(NODE_RESOLV_CONF).unwrap_or_default();
+    let files = [
+        ("hosts", hosts_file(pod, address, &dns.domain)),
+        ("hostname", format!("{}\n", hostname(pod))),
+        ("resolv.conf", resolv_conf(pod, dns, &node)),
+    ];
+    files
+        .into_iter()
+        .map(|(name, text)| {
+            let host = dir.join(name);
+            // Written in place: a container that runs already sees this very file.
+            std::fs::write(&host, text)?;
+            Ok(BindMount { host, container: format!("/etc/{name}"), read_only: true })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let mut spec = spec;
+        spec["containers"] = serde_json::json!([]);
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec}),
+        )
+        .unwrap()
+    }
+
+    fn dns() -> ClusterDns {
+        ClusterDns { address: Ipv4Addr::new(10, 9, 0, 10), domain: "cluster.local".into() }
+    }
+
+    #[test]
+    fn resolvers() {
+        let node = "# written by a person\nnameserver 192.0.2.1\nsearch example\noptions edns0\n";
+        let cluster = "nameserver 10.9.0.10\n\
+                       search shop.svc.cluster.local svc.cluster.local cluster.local\n\
+                       options ndots:5\n";
+        let own = "nameserver 192.0.2.1\nsearch example\noptions edns0\n";
+        for (spec, expected) in [
+            (serde_json::json!({}), cluster),
+            (serde_json::json!({"dnsPolicy": "Default"}), own),
+            (serde_json::json!({"hostNetwork": true}), own),
+            (
+                serde_json::json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+                cluster,
+            ),
+            (
+                serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.9"],
+                    "options": [{"name": "ndots", "value": "1"}]}}),
+                "nameserver 192.0.2.9\noptions ndots:1\n",
+            ),
+        ] {
+            assert_eq!(resolv_conf(&pod(spec.clone()), &dns(), node), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn hosts_name_the_pod() {
+        let text = hosts_file(
+            &pod(serde_json::json!({"hostname": "db-0", "subdomain": "db",
+                "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["x", "y"]}]})),
+            Ipv4Addr::new(10, 240, 0, 4),
+            "cluster.local",
+        );
+        assert!(text.contains("10.240.0.4\tdb-0.db.shop.svc.cluster.local\tdb-0\n"), "{text}");
+        assert!(text.contains("192.0.2.7\tx\ty\n"), "{text}");
+    }
+
+    #[test]
+    fn long_names_are_cut_to_a_host_name() {
+        let mut long = pod(serde_json::json!({}));
+        long.metadata.name = Some(format!("{}-{}", "a".repeat(62), "b".repeat(20)));
+        assert_eq!(hostname(&long), "a".repeat(62));
+    }
+}

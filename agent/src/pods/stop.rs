@@ -1,0 +1,151 @@
+//! Stopping containers, and taking a pod's remains off the node.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Node;
+use super::images::PullPolicy;
+use super::probes::{ProbeTarget, http_get};
+use crate::runtime::ExecOutcome;
+
+/// A hook may outlast the grace period by this much, as the API documents.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+/// How long a killed process may take to be gone before it is killed again.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+/// Runs the container's preStop hook, asks it to stop, and kills it when the grace is over. Returns
+/// never: the caller drops it when the process has ended.
+pub(super) async fn stop_container(
+    node: &Node,
+    container: &Container,
+    target: ProbeTarget,
+    grace: Duration,
+) {
+    let deadline = Instant::now() + grace;
+    let id = target.id.clone();
+    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    if let (Some(hook), false) = (hook, grace.is_zero()) {
+        if let Ok(Err(error)) = timeout_at(deadline, run_hook(node, hook, &target, grace)).await {
+            tracing::info!(container = id, error, "preStop hook failed");
+        }
+    }
+    let deadline =
+        if hook.is_some() { deadline.max(Instant::now() + AFTER_HOOK) } else { deadline };
+    if !grace.is_zero() {
+        kill(node, &id, stop_signal(node, container).await, false).await;
+        tokio::time::sleep_until(deadline).await;
+    }
+    loop {
+        kill(node, &id, SIGKILL, true).await;
+        sleep(KILL_AGAIN).await;
+    }
+}
+
+async fn kill(node: &Node, id: &str, signal: i32, all: bool) {
+    if let Err(error) = node.runtime.kill(id, signal, all).await {
+        tracing::warn!(container = id, signal, %error, "signal is not delivered");
+    }
+}
+
+/// Runs a lifecycle hook of a container.
+pub(super) async fn run_hook(
+    node: &Node,
+    hook: &LifecycleHandler,
+    target: &ProbeTarget,
+    limit: Duration,
+) -> Result<(), String> {
+    if let Some(exec) = &hook.exec {
+        let command = exec.command.as_deref().unwrap_or_default();
+        return match node.runtime.exec(&target.id, command, limit).await {
+            Ok(ExecOutcome::Exited(0)) => Ok(()),
+            Ok(ExecOutcome::Exited(code)) => Err(format!("the command exited with status {code}")),
+            Ok(ExecOutcome::TimedOut) => Err(format!("the command took more than {limit:?}")),
+            Err(error) => Err(error.to_string()),
+        };
+    }
+    if let Some(http) = &hook.http_get {
+        return http_get(target, http).await;
+    }
+    if let Some(pause) = &hook.sleep {
+        sleep(Duration::from_secs(u64::try_from(pause.seconds).unwrap_or(0))).await;
+    }
+    Ok(())
+}
+
+/// The signal that the image asks for.
+async fn stop_signal(node: &Node, container: &Container) -> i32 {
+    let image = container.image.as_deref().unwrap_or_default();
+    let image = node.images.resolve(image, PullPolicy::Never, || {}).await;
+    let named = image.ok().and_then(|(image, _)| image.config.stop_signal.clone());
+    named.and_then(|name| signal_number(&name)).unwrap_or(SIGTERM)
+}
+
+fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse() {
+        return (1..65).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+}
+
+/// Removes containers, network, volumes, logs and cgroups of a pod. Goes on past errors and
+/// returns them all; it can be called again.
+pub(super) async fn tear_down(node: &Node, pod: &Pod) -> Result<(), Vec<String>> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let mut errors = Vec::new();
+    match node.runtime.containers().await {
+        Ok(containers) => {
+            let own: Vec<_> = containers.iter().filter(|found| found.key.pod_uid == uid).collect();
+            let removals = own.iter().map(|found| node.runtime.remove(&found.id));
+            for removed in futures::future::join_all(removals).await {
+                errors.extend(removed.err().map(|error| error.to_string()));
+            }
+        }
+        Err(error) => errors.push(error.to_string()),
+    }
+    errors.extend(node.network.tear_down(uid).await.err());
+    if !errors.is_empty() {
+        // Volumes and cgroups are in use as long as containers may be.
+        return Err(errors);
+    }
+    let dir = node.pod_dir(uid);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            errors.push(format!("{}: {error}", dir.display()));
+        }
+        _ => {}
+    }
+    if let Err(error) = node.logs.remove_pod(namespace, name, uid) {
+        errors.push(format!("logs: {error}"));
+    }
+    if let Err(error) = node.cgroups.remove_pod(uid) {
+        errors.push(format!("cgroups: {error}"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (name, expected) in [
+            ("SIGQUIT", Some(3)),
+            ("quit", Some(3)),
+            ("SIGTERM", Some(15)),
+            ("15", Some(15)),
+            ("0", None),
+            ("SIGNONE", None),
+        ] {
+            assert_eq!(signal_number(name), expected, "{name}");
+        }
+    }
+}
