@@ -15,8 +15,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let data_dir = PathBuf::from(arguments.next().ok_or("DIRECTORY is missing")?);
     let port: u16 = arguments.next().ok_or("PORT is missing")?.parse()?;
-    let advertise = SocketAddr::from(([127, 0, 0, 1], port));
-    let listener = TcpListener::bind(advertise)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = TcpListener::bind(address)?;
+    // Endpoints cannot be loopback addresses; nobody connects to this one.
+    let advertise = SocketAddr::from(([192, 0, 2, 1], port));
     let server = bowline_apiserver::ApiServer::start(bowline_apiserver::Config {
         data_dir: data_dir.clone(),
         service_cidr: "10.9.0.0/16".parse()?,
@@ -28,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     })
     .await?;
     let kubeconfig = data_dir.join("kubeconfig");
-    std::fs::write(&kubeconfig, server.admin_kubeconfig(&format!("https://{advertise}"))?)?;
+    std::fs::write(&kubeconfig, server.admin_kubeconfig(&format!("https://{address}"))?)?;
     println!("{}", kubeconfig.display());
     let stop = CancellationToken::new();
     let interrupted = stop.clone();

@@ -82,8 +82,8 @@ fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str,
     };
     let allowed = match (target.subresource.as_str(), verb) {
         (_, "") => false,
-        ("", "create") => collection,
-        ("", _) => true,
+        ("", "create") => collection && target.resource.verbs.contains(&"create"),
+        ("", verb) => target.resource.verbs.contains(&verb),
         ("status" | "scale", verb) => matches!(verb, "get" | "update" | "patch"),
         ("finalize", verb) => verb == "update",
         (name, verb) => {

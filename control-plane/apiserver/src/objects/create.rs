@@ -1,6 +1,6 @@
 //! Creating objects.
 
-use super::{Caller, Objects, Place, decode, settle, store_failed, timestamp};
+use super::{Caller, Objects, Place, settle, store_failed, timestamp};
 use crate::store::{Write, WriteFailed};
 use crate::watch::Object;
 use bowline_api::object::{self, Creation};
@@ -26,13 +26,12 @@ impl Objects {
     ) -> Result<Arc<Object>, Status> {
         let resource = place.resource;
         settle(place, &mut value)?;
-        caller.check_fields(resource, &value)?;
         if !object::resource_version(&value).is_empty() {
             return Err(Status::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));
         }
-        decode(resource, &value)?;
+        caller.decode(resource, &mut value)?;
         let generated = object::name(&value).is_empty()
             && !value["metadata"]["generateName"].as_str().unwrap_or_default().is_empty();
         let tries = if generated { GENERATE_NAME_TRIES } else { 1 };

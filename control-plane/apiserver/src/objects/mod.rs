@@ -78,13 +78,11 @@ impl Caller {
         Self { user, dry_run: false, fields: FieldValidation::Ignore, warnings: Vec::new() }
     }
 
-    /// Handles the fields of `value` that the kind does not have.
-    fn check_fields(&mut self, resource: &Resource, value: &Value) -> Result<(), Status> {
-        if self.fields == FieldValidation::Ignore {
-            return Ok(());
-        }
-        let unknown = bowline_api::openapi::unknown_fields(resource, value);
-        if unknown.is_empty() {
+    /// Checks the type of every field, and drops or refuses those that the kind does not have.
+    fn decode(&mut self, resource: &Resource, value: &mut Value) -> Result<(), Status> {
+        (resource.decode)(value).map_err(|error| Status::bad_request(error.to_string()))?;
+        let unknown = bowline_api::openapi::normalize(resource, value);
+        if unknown.is_empty() || self.fields == FieldValidation::Ignore {
             return Ok(());
         }
         if self.fields == FieldValidation::Warn {
@@ -184,11 +182,6 @@ fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
         ));
     }
     Ok(())
-}
-
-/// Checks the type of every field.
-fn decode(resource: &Resource, value: &Value) -> Result<(), Status> {
-    (resource.decode)(value).map_err(|error| Status::bad_request(error.to_string()))
 }
 
 /// Now, as timestamps are written: RFC 3339 in whole seconds.

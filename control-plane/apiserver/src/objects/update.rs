@@ -1,6 +1,6 @@
 //! Changing objects.
 
-use super::{CONFLICT_RETRIES, Caller, Objects, Place, decode, settle, store_failed};
+use super::{CONFLICT_RETRIES, Caller, Objects, Place, settle, store_failed};
 use crate::store::{Write, WriteFailed};
 use crate::watch::Object;
 use bowline_api::object;
@@ -106,8 +106,7 @@ impl Objects {
         let resource = place.resource;
         check_versions(place, current, &value)?;
         settle(place, &mut value)?;
-        caller.check_fields(resource, &value)?;
-        decode(resource, &value)?;
+        caller.decode(resource, &mut value)?;
         let old = &current.value;
         match part {
             Part::Main => {
