@@ -22,8 +22,8 @@ struct Requirement {
 }
 
 impl FieldSelector {
-    /// Parses the query parameter, such as `spec.nodeName=n1,status.phase!=Failed`; a field that the
-    /// kind does not offer is an error.
+    /// Parses the query parameter, such as `spec.nodeName=n1,status.phase!=Failed`; a field that
+    /// the kind does not offer is an error.
     pub fn parse(resource: &Resource, text: &str) -> Result<Self, ParseSelectorFailed> {
         let offered = (resource.fields)(&Value::Null);
         let mut requirements = Vec::new();

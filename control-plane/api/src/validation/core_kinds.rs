@@ -10,6 +10,7 @@ use super::names::{config_key, label, label_value, qualified_name};
 use super::pod::TAINT_EFFECTS;
 use super::{Errors, FieldError, Path};
 use crate::cidr::Cidr;
+use crate::quantity::Quantity;
 use crate::schema::parse_quantity;
 
 /// All data of a config map or secret together.
@@ -36,7 +37,7 @@ pub(crate) fn node(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     for field in ["capacity", "allocatable"] {
         for (name, amount) in new["status"][field].as_object().into_iter().flatten() {
             let path = Path::root("status").child(field).key(name);
-            if parse_quantity(amount).is_ok_and(|amount| amount.is_negative()) {
+            if parse_quantity(amount).is_ok_and(Quantity::is_negative) {
                 errors.invalid(&path, amount, "must be greater than or equal to 0");
             }
         }

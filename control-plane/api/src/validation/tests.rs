@@ -265,7 +265,10 @@ fn deployments() {
             json!({"replicas": -1}),
             vec!["spec.replicas: Invalid value: -1: must be greater than or equal to 0"],
         ),
-        (json!({"selector": null}), vec!["spec.selector: Required value"]),
+        (
+            json!({"selector": null}),
+            vec!["spec.selector: Required value", "spec.template.metadata.labels: Invalid value"],
+        ),
         (
             json!({"selector": {}}),
             vec!["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
