@@ -94,3 +94,29 @@ fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     });
     bound.collect()
 }
+
+fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<bowline_control_plane::Config> {
+    // What was asked for may have been port 0; what listens has a port.
+    let local = |listener: &TcpListener| listener.local_addr().context("a listener has no address");
+    let outer = listeners.first().map(local).transpose()?.context("give one --listen at least")?;
+    let cluster = args.cluster_listen.first().map(|_| listeners.get(args.listen.len()));
+    let cluster = cluster.flatten().map(local).transpose()?;
+    let names = listeners.iter().map(|listener| Ok(local(listener)?.ip().to_string()));
+    let names: Vec<String> = names.collect::<anyhow::Result<_>>()?;
+    let data_dir = args.data_dir;
+    Ok(bowline_control_plane::Config {
+        kubeconfig: args.kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
+        token_file: args.token_file.unwrap_or_else(|| data_dir.join("join-token")),
+        data_dir,
+        server_url: format!("https://{outer}"),
+        advertise: args.advertise.or(cluster).unwrap_or(outer),
+        server_names: args.server_name.into_iter().chain(names).collect(),
+        pod_cidr: args.pod_cidr,
+        node_mask_size: args.node_mask_size,
+        service_cidr: args.service_cidr,
+        cluster_domain: args.cluster_domain,
+        join_secret: None,
+        node_monitor_grace_period: Duration::from_secs(args.node_monitor_grace_period),
+        default_unreachable_toleration_seconds: args.default_unreachable_toleration_seconds,
+    })
+}

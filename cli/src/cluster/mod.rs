@@ -24,5 +24,5 @@ mod spec;
 pub(crate) mod status;
 pub(crate) mod up;
 
-pub(crate) use place::{Place, find, only};
+pub(crate) use place::{Place, only};
 pub(crate) use record::Record;
