@@ -1,0 +1,165 @@
+//! Says what became of a pod: the events `Scheduled` and `FailedScheduling`, and the condition
+//! `PodScheduled`.
+//!
+//! Guarantees: reporting never delays a decision; a repeated refusal raises the count of one event
+//! and does not write the condition again. Reports are dropped when too many wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::facts::{PodFacts, SCHEDULER_NAME};
+
+const WAITING: usize = 4096;
+/// Refusals whose events are remembered for counting.
+const REMEMBERED: usize = 2048;
+
+enum Report {
+    Placed { pod: Arc<PodFacts>, node: String },
+    Refused { pod: Arc<PodFacts>, message: String },
+}
+
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    reports: mpsc::Sender<Report>,
+}
+
+impl Reporter {
+    pub(crate) fn start(client: Client, token: CancellationToken) -> Self {
+        let (reports, mut receiver) = mpsc::channel(WAITING);
+        tokio::spawn(token.run_until_cancelled_owned(async move {
+            let mut told = Told { client, refusals: HashMap::new() };
+            while let Some(report) = receiver.recv().await {
+                told.tell(report).await;
+            }
+        }));
+        Self { reports }
+    }
+
+    pub(crate) fn placed(&self, pod: Arc<PodFacts>, node: String) {
+        self.send(Report::Placed { pod, node });
+    }
+
+    pub(crate) fn refused(&self, pod: Arc<PodFacts>, message: String) {
+        self.send(Report::Refused { pod, message });
+    }
+
+    fn send(&self, report: Report) {
+        if self.reports.try_send(report).is_err() {
+            tracing::debug!("report dropped: too many wait");
+        }
+    }
+}
+
+struct Told {
+    client: Client,
+    /// By pod: the message, the event's name, its count.
+    refusals: HashMap<String, (String, String, i32)>,
+}
+
+impl Told {
+    async fn tell(&mut self, report: Report) {
+        match report {
+            Report::Placed { pod, node } => {
+                self.refusals.remove(&pod.uid);
+                let message =
+                    format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+                self.store(&pod, ("Normal", "Scheduled", &message)).await;
+            }
+            Report::Refused { pod, message } => {
+                self.write_condition(&pod, &message).await;
+                self.tell_refused(&pod, message).await;
+            }
+        }
+    }
+
+    async fn tell_refused(&mut self, pod: &PodFacts, message: String) {
+        if let Some((known, name, count)) = self.refusals.get_mut(&pod.uid)
+            && *known == message
+        {
+            *count += 1;
+            let events: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
+            let patch = serde_json::json!({
+                "count": *count, "lastTimestamp": Time(Timestamp::now()),
+            });
+            if events.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.is_ok() {
+                return;
+            }
+        }
+        let stored = self.store(pod, ("Warning", "FailedScheduling", &message)).await;
+        if self.refusals.len() >= REMEMBERED {
+            self.refusals.clear();
+        }
+        if let Some(name) = stored {
+            self.refusals.insert(pod.uid.clone(), (message, name, 1));
+        }
+    }
+
+    async fn store(
+        &self,
+        pod: &PodFacts,
+        (type_, reason, message): (&str, &str, &str),
+    ) -> Option<String> {
+        let now = Timestamp::now();
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", pod.name, now.as_nanosecond())),
+                namespace: Some(pod.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(pod.namespace.clone()),
+                name: Some(pod.name.clone()),
+                uid: Some(pod.uid.clone()),
+                ..ObjectReference::default()
+            },
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            type_: Some(type_.to_owned()),
+            count: Some(1),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            source: Some(EventSource { component: Some(SCHEDULER_NAME.to_owned()), host: None }),
+            reporting_component: Some(SCHEDULER_NAME.to_owned()),
+            ..Event::default()
+        };
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
+        match events.create(&PostParams::default(), &event).await {
+            Ok(stored) => stored.metadata.name,
+            Err(error) => {
+                tracing::debug!(%error, reason, "event not stored");
+                None
+            }
+        }
+    }
+
+    async fn write_condition(&self, pod: &PodFacts, message: &str) {
+        if pod.refused.as_deref() == Some(message) {
+            return;
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let patch = serde_json::json!({
+            "metadata": { "uid": pod.uid },
+            "status": { "conditions": [{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": message,
+                "lastTransitionTime": Time(Timestamp::now()),
+            }]},
+        });
+        let patch = Patch::Strategic(&patch);
+        if let Err(error) = pods.patch_status(&pod.name, &PatchParams::default(), &patch).await {
+            tracing::debug!(%error, pod = pod.name, "condition not written");
+        }
+    }
+}
