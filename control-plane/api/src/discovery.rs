@@ -34,7 +34,10 @@ fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 fn group_value(group: &str, versions: &[&str]) -> Value {
-    let version = |version: &&str| json!({ "groupVersion": format!("{group}/{version}"), "version": version });
+    let version = |version: &&str| {
+        json!({ "groupVersion": format!("{group}/{version}"),
+        "version": version })
+    };
     let all: Vec<Value> = versions.iter().map(version).collect();
     json!({ "name": group, "versions": all, "preferredVersion": all[0] })
 }

@@ -70,13 +70,17 @@ fn pod() {
                 "ports": [{"containerPort": 80, "protocol": "TCP"}],
                 "resources": {"limits": {"cpu": "1"}, "requests": {"memory": "1Gi", "cpu": "1"}},
                 "livenessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"},
-                    "periodSeconds": 5, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 3},
-                "env": [{"name": "IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}],
+                    "periodSeconds": 5, "timeoutSeconds": 1, "successThreshold": 1,
+                        "failureThreshold": 3},
+                "env": [{"name": "IP", "valueFrom": {"fieldRef": {"apiVersion": "v1",
+                    "fieldPath": "status.podIP"}}}],
                 "terminationMessagePath": "/dev/termination-log",
                 "terminationMessagePolicy": "File",
             }],
-            "volumes": [{"name": "e", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c", "defaultMode": 420}}],
-            "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "schedulerName": "default-scheduler",
+            "volumes": [{"name": "e", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c",
+                "defaultMode": 420}}],
+            "dnsPolicy": "ClusterFirst", "restartPolicy": "Always",
+                "schedulerName": "default-scheduler",
             "securityContext": {}, "terminationGracePeriodSeconds": 30, "enableServiceLinks": true,
         })
     );
@@ -152,7 +156,8 @@ fn deployment() {
     assert_eq!(spec["progressDeadlineSeconds"], 600);
     assert_eq!(
         spec["strategy"],
-        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%",
+            "maxUnavailable": "25%"}})
     );
     assert_eq!(spec["template"]["spec"]["restartPolicy"], "Always");
     assert!(spec["template"]["spec"].get("enableServiceLinks").is_none());

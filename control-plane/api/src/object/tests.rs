@@ -61,14 +61,16 @@ fn nodes_register_with_their_status() {
 #[test]
 fn update_keeps_status_and_counts_generations() {
     let resource = find("apps", "v1", "deployments").unwrap();
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c",
+        "image": "i:1"}]}});
     let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
     let mut old = json!({"metadata": {"name": "d", "namespace": "default"}, "spec": spec});
     prepare_for_create(resource, &mut old, &CREATION);
     (resource.apply_defaults)(&mut old);
     old["status"] = json!({"replicas": 3});
 
-    let mut same = json!({"metadata": {"name": "d", "labels": {"x": "y"}}, "spec": spec, "status": {"replicas": 9}});
+    let mut same = json!({"metadata": {"name": "d", "labels": {"x": "y"}}, "spec": spec,
+        "status": {"replicas": 9}});
     prepare_for_update(resource, &mut same, &old);
     assert_eq!(generation(&same), 1);
     assert_eq!(same["status"], old["status"]);

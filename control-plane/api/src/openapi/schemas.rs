@@ -165,7 +165,8 @@ fn status() -> Value {
         "properties": {
             "apiVersion": text("The versioned schema of this representation of an object."),
             "kind": text("The REST resource that this object represents."),
-            "metadata": { "allOf": [reference(LIST_META)], "description": "Standard list metadata." },
+            "metadata": { "allOf": [reference(LIST_META)],
+                "description": "Standard list metadata." },
             "status": text("Success or Failure."),
             "message": text("What happened, for people."),
             "reason": text("Why the operation failed, for machines."),
@@ -206,6 +207,7 @@ fn delete_options() -> Value {
             },
             "propagationPolicy": text("Orphan, Background or Foreground."),
         },
-        "x-kubernetes-group-version-kind": [{ "group": "", "kind": "DeleteOptions", "version": "v1" }],
+        "x-kubernetes-group-version-kind": [{ "group": "", "kind": "DeleteOptions",
+            "version": "v1" }],
     })
 }

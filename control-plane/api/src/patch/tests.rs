@@ -69,7 +69,8 @@ fn pod_specs() -> Vec<(&'static str, Value, Value, Value)> {
             json!({"containers": [{"name": "x"}, {"name": "a"}, {"name": "y"}, {"name": "b"}]}),
             json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "c"}, {"name": "a"}],
                    "containers": [{"name": "c"}]}),
-            json!({"containers": [{"name": "x"}, {"name": "y"}, {"name": "b"}, {"name": "c"}, {"name": "a"}]}),
+            json!({"containers": [{"name": "x"}, {"name": "y"}, {"name": "b"}, {"name": "c"},
+                {"name": "a"}]}),
         ),
         (
             "a new item comes where the order says, before what only the server has",
@@ -87,7 +88,8 @@ fn pod_specs() -> Vec<(&'static str, Value, Value, Value)> {
         (
             "a volume's source changes its kind",
             json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
-            json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]}),
+            json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"],
+                "hostPath": {"path": "/x"}}]}),
             json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}),
         ),
         (
@@ -113,7 +115,8 @@ fn strategic_merge_of_sets_and_strategies() {
     let got = strategic(
         "pods",
         json!({"metadata": {"finalizers": ["a", "b"]}}),
-        json!({"metadata": {"finalizers": ["c", "a"], "$deleteFromPrimitiveList/finalizers": ["b"]}}),
+        json!({"metadata": {"finalizers": ["c", "a"],
+            "$deleteFromPrimitiveList/finalizers": ["b"]}}),
     );
     assert_eq!(got.unwrap(), json!({"metadata": {"finalizers": ["a", "c"]}}));
     let rolling =
@@ -149,7 +152,8 @@ fn malformed_strategic_patches_are_refused() {
         json!({"spec": {"containers": [{"image": "x"}]}}),
         json!({"spec": {"containers": ["x"]}}),
         json!({"spec": {"$retainKeys": ["a"], "nodeName": "n"}}),
-        json!({"spec": {"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "b"}]}}),
+        json!({"spec": {"$setElementOrder/containers": [{"name": "a"}],
+            "containers": [{"name": "b"}]}}),
         json!([1]),
     ];
     for patch in table {

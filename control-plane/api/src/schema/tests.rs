@@ -34,7 +34,8 @@ fn normalize_drops_what_the_type_does_not_have() {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "labels": {"free": "key"}},
             "spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}],
-                "resources": {"limits": {"cpu": "2500m", "memory": "4Gi", "example.com/gpu": "1"}}}]},
+                "resources": {"limits": {"cpu": "2500m", "memory": "4Gi",
+                    "example.com/gpu": "1"}}}]},
         })
     );
 }

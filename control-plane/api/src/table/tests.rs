@@ -83,7 +83,8 @@ fn pod_status_in_one_word() {
         (json!({"phase": "Failed", "containerStatuses": [failed]}), ["0/2", "ExitCode:2", "0"]),
         (json!({"phase": "Failed", "reason": "Evicted"}), ["0/2", "Evicted", "0"]),
         (
-            json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
+            json!({"phase": "Pending",
+                "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
             ["0/2", "ImagePullBackOff", "0"],
         ),
     ];
@@ -130,7 +131,8 @@ fn wide_pod() {
 fn services() {
     let table = [
         (
-            json!({"type": "ClusterIP", "clusterIPs": ["10.9.8.7"], "ports": [{"port": 80, "protocol": "TCP"}],
+            json!({"type": "ClusterIP", "clusterIPs": ["10.9.8.7"], "ports": [{"port": 80,
+                "protocol": "TCP"}],
                    "selector": {"App": "Nifty"}}),
             ["ClusterIP", "10.9.8.7", "<none>", "80/TCP", "<unknown>", "App=Nifty"],
         ),
@@ -156,8 +158,10 @@ fn services() {
 
 #[test]
 fn workloads_and_endpoints() {
-    let template = json!({"spec": {"containers": [{"name": "a", "image": "i:1"}, {"name": "b", "image": "j:2"}]}});
-    let set = json!({"metadata": {"name": "d"}, "status": {"replicas": 3, "readyReplicas": 2, "updatedReplicas": 3},
+    let template = json!({"spec": {"containers": [{"name": "a", "image": "i:1"}, {"name": "b",
+        "image": "j:2"}]}});
+    let set = json!({"metadata": {"name": "d"}, "status": {"replicas": 3, "readyReplicas": 2,
+        "updatedReplicas": 3},
         "spec": {"replicas": 3, "selector": {"matchLabels": {"x": "y"}}, "template": template}});
     assert_eq!(cells("apps", "deployments", &set)[1..4], ["2/3", "3", "0"]);
     assert_eq!(cells("apps", "replicasets", &set)[1..4], ["3", "3", "2"]);
@@ -168,7 +172,8 @@ fn workloads_and_endpoints() {
         cells("", "endpoints", &endpoints)[1],
         "10.0.0.1:80,10.0.0.2:80,10.0.0.3:80 + 2 more..."
     );
-    let slice = json!({"addressType": "IPv4", "ports": [{"port": 80}, {}], "endpoints": [{"addresses": ["10.0.0.1"]}]});
+    let slice = json!({"addressType": "IPv4", "ports": [{"port": 80}, {}],
+        "endpoints": [{"addresses": ["10.0.0.1"]}]});
     assert_eq!(
         cells("discovery.k8s.io", "endpointslices", &slice)[1..4],
         ["IPv4", "80,*", "10.0.0.1"]
@@ -178,7 +183,8 @@ fn workloads_and_endpoints() {
 #[test]
 fn nodes_and_events() {
     let node = json!({
-        "metadata": {"labels": {"node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/edge": ""}},
+        "metadata": {"labels": {"node-role.kubernetes.io/worker": "",
+            "node-role.kubernetes.io/edge": ""}},
         "spec": {"unschedulable": true},
         "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
             "addresses": [{"type": "InternalIP", "address": "172.30.0.11"}],
@@ -189,7 +195,8 @@ fn nodes_and_events() {
         got[1..6],
         ["NotReady,SchedulingDisabled", "edge,worker", "<unknown>", "v0.1.0", "172.30.0.11"]
     );
-    let event = json!({"type": "Warning", "reason": "FailedScheduling", "message": "no room\n", "count": 4,
+    let event = json!({"type": "Warning", "reason": "FailedScheduling", "message": "no room\n",
+        "count": 4,
         "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "scheduler"},
         "firstTimestamp": "2026-01-01T23:50:00Z", "lastTimestamp": "2026-01-01T23:59:00Z"});
     let got = cells("", "events", &event);

@@ -69,7 +69,8 @@ fn update(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
         after.iter().filter(|one| !before.contains(one)).filter_map(Value::as_str).collect();
     if !added.is_empty() {
         let why = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            "no new finalizers can be added if the object is being deleted, found new finalizers \
+             {added:?}"
         );
         errors.forbidden(&path.child("finalizers"), &why);
     }

@@ -30,8 +30,8 @@ const QUALIFIED_NAME: &str = "a qualified name must consist of alphanumeric char
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or \
     '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is \
     '[-._a-zA-Z0-9]+')";
-const ENVIRONMENT_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than \
-     '='";
+const ENVIRONMENT_NAME: &str = "a valid environment variable name must consist only of printable \
+    ASCII characters other than '='";
 const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 type Complaints = Vec<String>;

@@ -96,8 +96,8 @@ fn tolerations(errors: &mut Errors, spec: &Value, path: &Path) {
             errors.complain(&path.child("key"), key, qualified_name(key));
         }
         if key.is_empty() && operator != "Exists" {
-            let why = "operator must be Exists when `key` is empty, which means \"match all values and \
-                 all keys\"";
+            let why = "operator must be Exists when `key` is empty, which means \"match all \
+                       values and all keys\"";
             errors.invalid_text(&path.child("operator"), operator, why);
         }
         if operator == "Exists" && !text(one, "value").is_empty() {

@@ -50,7 +50,8 @@ fn metadata() {
             vec!["metadata.annotations: Invalid value"],
         ),
         (
-            json!({"name": "a", "namespace": "d", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x"}]}),
+            json!({"name": "a", "namespace": "d", "ownerReferences": [{"apiVersion": "v1",
+                "kind": "Pod", "name": "x"}]}),
             vec!["metadata.ownerReferences[0].uid: Required value: must not be empty"],
         ),
     ];
@@ -58,7 +59,8 @@ fn metadata() {
         let got = problems("", "configmaps", json!({"metadata": metadata}), None);
         starts(&got, &expected, &metadata.to_string());
     }
-    let old = json!({"metadata": {"name": "a", "namespace": "d", "uid": "1", "deletionTimestamp": "x", "finalizers": ["a/b"]}});
+    let old = json!({"metadata": {"name": "a", "namespace": "d", "uid": "1",
+        "deletionTimestamp": "x", "finalizers": ["a/b"]}});
     let mut new = old.clone();
     new["metadata"]["finalizers"] = json!(["a/b", "c/d"]);
     let got = problems("", "configmaps", new, Some(&old));
@@ -82,15 +84,19 @@ fn pods() {
             vec!["spec.containers[1].name: Duplicate value: \"a\""],
         ),
         (
-            json!({"containers": [{"name": "a", "image": "i", "ports": [{"containerPort": 70000}]}]}),
+            json!({"containers": [{"name": "a", "image": "i",
+                "ports": [{"containerPort": 70000}]}]}),
             vec![
-                "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+                "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between \
+                 1 and 65535, inclusive",
             ],
         ),
         (
-            json!({"containers": [{"name": "a", "image": "i", "ports": [{"containerPort": 1, "protocol": "ICMP"}]}]}),
+            json!({"containers": [{"name": "a", "image": "i", "ports": [{"containerPort": 1,
+                "protocol": "ICMP"}]}]}),
             vec![
-                "spec.containers[0].ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+                "spec.containers[0].ports[0].protocol: Unsupported value: \"ICMP\": supported \
+                 values: \"SCTP\", \"TCP\", \"UDP\"",
             ],
         ),
         (
@@ -98,23 +104,29 @@ fn pods() {
             vec!["spec.containers[0].imagePullPolicy: Unsupported value: \"Maybe\""],
         ),
         (
-            json!({"containers": [{"name": "a", "image": "i", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]}),
+            json!({"containers": [{"name": "a", "image": "i",
+                "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]}),
             vec![
-                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or \
+                 equal to cpu limit of 1",
             ],
         ),
         (
-            json!({"containers": [{"name": "a", "image": "i", "resources": {"requests": {"memory": "-1"}}}]}),
+            json!({"containers": [{"name": "a", "image": "i",
+                "resources": {"requests": {"memory": "-1"}}}]}),
             vec![
-                "spec.containers[0].resources.requests[memory]: Invalid value: \"-1\": must be greater than or equal to 0",
+                "spec.containers[0].resources.requests[memory]: Invalid value: \"-1\": must be \
+                 greater than or equal to 0",
             ],
         ),
         (
-            json!({"containers": [{"name": "a", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
+            json!({"containers": [{"name": "a", "image": "i", "volumeMounts": [{"name": "v",
+                "mountPath": "/v"}]}]}),
             vec!["spec.containers[0].volumeMounts[0].name: Not found: \"v\""],
         ),
         (
-            json!({"containers": [container], "volumes": [{"name": "v"}, {"name": "v", "configMap": {}}]}),
+            json!({"containers": [container], "volumes": [{"name": "v"}, {"name": "v",
+                "configMap": {}}]}),
             vec![
                 "spec.volumes[1].name: Duplicate value",
                 "spec.volumes[1].configMap.name: Required value",
@@ -125,26 +137,31 @@ fn pods() {
             vec!["spec.containers[0].livenessProbe: Required value: must specify a handler type"],
         ),
         (
-            json!({"containers": [{"name": "a", "image": "i", "livenessProbe": {"successThreshold": 2, "tcpSocket": {"port": "Web!"}}}]}),
+            json!({"containers": [{"name": "a", "image": "i",
+                "livenessProbe": {"successThreshold": 2, "tcpSocket": {"port": "Web!"}}}]}),
             vec![
-                "spec.containers[0].livenessProbe.tcpSocket.port: Invalid value: \"Web!\": must contain only",
+                "spec.containers[0].livenessProbe.tcpSocket.port: Invalid value: \"Web!\": must \
+                 contain only",
                 "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
             ],
         ),
         (
             json!({"containers": [container], "restartPolicy": "Sometimes"}),
             vec![
-                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \
+                 \"Always\", \"OnFailure\", \"Never\"",
             ],
         ),
         (
-            json!({"containers": [container], "tolerations": [{"operator": "Exists", "tolerationSeconds": 5}]}),
+            json!({"containers": [container], "tolerations": [{"operator": "Exists",
+                "tolerationSeconds": 5}]}),
             vec!["spec.tolerations[0].effect: Invalid value: \"\": effect must be 'NoExecute'"],
         ),
         (
             json!({"containers": [{"name": "a", "image": "i", "env": [{"name": "A=B"}]}]}),
             vec![
-                "spec.containers[0].env[0].name: Invalid value: \"A=B\": a valid environment variable name",
+                "spec.containers[0].env[0].name: Invalid value: \"A=B\": a valid environment \
+                 variable name",
             ],
         ),
     ];
@@ -155,9 +172,9 @@ fn pods() {
 
 #[test]
 fn pod_updates() {
-    let mut old = pod(
-        json!({"containers": [{"name": "a", "image": "i:1"}], "tolerations": [{"key": "x", "operator": "Exists"}]}),
-    );
+    let mut old =
+        pod(json!({"containers": [{"name": "a", "image": "i:1"}], "tolerations": [{"key": "x",
+            "operator": "Exists"}]}));
     (find("", "v1", "pods").unwrap().apply_defaults)(&mut old);
     let table: [(&str, Value, &[&str]); 6] = [
         ("/spec/containers/0/image", json!("i:2"), &[]),
@@ -237,7 +254,8 @@ fn services() {
         &["metadata.name: Invalid value: \"1s\": a DNS-1035 label"],
         "name",
     );
-    let mut old = json!({"metadata": {"name": "s", "namespace": "d"}, "spec": {"clusterIP": "10.9.8.7", "ports": [{"port": 80}]}});
+    let mut old = json!({"metadata": {"name": "s", "namespace": "d"},
+        "spec": {"clusterIP": "10.9.8.7", "ports": [{"port": 80}]}});
     (find("", "v1", "services").unwrap().apply_defaults)(&mut old);
     let mut new = old.clone();
     new["spec"]["clusterIP"] = json!("10.9.8.8");
@@ -249,7 +267,8 @@ fn services() {
 fn deployment(spec: Value) -> Value {
     let mut whole = json!({
         "selector": {"matchLabels": {"app": "web"}},
-        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a", "image": "i"}]}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a",
+            "image": "i"}]}},
     });
     for (field, value) in spec.as_object().unwrap() {
         whole[field] = value.clone();
@@ -276,31 +295,37 @@ fn deployments() {
         (
             json!({"selector": {"matchLabels": {"app": "db"}}}),
             vec![
-                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does \
+                 not match template `labels`",
             ],
         ),
         (
-            json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}),
+            json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0,
+                "maxUnavailable": "0%"}}}),
             vec![
-                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 \
+                 when `maxSurge` is 0",
             ],
         ),
         (
             json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "many"}}}),
             vec![
-                "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"many\": a valid percent string",
+                "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"many\": a valid percent \
+                 string",
             ],
         ),
         (
             json!({"strategy": {"type": "Recreate", "rollingUpdate": {}}}),
             vec![
-                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` \
+                 is 'Recreate'",
             ],
         ),
         (
             json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}),
             vec![
-                "spec.progressDeadlineSeconds: Invalid value: 5: must be greater than minReadySeconds",
+                "spec.progressDeadlineSeconds: Invalid value: 5: must be greater than \
+                 minReadySeconds",
             ],
         ),
     ];
@@ -310,7 +335,8 @@ fn deployments() {
     }
     let mut never = deployment(json!({}));
     never["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
-    let expected = "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"";
+    let expected = "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported \
+     values: \"Always\"";
     assert_eq!(problems("apps", "deployments", never, None), [expected]);
     let old = deployment(json!({}));
     let new = deployment(
@@ -325,7 +351,8 @@ fn deployments() {
 
 #[test]
 fn replication_controllers() {
-    let template = json!({"metadata": {"labels": {"App": "Nifty"}}, "spec": {"containers": [{"name": "a", "image": "i"}]}});
+    let template = json!({"metadata": {"labels": {"App": "Nifty"}},
+        "spec": {"containers": [{"name": "a", "image": "i"}]}});
     let table = [
         (json!({"template": template}), vec![]),
         (json!({}), vec!["spec.selector: Required value", "spec.template: Required value"]),
@@ -395,7 +422,8 @@ fn nodes() {
             vec!["spec.taints[0].effect: Unsupported value: \"Never\""],
         ),
         (
-            json!({"taints": [{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoExecute"}]}),
+            json!({"taints": [{"key": "a", "effect": "NoExecute"}, {"key": "a",
+                "effect": "NoExecute"}]}),
             vec!["spec.taints[1]: Duplicate value"],
         ),
     ];
@@ -418,7 +446,8 @@ fn endpoints_leases_and_events() {
         (
             "discovery.k8s.io",
             "endpointslices",
-            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]}),
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}],
+                "ports": [{"port": 80}]}),
             vec![],
         ),
         (
@@ -432,7 +461,8 @@ fn endpoints_leases_and_events() {
             "endpointslices",
             json!({"addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"]}]}),
             vec![
-                "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range",
+                "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the \
+                 loopback range",
             ],
         ),
         (
