@@ -105,7 +105,10 @@ impl Stage {
     async fn one_backend(&self) -> Result<()> {
         let service = json!({
             "metadata": { "name": "one" },
-            "spec": { "clusterIP": ONE, "ports": [{ "name": "http", "port": 80, "targetPort": 9376 }] },
+            "spec": {
+                "clusterIP": ONE,
+                "ports": [{ "name": "http", "port": 80, "targetPort": 9376 }],
+            },
         });
         let service: Service = serde_json::from_value(service)?;
         self.api.of::<Service>().create(&PostParams::default(), &service).await?;
