@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use bowline_ebpf_abi::{Address, Pod, Route, RouteKey, U32Be, map, size};
+use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, U32Be, map, size};
 
 use crate::apply::services::ServiceWriter;
 use links::PacketHook;
@@ -278,7 +278,7 @@ impl Datapath {
         let key = Address::from(pod.address);
         let known = self.pods.get(&key)?.filter(|known| known.ifindex == pod.ifindex);
         let flags = known.map_or(0, |known| known.flags);
-        self.pods.put(&key, &Pod { ifindex: pod.ifindex, mac: pod.mac, flags })?;
+        self.pods.put(&key, &Pod { ifindex: pod.ifindex, mac: Mac::new(pod.mac), flags })?;
         self.attached.insert(pod.address, pod.ifindex);
         self.attach_programs(pod.ifindex)?;
         let name = PodName {

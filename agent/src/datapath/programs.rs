@@ -23,7 +23,7 @@ pub enum LoadProgramsFailed {
     NotBuilt,
     #[error("the BPF object was not taken: {}", chain(.0))]
     Object(EbpfError),
-    #[error("the kernel refused program {program}: {}", chain(.source))]
+    #[error("the kernel refused program {program}: {}", brief(.source))]
     Refused { program: String, source: ProgramError },
     #[error("the BPF object holds no program {0}")]
     Missing(&'static str),
@@ -39,6 +39,21 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// A refusal on one line: the verifier's last words are the ones that say why.
+fn brief(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    let statistics = |line: &&str| {
+        ["verification time", "stack depth", "processed "].iter().any(|s| line.starts_with(s))
+    };
+    let words = log.lines().rev().filter(|line| !line.trim().is_empty());
+    let words = words.skip_while(statistics).take(2).collect::<Vec<_>>();
+    let words: Vec<&str> = words.into_iter().rev().collect();
+    format!("{io_error}: {}", words.join(": "))
 }
 
 /// A program at the host side of a veth or at the uplink.
@@ -103,9 +118,9 @@ impl Programs {
                 Program::SchedClassifier(program) => program.load(),
                 _ => continue,
             };
-            loaded.map_err(|source| LoadProgramsFailed::Refused {
-                program: name.to_owned(),
-                source,
+            loaded.map_err(|source| {
+                tracing::debug!("program {name}: {}", chain(&source));
+                LoadProgramsFailed::Refused { program: name.to_owned(), source }
             })?;
         }
         Ok(Self { object })

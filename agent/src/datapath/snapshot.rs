@@ -193,7 +193,8 @@ impl Snapshot {
     fn read_pods(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
         let table: Table<Address, Pod> = Table::open(maps, map::PODS)?;
         for (address, pod) in table.entries()? {
-            let mac: Vec<String> = pod.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mac: Vec<String> =
+                pod.mac.octets().iter().map(|byte| format!("{byte:02x}")).collect();
             self.pods.push(PodRow {
                 namespace: None,
                 name: None,

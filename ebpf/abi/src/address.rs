@@ -143,6 +143,24 @@ impl From<Address> for IpAddr {
     }
 }
 
+/// A hardware address as it stands in the packet, in words because programs move it in words.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac([u16; 3]);
+
+impl Mac {
+    pub const fn new(octets: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = octets;
+        Self([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
+    }
+
+    pub const fn octets(self) -> [u8; 6] {
+        let [[a, b], [c, d], [e, f]] =
+            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes()];
+        [a, b, c, d, e, f]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -164,6 +182,13 @@ mod tests {
         assert_eq!(U16Be::new(80).bits().to_ne_bytes(), [0, 80]);
         let v6 = Address::from("fd00::1".parse::<IpAddr>().unwrap());
         assert!(v6.as_v4().is_none());
+    }
+
+    #[test]
+    fn hardware_addresses_keep_their_order() {
+        let octets = [2, 0, 0x5e, 1, 2, 3];
+        assert_eq!(Mac::new(octets).octets(), octets);
+        assert_eq!(Mac::new(octets).0[0].to_ne_bytes(), [2, 0]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod address;
 mod counters;
 mod maps;
 
-pub use address::{Address, U16Be, U32Be};
+pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
 pub use maps::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Pod, ReverseKey, Route, RouteKey,
@@ -51,6 +51,7 @@ plain! {
     Flow = 28,
     FlowKey = 40,
     Frontend = 20,
+    Mac = 6,
     Pod = 12,
     ReverseKey = 32,
     Route = 20,

@@ -1,6 +1,6 @@
 //! Keys and values of the maps. Padding is explicit and always zero: the kernel hashes all bytes.
 
-use crate::{Address, U16Be, U32Be};
+use crate::{Address, Mac, U16Be, U32Be};
 
 /// IP protocol numbers that are balanced.
 pub mod protocol {
@@ -148,7 +148,7 @@ pub struct Pod {
     /// The host side of the pod's veth.
     pub ifindex: u32,
     /// The pod's own hardware address.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     pub flags: u16,
 }
 

@@ -17,8 +17,8 @@
 //! the ICMP error).
 
 use crate::abi::{
-    Address, Flow, FlowKey, Pod, Reason, Route, ServiceKey, U16Be, flow_kind, pod_flags, protocol,
-    state,
+    Address, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U16Be, U32Be, flow_kind,
+    pod_flags, protocol, state,
 };
 use crate::balance::{Choice, ServiceMaps, choose};
 use crate::packet::{Ipv4Header, Ports, Transport};
@@ -43,17 +43,18 @@ pub trait PacketMaps: ServiceMaps {
 pub enum Verdict {
     /// The node's own stack takes it.
     Stack,
-    /// To the pod behind this veth.
-    Pod { ifindex: u32, mac: [u8; 6] },
-    /// Out of this device, to this node.
-    Node { ifindex: u32, node: Address },
-    /// Nowhere.
-    Drop(Reason),
+    /// To the pod behind the veth [`Decision::ifindex`].
+    Pod,
+    /// Out of the device [`Decision::ifindex`], to the node [`Decision::node`].
+    Node,
+    /// Nowhere, because of [`Decision::reason`].
+    Drop,
 }
 
-/// Which end of the packet a rewrite changes.
+/// Which end of the packet changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    Neither,
     Source,
     Destination,
 }
@@ -71,21 +72,76 @@ pub struct Rewrite {
 }
 
 /// Where the packet goes and how it has to be changed before.
+///
+/// Flat, with every field always set: the verifier refuses to read a register that an enum's
+/// payload leaves unset on some path, and the compiler merges such paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub verdict: Verdict,
-    pub rewrite: Option<Rewrite>,
+    pub reason: Reason,
+    pub ifindex: u32,
+    pub mac: Mac,
+    pub node: Address,
+    pub rewrite: Rewrite,
 }
+
+impl Rewrite {
+    /// Nothing changes.
+    pub const NONE: Self = Self {
+        side: Side::Neither,
+        address: ZERO,
+        port: U16Be::new(0),
+        old_address: ZERO,
+        old_port: U16Be::new(0),
+        service: 0,
+    };
+}
+
+const ZERO: Address = Address::from_words([U32Be::new(0); 4]);
 
 impl Decision {
     #[inline(always)]
-    const fn of(verdict: Verdict) -> Self {
-        Self { verdict, rewrite: None }
+    const fn stack() -> Self {
+        Self {
+            verdict: Verdict::Stack,
+            reason: Reason::Stack,
+            ifindex: 0,
+            mac: Mac::new([0; 6]),
+            node: ZERO,
+            rewrite: Rewrite::NONE,
+        }
     }
 
     #[inline(always)]
     const fn drop(reason: Reason) -> Self {
-        Self::of(Verdict::Drop(reason))
+        Self { verdict: Verdict::Drop, reason, ..Self::stack() }
+    }
+
+    #[inline(always)]
+    const fn pod(pod: &Pod) -> Self {
+        Self {
+            verdict: Verdict::Pod,
+            reason: Reason::LocalPod,
+            ifindex: pod.ifindex,
+            mac: pod.mac,
+            ..Self::stack()
+        }
+    }
+
+    #[inline(always)]
+    const fn node(route: &Route) -> Self {
+        Self {
+            verdict: Verdict::Node,
+            reason: Reason::RemoteNode,
+            ifindex: route.ifindex,
+            node: route.node,
+            ..Self::stack()
+        }
+    }
+
+    #[inline(always)]
+    const fn rewriting(self, rewrite: Rewrite) -> Self {
+        Self { rewrite, ..self }
     }
 }
 
@@ -105,15 +161,14 @@ pub fn from_pod<M: PacketMaps, T: Transport>(
         _ => return Decision::drop(Reason::SpoofedSource),
     }
     if ip.time_to_live <= 1 {
-        return Decision::of(Verdict::Stack);
+        return Decision::stack();
     }
     let destination = ip.destination();
     if let Some(pod) = maps.pod(&destination) {
-        let verdict = Verdict::Pod { ifindex: pod.ifindex, mac: pod.mac };
-        return Decision { verdict, rewrite: answer_for(maps, ip, transport, &pod) };
+        return Decision::pod(&pod).rewriting(answer(maps, ip, transport, &pod));
     }
     if let Some(route) = maps.route(&destination) {
-        return Decision::of(Verdict::Node { ifindex: route.ifindex, node: route.node });
+        return Decision::node(&route);
     }
     to_service(maps, ip, transport)
 }
@@ -126,35 +181,33 @@ pub fn from_uplink<M: PacketMaps, T: Transport>(
     transport: &T,
 ) -> Decision {
     if ip.check().is_err() || ip.time_to_live <= 1 {
-        return Decision::of(Verdict::Stack);
+        return Decision::stack();
     }
     let destination = ip.destination();
     let Some(pod) = maps.pod(&destination) else {
-        return Decision::of(Verdict::Stack);
+        return Decision::stack();
     };
-    let verdict = Verdict::Pod { ifindex: pod.ifindex, mac: pod.mac };
-    Decision { verdict, rewrite: answer_for(maps, ip, transport, &pod) }
+    Decision::pod(&pod).rewriting(answer(maps, ip, transport, &pod))
 }
 
 /// A packet that the node's stack hands to a pod: only answers may need their name back.
 #[inline(always)]
 pub fn to_pod<M: PacketMaps, T: Transport>(maps: &M, ip: &Ipv4Header, transport: &T) -> Decision {
-    let rewrite = match maps.pod(&ip.destination()) {
-        Some(pod) => answer_for(maps, ip, transport, &pod),
-        None => None,
-    };
-    Decision { verdict: Verdict::Stack, rewrite }
+    match maps.pod(&ip.destination()) {
+        Some(pod) => Decision::stack().rewriting(answer(maps, ip, transport, &pod)),
+        None => Decision::stack(),
+    }
 }
 
 /// The way to a backend, the node's stack being the default.
 #[inline(always)]
-fn towards<M: PacketMaps>(maps: &M, destination: &Address) -> Verdict {
+fn towards<M: PacketMaps>(maps: &M, destination: &Address) -> Decision {
     if let Some(pod) = maps.pod(destination) {
-        return Verdict::Pod { ifindex: pod.ifindex, mac: pod.mac };
+        return Decision::pod(&pod);
     }
     match maps.route(destination) {
-        Some(route) => Verdict::Node { ifindex: route.ifindex, node: route.node },
-        None => Verdict::Stack,
+        Some(route) => Decision::node(&route),
+        None => Decision::stack(),
     }
 }
 
@@ -162,7 +215,7 @@ fn towards<M: PacketMaps>(maps: &M, destination: &Address) -> Verdict {
 #[inline(always)]
 fn to_service<M: PacketMaps, T: Transport>(maps: &M, ip: &Ipv4Header, transport: &T) -> Decision {
     if !ip.has_ports() || ip.is_fragment() {
-        return Decision::of(Verdict::Stack);
+        return Decision::stack();
     }
     let Some(ports) = transport.ports() else {
         return Decision::drop(Reason::Malformed);
@@ -172,19 +225,18 @@ fn to_service<M: PacketMaps, T: Transport>(maps: &M, ip: &Ipv4Header, transport:
         Some(flow) => flow,
         None => match remember(maps, &flow_key) {
             Ok(Some(flow)) => flow,
-            Ok(None) => return Decision::of(Verdict::Stack),
+            Ok(None) => return Decision::stack(),
             Err(reason) => return Decision::drop(reason),
         },
     };
-    let rewrite = Some(Rewrite {
+    towards(maps, &flow.address).rewriting(Rewrite {
         side: Side::Destination,
         address: flow.address,
         port: flow.port,
         old_address: flow_key.destination,
         old_port: flow_key.destination_port,
         service: flow.service,
-    });
-    Decision { verdict: towards(maps, &flow.address), rewrite }
+    })
 }
 
 /// The flow's backend, if it has one that may still be used.
@@ -253,28 +305,30 @@ fn remember<M: PacketMaps>(maps: &M, key: &FlowKey) -> Result<Option<Flow>, Reas
 
 /// The service's name for a backend's answer to this pod.
 #[inline(always)]
-fn answer_for<M: PacketMaps, T: Transport>(
+fn answer<M: PacketMaps, T: Transport>(
     maps: &M,
     ip: &Ipv4Header,
     transport: &T,
     pod: &Pod,
-) -> Option<Rewrite> {
+) -> Rewrite {
     if pod.flags & pod_flags::HAS_FLOWS == 0 || !ip.has_ports() || ip.is_fragment() {
-        return None;
+        return Rewrite::NONE;
     }
-    let key = flow_key(ip, &transport.ports()?);
-    let flow = maps.flow(&key)?;
-    if flow.kind != flow_kind::TO_CLIENT {
-        return None;
+    let Some(ports) = transport.ports() else {
+        return Rewrite::NONE;
+    };
+    let key = flow_key(ip, &ports);
+    match maps.flow(&key) {
+        Some(flow) if flow.kind == flow_kind::TO_CLIENT => Rewrite {
+            side: Side::Source,
+            address: flow.address,
+            port: flow.port,
+            old_address: key.source,
+            old_port: key.source_port,
+            service: flow.service,
+        },
+        _ => Rewrite::NONE,
     }
-    Some(Rewrite {
-        side: Side::Source,
-        address: flow.address,
-        port: flow.port,
-        old_address: key.source,
-        old_port: key.source_port,
-        service: flow.service,
-    })
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 extern crate std;
 
 use crate::abi::{
-    Address, Backend, Flow, FlowKey, Pod, Route, Service, ServiceKey, Slot, U16Be, pod_flags,
+    Address, Backend, Flow, FlowKey, Mac, Pod, Route, Service, ServiceKey, Slot, U16Be, pod_flags,
     protocol, state,
 };
 use crate::balance::ServiceMaps;
@@ -58,7 +58,7 @@ impl FakeMaps {
     }
 
     pub(crate) fn add_pod(&self, text: &str, ifindex: u32) {
-        let pod = Pod { ifindex, mac: [2, 0, 0, 0, 0, ifindex as u8], flags: 0 };
+        let pod = Pod { ifindex, mac: Mac::new([2, 0, 0, 0, 0, ifindex as u8]), flags: 0 };
         self.pods.borrow_mut().insert(address(text), pod);
     }
 }

@@ -10,13 +10,15 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use bowline_ebpf_abi::{Address, Direction, Reason, U16Be, protocol};
+use bowline_ebpf_abi::{Address, Direction, Mac, Reason, U16Be, protocol};
 use bowline_ebpf_datapath as datapath;
 use bowline_ebpf_datapath::{Decision, Ipv4Header, Ports, Rewrite, Side, Transport, Verdict};
 
 use crate::maps::{KernelMaps, count, count_service_packet};
 
 const ETHERNET: u32 = 14;
+/// Both headers that every packet has.
+const FRAME: usize = ETHERNET as usize + size_of::<Ipv4Header>();
 const IPV4: U16Be = U16Be::new(0x0800);
 const ARP: U16Be = U16Be::new(0x0806);
 const AF_INET: u32 = 2;
@@ -173,35 +175,33 @@ fn drop(ctx: &TcContext, reason: Reason, direction: Direction) -> i32 {
 /// Does what was decided, and counts it.
 #[inline(always)]
 fn carry_out(ctx: &TcContext, ip: &Ipv4Header, decision: &Decision, direction: Direction) -> i32 {
-    if let Some(rewrite) = &decision.rewrite {
+    if decision.verdict == Verdict::Drop {
+        return drop(ctx, decision.reason, direction);
+    }
+    let rewrite = &decision.rewrite;
+    if rewrite.side != Side::Neither {
         if translate(ctx, ip, rewrite).is_none() {
             return drop(ctx, Reason::RewriteFailed, direction);
         }
-        let reason = match rewrite.side {
+        let translated = match rewrite.side {
             Side::Destination => Reason::Balanced,
-            Side::Source => Reason::AnswerTranslated,
+            _ => Reason::AnswerTranslated,
         };
-        count(reason, direction, ctx.len());
+        count(translated, direction, ctx.len());
         count_service_packet(rewrite.service, ctx.len());
     }
     match decision.verdict {
-        Verdict::Stack => leave(ctx, direction),
-        Verdict::Drop(reason) => drop(ctx, reason, direction),
-        Verdict::Pod { ifindex, mac } => {
-            if !hop(ctx, Some(mac)) {
-                return drop(ctx, Reason::RewriteFailed, direction);
-            }
+        Verdict::Pod if hop(ctx, Some(decision.mac)) => {
             count(Reason::LocalPod, direction, ctx.len());
             // SAFETY: the helper checks the index.
-            unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+            unsafe { bpf_redirect_peer(decision.ifindex, 0) as i32 }
         }
-        Verdict::Node { ifindex, node } => {
-            if !hop(ctx, None) {
-                return drop(ctx, Reason::RewriteFailed, direction);
-            }
+        Verdict::Node if hop(ctx, None) => {
             count(Reason::RemoteNode, direction, ctx.len());
-            to_node(ifindex, &node)
+            to_node(decision.ifindex, &decision.node)
         }
+        Verdict::Stack => leave(ctx, direction),
+        _ => drop(ctx, Reason::RewriteFailed, direction),
     }
 }
 
@@ -221,21 +221,21 @@ fn to_node(ifindex: u32, node: &Address) -> i32 {
 
 /// What a router does at each hop: one less to live, and the next hop's hardware address.
 #[inline(always)]
-fn hop(ctx: &TcContext, mac: Option<[u8; 6]>) -> bool {
-    let Some(ip) = header_at::<Ipv4Header>(ctx, ETHERNET) else {
+fn hop(ctx: &TcContext, mac: Option<Mac>) -> bool {
+    let Some(frame) = header_at::<[u8; FRAME]>(ctx, 0) else {
         return false;
     };
-    // SAFETY: `header_at` checked the bounds of the whole IP header, and the Ethernet header lies
-    // before it.
+    let ethernet = frame.cast::<Mac>();
+    // SAFETY: `header_at` checked the bounds of both headers; the target writes unaligned words.
     unsafe {
+        let ip = frame.byte_add(ETHERNET as usize).cast::<Ipv4Header>();
         (*ip).time_to_live -= 1;
         // One less in the high byte of a word is one more in the complement's (RFC 1141).
         let sum = u32::from((*ip).checksum.bits()) + u32::from(U16Be::new(0x0100).bits());
         (*ip).checksum = U16Be::from_bits((sum + (sum >= 0xffff) as u32) as u16);
         if let Some(mac) = mac {
-            let ethernet = ctx.data() as *mut [[u8; 6]; 2];
-            (*ethernet)[1] = (*ethernet)[0];
-            (*ethernet)[0] = mac;
+            *ethernet.add(1) = *ethernet;
+            *ethernet = mac;
         }
     }
     true
@@ -248,6 +248,7 @@ fn translate(ctx: &TcContext, ip: &Ipv4Header, rewrite: &Rewrite) -> Option<()> 
     let (address_at, port_at) = match rewrite.side {
         Side::Source => (offset::IP_SOURCE, transport),
         Side::Destination => (offset::IP_DESTINATION, transport + 2),
+        Side::Neither => return Some(()),
     };
     let (checksum_at, mangled) = match ip.protocol {
         protocol::TCP => (transport + offset::TCP_CHECKSUM, 0),

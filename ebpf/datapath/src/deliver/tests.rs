@@ -7,8 +7,18 @@ use super::*;
 use crate::fake::{FakeMaps, address, key};
 use std::net::Ipv4Addr;
 
-const LOCAL: Verdict = Verdict::Pod { ifindex: 6, mac: [2, 0, 0, 0, 0, 6] };
-const BACK_HOME: Verdict = Verdict::Pod { ifindex: 5, mac: [2, 0, 0, 0, 0, 5] };
+/// The pod behind this veth.
+fn pod(ifindex: u32) -> Decision {
+    let mac = Mac::new([2, 0, 0, 0, 0, ifindex as u8]);
+    Decision::pod(&Pod { ifindex, mac, flags: 0 })
+}
+
+/// The decision without its rewrite, and what the packet's changed end becomes.
+fn parts(found: Decision) -> (Decision, Option<Address>) {
+    let rewrite = found.rewrite;
+    let changed = (rewrite.side != Side::Neither).then_some(rewrite.address);
+    (found.rewriting(Rewrite::NONE), changed)
+}
 
 struct Segment {
     source: u16,
@@ -31,7 +41,7 @@ const DATA: Segment = Segment { source: 40_000, destination: 80, opens: false };
 const ANSWER: Segment = Segment { source: 8080, destination: 40_000, opens: false };
 
 fn header(source: &str, destination: &str) -> Ipv4Header {
-    let word = |text: &str| crate::abi::U32Be::new(u32::from(text.parse::<Ipv4Addr>().unwrap()));
+    let word = |text: &str| U32Be::new(u32::from(text.parse::<Ipv4Addr>().unwrap()));
     Ipv4Header {
         version_and_length: 0x45,
         time_to_live: 64,
@@ -55,27 +65,26 @@ fn node() -> FakeMaps {
     maps
 }
 
-fn node_two() -> Verdict {
-    Verdict::Node { ifindex: 2, node: address("172.30.0.12") }
+fn node_two() -> Decision {
+    Decision::node(&Route { node: address("172.30.0.12"), ifindex: 2 })
 }
 
 #[test]
 fn packets_from_pods_go_where_they_should() {
-    let drop = Verdict::Drop;
+    let (drop, stack) = (Decision::drop, Decision::stack());
     let table = [
-        ("a pod of this node", "10.240.0.6", LOCAL, None),
+        ("a pod of this node", "10.240.0.6", pod(6), None),
         ("a pod of another node", "10.240.1.77", node_two(), None),
-        ("the node itself", "172.30.0.11", Verdict::Stack, None),
-        ("the outside", "192.0.2.1", Verdict::Stack, None),
-        ("a service with a local backend", "10.9.0.7", LOCAL, Some("10.240.0.6")),
+        ("the node itself", "172.30.0.11", stack, None),
+        ("the outside", "192.0.2.1", stack, None),
+        ("a service with a local backend", "10.9.0.7", pod(6), Some("10.240.0.6")),
         ("a service with a remote backend", "10.9.0.8", node_two(), Some("10.240.1.9")),
-        ("a service that is no pod", "10.9.0.1", Verdict::Stack, Some("172.30.0.1")),
+        ("a service that is no pod", "10.9.0.1", stack, Some("172.30.0.1")),
         ("a service without backends", "10.9.0.9", drop(Reason::NoBackend), None),
     ];
     for (what, destination, verdict, rewritten) in table {
         let found = from_pod(&node(), &header("10.240.0.5", destination), &SYN, 5);
-        assert_eq!(found.verdict, verdict, "{what}");
-        assert_eq!(found.rewrite.map(|r| r.address), rewritten.map(address), "{what}");
+        assert_eq!(parts(found), (verdict, rewritten.map(address)), "{what}");
     }
 }
 
@@ -99,8 +108,8 @@ fn what_is_not_ipv4_is_refused() {
 fn expired_packets_are_left_to_the_stack() {
     for destination in ["10.240.0.6", "10.240.1.9", "10.9.0.7"] {
         let ip = Ipv4Header { time_to_live: 1, ..header("10.240.0.5", destination) };
-        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::of(Verdict::Stack));
-        assert_eq!(from_uplink(&node(), &ip, &SYN), Decision::of(Verdict::Stack));
+        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::stack());
+        assert_eq!(from_uplink(&node(), &ip, &SYN), Decision::stack());
     }
 }
 
@@ -110,7 +119,7 @@ fn fragments_and_other_protocols_are_never_translated() {
     let fragment = Ipv4Header { fragment: U16Be::new(0x2000), ..to_service };
     let icmp = Ipv4Header { protocol: 1, ..to_service };
     for ip in [fragment, icmp] {
-        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::of(Verdict::Stack));
+        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::stack());
     }
 }
 
@@ -121,19 +130,22 @@ fn an_answer_gets_the_service_s_name_back_on_every_way_home() {
     from_pod(&maps, &header("10.240.0.5", "10.9.0.8"), &SYN, 5);
     assert_eq!(maps.connections.get(), 2);
 
-    let name = |found: Decision| found.rewrite.map(|r| (r.side, r.address, r.port.get()));
+    let name = |found: Decision| {
+        let Rewrite { side, address, port, .. } = found.rewrite;
+        (side, address, port.get())
+    };
     let local = from_pod(&maps, &header("10.240.0.6", "10.240.0.5"), &ANSWER, 6);
-    assert_eq!(local.verdict, BACK_HOME);
-    assert_eq!(name(local), Some((Side::Source, address("10.9.0.7"), 80)));
+    assert_eq!(parts(local).0, pod(5));
+    assert_eq!(name(local), (Side::Source, address("10.9.0.7"), 80));
     let remote = from_uplink(&maps, &header("10.240.1.9", "10.240.0.5"), &ANSWER);
-    assert_eq!(remote.verdict, BACK_HOME);
-    assert_eq!(name(remote), Some((Side::Source, address("10.9.0.8"), 80)));
+    assert_eq!(parts(remote).0, pod(5));
+    assert_eq!(name(remote), (Side::Source, address("10.9.0.8"), 80));
     let stack = to_pod(&maps, &header("10.240.1.9", "10.240.0.5"), &ANSWER);
-    assert_eq!(name(stack), Some((Side::Source, address("10.9.0.8"), 80)));
+    assert_eq!(name(stack), (Side::Source, address("10.9.0.8"), 80));
     // The same backend's other traffic keeps its own name.
     let other = Segment { source: 8080, destination: 41_000, opens: false };
     let plain = from_pod(&maps, &header("10.240.0.6", "10.240.0.5"), &other, 6);
-    assert_eq!(plain.rewrite, None);
+    assert_eq!(plain, pod(5));
 }
 
 #[test]
@@ -141,17 +153,17 @@ fn an_open_connection_stays_and_a_new_one_moves_when_the_backend_goes() {
     let mut maps = node();
     maps.program(key("10.9.0.10", 80), &["10.240.1.1", "10.240.1.2"]);
     let ip = header("10.240.0.5", "10.9.0.10");
-    let first = from_pod(&maps, &ip, &SYN, 5).rewrite.unwrap().address;
+    let first = from_pod(&maps, &ip, &SYN, 5).rewrite.address;
     assert_eq!(first, address("10.240.1.1"));
     maps.random.set(u32::MAX);
-    let again = from_pod(&maps, &ip, &SYN, 5).rewrite.unwrap().address;
+    let again = from_pod(&maps, &ip, &SYN, 5).rewrite.address;
     assert_eq!(again, first, "a repeated SYN goes to the same backend");
 
     let gone = *maps.backends.borrow().iter().find(|(_, b)| b.address == first).unwrap().0;
     maps.backends.borrow_mut().get_mut(&gone).unwrap().state = state::FREE;
-    let open = from_pod(&maps, &ip, &DATA, 5).rewrite.unwrap().address;
+    let open = from_pod(&maps, &ip, &DATA, 5).rewrite.address;
     assert_eq!(open, first, "an open connection is never moved");
-    let fresh = from_pod(&maps, &ip, &SYN, 5).rewrite.unwrap().address;
+    let fresh = from_pod(&maps, &ip, &SYN, 5).rewrite.address;
     assert_eq!(fresh, address("10.240.1.2"));
 }
 
@@ -166,9 +178,9 @@ fn a_flow_that_cannot_be_remembered_is_refused() {
 #[test]
 fn the_uplink_delivers_to_pods_and_leaves_the_rest() {
     let found = from_uplink(&node(), &header("10.240.1.9", "10.240.0.6"), &SYN);
-    assert_eq!(found, Decision::of(LOCAL));
+    assert_eq!(found, pod(6));
     for destination in ["172.30.0.11", "10.240.1.9", "10.9.0.7"] {
         let found = from_uplink(&node(), &header("10.240.1.9", destination), &SYN);
-        assert_eq!(found, Decision::of(Verdict::Stack), "{destination}");
+        assert_eq!(found, Decision::stack(), "{destination}");
     }
 }

@@ -1,0 +1,148 @@
+//! Servers in pods that say who they are and whom they see, and the services that lead to them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bowline_agent::datapath::{ServiceTable, service_table};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::json;
+
+use crate::world::Pod;
+
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
+pub(crate) const SERVICE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(VIP, 80));
+pub(crate) const BACKEND_PORT: u16 = 8080;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The service of the tests, TCP and UDP port 80, with these backends.
+pub(crate) fn service_with(backends: &[Ipv4Addr]) -> ServiceTable {
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "web"},
+        "spec": {"clusterIP": VIP, "clusterIPs": [VIP], "ports": [
+            {"name": "tcp", "port": 80, "protocol": "TCP"},
+            {"name": "udp", "port": 80, "protocol": "UDP"}]}}))
+    .unwrap();
+    let endpoints: Vec<_> =
+        backends.iter().map(|address| json!({"addresses": [address]})).collect();
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "web-1",
+                     "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "tcp", "port": BACKEND_PORT, "protocol": "TCP"},
+                  {"name": "udp", "port": BACKEND_PORT, "protocol": "UDP"}]}))
+    .unwrap();
+    service_table([&service], [&slice], "node1")
+}
+
+/// Answers each line with `<own address> <client address> <line>`, on TCP and UDP.
+pub(crate) struct Server<'a> {
+    pod: &'a Pod,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<'a> Server<'a> {
+    pub(crate) fn start(pod: &'a Pod) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let address = SocketAddrV4::new(pod.address, BACKEND_PORT);
+        let (listener, socket) = pod
+            .namespace
+            .run(move || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let name = pod.address;
+        let (tcp_stop, udp_stop) = (stop.clone(), stop.clone());
+        let tcp = pod.namespace.spawn(move || serve_tcp(&listener, name, &tcp_stop));
+        let udp = pod.namespace.spawn(move || serve_udp(&socket, name, &udp_stop));
+        Self { pod, stop, threads: vec![tcp, udp] }
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let address = SocketAddr::from((self.pod.address, BACKEND_PORT));
+        // Wakes the listener up.
+        self.pod.namespace.run(move || drop(TcpStream::connect(address)));
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, name: Ipv4Addr, stop: &AtomicBool) {
+    for stream in listener.incoming() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(mut stream) = stream else { continue };
+        std::thread::spawn(move || {
+            let Ok(peer) = stream.peer_addr() else { return };
+            let Ok(reader) = stream.try_clone() else { return };
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                if writeln!(stream, "{name} {} {line}", peer.ip()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, name: Ipv4Addr, stop: &AtomicBool) {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
+        let line = String::from_utf8_lossy(&buffer[..length]);
+        let _ = socket.send_to(format!("{name} {} {line}", peer.ip()).as_bytes(), peer);
+    }
+}
+
+/// A TCP connection that sends a line and reads one.
+pub(crate) struct Connection(BufReader<TcpStream>);
+
+/// What a server said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) backend: Ipv4Addr,
+    pub(crate) client: Ipv4Addr,
+    pub(crate) line: String,
+}
+
+impl Answer {
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut words = text.trim_end().splitn(3, ' ');
+        let mut next = || words.next().unwrap_or_default();
+        let (backend, client) = (next().parse().unwrap(), next().parse().unwrap());
+        Self { backend, client, line: next().to_owned() }
+    }
+}
+
+impl Connection {
+    pub(crate) fn open(to: SocketAddr) -> std::io::Result<Self> {
+        Self::over(TcpStream::connect_timeout(&to, PATIENCE)?)
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> std::io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    pub(crate) fn ask(&mut self, line: &str) -> std::io::Result<Answer> {
+        self.0.get_mut().write_all(format!("{line}\n").as_bytes())?;
+        let mut answer = String::new();
+        self.0.read_line(&mut answer)?;
+        if answer.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Answer::parse(&answer))
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.0.get_ref().peer_addr().unwrap()
+    }
+}

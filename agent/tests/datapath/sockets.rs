@@ -1,0 +1,155 @@
+//! Socket load balancing: connect, send, receive, and the peer's name.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use crate::needs_kernel;
+use crate::servers::{Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, service_with};
+use crate::world::World;
+
+#[test]
+fn tcp_through_the_service_reaches_every_backend_and_shows_the_client() {
+    needs_kernel!();
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    here.apply_services(&service_with(&addresses)).unwrap();
+    world.here.cgroup.enter();
+
+    let client = world.client().address;
+    let seen = world.client().namespace.run(move || {
+        let mut seen: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+        for round in 0..300 {
+            let mut connection = Connection::open(SERVICE).unwrap();
+            assert_eq!(connection.peer(), SERVICE, "getpeername");
+            let answer = connection.ask(&format!("round {round}")).unwrap();
+            assert_eq!(answer.client, client, "no NAT");
+            *seen.entry(answer.backend).or_default() += 1;
+        }
+        seen
+    });
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen.values().all(|n| *n > 90), "{seen:?}");
+    let snapshot = world.here.snapshot();
+    let row = snapshot.services.iter().find(|row| row.protocol == "TCP").unwrap();
+    assert_eq!((row.connections, row.packets), (300, 0));
+    let balanced = snapshot.counters.iter().find(|row| row.reason == "balanced");
+    assert_eq!(balanced, None, "no packet was translated");
+    drop(servers);
+}
+
+#[test]
+fn udp_works_connected_and_unconnected_and_answers_come_from_the_service() {
+    needs_kernel!();
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    here.apply_services(&service_with(&addresses)).unwrap();
+    world.here.cgroup.enter();
+
+    world.client().namespace.run(move || {
+        let mut buffer = [0; 256];
+        for connected in [false, true] {
+            for round in 0..50 {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut backends = Vec::new();
+                if connected {
+                    socket.connect(SERVICE).unwrap();
+                    assert_eq!(socket.peer_addr().unwrap(), SERVICE);
+                }
+                for _ in 0..2 {
+                    let sent = match connected {
+                        true => socket.send(b"hello"),
+                        false => socket.send_to(b"hello", SERVICE),
+                    };
+                    sent.unwrap();
+                    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                    assert_eq!(from, SERVICE, "round {round}, connected {connected}");
+                    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                    backends.push(Answer::parse(&text).backend);
+                }
+                assert_eq!(backends[0], backends[1], "one socket, one backend");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_dual_stack_socket_is_balanced_too() {
+    needs_kernel!();
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _server = Server::start(world.backends()[0]);
+    here.apply_services(&service_with(&[world.backends()[0].address])).unwrap();
+    world.here.cgroup.enter();
+    world.client().namespace.run(move || {
+        let mapped: SocketAddr = "[::ffff:10.9.8.7]:80".parse().unwrap();
+        let mut connection = Connection::open(mapped).unwrap();
+        assert_eq!(connection.peer(), mapped);
+        connection.ask("hello").unwrap();
+    });
+    assert_eq!(world.here.counted("balanced"), 0, "not left to the packet programs");
+}
+
+#[test]
+fn a_service_without_backends_refuses_at_once() {
+    needs_kernel!();
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    here.apply_services(&service_with(&[])).unwrap();
+    world.here.cgroup.enter();
+    let error = world.client().namespace.run(move || {
+        let start = std::time::Instant::now();
+        let error = Connection::open(SERVICE).err().unwrap();
+        assert!(start.elapsed() < PATIENCE / 10, "took {:?}", start.elapsed());
+        error.kind()
+    });
+    let expected = [ErrorKind::ConnectionRefused, ErrorKind::PermissionDenied];
+    assert!(expected.contains(&error), "{error:?}");
+    assert_eq!(world.here.counted("no-backend"), 1);
+}
+
+#[test]
+fn pods_reach_each_other_and_the_nodes_untranslated() {
+    needs_kernel!();
+    let world = World::new();
+    let (_here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    world.here.cgroup.enter();
+    let client = world.client().address;
+    for backend in world.backends().map(|pod| pod.address) {
+        let answer = world.client().namespace.run(move || {
+            let to = SocketAddr::from((backend, BACKEND_PORT));
+            let mut connection = Connection::open(to).unwrap();
+            assert_eq!(connection.peer(), to);
+            connection.ask("hello").unwrap()
+        });
+        assert_eq!((answer.backend, answer.client), (backend, client));
+        // From the node itself, too.
+        let to = SocketAddr::from((backend, BACKEND_PORT));
+        world.here.namespace.run(move || Connection::open(to).unwrap().ask("hello").unwrap());
+    }
+    for (destination, what) in [
+        (world.here.address(), "own node"),
+        (world.there.address(), "other node"),
+        (world.backends()[0].address, "pod here"),
+        (world.backends()[1].address, "pod there"),
+    ] {
+        let pinged = world.client().namespace.run(move || {
+            let ping = std::process::Command::new("ping")
+                .args(["-c1", "-W2", &destination.to_string()])
+                .output();
+            ping.map(|output| output.status.success())
+        });
+        match pinged {
+            Ok(answered) => assert!(answered, "ICMP to {what}"),
+            Err(error) => eprintln!("SKIPPED ICMP to {what}: ping: {error}"),
+        }
+    }
+    assert!(world.here.counted("local-pod") > 0);
+    assert!(world.here.counted("remote-node") > 0);
+}

@@ -1,0 +1,347 @@
+//! A small world to test the data plane in: network namespaces that are threads, a node made of
+//! them, and a cgroup. Nothing of it is visible outside, and all of it goes when it is dropped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bowline_agent::datapath::{Config, Datapath, Ipv4Cidr, MapSizes, PodLink, Snapshot};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// One test at a time: they share the process, and with it its cgroup.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// Says why the test does not run here; `None` when it can.
+pub(crate) fn missing() -> Option<&'static str> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root");
+    }
+    if cgroup2_mount().is_none() {
+        return Some("needs a cgroup2 hierarchy");
+    }
+    None
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace: a thread that lives in it and runs what it is given.
+pub(crate) struct Namespace {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    tid: i32,
+}
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        let (jobs, queue) = channel::<Job>();
+        let (ready, tid) = channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )
+            .unwrap();
+            ready.send(nix::unistd::gettid().as_raw()).unwrap();
+            for job in queue {
+                job();
+            }
+        });
+        let tid = tid.recv().unwrap();
+        let namespace = Self { jobs: Some(jobs), thread: Some(thread), tid };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Runs `job` in the namespace and gives back what it returns; its panic is the caller's.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        let job = move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            let _ = done.send(outcome);
+        };
+        self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
+        match result.recv().unwrap() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Runs `job` in the namespace on a thread of its own.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.run(move || std::thread::spawn(job))
+    }
+
+    pub(crate) fn ip(&self, arguments: &str) {
+        self.command("ip", arguments);
+    }
+
+    fn command(&self, program: &'static str, arguments: &str) {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        self.run(move || {
+            let output = Command::new(program).args(&arguments).output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+        });
+    }
+
+    pub(crate) fn set(&self, path: &str, value: &'static str) {
+        let path = path.to_owned();
+        self.run(move || fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}")));
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.jobs.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn cgroup2_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// A cgroup that this process can enter, and leaves again when it is dropped.
+pub(crate) struct Cgroup {
+    pub(crate) path: PathBuf,
+    home: PathBuf,
+}
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let mount = cgroup2_mount().unwrap();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let path = mount.join(name);
+        fs::create_dir(&path).unwrap();
+        Self { path, home: mount.join(own) }
+    }
+
+    /// From now on new sockets of this process are balanced.
+    pub(crate) fn enter(&self) {
+        fs::write(self.path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+
+    pub(crate) fn leave(&self) {
+        fs::write(self.home.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.leave();
+        for _ in 0..50 {
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// A pod: a namespace behind a veth of its node.
+pub(crate) struct Pod {
+    pub(crate) namespace: Namespace,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) link: PodLink,
+}
+
+/// A node: a namespace with an uplink, its pods, and its data plane's directories.
+pub(crate) struct Node {
+    pub(crate) namespace: Namespace,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) cgroup: Cgroup,
+    directory: PathBuf,
+    number: u8,
+}
+
+pub(crate) const UPLINK: &str = "eth0";
+
+impl Node {
+    fn new(number: u8, unique: &str) -> Self {
+        let namespace = Namespace::new();
+        namespace.set("/proc/sys/net/ipv4/ip_forward", "1");
+        let directory = std::env::temp_dir().join(format!("{unique}-{number}"));
+        fs::create_dir_all(&directory).unwrap();
+        let cgroup = Cgroup::new(&format!("{unique}-{number}"));
+        Self { namespace, pods: Vec::new(), cgroup, directory, number }
+    }
+
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(172, 30, 0, 10 + self.number)
+    }
+
+    pub(crate) fn range(&self) -> Ipv4Cidr {
+        Ipv4Cidr { network: Ipv4Addr::new(10, 240, self.number, 0), prefix: 24 }
+    }
+
+    pub(crate) fn bpffs(&self) -> PathBuf {
+        self.directory.join("bpf")
+    }
+
+    fn names_file(&self) -> PathBuf {
+        self.directory.join("names.json")
+    }
+
+    pub(crate) fn open_with(&self, sizes: MapSizes) -> Datapath {
+        let config = Config {
+            bpffs: self.bpffs(),
+            socket_cgroup: self.cgroup.path.clone(),
+            uplink: UPLINK.to_owned(),
+            names_file: self.names_file(),
+            sizes,
+        };
+        self.namespace.run(move || Datapath::open(config)).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Opens the data plane and tells it of the pods.
+    pub(crate) fn open(&self) -> Datapath {
+        let mut datapath = self.open_with(MapSizes::default());
+        for pod in &self.pods {
+            datapath = self.attach(datapath, pod);
+        }
+        datapath
+    }
+
+    fn attach(&self, mut datapath: Datapath, pod: &Pod) -> Datapath {
+        let link = pod.link.clone();
+        self.namespace.run(move || {
+            datapath.attach_pod(&link).unwrap();
+            datapath
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let (bpffs, names) = (self.bpffs(), self.names_file());
+        self.namespace.run(move || Snapshot::read(&bpffs).unwrap().with_names(&names))
+    }
+
+    /// How often something happened, in all directions together.
+    pub(crate) fn counted(&self, reason: &str) -> u64 {
+        let rows = self.snapshot().counters;
+        rows.iter().filter(|row| row.reason == reason).map(|row| row.packets).sum()
+    }
+
+    fn add_pod(&mut self, number: u8) {
+        let namespace = Namespace::new();
+        let address = Ipv4Addr::new(10, 240, self.number, number);
+        let host = format!("pod{number}");
+        let tid = namespace.tid;
+        self.namespace.ip(&format!("link add {host} type veth peer name eth0 netns {tid}"));
+        self.namespace.ip(&format!("link set {host} address 02:00:00:00:ff:01 up"));
+        self.namespace.ip(&format!("route add {address} dev {host}"));
+        namespace.ip(&format!("link set eth0 address 02:00:00:00:00:{number:02x} up"));
+        namespace.ip(&format!("addr add {address}/32 dev eth0"));
+        namespace.ip("route add 169.254.1.1 dev eth0 scope link");
+        namespace.ip("route add default via 169.254.1.1 dev eth0");
+        namespace.ip("neigh add 169.254.1.1 lladdr 02:00:00:00:ff:01 dev eth0 nud permanent");
+        self.namespace.ip(&format!(
+            "neigh add {address} lladdr 02:00:00:00:00:{number:02x} dev {host} nud permanent"
+        ));
+        let name = host.clone();
+        let ifindex =
+            self.namespace.run(move || nix::net::if_::if_nametoindex(name.as_str()).unwrap());
+        let link = PodLink {
+            uid: format!("uid-{number}"),
+            namespace: "default".to_owned(),
+            name: host,
+            ifindex,
+            address,
+            mac: [2, 0, 0, 0, 0, number],
+            netns: PathBuf::from(format!("/proc/{tid}/ns/net")),
+        };
+        self.pods.push(Pod { namespace, address, link });
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let bpffs = self.bpffs();
+        self.namespace.run(move || {
+            let _ = nix::mount::umount2(&bpffs, nix::mount::MntFlags::MNT_DETACH);
+        });
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Two nodes joined by their uplinks. `here` has two pods, `there` one.
+pub(crate) struct World {
+    pub(crate) here: Node,
+    pub(crate) there: Node,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        let unique = format!("bowline-test-{}-{count}", std::process::id());
+        let mut here = Node::new(1, &unique);
+        let mut there = Node::new(2, &unique);
+        let tid = there.namespace.tid;
+        here.namespace.ip(&format!("link add {UPLINK} type veth peer name {UPLINK} netns {tid}"));
+        for node in [&here, &there] {
+            node.namespace.ip(&format!("addr add {}/24 dev {UPLINK}", node.address()));
+            node.namespace.ip(&format!("link set {UPLINK} up"));
+        }
+        for (node, other) in [(&here, &there), (&there, &here)] {
+            let (range, gateway) = (other.range(), other.address());
+            node.namespace.ip(&format!("route add {range} via {gateway}"));
+        }
+        here.add_pod(5);
+        here.add_pod(6);
+        there.add_pod(7);
+        Self { here, there, _alone: alone }
+    }
+
+    /// Opens both nodes' data planes, with routes to each other.
+    pub(crate) fn open(&self) -> (Datapath, Datapath) {
+        let open = |node: &Node, other: &Node| {
+            let mut datapath = node.open();
+            let routes = BTreeMap::from([(other.range(), other.address())]);
+            datapath.set_routes(&routes).unwrap();
+            datapath
+        };
+        (open(&self.here, &self.there), open(&self.there, &self.here))
+    }
+
+    /// The pod that the tests connect from.
+    pub(crate) fn client(&self) -> &Pod {
+        &self.here.pods[0]
+    }
+
+    /// One backend on the client's node, one on the other.
+    pub(crate) fn backends(&self) -> [&Pod; 2] {
+        [&self.here.pods[1], &self.there.pods[0]]
+    }
+}
+
+/// For messages: the directory that holds the cgroups.
+pub(crate) fn leftovers(unique: &str) -> Vec<String> {
+    let Some(mount) = cgroup2_mount() else { return Vec::new() };
+    names_in(&mount).into_iter().filter(|name| name.starts_with(unique)).collect()
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
