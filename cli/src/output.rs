@@ -80,19 +80,23 @@ impl Table {
 
     /// The table as text, without the header when `with_header` is false.
     pub(crate) fn render(&self, with_header: bool) -> String {
+        self.render_on(with_header, &mut Vec::new())
+    }
+
+    /// Like `render`, with columns at least as wide as those of tables printed before.
+    pub(crate) fn render_on(&self, with_header: bool, widths: &mut Vec<usize>) -> String {
         let lines: Vec<&Vec<String>> =
             with_header.then_some(&self.header).into_iter().chain(&self.rows).collect();
         let columns = lines.iter().map(|line| line.len()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                let cells = lines.iter().filter_map(|line| line.get(column));
-                cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-            })
-            .collect();
+        widths.resize(columns.max(widths.len()), 0);
+        for (column, width) in widths.iter_mut().enumerate() {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            *width = cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(*width);
+        }
         let mut text = String::new();
         for cells in lines {
             let mut line = String::new();
-            for (cell, width) in cells.iter().zip(&widths) {
+            for (cell, width) in cells.iter().zip(&*widths) {
                 line.push_str(cell);
                 line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + GAP));
             }
@@ -137,6 +141,17 @@ a-much-longer-name   0/1
             table.render(false),
             "web-1                1/1   3s\na-much-longer-name   0/1\n"
         );
+    }
+
+    #[test]
+    fn tables_that_follow_keep_the_widths() {
+        let mut widths = Vec::new();
+        let mut first = Table::new(["name", "ready"]);
+        first.row(["a-long-name".into(), "0/1".into()]);
+        assert_eq!(first.render_on(false, &mut widths), "a-long-name   0/1\n");
+        let mut next = Table::new(["name", "ready"]);
+        next.row(["b".into(), "1/1".into()]);
+        assert_eq!(next.render_on(false, &mut widths), "b             1/1\n");
     }
 
     #[test]

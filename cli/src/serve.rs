@@ -13,7 +13,7 @@ use crate::launch;
 /// Run the server: API, controllers and scheduler.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  bowline server --data-dir /var/lib/bowline/server --listen 10.0.0.1:6443
+  bowline server --listen 10.0.0.1:6443 --listen 127.0.0.1:6443 --advertise 10.0.0.1:6443
   bowline server --listen 127.0.0.1:6443 --netns /run/netns/net --cluster-listen 172.30.0.1:6443")]
 pub(crate) struct Args {
     /// What must outlive a restart: the store, certificates and keys
@@ -28,8 +28,8 @@ pub(crate) struct Args {
     /// Address to listen on in that namespace, where the nodes are; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     cluster_listen: Vec<SocketAddr>,
-    /// Address that pods and nodes reach the server at [default: the first of --cluster-listen, then
-    /// of --listen]
+    /// Address that pods and nodes reach the server at [default: the first of --cluster-listen,
+    /// then of --listen]
     #[arg(long, value_name = "ADDRESS:PORT")]
     advertise: Option<SocketAddr>,
     /// More names for the server's certificate; may be repeated
@@ -101,6 +101,12 @@ fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<bowline_contr
     let outer = listeners.first().map(local).transpose()?.context("give one --listen at least")?;
     let cluster = args.cluster_listen.first().map(|_| listeners.get(args.listen.len()));
     let cluster = cluster.flatten().map(local).transpose()?;
+    let advertise = args.advertise.or(cluster).unwrap_or(outer);
+    if advertise.ip().is_loopback() || advertise.ip().is_unspecified() {
+        bail!(
+            "no node can reach the server at {advertise}: give --advertise an address that nodes reach"
+        );
+    }
     let names = listeners.iter().map(|listener| Ok(local(listener)?.ip().to_string()));
     let names: Vec<String> = names.collect::<anyhow::Result<_>>()?;
     let data_dir = args.data_dir;
@@ -109,7 +115,7 @@ fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<bowline_contr
         token_file: args.token_file.unwrap_or_else(|| data_dir.join("join-token")),
         data_dir,
         server_url: format!("https://{outer}"),
-        advertise: args.advertise.or(cluster).unwrap_or(outer),
+        advertise,
         server_names: args.server_name.into_iter().chain(names).collect(),
         pod_cidr: args.pod_cidr,
         node_mask_size: args.node_mask_size,

@@ -93,7 +93,8 @@ pub(crate) fn kill_all(trees: &[PathBuf]) -> anyhow::Result<usize> {
 pub(crate) fn remove(tree: &Path) -> anyhow::Result<()> {
     let started = Instant::now();
     for group in groups(tree) {
-        // A group stays busy for a moment after its last process has ended.
+        // A group stays busy for a moment after its last process has ended, and a process that was
+        // being started may have joined since.
         while let Err(error) = fs::remove_dir(&group) {
             let busy = error.kind() == io::ErrorKind::ResourceBusy;
             if error.kind() == io::ErrorKind::NotFound {
@@ -103,6 +104,7 @@ pub(crate) fn remove(tree: &Path) -> anyhow::Result<()> {
                 return Err(error)
                     .with_context(|| format!("cannot remove cgroup {}", group.display()));
             }
+            kill_all(&[tree.to_path_buf()])?;
             std::thread::sleep(PAUSE);
         }
     }

@@ -78,6 +78,11 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
     let trees = cgroups::trees(place, &table);
     work.found |= !trees.is_empty() || record.is_some();
     work.noted(cgroups::kill_all(&trees));
+    // Before everything else: a process that was just being started cannot join a group that is
+    // gone, so from here on nothing new appears.
+    for tree in &trees {
+        work.noted(cgroups::remove(tree));
+    }
     // Asked now: the addresses lie in directories that go below.
     let sockets = containerd::shim_sockets(place);
     // Mounts are listed by their real path; the directory may have been given by another.
@@ -87,9 +92,6 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
     for namespace in namespaces::existing(place) {
         work.found = true;
         work.noted(namespaces::remove(&namespace));
-    }
-    for tree in &trees {
-        work.noted(cgroups::remove(tree));
     }
     for path in sockets.iter().chain(&containerd::runc_directories(place)) {
         work.noted(remove_path(path));

@@ -33,13 +33,20 @@ pub(crate) enum NotPossible {
     NoProgram(&'static str),
     #[error("port {port} on 127.0.0.1 cannot be used ({error}): choose another --port, or 0")]
     Port { port: u16, error: std::io::Error },
-    #[error("cluster `{name}` exists already in {}: remove it with `bowline down --name {name}`, or choose another --name", dir.display())]
+    #[error(
+        "cluster `{name}` exists already in {}: remove it with `bowline down --name {name}`, or \
+         choose another --name",
+        dir.display()
+    )]
     Taken { name: String, dir: PathBuf },
     #[error("{what} is left of a cluster `{name}`: clean up with `bowline down --name {name}`")]
     LeftOver { what: String, name: String },
     #[error("{} is not empty: choose another --dir, or empty it", .0.display())]
     DirectoryInUse(PathBuf),
-    #[error("{} is too long for a cluster's directory: choose a --dir of up to {max} bytes", dir.display())]
+    #[error(
+        "{} is too long for a cluster's directory: choose a --dir of up to {max} bytes",
+        dir.display()
+    )]
     DirectoryTooLong { dir: PathBuf, max: usize },
     #[error("cannot read the mount table: {0}")]
     Mounts(String),

@@ -211,33 +211,20 @@ async fn watch(
     read: &Read<'_>,
     namespace: &str,
 ) -> anyhow::Result<()> {
-    let mut selectors = args.parameters(read);
-    selectors.extend(read.name.map(|name| ("fieldSelector", format!("metadata.name={name}"))));
+    let mut parameters = args.parameters(read);
+    parameters.extend(read.name.map(|name| ("fieldSelector", format!("metadata.name={name}"))));
     let scope = if args.all_namespaces { None } else { Some(namespace) };
     let collection = read.resource.collection(scope);
-    let format = args.output.and_then(Output::document);
-    let by_name = args.output == Some(Output::Name);
-    let accept = if format.is_some() || by_name { JSON } else { ACCEPT };
-    let style = args.style(read, "");
+    let mut screen = Screen::new(args, read);
 
-    let listed = connection.get(&format!("{collection}{}", query(&selectors)), accept).await?;
-    let mut columns = Columns::of(&listed, style);
+    let url = format!("{collection}{}", query(&parameters));
+    let listed = connection.get(&url, screen.accept()).await?;
     let version = listed["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
-    if let Some(format) = format {
-        for object in objects(listed, read.resource) {
-            output::document(&object, format)?;
-        }
-    } else if by_name {
-        for object in objects(listed, read.resource) {
-            output::line(&read.resource.label(name_of(&object)));
-        }
-    } else {
-        output::text(&columns.rows(&listed, style).render(!args.no_headers));
-    }
+    screen.show_list(listed)?;
 
-    selectors.extend([("watch", "true".to_owned()), ("resourceVersion", version)]);
-    let url = format!("{collection}{}", query(&selectors));
-    let mut lines = connection.stream(&url, accept).await?.lines();
+    parameters.extend([("watch", "true".to_owned()), ("resourceVersion", version)]);
+    let url = format!("{collection}{}", query(&parameters));
+    let mut lines = connection.stream(&url, screen.accept()).await?.lines();
     while let Some(line) = lines.try_next().await.context("the watch broke off")? {
         let event: Value = serde_json::from_str(&line).context("the watch sent no JSON")?;
         let object = &event["object"];
@@ -246,19 +233,65 @@ async fn watch(
             Some("ERROR") => {
                 bail!("the watch ended: {}", object["message"].as_str().unwrap_or("no reason"));
             }
-            _ => match format {
-                Some(format) => output::document(object, format)?,
-                None if by_name => output::line(&read.resource.label(name_of(object))),
-                None => {
-                    if columns.is_empty() {
-                        columns = Columns::of(object, style);
-                    }
-                    output::text(&columns.rows(object, style).render(false));
-                }
-            },
+            _ => screen.show(object, false)?,
         }
     }
     Ok(())
+}
+
+/// What a watch has shown so far, which decides how the next rows look.
+struct Screen<'a> {
+    resource: &'a Resource,
+    style: Style<'a>,
+    output: Option<Output>,
+    headers: bool,
+    columns: Columns,
+    widths: Vec<usize>,
+}
+
+impl<'a> Screen<'a> {
+    fn new(args: &Args, read: &Read<'a>) -> Self {
+        Self {
+            resource: read.resource,
+            style: args.style(read, ""),
+            output: args.output,
+            headers: !args.no_headers,
+            columns: Columns::default(),
+            widths: Vec::new(),
+        }
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.output, None | Some(Output::Wide))
+    }
+
+    fn accept(&self) -> &'static str {
+        if self.is_table() { ACCEPT } else { JSON }
+    }
+
+    fn show_list(&mut self, listed: Value) -> anyhow::Result<()> {
+        if self.is_table() {
+            return self.show(&listed, self.headers);
+        }
+        objects(listed, self.resource).iter().try_for_each(|object| self.show(object, false))
+    }
+
+    /// Shows an object, or a table of objects.
+    fn show(&mut self, object: &Value, header: bool) -> anyhow::Result<()> {
+        if let Some(format) = self.output.and_then(Output::document) {
+            return output::document(object, format);
+        }
+        if self.output == Some(Output::Name) {
+            output::line(&self.resource.label(name_of(object)));
+            return Ok(());
+        }
+        if self.columns.is_empty() {
+            self.columns = Columns::of(object, self.style);
+        }
+        let rows = self.columns.rows(object, self.style);
+        output::text(&rows.render_on(header, &mut self.widths));
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn documents_and_lists_are_taken_apart() {
-        let text = "---\napiVersion: v1\nkind: Pod\n---\n# nothing\n---\napiVersion: v1\nkind: List\n\
+        let text = "---\napiVersion: v1\nkind: Pod\n---\n# nothing\n---\n\
+                    apiVersion: v1\nkind: List\n\
                     items:\n- {apiVersion: v1, kind: Service}\n- {apiVersion: v1, kind: Secret}\n";
         assert_eq!(kinds(text), Ok(vec!["Pod".into(), "Service".into(), "Secret".into()]));
         assert_eq!(kinds(r#"{"apiVersion": "v1", "kind": "Pod"}"#), Ok(vec!["Pod".into()]));
