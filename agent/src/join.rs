@@ -51,16 +51,13 @@ pub(crate) enum JoinFailed {
     #[error("the join token is malformed; `bl1.<hash>.<secret>` is what the server prints")]
     MalformedToken,
     #[error("the server {0} refused the join token: it is wrong or was replaced")]
-    WrongToken(Uri),
+    WrongToken(String),
     #[error("the server {0} is not of the cluster that the join token is for")]
-    OtherCluster(Uri),
-    #[error(
-        "the server {server} was not reachable for {} s: {source}",
-        JOIN_LIMIT.as_secs()
-    )]
-    Unreachable { server: Uri, source: CallFailed },
+    OtherCluster(String),
+    #[error("the server {server} was not reachable for {} s: {source}", limit.as_secs())]
+    Unreachable { server: String, limit: Duration, source: CallFailed },
     #[error("the server {server} did not let this node join: {status} {message}")]
-    Refused { server: Uri, status: StatusCode, message: String },
+    Refused { server: String, status: StatusCode, message: String },
     #[error("the server's certificate or ours is unusable: {0}")]
     BadCertificate(String),
     #[error("{}: {source}", path.display())]
@@ -190,6 +187,12 @@ async fn renew_once(
 }
 
 impl Identity {
+    /// An identity that is never renewed.
+    #[cfg(test)]
+    pub(crate) fn for_tests(ca: CertificateDer<'static>, keys: Arc<Keys>) -> Self {
+        Self { ca, keys, renew_at: SystemTime::UNIX_EPOCH }
+    }
+
     fn is_current(&self) -> bool {
         self.renew_at > SystemTime::now()
     }
@@ -226,7 +229,7 @@ impl CertificateRequest {
         tls: ClientConfig,
         secret: Option<&str>,
     ) -> Result<String, JoinFailed> {
-        let (status, body) = call(server, tls, || {
+        let (status, body) = call(server, tls, JOIN_LIMIT, || {
             let mut request = Request::builder().method(Method::POST).uri(join(server, &self.path));
             if let Some(secret) = secret {
                 request = request.header(AUTHORIZATION, format!("Bearer {secret}"));
@@ -236,11 +239,11 @@ impl CertificateRequest {
         .await?;
         let text = String::from_utf8_lossy(&body).into_owned();
         match status {
-            StatusCode::UNAUTHORIZED => Err(JoinFailed::WrongToken(server.clone())),
+            StatusCode::UNAUTHORIZED => Err(JoinFailed::WrongToken(server.to_string())),
             status if status.is_success() => Ok(text),
             status => {
                 let message = message_of(&text);
-                Err(JoinFailed::Refused { server: server.clone(), status, message })
+                Err(JoinFailed::Refused { server: server.to_string(), status, message })
             }
         }
     }
@@ -251,26 +254,31 @@ async fn fetch_authority(
     token: &Token,
 ) -> Result<CertificateDer<'static>, JoinFailed> {
     let tls = connect::unverified().map_err(bad_certificate)?;
-    let (status, body) = call(server, tls, || {
+    let (status, body) = call(server, tls, JOIN_LIMIT, || {
         Request::builder().uri(join(server, "/bowline/v1/ca")).body(Full::default())
     })
     .await?;
     if !status.is_success() {
         let message = message_of(&String::from_utf8_lossy(&body));
-        return Err(JoinFailed::Refused { server: server.clone(), status, message });
+        return Err(JoinFailed::Refused { server: server.to_string(), status, message });
     }
     let ca = CertificateDer::from_pem_slice(&body).map_err(bad_certificate)?;
-    if hash(&ca) == token.ca_hash { Ok(ca) } else { Err(JoinFailed::OtherCluster(server.clone())) }
+    if hash(&ca) == token.ca_hash {
+        Ok(ca)
+    } else {
+        Err(JoinFailed::OtherCluster(server.to_string()))
+    }
 }
 
-/// Sends a request until it has an answer, for at most [`JOIN_LIMIT`].
+/// Sends a request until it has an answer, for at most `limit`.
 async fn call(
     server: &Uri,
     tls: ClientConfig,
+    limit: Duration,
     request: impl Fn() -> http::Result<Request<Full<Bytes>>>,
 ) -> Result<(StatusCode, Bytes), JoinFailed> {
     let client = connect::http::<Full<Bytes>>(tls);
-    let end = Instant::now() + JOIN_LIMIT;
+    let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(50);
     loop {
         let request = request().map_err(|_| JoinFailed::BadServer(server.to_string()))?;
@@ -289,7 +297,7 @@ async fn call(
         match result {
             Ok(answer) => return Ok(answer),
             Err(source) if Instant::now() + pause >= end => {
-                return Err(JoinFailed::Unreachable { server: server.clone(), source });
+                return Err(JoinFailed::Unreachable { server: server.to_string(), limit, source });
             }
             Err(error) => tracing::debug!(%error, %server, "not reachable yet"),
         }

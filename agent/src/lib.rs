@@ -1,8 +1,19 @@
 //! The bowline node agent: watch, plan, apply.
+//!
+//! One agent runs on each node. It keeps the node in line with the API: the pods that are bound
+//! to it, the ways to the pods of other nodes, the service maps of the data plane, the cluster's
+//! DNS. It reports what it sees.
+//!
+//! Guarantees: the agent may die at any time, by any signal. Containers, sandboxes, routes and
+//! programs stay and go on working; the next agent finds them and agrees with them. An orderly
+//! end leaves them as well. What stands in the way of starting is one line, and then nothing was
+//! made. [`remove_node_state`] removes what agents left.
 
 mod apply;
 mod config;
 mod connect;
+mod converge;
+mod data_plane;
 pub mod datapath;
 mod dns;
 mod join;
@@ -10,9 +21,260 @@ mod network;
 mod observe;
 mod plan;
 mod pods;
+mod preflight;
+mod remove;
 mod report;
 mod runtime;
 mod server;
 mod watch;
 
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use tokio::{net::TcpListener, sync::watch as signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 pub use config::{AGENT_PORT, Config, DNS_ADDRESS};
+pub use remove::{RemoveStateFailed, remove_node_state};
+
+use converge::NodeNetwork;
+use data_plane::DataPlane;
+use dns::DnsServer;
+use join::Identity;
+use network::{Netlink, PodNetwork, Uplink};
+use pods::{ClusterDns, PodManager, PodsConfig, log_router};
+use report::{Facts, Health, Reporter};
+use runtime::{Containerd, ContainerdConfig, Runtime};
+use watch::Watched;
+
+/// The port of the DNS server.
+const DNS_PORT: u16 = 53;
+
+/// How long tasks may take to end when the agent is told to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Runs the agent of a node until `shutdown`. The process must be in the node's network namespace
+/// and in containerd's mount namespace.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let until_stopped = shutdown.clone();
+    match until_stopped.run_until_cancelled(Agent::start(Arc::new(config), shutdown)).await {
+        Some(agent) => agent?.until_stopped().await,
+        None => Ok(()),
+    }
+}
+
+/// A running agent.
+struct Agent {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// What the tasks of an agent share.
+struct Parts {
+    config: Arc<Config>,
+    uplink: Uplink,
+    identity: Identity,
+    client: kube::Client,
+    facts: Facts,
+    netlink: Netlink,
+    data_plane: DataPlane,
+    sandboxes: PodNetwork,
+    runtime: Arc<dyn Runtime>,
+    listener: TcpListener,
+}
+
+impl Agent {
+    async fn start(config: Arc<Config>, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let parts = Parts::gather(config).await?;
+        let agent = Self { tasks: TaskTracker::new(), shutdown };
+        let started = agent.run_tasks(parts).await;
+        if started.is_err() {
+            agent.stop().await;
+        }
+        started.map(|()| agent)
+    }
+
+    async fn run_tasks(&self, parts: Parts) -> anyhow::Result<()> {
+        let config = &parts.config;
+        let watched = Watched::start(&parts.client, &config.node_name, &self.tasks, &self.shutdown);
+        let (health, healthy) = signal::channel(Health::unknown());
+        let address = parts.uplink.address;
+        let reporter = Arc::new(Reporter::new(
+            config,
+            parts.client.clone(),
+            address,
+            parts.facts.clone(),
+            watched.clone(),
+            healthy,
+        ));
+        let runtime = parts.runtime.clone();
+        self.spawn(|stop| converge::runtime(runtime, health.clone(), stop));
+        let reports = reporter.clone();
+        self.spawn(|stop| async move {
+            if let Err(error) = reports.label().await {
+                tracing::warn!(%error, "the node's labels are not written");
+            }
+            reports.report(stop).await;
+        });
+        self.spawn(|stop| async move { reporter.heartbeat(stop).await });
+        let (config, identity) = (parts.config.clone(), parts.identity.clone());
+        self.spawn(|stop| join::renew(config, address, identity, stop));
+        self.spawn_dns(&parts.config, watched.clone());
+        watched.synced().await;
+
+        let name = parts.config.node_name.clone();
+        let (services, data_plane) = (watched.clone(), parts.data_plane.clone());
+        self.spawn(|stop| converge::services(services, data_plane, name, stop));
+        let (first, ready) = signal::channel(false);
+        let network = NodeNetwork {
+            node_name: parts.config.node_name.clone(),
+            uplink: parts.uplink.clone(),
+            netlink: parts.netlink.clone(),
+            sandboxes: parts.sandboxes.clone(),
+            data_plane: parts.data_plane.clone(),
+            watched: watched.clone(),
+            health,
+        };
+        self.spawn(|stop| network.converge(first, stop));
+        self.start_pods(parts, watched, ready).await
+    }
+
+    /// Starts the pods' manager, and the HTTPS server that reads their logs. Pods come once the
+    /// node network is there.
+    async fn start_pods(
+        &self,
+        parts: Parts,
+        watched: Arc<Watched>,
+        mut network: signal::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let config = &parts.config;
+        let pods = PodsConfig {
+            node_name: config.node_name.clone(),
+            node_ip: parts.uplink.address,
+            node_memory: parts.facts.memory_bytes,
+            data_dir: config.data_dir.clone(),
+            cgroup_parent: config.cgroup_parent.clone().into(),
+            dns: ClusterDns { address: config.cluster_dns, domain: config.cluster_domain.clone() },
+            insecure_registries: config.insecure_registries.clone(),
+        };
+        let sandboxes = Arc::new(Arc::new(parts.sandboxes));
+        let manager = PodManager::start(pods, parts.runtime, sandboxes, parts.client).await?;
+        let tls = server::tls(&parts.identity)?;
+        let routes = log_router(manager.clone());
+        let listener = parts.listener;
+        self.spawn(|stop| server::serve(listener, tls, routes, stop));
+        self.spawn(|stop| async move {
+            let ready = async { network.wait_for(|ready| *ready).await.is_ok() };
+            if stop.run_until_cancelled(ready).await == Some(true) {
+                converge::pods(watched, manager, stop).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Answers DNS as soon as the address is there, and for as long as the agent runs.
+    fn spawn_dns(&self, config: &Arc<Config>, watched: Arc<Watched>) {
+        let config = config.clone();
+        self.spawn(|stop| async move {
+            let mut failing = false;
+            loop {
+                let upstream = config.dns_upstream.clone();
+                let domain = &config.cluster_domain;
+                let bound =
+                    DnsServer::bind(DNS_ADDRESS, DNS_PORT, domain, watched.clone(), upstream).await;
+                match bound {
+                    Ok(server) => return server.serve(stop).await,
+                    Err(error) if !failing => {
+                        failing = true;
+                        tracing::warn!(%error, "no DNS yet, retrying");
+                    }
+                    Err(_) => {}
+                }
+                let pause = tokio::time::sleep(Duration::from_millis(200));
+                if stop.run_until_cancelled(pause).await.is_none() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn spawn<F>(&self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(task(self.shutdown.clone()));
+    }
+
+    async fn until_stopped(self) -> anyhow::Result<()> {
+        self.shutdown.cancelled().await;
+        self.stop().await;
+        tracing::info!("stopped; pods and network stay as they are");
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
+        }
+    }
+}
+
+impl Parts {
+    /// Everything that must succeed before an agent runs. Until the data plane is opened, nothing
+    /// is changed on the node but the data directory.
+    async fn gather(config: Arc<Config>) -> anyhow::Result<Self> {
+        preflight::check(&config)?;
+        let server = join::server_url(&config)?;
+        let netlink = Netlink::open()?;
+        let server_address = resolve(&server).await?;
+        let (name, address) = (config.uplink.as_deref(), config.node_address);
+        let uplink = network::uplink::find(&netlink, name, address, server_address).await?;
+        let listener = server::listen((uplink.address, AGENT_PORT).into()).await?;
+        let facts = Facts::read(&config)?;
+        let runtime = Containerd::connect(&ContainerdConfig {
+            socket: config.containerd_socket.clone(),
+            namespace: config.containerd_namespace.clone(),
+            runc_root: None,
+        })
+        .await?;
+        let identity = join::identity(&config, uplink.address).await?;
+        let tls = connect::verified(&identity.ca, Some(identity.keys.clone()))
+            .context("setting up TLS towards the server")?;
+        let client = connect::api(server, tls);
+
+        let data_plane = DataPlane::open(&config, &uplink)?;
+        let links = Arc::new(data_plane.clone());
+        let sandboxes = PodNetwork::open(&config.run_dir, netlink.clone(), uplink.clone(), links)?;
+        let known: BTreeSet<_> =
+            sandboxes.sandboxes().into_iter().map(|(_, sandbox)| sandbox.address).collect();
+        data_plane.keep_pods(&known);
+        for error in sandboxes.reattach().await {
+            tracing::warn!(%error, "a pod of an earlier agent");
+        }
+        let runtime = Arc::new(runtime);
+        Ok(Self {
+            config,
+            uplink,
+            identity,
+            client,
+            facts,
+            netlink,
+            data_plane,
+            sandboxes,
+            runtime,
+            listener,
+        })
+    }
+}
+
+/// The address of the server.
+async fn resolve(server: &http::Uri) -> anyhow::Result<SocketAddr> {
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = server.port_u16().unwrap_or(443);
+    let mut found = tokio::net::lookup_host((host, port))
+        .await
+        .with_context(|| format!("looking for the address of the server {server}"))?;
+    found.next().ok_or_else(|| anyhow!("the server {server} has no address"))
+}

@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use services::{Announced, ServiceKey, ServiceTable};
+pub(crate) use services::{Announced, ServiceTable};
 pub(crate) use table::Table;
 
 /// A watch that says nothing for this long is made anew, so that a connection which died without
@@ -40,7 +40,7 @@ const WATCH_SECONDS: u32 = 60;
 pub(crate) struct Watched {
     /// Pods bound to this node.
     pub(crate) pods: Table<Pod>,
-    /// All nodes: names, labels, addresses and pod ranges only.
+    /// All nodes: names, labels, addresses, pod ranges and the condition `Ready` only.
     pub(crate) nodes: Table<Node>,
     /// All services, each with its endpoint slices.
     pub(crate) services: ServiceTable,
@@ -180,7 +180,10 @@ fn strip_node(node: &mut Node) {
     node.annotations_mut().clear();
     let Some(status) = node.status.as_mut() else { return };
     let addresses = status.addresses.take();
-    *status = k8s_openapi::api::core::v1::NodeStatus { addresses, ..Default::default() };
+    let mut conditions = status.conditions.take();
+    conditions.iter_mut().for_each(|all| all.retain(|condition| condition.type_ == "Ready"));
+    *status =
+        k8s_openapi::api::core::v1::NodeStatus { addresses, conditions, ..Default::default() };
 }
 
 fn strip_service(service: &mut Service) {

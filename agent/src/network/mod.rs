@@ -22,9 +22,7 @@ mod wiring;
 
 pub(crate) use links::{LinkSeen, Mac, Netlink, NetlinkRequestFailed, Route, Via};
 pub(crate) use range::Ipv4Range;
-pub(crate) use sandboxes::{
-    PodNetwork, SandboxLink, SetUpSandboxFailed, TearDownCause, TearDownSandboxFailed,
-};
+pub(crate) use sandboxes::{PodNetwork, SandboxLink, SetUpSandboxFailed, TearDownCause};
 pub(crate) use uplink::Uplink;
 pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_route};
 
@@ -59,11 +57,11 @@ pub(crate) struct Sandbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodLink {
     pub(crate) uid: String,
-    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
     /// 0 when the link is gone already.
     pub(crate) index: u32,
     pub(crate) address: Ipv4Addr,
-    pub(crate) node_mac: Mac,
     pub(crate) pod_mac: Mac,
     pub(crate) netns: PathBuf,
 }

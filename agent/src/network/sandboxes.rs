@@ -237,6 +237,27 @@ impl PodNetwork {
         }
     }
 
+    /// Tells the data plane about every ready sandbox again: it may have missed some, or have
+    /// been emptied, while no agent was there. Links that are gone are for the repair.
+    pub(crate) async fn reattach(&self) -> Vec<SetUpSandboxFailed> {
+        let _settled = self.settle().await;
+        let mut failures = Vec::new();
+        for link in self.links() {
+            let record = self.inner.state().sandboxes.get(&link.uid).cloned();
+            let found = self.inner.netlink.link(&link.link).await;
+            if let (Some(record), Ok(Some(seen))) = (record, found) {
+                let attached =
+                    self.inner.pod_links.attach(&self.inner.pod_link(&record, seen.index));
+                failures.extend(
+                    attached
+                        .err()
+                        .map(|source| SetUpSandboxFailed::DataPlane { link: link.link, source }),
+                );
+            }
+        }
+        failures
+    }
+
     /// Removes every sandbox, whole or not, and the records' directories.
     pub(crate) async fn remove_all(&self) -> Vec<TearDownCause> {
         let _settled = self.settle().await;
@@ -376,10 +397,10 @@ impl Inner {
     fn pod_link(&self, record: &Record, index: u32) -> PodLink {
         PodLink {
             uid: record.uid.clone(),
-            name: wiring::link_name(&record.uid),
+            namespace: record.namespace.clone(),
+            pod: record.name.clone(),
             index,
             address: record.address,
-            node_mac: wiring::node_mac(record.address),
             pod_mac: wiring::pod_mac(record.address),
             netns: self.records.dir(&record.uid).join("net"),
         }

@@ -255,7 +255,7 @@ fn what_somebody_removed_by_hand_is_repaired() {
 
         let seen = node.netlink.link(&link).await.unwrap().unwrap();
         node.netlink.remove_link(&seen).await.unwrap();
-        assert_eq!(datagram_is_lost(&two, &one), true);
+        assert!(datagram_is_lost(&two, &one));
         assert_eq!(node.converge().await, restored);
         assert!(datagram(&two, &one).is_some());
 

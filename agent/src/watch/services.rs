@@ -115,28 +115,15 @@ impl ServiceTable {
         self.read().by_address.get(&address).cloned()
     }
 
-    /// The names of all services that are known, or of which slices are.
-    pub(crate) fn keys(&self) -> BTreeSet<ServiceKey> {
-        self.read().announced.keys().cloned().collect()
+    /// Everything that is known, in the order of the names.
+    pub(crate) fn all(&self) -> Vec<Announced> {
+        self.read().announced.values().cloned().collect()
     }
 
-    /// The services that changed since this was last called, and how they are now (`None`: gone).
-    /// There is one consumer: the task that programs the service maps.
-    pub(crate) fn take_changed(&self) -> BTreeMap<ServiceKey, Option<Announced>> {
-        let mut inner = self.write();
-        let dirty = std::mem::take(&mut inner.dirty);
-        dirty
-            .into_iter()
-            .map(|key| {
-                let now = inner.announced.get(&key).cloned();
-                (key, now)
-            })
-            .collect()
-    }
-
-    /// Counts these services as changed again: their change could not be carried out.
-    pub(crate) fn put_back(&self, keys: impl IntoIterator<Item = ServiceKey>) {
-        self.write().dirty.extend(keys);
+    /// The services that changed since this was last called. There is one consumer: the task that
+    /// programs the service maps.
+    pub(crate) fn take_changed(&self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.write().dirty)
     }
 
     /// Changes whenever a service or a slice does.

@@ -1,0 +1,187 @@
+//! The loops that keep the node in line with the API: network, services, pods, runtime.
+//!
+//! Each loop waits for its own kind of change, so that none holds up another. What fails is tried
+//! again at the next change or tick; a failure that repeats is logged once.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    apply,
+    data_plane::DataPlane,
+    network::{Ipv4Range, Netlink, PodNetwork, Uplink},
+    observe,
+    plan::network::{Step, desired, plan},
+    pods::PodManager,
+    report::Health,
+    runtime::Runtime,
+    watch::Watched,
+};
+
+/// How often the node is compared with what it should be although nothing was announced: what
+/// somebody removed by hand is back within this time.
+const RESYNC: Duration = Duration::from_secs(5);
+
+/// How long the container runtime may take to say that it is there.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
+
+/// The node's network and what it depends on.
+pub(crate) struct NodeNetwork {
+    pub(crate) node_name: String,
+    pub(crate) uplink: Uplink,
+    pub(crate) netlink: Netlink,
+    pub(crate) sandboxes: PodNetwork,
+    pub(crate) data_plane: DataPlane,
+    pub(crate) watched: Arc<Watched>,
+    pub(crate) health: watch::Sender<Health>,
+}
+
+impl NodeNetwork {
+    /// Keeps the node network in line until `shutdown`. `first` is told when it was once.
+    pub(crate) async fn converge(self, first: watch::Sender<bool>, shutdown: CancellationToken) {
+        let mut nodes = self.watched.nodes.changes();
+        let mut tick = resync();
+        let mut told = None;
+        loop {
+            nodes.mark_unchanged();
+            let state = self.round(&mut told).await;
+            self.health.send_if_modified(|health| {
+                let changed = health.network != state;
+                if changed && let Err(message) = &state {
+                    tracing::warn!(message, "the node network is not as it should be");
+                }
+                health.network = state;
+                changed
+            });
+            first.send_if_modified(|first| {
+                let ready = !*first && self.health.borrow().network.is_ok();
+                *first |= ready;
+                ready
+            });
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = nodes.changed() => {}
+                _ = tick.tick() => {}
+            }
+        }
+    }
+
+    async fn round(&self, told: &mut Option<BTreeMap<Ipv4Range, Ipv4Addr>>) -> Result<(), String> {
+        let _settled = self.sandboxes.settle().await;
+        let nodes = self.watched.nodes.all();
+        let links = self.sandboxes.links();
+        let wanted = desired(&nodes, &self.node_name, &self.uplink, links);
+        if let Some(range) = wanted.own_range {
+            self.sandboxes.set_range(range);
+        }
+        let observed = observe::network(&self.netlink, &self.sandboxes, told.clone())
+            .await
+            .map_err(|error| error.to_string())?;
+        let steps = plan(&wanted, &observed);
+        let tells = steps.iter().any(|step| matches!(step, Step::SetDataPlaneRoutes(_)));
+        let failures =
+            apply::network::apply(steps, &self.netlink, &self.sandboxes, &self.data_plane).await;
+        let was_told =
+            !failures.iter().any(|failure| matches!(failure.step, Step::SetDataPlaneRoutes(_)));
+        if tells {
+            *told = was_told.then(|| wanted.remote.clone());
+        }
+        if let Some(first) = failures.first() {
+            return Err(format!("{first} ({} failed)", failures.len()));
+        }
+        match wanted.own_range {
+            Some(_) => Ok(()),
+            None => Err("the node has no pod range yet".to_owned()),
+        }
+    }
+}
+
+/// Keeps the service maps in line until `shutdown`.
+pub(crate) async fn services(
+    watched: Arc<Watched>,
+    data_plane: DataPlane,
+    node_name: String,
+    shutdown: CancellationToken,
+) {
+    let mut changes = watched.services.changes();
+    let mut tick = resync();
+    // What an earlier agent programmed may have gone from the API meanwhile.
+    let mut behind = true;
+    let mut failing = false;
+    loop {
+        changes.mark_unchanged();
+        let changed = watched.services.take_changed();
+        if behind || !changed.is_empty() {
+            let done = data_plane.apply_services(watched.services.all(), &node_name).await;
+            behind = done.is_err();
+            match done {
+                Ok(summary) => {
+                    failing = false;
+                    tracing::debug!(changed = changed.len(), ?summary, "services");
+                }
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "services are not programmed, retrying");
+                }
+                Err(_) => {}
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = changes.changed() => {}
+            _ = tick.tick() => {}
+        }
+    }
+}
+
+/// Hands the pods of this node to their manager until `shutdown`.
+pub(crate) async fn pods(
+    watched: Arc<Watched>,
+    manager: Arc<PodManager>,
+    shutdown: CancellationToken,
+) {
+    let mut changes = watched.pods.changes();
+    loop {
+        changes.mark_unchanged();
+        manager.set_desired(watched.pods.all());
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            _ = changes.changed() => {}
+        }
+    }
+    manager.shutdown().await;
+}
+
+/// Asks the container runtime from time to time whether it is there, until `shutdown`.
+pub(crate) async fn runtime(
+    runtime: Arc<dyn Runtime>,
+    health: watch::Sender<Health>,
+    shutdown: CancellationToken,
+) {
+    let mut tick = resync();
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let state = match timeout(RUNTIME_LIMIT, runtime.version()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err("the container runtime does not answer".to_owned()),
+        };
+        health.send_if_modified(|health| {
+            let changed = health.runtime != state;
+            if changed && let Err(message) = &state {
+                tracing::warn!(message, "the container runtime is in trouble");
+            }
+            health.runtime = state;
+            changed
+        });
+    }
+}
+
+fn resync() -> tokio::time::Interval {
+    let mut tick = interval(RESYNC);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}

@@ -1,0 +1,123 @@
+//! The data plane as the other rooms of the agent see it: one, shared, behind a lock.
+//!
+//! Guarantees: calls are short system calls, but for `apply_services`, which may wait for numbers
+//! to become free and therefore runs on a thread for blocking work.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+
+use crate::{
+    apply::network::NodeRoutes,
+    config::Config,
+    datapath::{
+        self, ApplyServicesFailed, Datapath, Ipv4Cidr, MapSizes, OpenDatapathFailed, ServiceSummary,
+    },
+    network::{Ipv4Range, PodLink, PodLinks, Refused, Uplink},
+    watch::Announced,
+};
+
+/// File in the run directory with the names of what is programmed.
+pub(crate) const NAMES_FILE: &str = "names.json";
+
+/// The data plane of this node. A handle: clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct DataPlane(Arc<Mutex<Datapath>>);
+
+/// Services could not be programmed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProgramServicesFailed {
+    #[error(transparent)]
+    Apply(#[from] ApplyServicesFailed),
+    #[error("the task that programmed services ended without a result")]
+    TaskDied,
+}
+
+impl DataPlane {
+    /// Loads it, or takes over what an earlier agent left pinned.
+    pub(crate) fn open(config: &Config, uplink: &Uplink) -> Result<Self, OpenDatapathFailed> {
+        let opened = Datapath::open(datapath::Config {
+            bpffs: config.bpffs.clone(),
+            socket_cgroup: config.socket_cgroup.clone(),
+            uplink: uplink.name.clone(),
+            names_file: config.run_dir.join(NAMES_FILE),
+            sizes: MapSizes::default(),
+        })?;
+        Ok(Self(Arc::new(Mutex::new(opened))))
+    }
+
+    /// Forgets the pods that have none of these addresses: they went while no agent was there.
+    pub(crate) fn keep_pods(&self, addresses: &BTreeSet<Ipv4Addr>) {
+        let mut datapath = self.lock();
+        let gone: Vec<Ipv4Addr> = datapath
+            .pods()
+            .keys()
+            .filter(|address| !addresses.contains(address))
+            .copied()
+            .collect();
+        for address in gone {
+            if let Err(error) = datapath.detach_pod(address) {
+                tracing::warn!(%error, "remains of a pod in the data plane");
+            }
+        }
+    }
+
+    /// Makes the service maps hold what the API says.
+    pub(crate) async fn apply_services(
+        &self,
+        known: Vec<Announced>,
+        node_name: &str,
+    ) -> Result<ServiceSummary, ProgramServicesFailed> {
+        let (this, node_name) = (self.clone(), node_name.to_owned());
+        let work = tokio::task::spawn_blocking(move || {
+            let services = known.iter().filter_map(|entry| entry.service.as_deref());
+            let slices = known.iter().flat_map(|entry| entry.slices.values().map(AsRef::as_ref));
+            let wanted = datapath::service_table(
+                services.collect::<Vec<&Service>>(),
+                slices.collect::<Vec<&EndpointSlice>>(),
+                &node_name,
+            );
+            this.lock().apply_services(&wanted)
+        });
+        Ok(work.await.map_err(|_| ProgramServicesFailed::TaskDied)??)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Datapath> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PodLinks for DataPlane {
+    fn attach(&self, link: &PodLink) -> Result<(), Refused> {
+        let pod = datapath::PodLink {
+            uid: link.uid.clone(),
+            namespace: link.namespace.clone(),
+            name: link.pod.clone(),
+            ifindex: link.index,
+            address: link.address,
+            mac: link.pod_mac,
+            netns: link.netns.clone(),
+        };
+        Ok(self.lock().attach_pod(&pod)?)
+    }
+
+    fn detach(&self, link: &PodLink) -> Result<(), Refused> {
+        Ok(self.lock().detach_pod(link.address)?)
+    }
+}
+
+impl NodeRoutes for DataPlane {
+    fn set_routes(&self, routes: &BTreeMap<Ipv4Range, Ipv4Addr>) -> Result<(), Refused> {
+        let wanted = routes
+            .iter()
+            .map(|(range, node)| {
+                (Ipv4Cidr { network: range.network(), prefix: range.prefix() }, *node)
+            })
+            .collect();
+        Ok(self.lock().set_routes(&wanted)?)
+    }
+}

@@ -1,0 +1,128 @@
+//! Removing what an agent left on a node: also after SIGKILL, also twice.
+//!
+//! Guarantees: goes on past errors and names them all; touches only what carries the agent's
+//! marks (its run directory, names of its links, its route protocol, its pins, its DNS address).
+//! Containers are the runtime's: they must be gone before.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    config::{Config, DNS_ADDRESS},
+    data_plane::NAMES_FILE,
+    network::{
+        LOOPBACK, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
+        SetUpSandboxFailed, TearDownCause, Uplink, is_pod_link,
+    },
+};
+
+/// Something that an agent left could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveStateFailed {
+    #[error("{0}")]
+    Sandbox(String),
+    #[error("{0}")]
+    Kernel(String),
+    #[error("removing {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+}
+
+impl From<NetlinkRequestFailed> for RemoveStateFailed {
+    fn from(error: NetlinkRequestFailed) -> Self {
+        Self::Kernel(error.to_string())
+    }
+}
+
+impl From<TearDownCause> for RemoveStateFailed {
+    fn from(error: TearDownCause) -> Self {
+        Self::Sandbox(error.to_string())
+    }
+}
+
+impl From<SetUpSandboxFailed> for RemoveStateFailed {
+    fn from(error: SetUpSandboxFailed) -> Self {
+        Self::Sandbox(error.to_string())
+    }
+}
+
+/// Nobody needs to be told: the pins are removed as a whole.
+struct Nobody;
+
+impl PodLinks for Nobody {
+    fn attach(&self, _: &PodLink) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn detach(&self, _: &PodLink) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+/// Removes sandboxes, links, routes, pins and the DNS address that an agent with this
+/// configuration made. The agent must have ended; the calling thread is in the node's network
+/// namespace.
+pub async fn remove_node_state(config: &Config) -> Result<(), Vec<RemoveStateFailed>> {
+    let mut failures = Vec::new();
+    match Netlink::open() {
+        Ok(netlink) => {
+            remove_sandboxes(config, &netlink, &mut failures).await;
+            if let Err(error) = remove_links_and_routes(&netlink, &mut failures).await {
+                failures.push(error.into());
+            }
+        }
+        Err(error) => failures.push(error.into()),
+    }
+    failures.extend(remove_tree(&config.bpffs.join("bowline")).err());
+    let names = config.run_dir.join(NAMES_FILE);
+    failures.extend(present(&names, fs::remove_file(&names)).err());
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+async fn remove_sandboxes(
+    config: &Config,
+    netlink: &Netlink,
+    failures: &mut Vec<RemoveStateFailed>,
+) {
+    if !config.run_dir.join("sandboxes").exists() {
+        return;
+    }
+    // No sandbox is made, so it does not matter where the uplink leads.
+    let address = Ipv4Addr::UNSPECIFIED;
+    let uplink = Uplink { index: 0, name: String::new(), mtu: 0, address };
+    match PodNetwork::open(&config.run_dir, netlink.clone(), uplink, Arc::new(Nobody)) {
+        Ok(sandboxes) => {
+            failures.extend(sandboxes.remove_all().await.into_iter().map(Into::into));
+        }
+        Err(error) => failures.push(error.into()),
+    }
+}
+
+async fn remove_links_and_routes(
+    netlink: &Netlink,
+    failures: &mut Vec<RemoveStateFailed>,
+) -> Result<(), NetlinkRequestFailed> {
+    for link in netlink.links().await?.iter().filter(|link| is_pod_link(&link.name)) {
+        failures.extend(netlink.remove_link(link).await.err().map(Into::into));
+    }
+    for route in netlink.routes().await? {
+        failures.extend(netlink.remove_route(&route).await.err().map(Into::into));
+    }
+    netlink.remove_address(LOOPBACK, DNS_ADDRESS).await
+}
+
+fn remove_tree(path: &Path) -> Result<(), RemoveStateFailed> {
+    present(path, fs::remove_dir_all(path))
+}
+
+fn present(path: &Path, result: io::Result<()>) -> Result<(), RemoveStateFailed> {
+    match result {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RemoveStateFailed::File { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
