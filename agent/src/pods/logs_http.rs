@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::PodManager;
 use super::logs::{LogRange, read_log};
-use super::worker::LogState;
+use super::state::LogState;
 use crate::runtime::ContainerKey;
 
 /// The query of kubectl's logs, as the API server passes it on.

@@ -8,7 +8,8 @@ use kube::ResourceExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::worker::{Desired, LogView, Worker};
+use super::state::LogView;
+use super::worker::{Desired, Worker};
 use super::{Node, PodsConfig, Sandboxes};
 use crate::runtime::{FoundContainer, Runtime, RuntimeCallFailed};
 

@@ -140,6 +140,22 @@ pub(crate) fn has_probes(container: &Container) -> bool {
         || container.liveness_probe.is_some()
 }
 
+/// When a probe asks.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    initial_delay: Duration,
+    period: Duration,
+}
+
+impl Timing {
+    fn new(probe: &Probe) -> Self {
+        Self {
+            initial_delay: seconds(probe.initial_delay_seconds, 0),
+            period: seconds(probe.period_seconds, 10).max(Duration::from_secs(1)),
+        }
+    }
+}
+
 async fn run_probe(
     target: &ProbeTarget,
     kind: ProbeKind,
@@ -155,23 +171,23 @@ async fn run_probe(
         let limit = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
         ask(target, probe, limit).await
     };
-    probe_loop(kind, probe, ask, reports).await;
+    probe_loop(kind, Timing::new(probe), Tally::new(probe), ask, reports).await;
 }
 
 /// The timing of a probe, apart from what it asks.
 async fn probe_loop<F, A>(
     kind: ProbeKind,
-    probe: &Probe,
+    timing: Timing,
+    mut tally: Tally,
     ask: F,
     reports: &mpsc::Sender<ProbeReport>,
 ) where
     F: Fn() -> A,
     A: Future<Output = Result<(), String>>,
 {
-    let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
-    sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let period = timing.period;
+    sleep(timing.initial_delay).await;
     let first = Instant::now();
-    let mut tally = Tally::new(probe);
     if kind != ProbeKind::Liveness && tally.success_threshold == 1 {
         let mut pause = EAGER_FIRST;
         while first.elapsed() + pause < period {
@@ -324,8 +340,6 @@ pub(crate) async fn http_get(target: &ProbeTarget, http: &HTTPGetAction) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     fn probe(period: i32, success: i32, failure: i32) -> Probe {
@@ -361,62 +375,64 @@ mod tests {
         assert!(port_number(&container, &IntOrString::Int(70_000)).is_err());
     }
 
-    /// Asks a probe that succeeds from `up_after` on, and returns (milliseconds, report) pairs.
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// Asks a probe that succeeds from `up_after` on; the period is 100 ms.
     async fn play(
         kind: ProbeKind,
-        probe: Probe,
-        up_after: u64,
-        run: u64,
-    ) -> Vec<(u128, ProbeReport)> {
+        tally: Tally,
+        up_after: Duration,
+        run: Duration,
+    ) -> Vec<(Duration, ProbeReport)> {
+        let timing = Timing { initial_delay: Duration::ZERO, period: 100 * MILLI };
         let (sender, mut receiver) = mpsc::channel(100);
         let begun = Instant::now();
-        let reports = Mutex::new(Vec::new());
         let ask = || async move {
-            if begun.elapsed() >= Duration::from_millis(up_after) {
-                Ok(())
-            } else {
-                Err("down".to_owned())
-            }
+            if begun.elapsed() >= up_after { Ok(()) } else { Err("down".to_owned()) }
+        };
+        let mut reports = Vec::new();
+        let probing = async {
+            let _ = timeout(run, probe_loop(kind, timing, tally, ask, &sender)).await;
+            drop(sender);
         };
         let collect = async {
             while let Some(report) = receiver.recv().await {
-                reports.lock().unwrap().push((begun.elapsed().as_millis(), report));
+                reports.push((begun.elapsed(), report));
             }
         };
-        let probing = async {
-            let _ =
-                timeout(Duration::from_millis(run), probe_loop(kind, &probe, ask, &sender)).await;
-            drop(sender);
-        };
         tokio::join!(probing, collect);
-        reports.into_inner().unwrap()
+        reports
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn early_success_is_seen_early() {
-        let reports = play(ProbeKind::Readiness, probe(10, 1, 3), 25, 5_000).await;
-        assert_eq!(reports.len(), 1);
+        let tally = Tally::new(&probe(1, 1, 3));
+        let reports = play(ProbeKind::Readiness, tally, 15 * MILLI, 400 * MILLI).await;
+        assert_eq!(reports.len(), 1, "{reports:?}");
         assert_eq!(reports[0].1, ProbeReport::Passed(ProbeKind::Readiness));
-        assert!(reports[0].0 < 80, "{reports:?}");
+        assert!(reports[0].0 < 100 * MILLI, "{reports:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn liveness_gives_up_after_its_threshold() {
-        let reports = play(ProbeKind::Liveness, probe(2, 1, 2), u64::MAX, 5_000).await;
+        let tally = Tally::new(&probe(1, 1, 2));
+        let reports = play(ProbeKind::Liveness, tally, Duration::MAX, 290 * MILLI).await;
         let down = "down".to_owned();
+        let said: Vec<_> = reports.into_iter().map(|(_, report)| report).collect();
         assert_eq!(
-            reports,
+            said,
             [
-                (2_000, ProbeReport::Failure(ProbeKind::Liveness, down.clone())),
-                (4_000, ProbeReport::Failure(ProbeKind::Liveness, down.clone())),
-                (4_000, ProbeReport::GaveUp(ProbeKind::Liveness, down)),
+                ProbeReport::Failure(ProbeKind::Liveness, down.clone()),
+                ProbeReport::Failure(ProbeKind::Liveness, down.clone()),
+                ProbeReport::GaveUp(ProbeKind::Liveness, down),
             ]
         );
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn eager_questions_are_no_failures() {
-        let reports = play(ProbeKind::Startup, probe(10, 1, 1), u64::MAX, 9_900).await;
+        let tally = Tally::new(&probe(1, 1, 1));
+        let reports = play(ProbeKind::Startup, tally, Duration::MAX, 90 * MILLI).await;
         assert!(reports.is_empty(), "{reports:?}");
     }
 }

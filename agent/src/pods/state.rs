@@ -103,7 +103,27 @@ pub(crate) struct End {
     pub(crate) finished_at: Timestamp,
 }
 
+/// What readers of logs need to know, by container.
+pub(crate) type LogView = BTreeMap<String, LogState>;
+
+/// Which log of a container is the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogState {
+    pub(crate) attempt: u32,
+    /// The attempt's process has run, so there is a log.
+    pub(crate) begun: bool,
+    pub(crate) running: bool,
+}
+
 impl ContainerRecord {
+    pub(crate) fn log_state(&self) -> LogState {
+        LogState {
+            attempt: self.attempt,
+            begun: matches!(self.phase, Phase::Running(_) | Phase::Ended(_)),
+            running: self.running().is_some(),
+        }
+    }
+
     pub(crate) fn running(&self) -> Option<&Running> {
         match &self.phase {
             Phase::Running(running) => Some(running),

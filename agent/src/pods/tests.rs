@@ -1,1 +1,218 @@
+//! Pods on a real containerd, pulled from a real registry, with an API made of a few routes.
+//!
+//! Needs root, containerd, runc, docker-registry, skopeo and a static busybox. Everything runs in
+//! a directory, a containerd and a cgroup of the test's own and is gone afterwards.
 
+mod api;
+mod machine;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::status::condition_status;
+use super::{PodManager, log_router};
+use api::Api;
+use machine::Machine;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A pod's object as the API would hand it to the agent.
+fn pod(name: &str, spec: Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn web(machine: &Machine, name: &str, port: u16) -> Pod {
+    let script = format!(
+        "echo hello from {name}; mkdir /w; echo ok > /w/index.html; \
+         trap 'echo stopping; exit 0' TERM; httpd -p 127.0.0.1:{port} -h /w; \
+         while true; do sleep 0.1; done"
+    );
+    pod(
+        name,
+        json!({"containers": [{
+            "name": "web", "image": machine.image(), "command": ["/bin/sh", "-c", script],
+            "readinessProbe": {"httpGet": {"port": port, "path": "/"}, "periodSeconds": 1},
+            "livenessProbe": {"tcpSocket": {"port": port}},
+            "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+        }]}),
+    )
+}
+
+fn is_ready(status: &PodStatus) -> bool {
+    condition_status(status, "Ready") == Some("True")
+}
+
+fn waiting(status: &PodStatus) -> &str {
+    let container = status.container_statuses.iter().flatten().next();
+    let state = container.and_then(|container| container.state.as_ref()?.waiting.as_ref());
+    state.and_then(|waiting| waiting.reason.as_deref()).unwrap_or("")
+}
+
+fn container_of(status: &PodStatus) -> (String, i32) {
+    let container = &status.container_statuses.as_ref().unwrap()[0];
+    (container.container_id.clone().unwrap_or_default(), container.restart_count)
+}
+
+async fn log_of(manager: &Arc<PodManager>, path: &str) -> (u16, String) {
+    let request = http::Request::get(path).body(Body::empty()).unwrap();
+    let answer = log_router(manager.clone()).oneshot(request).await.unwrap();
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+fn deleted(pod: &Pod, grace: i64) -> Arc<Pod> {
+    let mut pod = pod.clone();
+    pod.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+    pod.metadata.deletion_grace_period_seconds = Some(grace);
+    Arc::new(pod)
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, containerd, runc, docker-registry, skopeo, busybox-static"]
+async fn pods_live_and_leave_nothing() {
+    let machine = Machine::start();
+    let api = Api::default();
+    let manager = machine.manager(&api).await;
+    manager.set_desired(vec![]);
+
+    // A cold start pulls from the registry; the pod becomes ready and its log can be read.
+    let first = web(&machine, "first", machine.port());
+    manager.pod_applied(Arc::new(first.clone()));
+    let status = api.wait("first", SOON, is_ready).await;
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    let container = &status.container_statuses.as_ref().unwrap()[0];
+    assert!(container.image_id.contains("@sha256:"), "{}", container.image_id);
+    let (code, log) = log_of(&manager, "/containerLogs/default/first/web").await;
+    assert_eq!((code, log.as_str()), (200, "hello from first\n"));
+    assert_eq!(log_of(&manager, "/containerLogs/default/none/web").await.0, 404);
+    assert_eq!(log_of(&manager, "/containerLogs/default/first/web?previous=true").await.0, 400);
+    let limit = machine.cgroup_file("uid-first", "memory.limit_in_bytes", "memory.max");
+    assert_eq!(limit.trim(), "67108864");
+
+    starts_are_quick(&machine, &api, &manager).await;
+
+    // Another agent takes over what runs, and restarts nothing.
+    let before = container_of(&api.status("first"));
+    manager.shutdown().await;
+    let manager = machine.manager(&api).await;
+    manager.set_desired(vec![Arc::new(api.with_status(&first))]);
+    for quick in ["quick0", "quick1", "quick2"] {
+        // It was not among the desired pods: gone from the API while the agent was away.
+        machine.wait_until_gone(quick).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(container_of(&api.status("first")), before);
+    assert!(is_ready(&api.status("first")));
+
+    // Deletion: SIGTERM, the last words in the log, the pod leaves the API, nothing is left.
+    manager.pod_applied(deleted(&first, 10));
+    let begun = Instant::now();
+    api.wait_deleted("first", SOON).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    machine.wait_until_gone("first").await;
+    let events = api.events("first");
+    for reason in ["Pulling", "Pulled", "Created", "Started", "Killing"] {
+        assert!(events.iter().any(|event| event == reason), "{reason} is not in {events:?}");
+    }
+    manager.shutdown().await;
+    machine.assert_clean();
+}
+
+async fn starts_are_quick(machine: &Machine, api: &Api, manager: &Arc<PodManager>) {
+    let begun = Instant::now();
+    for index in 0..3 {
+        let pod = web(machine, &format!("quick{index}"), machine.port());
+        manager.pod_applied(Arc::new(pod));
+    }
+    for index in 0..3 {
+        api.wait(&format!("quick{index}"), SOON, is_ready).await;
+    }
+    let took = begun.elapsed();
+    eprintln!("three pods with a warm image: {took:?} from bind to Ready");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, containerd, runc, docker-registry, skopeo, busybox-static"]
+async fn troubles_have_names() {
+    let machine = Machine::start();
+    let api = Api::default();
+    let manager = machine.manager(&api).await;
+    manager.set_desired(vec![]);
+    let image = machine.image();
+    let run = |name: &str, policy: &str, image: &str, script: &str| {
+        let container = json!({"name": "c", "image": image, "command": ["/bin/sh", "-c", script]});
+        Arc::new(pod(name, json!({"restartPolicy": policy, "containers": [container]})))
+    };
+    let missing = image.replace("busybox", "nothing");
+    let pods = [
+        run("crash", "Always", &image, "echo run; exit 3"),
+        run("done", "Never", &image, "echo fin > /dev/termination-log"),
+        run("bad", "Never", &image, "exit 7"),
+        run("missing", "Always", &missing, "true"),
+        run("invalid", "Always", "UPPER/Case:x", "true"),
+    ];
+    for pod in &pods {
+        manager.pod_applied(pod.clone());
+    }
+    let no_command = json!({"containers": [{"name": "c", "image": image, "command": ["/none"]}]});
+    manager.pod_applied(Arc::new(pod("noexec", no_command)));
+    let no_map = json!({"containers": [{"name": "c", "image": image, "envFrom":
+        [{"configMapRef": {"name": "absent"}}]}]});
+    manager.pod_applied(Arc::new(pod("nomap", no_map)));
+    let init = json!({"initContainers": [{"name": "i", "image": image,
+        "command": ["/bin/sh", "-c", "echo made > /v/file"],
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "containers": [{"name": "c", "image": image, "command": ["/bin/sh", "-c",
+            "cat /v/file; echo $POD $(hostname); cat /etc/resolv.conf; sleep 1000"],
+            "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true}]}],
+        "volumes": [{"name": "v", "emptyDir": {}}]});
+    manager.pod_applied(Arc::new(pod("init", init)));
+
+    let status = api.wait("crash", SOON, |status| waiting(status) == "CrashLoopBackOff").await;
+    let crashed = &status.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(crashed.restart_count, 1);
+    let last = crashed.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
+    let (_, log) = log_of(&manager, "/containerLogs/default/crash/c?previous=true").await;
+    assert_eq!(log, "run\n");
+
+    let status = api.wait("done", SOON, |s| s.phase.as_deref() == Some("Succeeded")).await;
+    let end = &status.container_statuses.as_ref().unwrap()[0];
+    let end = end.state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((end.exit_code, end.message.as_deref()), (0, Some("fin\n")));
+    api.wait("bad", SOON, |status| status.phase.as_deref() == Some("Failed")).await;
+    api.wait("missing", SOON, |status| waiting(status) == "ErrImagePull").await;
+    api.wait("invalid", SOON, |status| waiting(status) == "InvalidImageName").await;
+    api.wait("nomap", SOON, |s| waiting(s) == "CreateContainerConfigError").await;
+    api.wait("noexec", SOON, |status| waiting(status) == "CrashLoopBackOff").await;
+    api.wait("init", SOON, is_ready).await;
+    let (_, log) = log_of(&manager, "/containerLogs/default/init/c").await;
+    assert!(log.starts_with("made\ninit init\nnameserver 10.9.0.10\n"), "{log}");
+
+    // All at once: gone from the API without a word.
+    manager.set_desired(vec![]);
+    for name in ["crash", "done", "bad", "missing", "invalid", "noexec", "nomap", "init"] {
+        machine.wait_until_gone(name).await;
+    }
+    manager.shutdown().await;
+    machine.assert_clean();
+}

@@ -4,7 +4,7 @@
 //! that ends by sending [`News`]. A job of an attempt that is over is recognised by its number and
 //! not listened to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::events::Severity;
 use super::jobs::{self, News, Prepared};
 use super::probes::{ProbeKind, ProbeReport, ProbeTarget, has_probes};
 use super::start::{Grounded, StartFailed, Started, probe_address};
-use super::state::{Blocked, ContainerRecord, End, Ground, Phase, PodState, Running};
+use super::state::{Blocked, ContainerRecord, End, Ground, LogView, Phase, PodState, Running};
 use super::status::{StatusContext, back_off_message, condition_status, pod_status};
 use super::stop::stop_container;
 use super::writer::StatusWriter;
@@ -41,18 +41,6 @@ pub(super) struct Desired {
     pub(super) pod: Arc<Pod>,
     /// It is gone from the API; `pod` is what was known last.
     pub(super) removed: bool,
-}
-
-/// What readers of logs need to know, by container.
-pub(super) type LogView = BTreeMap<String, LogState>;
-
-/// The current attempt of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LogState {
-    pub(super) attempt: u32,
-    /// Its process has run, so there is a log.
-    pub(super) begun: bool,
-    pub(super) running: bool,
 }
 
 /// Jobs that belong to the current run of one container.
@@ -558,7 +546,7 @@ impl Worker {
             .state
             .containers
             .iter()
-            .map(|(name, record)| (name.clone(), log_state(record)))
+            .map(|(name, record)| (name.clone(), record.log_state()))
             .collect();
         self.logs.send_if_modified(|old| {
             let changed = *old != view;
@@ -583,14 +571,6 @@ impl Worker {
             &self.state,
         );
         writer.set(status);
-    }
-}
-
-fn log_state(record: &ContainerRecord) -> LogState {
-    LogState {
-        attempt: record.attempt,
-        begun: matches!(record.phase, Phase::Running(_) | Phase::Ended(_)),
-        running: record.running().is_some(),
     }
 }
 

@@ -218,10 +218,7 @@ impl Registries {
             .iter()
             .map(|layer| fetch_layer(client, runtime, flights, scope, reference, layer))
             .collect();
-        futures::stream::iter(fetches)
-            .buffer_unordered(LAYERS_AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        futures::stream::iter(fetches).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
         // Layers below are unpacked one after the other; the lowest one guards the whole stack.
         let turn = flights.turn(&format!("unpack {}", diff_ids.first().map_or("", |id| id)));
         let turn = turn.lock().await;
