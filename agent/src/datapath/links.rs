@@ -113,6 +113,13 @@ pub(super) fn probe_packet_hook(
     Ok(PacketHook::Clsact)
 }
 
+/// The name of an interface of the calling thread's network namespace, if it exists.
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+    // nix takes the C library's null pointer for success and gives an empty name then.
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    (!name.is_empty()).then(|| name.to_string_lossy().into_owned())
+}
+
 /// Removes the pins of a pod's interface. Where the interface still exists its programs go with
 /// them; the filters of clsact go with the interface.
 pub(super) fn forget_pod(pins: &Pins, ifindex: u32) -> io::Result<()> {
@@ -173,9 +180,8 @@ fn attach_filter(
         interface: interface.to_owned(),
         message,
     };
-    let name = nix::net::if_::if_indextoname(ifindex)
-        .map_err(|error| failed(&ifindex.to_string(), error.to_string()))?;
-    let name = name.to_string_lossy().into_owned();
+    let name = interface_name(ifindex)
+        .ok_or_else(|| failed(&ifindex.to_string(), "it does not exist".to_owned()))?;
     let direction = match which {
         PacketProgram::ToPod => TcAttachType::Egress,
         _ => TcAttachType::Ingress,

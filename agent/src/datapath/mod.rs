@@ -163,7 +163,7 @@ pub enum OpenDatapathFailed {
 pub struct AttachPodFailed {
     pub namespace: String,
     pub name: String,
-    pub source: PodFailure,
+    pub source: Box<PodFailure>,
 }
 
 /// What went wrong with a pod's entry or programs.
@@ -237,7 +237,7 @@ impl Datapath {
     fn take_over_pods(&mut self) -> Result<(), OpenDatapathFailed> {
         for (address, pod) in self.pods.entries()? {
             let IpAddr::V4(v4) = IpAddr::from(address) else { continue };
-            if nix::net::if_::if_indextoname(pod.ifindex).is_ok() {
+            if links::interface_name(pod.ifindex).is_some() {
                 self.attach_programs(pod.ifindex)?;
                 self.attached.insert(v4, pod.ifindex);
             } else {
@@ -260,7 +260,7 @@ impl Datapath {
         self.try_attach_pod(pod).map_err(|source| AttachPodFailed {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
-            source,
+            source: Box::new(source),
         })
     }
 

@@ -37,5 +37,5 @@ impl Pins {
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {
-    Ok(i64::from(statfs(path)?.filesystem_type().0) == BPF_FS_MAGIC)
+    Ok(statfs(path)?.filesystem_type().0 == BPF_FS_MAGIC)
 }

@@ -1,6 +1,8 @@
 //! The data plane in the kernel, with real sockets and packets. Needs root and a cgroup2 hierarchy;
 //! without them each test says so and does nothing.
 
+mod lifecycle;
+mod packets;
 mod servers;
 mod sockets;
 mod world;

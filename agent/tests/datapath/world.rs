@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -333,15 +333,4 @@ impl World {
     pub(crate) fn backends(&self) -> [&Pod; 2] {
         [&self.here.pods[1], &self.there.pods[0]]
     }
-}
-
-/// For messages: the directory that holds the cgroups.
-pub(crate) fn leftovers(unique: &str) -> Vec<String> {
-    let Some(mount) = cgroup2_mount() else { return Vec::new() };
-    names_in(&mount).into_iter().filter(|name| name.starts_with(unique)).collect()
-}
-
-fn names_in(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
