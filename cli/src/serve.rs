@@ -66,13 +66,6 @@ pub(crate) struct Args {
 
 /// Runs the server until it is told to stop. Call it while the process has one thread.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    if args.pod_cidr.overlaps(args.service_cidr) {
-        bail!(
-            "--pod-cidr {} overlaps --service-cidr {}: choose ranges that do not overlap",
-            args.pod_cidr,
-            args.service_cidr
-        );
-    }
     let mut listeners = bind(&args.listen)?;
     if let Some(netns) = &args.netns {
         launch::enter_netns(netns)?;
