@@ -1,1 +1,120 @@
-//! Wiring of the bowline control plane.
+//! The control plane as one process: API server, controllers and scheduler, wired together.
+//!
+//! Guarantees: nothing is started when the configuration cannot work; controllers and scheduler
+//! speak to the API alone, through clients in this process; when one part fails, all stop and the
+//! failure is returned. The kubeconfig and the token file are readable for their owner only, and
+//! they are there before the first connection is answered.
+
+mod credentials;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use bowline_api::cidr::Cidr;
+use bowline_apiserver::ApiServer;
+use tokio_util::sync::CancellationToken;
+
+const CONTROLLERS: &str = "system:kube-controller-manager";
+const SCHEDULER: &str = "system:kube-scheduler";
+
+/// What a control plane needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the store and the keys are kept.
+    pub data_dir: PathBuf,
+    /// The range of pod addresses.
+    pub pod_cidr: Cidr,
+    /// The prefix length of a node's part of it.
+    pub node_mask_size: u8,
+    /// The range of service addresses.
+    pub service_cidr: Cidr,
+    /// The domain below which services have names.
+    pub cluster_domain: String,
+    /// Where pods and agents reach the API server.
+    pub advertise: SocketAddr,
+    /// Further names and addresses for the serving certificate.
+    pub server_names: Vec<String>,
+    /// What agents join with. Made once and kept when `None`.
+    pub join_secret: Option<String>,
+    /// Where the administrator's kubeconfig is written.
+    pub kubeconfig: PathBuf,
+    /// The server's address in that kubeconfig.
+    pub server_url: String,
+    /// Where the token is written that agents join with.
+    pub token_file: PathBuf,
+    /// How long a node may be silent before it counts as unreachable.
+    pub node_monitor_grace_period: Duration,
+    /// How long pods stay on a node that is lost, unless they say.
+    pub default_unreachable_toleration_seconds: i64,
+}
+
+/// Runs the control plane on the listeners until the token is cancelled.
+pub async fn run(
+    config: Config,
+    listeners: Vec<TcpListener>,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
+    check(&config)?;
+    let server = ApiServer::start(bowline_apiserver::Config {
+        data_dir: config.data_dir,
+        service_cidr: config.service_cidr,
+        cluster_domain: config.cluster_domain,
+        join_secret: config.join_secret,
+        advertise: config.advertise,
+        server_names: config.server_names,
+        default_unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
+    })
+    .await?;
+    let kubeconfig = server.admin_kubeconfig(&config.server_url)?;
+    credentials::write(&config.kubeconfig, &kubeconfig)?;
+    credentials::write(&config.token_file, &format!("{}\n", server.join_token()))?;
+
+    let controllers = bowline_controllers::run(
+        server.client_as(CONTROLLERS, &[]),
+        bowline_controllers::Config {
+            pod_cidr: config.pod_cidr,
+            node_mask_size: config.node_mask_size,
+            node_monitor_grace_period: config.node_monitor_grace_period,
+        },
+        token.child_token(),
+    );
+    let scheduler = bowline_scheduler::run(server.client_as(SCHEDULER, &[]), token.child_token());
+    // The API answers until those who use it from inside have stopped.
+    let serving = CancellationToken::new();
+    let loops = async {
+        let ended = tokio::try_join!(
+            async { controllers.await.context("the controllers stopped") },
+            async { scheduler.await.context("the scheduler stopped") },
+        );
+        serving.cancel();
+        ended.map(|_| ())
+    };
+    let serve =
+        async { server.serve(listeners, serving.clone()).await.context("the API server stopped") };
+    tokio::try_join!(loops, serve)?;
+    Ok(())
+}
+
+/// What would only show later, and in a less clear way.
+fn check(config: &Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !config.pod_cidr.overlaps(config.service_cidr),
+        "pod range {} overlaps service range {}: choose ranges that do not overlap",
+        config.pod_cidr,
+        config.service_cidr,
+    );
+    anyhow::ensure!(
+        (config.pod_cidr.prefix()..=30).contains(&config.node_mask_size),
+        "a node's part /{} does not fit into the pod range {}: choose {} to 30",
+        config.node_mask_size,
+        config.pod_cidr,
+        config.pod_cidr.prefix(),
+    );
+    anyhow::ensure!(
+        !config.node_monitor_grace_period.is_zero(),
+        "the node monitor grace period is zero: every node would count as lost",
+    );
+    Ok(())
+}

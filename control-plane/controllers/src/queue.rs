@@ -67,12 +67,6 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         self.wake.notify_one();
     }
 
-    /// Asks for a look at the key after a while; an earlier request for the key wins.
-    pub(crate) fn add_after(&self, key: K, delay: Duration) {
-        self.lock().add_at(key, Instant::now() + delay);
-        self.wake.notify_one();
-    }
-
     /// The next key, or `None` when the token is cancelled. Whoever takes a key must `finish` it.
     pub(crate) async fn next(&self, token: &CancellationToken) -> Option<K> {
         loop {

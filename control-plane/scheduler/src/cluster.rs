@@ -32,6 +32,14 @@ pub(crate) struct Cluster {
     pub(crate) services: BTreeMap<(String, String), ServiceFacts>,
 }
 
+#[cfg(test)]
+impl FromIterator<NodeFacts> for Cluster {
+    fn from_iter<T: IntoIterator<Item = NodeFacts>>(nodes: T) -> Self {
+        let nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+        Self { nodes, ..Self::default() }
+    }
+}
+
 /// What a pod weighs in the comparison of nodes.
 pub(crate) fn weight(requests: &Amounts) -> Amounts {
     let mut weight = requests.clone();

@@ -18,10 +18,7 @@ fn node(name: &str, cpu: i64, memory: i64) -> NodeFacts {
 }
 
 fn cluster(nodes: Vec<NodeFacts>) -> Cluster {
-    Cluster {
-        nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
-        ..Cluster::default()
-    }
+    nodes.into_iter().collect()
 }
 
 fn wants(cpu: i64, memory: i64) -> PodFacts {

@@ -103,10 +103,7 @@ mod tests {
             allocatable: [("cpu".to_owned(), *cpu), ("memory".to_owned(), 16 << 30)].into(),
             ..NodeFacts::default()
         });
-        Cluster {
-            nodes: nodes.map(|node| (node.name.clone(), node)).collect(),
-            ..Cluster::default()
-        }
+        nodes.collect()
     }
 
     fn pod(uid: &str, app: &str) -> Arc<PodFacts> {

@@ -1,0 +1,8 @@
+//! The control plane as a whole, in this process, over its real API: only the nodes are played.
+
+mod deletion;
+mod nodes;
+mod plane;
+mod replication;
+mod rollout;
+mod scheduling;
