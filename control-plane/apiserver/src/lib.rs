@@ -30,6 +30,7 @@ use bowline_api::cidr::Cidr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use store::{RedbStore, Retention};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
@@ -41,6 +42,8 @@ pub use store::OpenFailed;
 pub use watch::LoadFailed;
 
 const STORE_FILE: &str = "store.redb";
+/// Between two bookmarks of a watch.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const PKI_DIRECTORY: &str = "pki";
 /// The name of the user in the admin kubeconfig.
 const ADMIN: &str = "kubernetes-admin";
@@ -106,6 +109,10 @@ struct Stop {
 impl ApiServer {
     /// Opens the store, loads it and makes what every cluster has. Nothing listens yet.
     pub async fn start(config: Config) -> Result<Self, StartFailed> {
+        Self::start_with(config, BOOKMARK_EVERY).await
+    }
+
+    async fn start_with(config: Config, bookmark_every: Duration) -> Result<Self, StartFailed> {
         let path = &config.data_dir;
         std::fs::create_dir_all(path)
             .map_err(|source| StartFailed::DataDirectory { path: path.clone(), source })?;
@@ -135,6 +142,7 @@ impl ApiServer {
             authorizer,
             agents,
             advertise,
+            bookmark_every,
             stop: token,
         }));
         Ok(Self { router, authority, stop })

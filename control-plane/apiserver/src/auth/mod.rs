@@ -12,9 +12,6 @@ mod node_rules;
 pub(crate) mod pki;
 mod secret_file;
 
-#[cfg(test)]
-mod tests;
-
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The group that may do everything.

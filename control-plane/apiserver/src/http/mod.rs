@@ -35,6 +35,7 @@ use path::Route;
 use query::Query;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::AgentClient;
@@ -50,6 +51,8 @@ pub(crate) struct Api {
     pub(crate) authorizer: Box<dyn Authorizer>,
     pub(crate) agents: AgentClient,
     pub(crate) advertise: SocketAddr,
+    /// Between two bookmarks of a watch.
+    pub(crate) bookmark_every: Duration,
     /// Ends the streams.
     pub(crate) stop: CancellationToken,
 }

@@ -26,8 +26,6 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Between two bookmarks.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long a watch lasts that does not say; spread, so that not all come back at once.
 const DEFAULT_TIMEOUT_SECONDS: std::ops::Range<u64> = 1800..3600;
 /// The annotation of the bookmark after the first state.
@@ -83,8 +81,9 @@ pub(super) async fn serve(
         // As an event of the stream: that is where clients expect it.
         Err(error) => return Ok(expired(&error.to_string())),
     };
+    let every = api.bookmark_every;
     let bookmarks = with_bookmarks.then(|| {
-        let mut interval = interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        let mut interval = interval_at(Instant::now() + every, every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
         interval
     });

@@ -16,9 +16,6 @@ mod event;
 mod feed;
 mod session;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use cache::{Filter, Start};
 pub(crate) use event::{Delivery, Object, frame};
 pub use feed::LoadFailed;

@@ -1,0 +1,203 @@
+//! Who may do what; joining; TLS.
+
+use super::*;
+use crate::auth::User;
+use rcgen::{CertificateParams, DnType, KeyPair};
+use tokio_util::sync::CancellationToken;
+
+const NODES_PATH: &str = "/api/v1/nodes";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+
+fn node_object(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } })
+}
+
+fn lease(name: &str) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": name },
+    })
+}
+
+#[tokio::test]
+async fn strangers_see_nothing() {
+    let server = server().await;
+    for path in ["/api", "/apis", "/api/v1/pods", "/openapi/v3", "/"] {
+        let answer = call("GET", path).by(None).send(&server).await;
+        assert_eq!(answer.failure(), (401, "Unauthorized"), "{path}");
+    }
+    let ca = call("GET", "/bowline/v1/ca").by(None).send(&server).await.expect(200);
+    assert!(ca.as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    let somebody = User { name: "somebody".to_owned(), groups: Vec::new() };
+    let answer = call("GET", PODS).by(Some(somebody)).send(&server).await;
+    assert_eq!(answer.failure(), (403, "Forbidden"));
+    assert_eq!(
+        answer.body["message"],
+        "pods is forbidden: User \"somebody\" cannot list resource \"pods\" in API group \"\" \
+         in the namespace \"default\""
+    );
+    // Asking for more, or for less, by header is not served.
+    let sneaky = call("GET", PODS).header("impersonate-user", "system:admin");
+    assert_eq!(sneaky.send(&server).await.failure(), (403, "Forbidden"));
+}
+
+#[tokio::test]
+async fn a_node_writes_what_is_its_own() {
+    let server = server().await;
+    let n1 = || Some(node("n1"));
+    call("POST", NODES_PATH).by(n1()).json(&node_object("n1")).send(&server).await.expect(201);
+    let other = call("POST", NODES_PATH).by(n1()).json(&node_object("n2")).send(&server).await;
+    assert_eq!(other.failure(), (403, "Forbidden"));
+    call("POST", NODES_PATH).json(&node_object("n2")).send(&server).await.expect(201);
+
+    let patch = |path: String, body: Value| {
+        call("PATCH", &path)
+            .by(n1())
+            .header("content-type", "application/merge-patch+json")
+            .json(&body)
+            .send(&server)
+    };
+    let label = json!({ "metadata": { "labels": { "a": "b" } } });
+    patch(format!("{NODES_PATH}/n1"), label.clone()).await.expect(200);
+    assert_eq!(patch(format!("{NODES_PATH}/n2"), label).await.code, 403);
+    let taints = json!({ "spec": { "taints": [{ "key": "k", "effect": "NoSchedule" }] } });
+    assert_eq!(patch(format!("{NODES_PATH}/n1"), taints).await.code, 403);
+
+    call("POST", LEASES).by(n1()).json(&lease("n1")).send(&server).await.expect(201);
+    let other = call("POST", LEASES).by(n1()).json(&lease("n2")).send(&server).await;
+    assert_eq!(other.code, 403);
+
+    bound_pod(&server, "mine", "n1").await;
+    bound_pod(&server, "theirs", "n2").await;
+    let running = json!({ "status": { "phase": "Running" } });
+    patch(format!("{PODS}/mine/status"), running.clone()).await.expect(200);
+    assert_eq!(patch(format!("{PODS}/theirs/status"), running.clone()).await.code, 403);
+    assert_eq!(patch(format!("{PODS}/mine"), running).await.code, 403);
+    let delete = |name: &str| call("DELETE", &format!("{PODS}/{name}")).by(n1()).send(&server);
+    assert_eq!(delete("theirs").await.code, 403);
+    delete("mine").await.expect(200);
+    for path in ["/api/v1/pods", "/api/v1/services", NODES_PATH, "/api/v1/endpoints"] {
+        call("GET", path).by(n1()).send(&server).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_node_reads_the_secrets_of_its_pods() {
+    let server = server().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for name in ["used", "unused"] {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": name }, "stringData": { "a": "b" },
+        });
+        call("POST", secrets).json(&secret).send(&server).await.expect(201);
+    }
+    let mut user = pod("user");
+    user["spec"]["nodeName"] = json!("n1");
+    user["spec"]["containers"][0]["envFrom"] = json!([{ "secretRef": { "name": "used" } }]);
+    call("POST", PODS).json(&user).send(&server).await.expect(201);
+    let get = |node_name: &str, path: &str| {
+        call("GET", &format!("{secrets}{path}")).by(Some(node(node_name))).send(&server)
+    };
+    let secret = get("n1", "/used").await.expect(200);
+    assert_eq!(secret["data"]["a"], "Yg==");
+    assert_eq!(get("n1", "/unused").await.code, 403);
+    assert_eq!(get("n2", "/used").await.code, 403);
+    assert_eq!(get("n1", "").await.code, 403);
+    get("n1", "?fieldSelector=metadata.name%3Dused").await.expect(200);
+}
+
+#[tokio::test]
+async fn the_scheduler_binds_and_does_not_delete() {
+    let server = server().await;
+    let scheduler = || Some(User { name: "system:kube-scheduler".to_owned(), groups: Vec::new() });
+    call("POST", PODS).json(&pod("p")).send(&server).await.expect(201);
+    let binding = json!({ "target": { "kind": "Node", "name": "n1" } });
+    let path = format!("{PODS}/p/binding");
+    call("POST", &path).by(scheduler()).json(&binding).send(&server).await.expect(201);
+    call("GET", "/api/v1/pods").by(scheduler()).send(&server).await.expect(200);
+    let delete = call("DELETE", &format!("{PODS}/p")).by(scheduler()).send(&server).await;
+    assert_eq!(delete.failure(), (403, "Forbidden"));
+    let secrets = call("GET", "/api/v1/secrets").by(scheduler()).send(&server).await;
+    assert_eq!(secrets.failure(), (403, "Forbidden"));
+}
+
+fn request(common_name: &str) -> (String, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["n1".to_owned(), "172.30.0.11".to_owned(), "10.9.0.1".to_owned()];
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    (params.serialize_request(&key).unwrap().pem().unwrap(), key)
+}
+
+fn join(secret: &str, node: &str, csr: &str) -> Call {
+    call("POST", &format!("/bowline/v1/join?node={node}"))
+        .by(None)
+        .header("authorization", &format!("Bearer {secret}"))
+        .raw(csr)
+}
+
+#[tokio::test]
+async fn a_node_joins_with_the_secret_and_gets_only_its_own_identity() {
+    let server = server().await;
+    let token = server.api.join_token();
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!((parts.len(), parts[0], parts[1].len()), (3, "bl1", 64));
+    let (csr, _) = request("system:node:n1");
+    let wrong = join("wrong", "n1", &csr).send(&server).await;
+    assert_eq!(wrong.failure(), (401, "Unauthorized"));
+    let absent = call("POST", "/bowline/v1/join?node=n1").by(None).raw(csr.as_str());
+    assert_eq!(absent.send(&server).await.code, 401);
+    assert_eq!(join(parts[2], "n2", &csr).send(&server).await.code, 400);
+    assert_eq!(join(parts[2], "N/1", &csr).send(&server).await.code, 400);
+    assert_eq!(join(parts[2], "n1", "junk").send(&server).await.code, 400);
+
+    let pem = join(parts[2], "n1", &csr).send(&server).await.expect(200);
+    let der = rustls_pki_types::pem::PemObject::from_pem_slice(pem.as_str().unwrap().as_bytes());
+    let der: rustls_pki_types::CertificateDer<'_> = der.unwrap();
+    let user = User::of_certificate(&der).unwrap();
+    assert_eq!(user, node("n1"));
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    // The address of the API server's own service is not the node's to have.
+    assert_eq!(names.value.general_names.len(), 2, "{names:?}");
+}
+
+#[tokio::test]
+async fn keys_and_store_are_for_the_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = server().await;
+    for file in ["pki/ca.key", "pki/ca.crt", "pki/join-secret", "store.redb"] {
+        let mode = std::fs::metadata(server.dir.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn tls_clients_are_who_their_certificate_says() {
+    let server = server().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let kubeconfig = server.api.admin_kubeconfig(&url).unwrap();
+    let stop = CancellationToken::new();
+    let (api, stopped) = (server.api.clone(), stop.clone());
+    let serving = tokio::spawn(async move { api.serve(vec![listener], stopped).await });
+
+    let config = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
+    let options = kube::config::KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(config, &options).await.unwrap();
+    config.proxy_url = None;
+    let client = kube::Client::try_from(config.clone()).unwrap();
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::all(client);
+    pods.list(&kube::api::ListParams::default()).await.unwrap();
+
+    config.auth_info = kube::config::AuthInfo::default();
+    let anonymous = kube::Client::try_from(config).unwrap();
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::all(anonymous);
+    let refused = pods.list(&kube::api::ListParams::default()).await.unwrap_err();
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 401), "{refused}");
+
+    // An open stream does not hold up the end.
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap().unwrap();
+}

@@ -1,0 +1,112 @@
+//! Lists, selectors, pages, tables, documents.
+
+use super::*;
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+async fn with_configmaps() -> Server {
+    let server = server().await;
+    for (name, tier) in [("a", "x"), ("b", "y"), ("c", "x")] {
+        let made = configmap(name, json!({ "tier": tier }));
+        call("POST", CONFIGMAPS).json(&made).send(&server).await.expect(201);
+    }
+    server
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let items = list["items"].as_array().unwrap();
+    items.iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn selectors_choose() {
+    let server = with_configmaps().await;
+    let cases = [
+        ("labelSelector=tier%3Dx", vec!["a", "c"]),
+        ("labelSelector=tier%20in%20(y)", vec!["b"]),
+        ("labelSelector=!tier", vec![]),
+        ("fieldSelector=metadata.name%3Db", vec!["b"]),
+        ("fieldSelector=metadata.name%21%3Db", vec!["a", "c"]),
+    ];
+    for (query, expected) in cases {
+        let list = call("GET", &format!("{CONFIGMAPS}?{query}")).send(&server).await.expect(200);
+        assert_eq!(names(&list), expected, "{query}");
+        assert_eq!(list["kind"], "ConfigMapList");
+    }
+    for query in ["labelSelector=((", "fieldSelector=spec.colour%3Db", "limit=x"] {
+        let refused = call("GET", &format!("{CONFIGMAPS}?{query}")).send(&server).await;
+        assert_eq!(refused.failure(), (400, "BadRequest"), "{query}");
+    }
+    bound_pod(&server, "p", "n1").await;
+    let on_node = call("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").send(&server).await;
+    assert_eq!(names(&on_node.expect(200)), ["p"]);
+}
+
+#[tokio::test]
+async fn pages_show_one_revision() {
+    let server = with_configmaps().await;
+    let first = call("GET", &format!("{CONFIGMAPS}?limit=2")).send(&server).await.expect(200);
+    assert_eq!(names(&first), ["a", "b"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 1);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let next = format!("{CONFIGMAPS}?limit=2&continue={token}");
+    let before = call("GET", &next).send(&server).await.expect(200);
+    assert_eq!(names(&before), ["c"]);
+    // What happens in between is not in the second page.
+    call("DELETE", &format!("{CONFIGMAPS}/c")).send(&server).await.expect(200);
+    call("POST", CONFIGMAPS).json(&configmap("d", json!({}))).send(&server).await.expect(201);
+    let after = call("GET", &next).send(&server).await.expect(200);
+    assert_eq!(after, before);
+    assert_eq!(after["metadata"]["continue"], Value::Null);
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = format!("{CONFIGMAPS}?resourceVersion={version}&resourceVersionMatch=Exact");
+    let exact = call("GET", &exact).send(&server).await.expect(200);
+    assert_eq!(names(&exact), ["a", "b", "c"]);
+    let junk = call("GET", &format!("{CONFIGMAPS}?limit=2&continue=junk")).send(&server).await;
+    assert_eq!(junk.failure(), (400, "BadRequest"));
+}
+
+#[tokio::test]
+async fn tables_and_metadata_are_made_on_request() {
+    let server = with_configmaps().await;
+    let table = call("GET", CONFIGMAPS).header("accept", TABLE).send(&server).await.expect(200);
+    assert_eq!(
+        (&table["kind"], &table["apiVersion"]),
+        (&json!("Table"), &json!("meta.k8s.io/v1"),)
+    );
+    assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(table["rows"][1]["cells"][0], "b");
+    assert_eq!(table["rows"][1]["object"]["kind"], "PartialObjectMetadata");
+    let one = call("GET", &format!("{CONFIGMAPS}/a")).header("accept", TABLE);
+    assert_eq!(one.send(&server).await.expect(200)["rows"].as_array().unwrap().len(), 1);
+    let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let list = call("GET", CONFIGMAPS).header("accept", partial).send(&server).await.expect(200);
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    assert_eq!(list["items"][0]["data"], Value::Null);
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    let refused = call("GET", CONFIGMAPS).header("accept", protobuf).send(&server).await;
+    assert_eq!(refused.failure(), (406, "NotAcceptable"));
+}
+
+#[tokio::test]
+async fn the_server_describes_itself() {
+    let server = server().await;
+    let version = call("GET", "/version").by(None).send(&server).await.expect(200);
+    assert_eq!(version["gitVersion"], "v1.36.0+bowline");
+    for path in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(call("GET", path).by(None).send(&server).await.expect(200), "ok");
+    }
+    let resources = call("GET", "/apis/apps/v1").send(&server).await.expect(200);
+    assert_eq!(resources["kind"], "APIResourceList");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let all = call("GET", "/apis").header("accept", accept).send(&server).await;
+    assert_eq!(all.headers["content-type"], accept);
+    assert_eq!(all.expect(200)["kind"], "APIGroupDiscoveryList");
+    let index = call("GET", "/openapi/v3").send(&server).await.expect(200);
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    let document = call("GET", url).send(&server).await;
+    assert_eq!(document.body["openapi"], "3.0.0");
+    let tag = document.headers["etag"].to_str().unwrap();
+    let known = call("GET", url).header("if-none-match", tag).send(&server).await;
+    assert_eq!(known.code, 304);
+}

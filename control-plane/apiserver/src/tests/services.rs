@@ -1,0 +1,114 @@
+//! Cluster addresses and node ports.
+
+use super::*;
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": name },
+        "spec": { "selector": { "App": "Nifty" }, "ports": [{ "port": 80, "targetPort": 9376 }] },
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        service["spec"][field] = value.clone();
+    }
+    service
+}
+
+async fn create(server: &Server, name: &str, spec: Value) -> Answer {
+    call("POST", SERVICES).json(&service(name, spec)).send(server).await
+}
+
+#[tokio::test]
+async fn the_asked_address_is_given_once_and_freed_by_the_delete() {
+    let server = server().await;
+    let asked = json!({ "clusterIP": "10.9.8.7" });
+    let made = create(&server, "nifty-svc", asked.clone()).await.expect(201);
+    assert_eq!(made["spec"]["clusterIPs"], json!(["10.9.8.7"]));
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4"]));
+    let taken = create(&server, "other", asked.clone()).await;
+    assert_eq!(taken.failure(), (422, "Invalid"));
+    let message = taken.body["message"].as_str().unwrap();
+    assert!(message.ends_with("provided IP is already allocated"), "{message}");
+    call("DELETE", &format!("{SERVICES}/nifty-svc")).send(&server).await.expect(200);
+    create(&server, "other", asked).await.expect(201);
+    let outside = create(&server, "outside", json!({ "clusterIP": "10.10.0.1" })).await;
+    assert_eq!(outside.failure(), (422, "Invalid"));
+    let message = outside.body["message"].as_str().unwrap();
+    assert!(message.contains("The range of valid IPs is 10.9.0.0/16"), "{message}");
+}
+
+#[tokio::test]
+async fn addresses_are_unique_stay_and_can_be_none() {
+    let server = server().await;
+    let names: Vec<String> = (0..20).map(|n| format!("s{n}")).collect();
+    let made = names.iter().map(|name| create(&server, name, json!({})));
+    let mut addresses = std::collections::HashSet::new();
+    for answer in futures::future::join_all(made).await {
+        let made = answer.expect(201);
+        let address = made["spec"]["clusterIP"].as_str().unwrap().to_owned();
+        assert!(address.starts_with("10.9."), "{address}");
+        addresses.insert(address);
+    }
+    assert_eq!(addresses.len(), 20);
+
+    let path = format!("{SERVICES}/s0");
+    let before = call("GET", &path).send(&server).await.expect(200);
+    // A writer that does not know the address leaves it as it is.
+    let updated = call("PUT", &path)
+        .json(&service("s0", json!({ "ports": [{ "port": 81 }] })))
+        .send(&server)
+        .await
+        .expect(200);
+    assert_eq!(updated["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+    let headless = create(&server, "headless", json!({ "clusterIP": "None" })).await.expect(201);
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+}
+
+#[tokio::test]
+async fn node_ports_are_given_and_taken_back() {
+    let server = server().await;
+    let made = create(&server, "a", json!({ "type": "NodePort" })).await.expect(201);
+    let port = made["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
+    assert!((30_000..=32_767).contains(&port), "{port}");
+    let same = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": port }] });
+    assert_eq!(create(&server, "b", same).await.failure(), (422, "Invalid"));
+    let low = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 80 }] });
+    assert_eq!(create(&server, "b", low).await.failure(), (422, "Invalid"));
+    let plain = call("PUT", &format!("{SERVICES}/a")).json(&service("a", json!({})));
+    let plain = plain.send(&server).await.expect(200);
+    assert_eq!(plain["spec"]["ports"][0]["nodePort"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_cluster_has_its_first_objects() {
+    let server = server().await;
+    let read = |path: &'static str| call("GET", path).send(&server);
+    let kubernetes = read("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
+    assert_eq!(kubernetes["spec"]["clusterIP"], "10.9.0.1");
+    assert_eq!(kubernetes["spec"]["ports"][0]["targetPort"], 6443);
+    let dns = read("/api/v1/namespaces/kube-system/services/kube-dns").await.expect(200);
+    assert_eq!(dns["spec"]["clusterIP"], "10.9.0.10");
+    let endpoints = read("/api/v1/namespaces/default/endpoints/kubernetes").await.expect(200);
+    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "172.30.0.1");
+    let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    assert_eq!(read(slice).await.expect(200)["ports"][0]["port"], 6443);
+}
+
+#[tokio::test]
+async fn another_service_range_is_refused() {
+    let Server { api, dir } = server().await;
+    drop(api);
+    let changed = Config { service_cidr: "10.10.0.0/16".parse().unwrap(), ..config(dir.path()) };
+    let refused = loop {
+        match ApiServer::start(changed.clone()).await {
+            Err(crate::StartFailed::Store(crate::OpenFailed::InUse { .. })) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(other) => break other.to_string(),
+            Ok(_) => panic!("the range had changed"),
+        }
+    };
+    assert!(refused.contains("10.9.0.1") && refused.contains("10.10.0.1"), "{refused}");
+}
