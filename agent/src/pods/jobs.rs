@@ -16,6 +16,7 @@ use super::Node;
 use super::env::ConfigSource;
 use super::events::Severity;
 use super::files::{hostname, write_files};
+use super::log_times::{keep_log, note_growth};
 use super::probes::{ProbeReport, ProbeTarget, run_probes};
 use super::start::{Grounded, StartFailed, Started, start_container, termination_path};
 use super::state::End;
@@ -125,7 +126,11 @@ pub(super) struct WaitJob {
 
 /// Waits for the process's end, tells, and then frees what the process held.
 pub(super) async fn wait(job: WaitJob) {
-    let (exit, known) = wait_for_exit(&job.node, &job.id).await;
+    let log = job.node.logs.path(&job.key);
+    let (exit, known) = tokio::select! {
+        exit = wait_for_exit(&job.node, &job.id) => exit,
+        () = keep_log(log.clone()) => return,
+    };
     let reason = if !known {
         "ContainerStatusUnknown"
     } else if exit.code != 0 && job.node.cgroups.ran_out_of_memory(&job.key.pod_uid, &job.id) {
@@ -156,6 +161,8 @@ pub(super) async fn wait(job: WaitJob) {
         end: Box::new(end),
     };
     let _ = job.news.send(news).await;
+    // The last lines' time; an empty or missing log has none.
+    let _ = note_growth(&log, 0);
     match job.node.runtime.settle(&job.id, &ended).await {
         Ok(()) | Err(RuntimeCallFailed::NotFound(_)) => {}
         Err(error) => tracing::warn!(container = job.id, %error, "an ended container is not freed"),

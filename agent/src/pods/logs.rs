@@ -1,19 +1,21 @@
 //! Logs of containers: files that the runtime's shim appends to.
 //!
 //! Guarantees: output is kept while the agent is dead, and the log of the run before the current
-//! one is kept. Not kept: which stream a line came from, and the time of each line. The shim
-//! writes raw output, so `timestamps` and `since` are refused instead of invented.
+//! one is kept; of a long log, the newest part. Times of lines come from an index (`log_times`).
+//! Not kept: which of the two streams a line came from.
 
 use std::io::{self, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use jiff::Timestamp;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::time::sleep;
 
+use super::log_times::{LogTimes, first_offset, index_path};
 use crate::runtime::ContainerKey;
 
 const READ_BYTES: usize = 64 << 10;
@@ -32,6 +34,10 @@ pub(crate) struct LogRange {
     pub(crate) follow: bool,
     pub(crate) tail_lines: Option<u64>,
     pub(crate) limit_bytes: Option<u64>,
+    /// Only what was written then or later.
+    pub(crate) since: Option<Timestamp>,
+    /// Each line begins with its time.
+    pub(crate) timestamps: bool,
 }
 
 impl LogFiles {
@@ -57,10 +63,12 @@ impl LogFiles {
         }
         std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
         if let Some(attempt) = key.attempt.checked_sub(2) {
-            let old = ContainerKey { attempt, ..key.clone() };
-            match std::fs::remove_file(self.path(&old)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            let old = self.path(&ContainerKey { attempt, ..key.clone() });
+            for file in [index_path(&old), old] {
+                match std::fs::remove_file(file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(path)
@@ -101,13 +109,23 @@ pub(crate) async fn read_log(
     is_over: impl Fn() -> bool + Send + 'static,
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send> {
     let mut file = File::open(&path).await?;
-    let start = match range.tail_lines {
-        Some(lines) => tail_offset(&mut file, lines).await?,
-        None => 0,
+    let times = LogTimes::read(&path);
+    let first = first_offset(&path)?;
+    let tail = match range.tail_lines {
+        Some(lines) => tail_offset(&mut file, lines, first).await?,
+        None => first,
     };
+    let start = tail.max(range.since.map_or(0, |since| times.offset_of(since)));
     file.seek(SeekFrom::Start(start)).await?;
-    let reader =
-        Reader { file, left: range.limit_bytes.unwrap_or(u64::MAX), follow: range.follow, is_over };
+    let reader = Reader {
+        file,
+        path,
+        offset: start,
+        left: range.limit_bytes.unwrap_or(u64::MAX),
+        follow: range.follow,
+        stamps: range.timestamps.then(|| Stamps { times, line_begins: true }),
+        is_over,
+    };
     Ok(futures::stream::try_unfold(reader, |mut reader| async move {
         Ok(reader.next().await?.map(|part| (part, reader)))
     }))
@@ -115,8 +133,12 @@ pub(crate) async fn read_log(
 
 struct Reader<F> {
     file: File,
+    path: PathBuf,
+    /// Where in the file the next part begins.
+    offset: u64,
     left: u64,
     follow: bool,
+    stamps: Option<Stamps>,
     is_over: F,
 }
 
@@ -125,15 +147,21 @@ impl<F: Fn() -> bool> Reader<F> {
         if self.left == 0 {
             return Ok(None);
         }
-        let mut part = vec![0; READ_BYTES.min(usize::try_from(self.left).unwrap_or(READ_BYTES))];
+        let mut part = vec![0; READ_BYTES];
         let mut pause = FOLLOW_PAUSE_MIN;
         loop {
             // Asked before reading: what was written up to the end is then read below.
             let over = (self.is_over)();
             let count = self.file.read(&mut part).await?;
             if count > 0 {
-                self.left -= count as u64;
                 part.truncate(count);
+                let mut part = match &mut self.stamps {
+                    Some(stamps) => stamps.apply(&self.path, &part, self.offset),
+                    None => part,
+                };
+                self.offset += count as u64;
+                part.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= part.len() as u64;
                 return Ok(Some(part.into()));
             }
             if !self.follow || over {
@@ -145,8 +173,37 @@ impl<F: Fn() -> bool> Reader<F> {
     }
 }
 
+/// Puts times before lines.
+struct Stamps {
+    times: LogTimes,
+    line_begins: bool,
+}
+
+impl Stamps {
+    fn apply(&mut self, log: &Path, part: &[u8], offset: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(part.len() * 2);
+        let mut at = offset;
+        for line in part.split_inclusive(|byte| *byte == b'\n') {
+            at += line.len() as u64;
+            if self.line_begins {
+                if self.times.at(at).is_none() {
+                    self.times = LogTimes::read(log);
+                }
+                // A line that the index does not cover yet was written just now.
+                let time = self.times.at(at).unwrap_or_else(Timestamp::now);
+                out.extend_from_slice(
+                    time.strftime("%Y-%m-%dT%H:%M:%S.%9fZ ").to_string().as_bytes(),
+                );
+            }
+            out.extend_from_slice(line);
+            self.line_begins = line.ends_with(b"\n");
+        }
+        out
+    }
+}
+
 /// Where the last `lines` lines begin, found from the end so that a long log is not read.
-async fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
+async fn tail_offset(file: &mut File, lines: u64, first: u64) -> io::Result<u64> {
     let length = file.metadata().await?.len();
     if lines == 0 {
         return Ok(length);
@@ -154,8 +211,8 @@ async fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
     let mut end = length;
     let mut seen = 0;
     let mut block = vec![0; READ_BYTES];
-    while end > 0 {
-        let start = end.saturating_sub(READ_BYTES as u64);
+    while end > first {
+        let start = end.saturating_sub(READ_BYTES as u64).max(first);
         let size = usize::try_from(end - start).unwrap_or(READ_BYTES);
         file.seek(SeekFrom::Start(start)).await?;
         file.read_exact(&mut block[..size]).await?;
@@ -171,7 +228,7 @@ async fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
         }
         end = start;
     }
-    Ok(0)
+    Ok(first)
 }
 
 #[cfg(test)]
@@ -198,7 +255,8 @@ mod tests {
     #[tokio::test]
     async fn ranges() {
         let path = scratch("ranges", b"one\ntwo\nthree\n");
-        let range = |tail_lines, limit_bytes| LogRange { follow: false, tail_lines, limit_bytes };
+        let range =
+            |tail_lines, limit_bytes| LogRange { tail_lines, limit_bytes, ..LogRange::default() };
         for (tail, limit, expected) in [
             (None, None, "one\ntwo\nthree\n"),
             (Some(0), None, ""),
@@ -221,6 +279,32 @@ mod tests {
         let path = scratch("long", line.repeat(500).as_bytes());
         let range = LogRange { tail_lines: Some(300), ..LogRange::default() };
         assert_eq!(read(&path, range).await.len(), 300_000);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn times_of_lines() {
+        use super::super::log_times::note_growth;
+        let path = scratch("times.log", b"one\n");
+        let set_time = |second: u64| {
+            let file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(second);
+            file.set_modified(time).unwrap();
+        };
+        set_time(100);
+        let length = note_growth(&path, 0).unwrap();
+        std::fs::write(&path, b"one\ntwo\n").unwrap();
+        set_time(200);
+        note_growth(&path, length).unwrap();
+        let range = LogRange { timestamps: true, ..LogRange::default() };
+        assert_eq!(
+            read(&path, range).await,
+            "1970-01-01T00:01:40.000000000Z one\n1970-01-01T00:03:20.000000000Z two\n"
+        );
+        let since = Some(Timestamp::from_second(150).unwrap());
+        let range = LogRange { since, ..LogRange::default() };
+        assert_eq!(read(&path, range).await, "two\n");
+        std::fs::remove_file(index_path(&path)).unwrap();
         std::fs::remove_file(&path).unwrap();
     }
 

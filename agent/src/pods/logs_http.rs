@@ -1,6 +1,7 @@
 //! `GET /containerLogs/{namespace}/{pod}/{container}` of the agent's HTTPS server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::PodManager;
@@ -44,10 +46,10 @@ async fn container_log(
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(query): Query<LogQuery>,
 ) -> Response {
-    if query.timestamps || query.since_seconds.is_some() || query.since_time.is_some() {
-        let message = "this node's logs carry no times: leave --timestamps and --since out";
-        return refuse(StatusCode::BAD_REQUEST, message.to_owned());
-    }
+    let since = match since(&query, Timestamp::now()) {
+        Ok(since) => since,
+        Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
+    };
     let Some(source) = manager.log_source(&namespace, &pod) else {
         let message = format!("pods \"{pod}\" not found on this node");
         return refuse(StatusCode::NOT_FOUND, message);
@@ -76,6 +78,8 @@ async fn container_log(
         follow: query.follow,
         tail_lines: query.tail_lines,
         limit_bytes: query.limit_bytes,
+        since,
+        timestamps: query.timestamps,
     };
     let view = source.view;
     let is_over = move || {
@@ -89,6 +93,16 @@ async fn container_log(
         }
         Err(error) => refuse(StatusCode::NOT_FOUND, format!("the log is not there: {error}")),
     }
+}
+
+fn since(query: &LogQuery, now: Timestamp) -> Result<Option<Timestamp>, String> {
+    if let Some(seconds) = query.since_seconds {
+        return Ok(now.checked_sub(Duration::from_secs(seconds)).ok());
+    }
+    let parse = |text: &String| {
+        text.parse().map_err(|error| format!("sinceTime {text:?} is not a time: {error}"))
+    };
+    query.since_time.as_ref().map(parse).transpose()
 }
 
 /// The newest run that has a log, or the one before it.

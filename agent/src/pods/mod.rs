@@ -25,6 +25,7 @@ mod expand;
 mod files;
 mod images;
 mod jobs;
+mod log_times;
 mod logs;
 mod logs_http;
 mod manager;

@@ -101,6 +101,9 @@ async fn pods_live_and_leave_nothing() {
     assert!(container.image_id.contains("@sha256:"), "{}", container.image_id);
     let (code, log) = log_of(&manager, "/containerLogs/default/first/web").await;
     assert_eq!((code, log.as_str()), (200, "hello from first\n"));
+    let path = "/containerLogs/default/first/web?timestamps=true&sinceSeconds=60&tailLines=5";
+    let (code, log) = log_of(&manager, path).await;
+    assert!(code == 200 && log.starts_with("20") && log.ends_with("Z hello from first\n"), "{log}");
     assert_eq!(log_of(&manager, "/containerLogs/default/none/web").await.0, 404);
     assert_eq!(log_of(&manager, "/containerLogs/default/first/web?previous=true").await.0, 400);
     let limit = machine.cgroup_file("uid-first", "memory.limit_in_bytes", "memory.max");
