@@ -1,6 +1,8 @@
 //! The data plane in the kernel, with real sockets and packets. Needs root and a cgroup2 hierarchy;
 //! without them each test says so and does nothing.
 
+#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
+
 mod lifecycle;
 mod packets;
 mod servers;
