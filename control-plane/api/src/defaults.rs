@@ -159,7 +159,15 @@ pub(crate) fn carry_over_service(new: &mut Value, old: &Value) {
             spec.insert(field.to_owned(), value.clone());
         }
     }
-    carry_over_node_ports(spec, &old["spec"]);
+    // A client that writes the one address means the list's first, too.
+    let before = &old["spec"];
+    if spec.get("clusterIP") != before.get("clusterIP")
+        && spec.get("clusterIPs") == before.get("clusterIPs")
+        && let Some(address) = spec.get("clusterIP").cloned()
+    {
+        spec.insert("clusterIPs".to_owned(), json!([address]));
+    }
+    carry_over_node_ports(spec, before);
 }
 
 fn carry_over_node_ports(spec: &mut Map<String, Value>, old: &Value) {

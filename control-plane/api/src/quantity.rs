@@ -40,21 +40,6 @@ pub struct Quantity {
 pub struct ParseQuantityFailed;
 
 impl Quantity {
-    /// Whole units, such as bytes or pods, printed with decimal suffixes.
-    pub fn from_units(units: i64) -> Self {
-        Self { nanos: i128::from(units) * NANO, format: Format::DecimalSi }
-    }
-
-    /// Thousandths, such as CPU millis.
-    pub fn from_millis(millis: i64) -> Self {
-        Self { nanos: i128::from(millis) * (NANO / 1000), format: Format::DecimalSi }
-    }
-
-    /// Bytes, printed with binary suffixes.
-    pub fn from_bytes(bytes: i64) -> Self {
-        Self { nanos: i128::from(bytes) * NANO, format: Format::BinarySi }
-    }
-
     /// Whole units, rounded up (away from zero).
     pub fn units(self) -> i64 {
         round_up(self.nanos, NANO)
@@ -76,7 +61,7 @@ impl Quantity {
     }
 
     /// Whether it has no fractional part.
-    pub fn is_whole(self) -> bool {
+    pub(crate) fn is_whole(self) -> bool {
         self.nanos % NANO == 0
     }
 }
@@ -335,9 +320,6 @@ mod tests {
             );
         }
         assert_eq!(quantity("4Gi").units(), 4 << 30);
-        assert_eq!(Quantity::from_bytes(4 << 30).to_string(), "4Gi");
-        assert_eq!(Quantity::from_millis(2500).to_string(), "2500m");
-        assert_eq!(Quantity::from_units(110).to_string(), "110");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl LabelSelector {
     }
 
     /// Reads a `metav1.LabelSelector` (`matchLabels`, `matchExpressions`). `Null` selects nothing.
-    pub fn from_label_selector(selector: &Value) -> Result<Self, ParseSelectorFailed> {
+    pub(crate) fn from_label_selector(selector: &Value) -> Result<Self, ParseSelectorFailed> {
         if selector.is_null() {
             return Ok(Self { requirements: Vec::new(), nothing: true });
         }
@@ -125,7 +125,7 @@ impl LabelSelector {
 
     /// Reads a plain map of labels, as services and replication controllers have it. An empty or
     /// missing map makes a selector for which [`LabelSelector::is_empty`] holds.
-    pub fn from_map(labels: &Value) -> Self {
+    pub(crate) fn from_map(labels: &Value) -> Self {
         let map = labels.as_object().into_iter().flatten();
         let requirements = map.map(|(key, value)| {
             let value = value.as_str().unwrap_or_default().to_owned();

@@ -149,12 +149,6 @@ impl Status {
         Self::new(410, "Expired", message.into(), Value::Null)
     }
 
-    /// 429; clients wait and try again.
-    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        let details = json!({ "retryAfterSeconds": retry_after_seconds });
-        Self::new(429, "TooManyRequests", message.into(), details)
-    }
-
     /// 413.
     pub fn request_entity_too_large(message: impl Into<String>) -> Self {
         Self::new(413, "RequestEntityTooLarge", message.into(), Value::Null)

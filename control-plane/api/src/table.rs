@@ -21,7 +21,6 @@ pub(crate) use columns::{
     CONFIG_MAP, DEPLOYMENT, ENDPOINT_SLICE, ENDPOINTS, EVENT, LEASE, NAMESPACE, NODE, POD,
     REPLICA_SET, REPLICATION_CONTROLLER, SECRET, SERVICE, SERVICE_ACCOUNT,
 };
-pub use format::human_duration;
 pub(crate) use pod::pod;
 
 /// The definition of a column.

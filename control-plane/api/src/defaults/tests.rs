@@ -137,6 +137,10 @@ fn service_update_keeps_its_address() {
     carry_over_service(&mut new, &old);
     assert_eq!(new["spec"]["clusterIPs"], json!(["10.9.0.9"]));
     assert_eq!(new["spec"]["ports"], json!([{"port": 80, "nodePort": 30001}, {"port": 81}]));
+    let mut moved = old.clone();
+    moved["spec"]["clusterIP"] = json!("10.9.0.10");
+    carry_over_service(&mut moved, &old);
+    assert_eq!(moved["spec"]["clusterIPs"], json!(["10.9.0.10"]));
     let mut external = old.clone();
     external["spec"]["type"] = json!("ExternalName");
     carry_over_service(&mut external, &old);

@@ -122,6 +122,12 @@ const POD: Resource = Resource {
             group_version: ("", ""),
             verbs: &["create"],
         },
+        Subresource {
+            name: "eviction",
+            kind: "Eviction",
+            group_version: ("policy", "v1"),
+            verbs: &["create"],
+        },
         Subresource { name: "log", kind: "Pod", group_version: ("", ""), verbs: &["get"] },
     ],
     columns: table::POD,

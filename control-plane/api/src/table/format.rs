@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 /// A duration as `kubectl` prints it: two units at most, fewer the longer it is.
-pub fn human_duration(duration: SignedDuration) -> String {
+pub(super) fn human_duration(duration: SignedDuration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         ..-1 => return "<invalid>".to_owned(),

@@ -1,6 +1,7 @@
 use jiff::SignedDuration;
 use serde_json::json;
 
+use super::format::human_duration;
 use super::*;
 use crate::resource::find;
 

@@ -20,12 +20,6 @@ impl FieldError {
     pub fn cause(&self) -> Value {
         json!({ "reason": self.reason, "message": self.detail, "field": self.field })
     }
-
-    /// A field that is refused for a reason of the caller's, such as an address that is taken.
-    pub fn invalid(field: &str, value: &Value, why: &str) -> Self {
-        let detail = format!("Invalid value: {value}: {why}");
-        Self { field: field.to_owned(), reason: "FieldValueInvalid", detail }
-    }
 }
 
 impl fmt::Display for FieldError {
