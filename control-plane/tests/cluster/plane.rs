@@ -49,7 +49,8 @@ impl Plane {
             node_mask_size: 24,
             service_cidr: "10.9.0.0/16".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
-            advertise: address,
+            // Nobody dials it here; a loopback address could not be published.
+            advertise: "172.30.0.1:6443".parse().unwrap(),
             server_names: vec![],
             join_secret: None,
             kubeconfig: kubeconfig.clone(),

@@ -110,7 +110,7 @@ async fn recreation_lets_the_old_pods_go_first_and_old_sets_are_cleaned_up() {
     wanted["spec"]["revisionHistoryLimit"] = 1.into();
     plane.create::<Deployment>(wanted).await;
     rolled_out(&plane, "1").await;
-    for revision in 2..=4 {
+    for revision in ["2", "3", "4"] {
         let update = image(&format!("registry.test/x:{revision}"));
         let deployments = plane.api::<Deployment>();
         deployments.patch("web", &PatchParams::default(), &update).await.unwrap();
@@ -126,7 +126,7 @@ async fn recreation_lets_the_old_pods_go_first_and_old_sets_are_cleaned_up() {
             }
         };
         tokio::select! {
-            _ = rolled_out(&plane, &revision.to_string()) => {}
+            _ = rolled_out(&plane, revision) => {}
             () = watch => {}
         }
     }
