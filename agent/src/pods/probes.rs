@@ -188,25 +188,25 @@ async fn probe_loop<F, A>(
     let period = timing.period;
     sleep(timing.initial_delay).await;
     let first = Instant::now();
+    // What was said last, so that only changes are said.
+    let mut said = None;
     if kind != ProbeKind::Liveness && tally.success_threshold == 1 {
         let mut pause = EAGER_FIRST;
-        while first.elapsed() + pause < period {
-            if ask().await.is_ok() {
-                if reports.send(ProbeReport::Passed(kind)).await.is_err()
-                    || kind == ProbeKind::Startup
-                {
-                    return;
-                }
-                break;
+        while said.is_none() && first.elapsed() + pause < period {
+            if ask().await.is_err() {
+                sleep(pause).await;
+                pause *= 2;
+                continue;
             }
-            sleep(pause).await;
-            pause *= 2;
+            said = tally.count(true);
+            if reports.send(ProbeReport::Passed(kind)).await.is_err() || kind == ProbeKind::Startup
+            {
+                return;
+            }
         }
     }
     let mut ticks = interval_at(first + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // What was said last, so that only changes are said.
-    let mut said = None;
     loop {
         ticks.tick().await;
         let answer = ask().await;

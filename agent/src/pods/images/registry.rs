@@ -145,7 +145,7 @@ impl Registries {
             read_timeout: Some(READ_LIMIT),
             // Naming a proxy that is excepted for every host turns the environment's off.
             http_proxy: Some("http://127.0.0.1:9".to_owned()),
-            no_proxy: Some("*".to_owned()),
+            no_proxy: Some("*,0.0.0.0/0,::/0".to_owned()),
             ..ClientConfig::default()
         };
         let client = oci_client::Client::try_from(config)
