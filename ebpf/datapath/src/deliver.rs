@@ -156,10 +156,10 @@ pub fn from_pod<M: PacketMaps, T: Transport>(
     if let Err(reason) = ip.check() {
         return Decision::drop(reason);
     }
-    match maps.pod(&ip.source()) {
-        Some(sender) if sender.ifindex == ifindex => {}
+    let sender = match maps.pod(&ip.source()) {
+        Some(sender) if sender.ifindex == ifindex => sender,
         _ => return Decision::drop(Reason::SpoofedSource),
-    }
+    };
     if ip.time_to_live <= 1 {
         return Decision::stack();
     }
@@ -170,7 +170,7 @@ pub fn from_pod<M: PacketMaps, T: Transport>(
     if let Some(route) = maps.route(&destination) {
         return Decision::node(&route);
     }
-    to_service(maps, ip, transport)
+    to_service(maps, ip, transport, &sender)
 }
 
 /// A packet that arrived on the uplink.
@@ -213,7 +213,12 @@ fn towards<M: PacketMaps>(maps: &M, destination: &Address) -> Decision {
 
 /// The fallback balancer: a packet whose destination is neither a pod nor a pod range.
 #[inline(always)]
-fn to_service<M: PacketMaps, T: Transport>(maps: &M, ip: &Ipv4Header, transport: &T) -> Decision {
+fn to_service<M: PacketMaps, T: Transport>(
+    maps: &M,
+    ip: &Ipv4Header,
+    transport: &T,
+    sender: &Pod,
+) -> Decision {
     if !ip.has_ports() || ip.is_fragment() {
         return Decision::stack();
     }
@@ -221,7 +226,7 @@ fn to_service<M: PacketMaps, T: Transport>(maps: &M, ip: &Ipv4Header, transport:
         return Decision::drop(Reason::Malformed);
     };
     let flow_key = flow_key(ip, &ports);
-    let flow = match remembered(maps, ip, transport, &flow_key) {
+    let flow = match remembered(maps, ip, transport, sender, &flow_key) {
         Some(flow) => flow,
         None => match remember(maps, &flow_key) {
             Ok(Some(flow)) => flow,
@@ -245,8 +250,13 @@ fn remembered<M: PacketMaps, T: Transport>(
     maps: &M,
     ip: &Ipv4Header,
     transport: &T,
+    sender: &Pod,
     key: &FlowKey,
 ) -> Option<Flow> {
+    // Most pods never have one: their packets to the outside are spared the look-up.
+    if sender.flags & pod_flags::HAS_FLOWS == 0 {
+        return None;
+    }
     let flow = maps.flow(key)?;
     if flow.kind != flow_kind::TO_BACKEND {
         return None;
