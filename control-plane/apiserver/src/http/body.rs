@@ -1,5 +1,6 @@
 //! Reading what a client sends.
 
+use super::protobuf;
 use axum::body::Body;
 use bowline_api::status::Status;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use serde_json::Value;
 /// The largest body that is read: the largest object, with room for its patch.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// The media types that are read as objects.
-const READABLE: [&str; 2] = ["application/json", "application/yaml"];
+const READABLE: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// The media type without its parameters, `""` when absent.
 pub(super) fn content_type(headers: &HeaderMap) -> &str {
@@ -34,6 +35,7 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> 
     let value = match content_type(headers) {
         "application/json" | "" => parse_json(body)?,
         "application/yaml" => parse_yaml(body)?,
+        protobuf::MEDIA_TYPE => protobuf::object(body)?,
         _ => return Err(Status::unsupported_media_type(&READABLE)),
     };
     if value.is_object() {

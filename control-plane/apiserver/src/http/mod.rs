@@ -14,6 +14,7 @@ mod logs;
 mod negotiate;
 mod options;
 mod path;
+mod protobuf;
 mod query;
 mod resources;
 mod respond;
@@ -100,6 +101,9 @@ async fn dispatch(
     let user = user.ok_or_else(Status::unauthorized)?;
     if request.headers().contains_key(IMPERSONATE) {
         return Err(Status::forbidden_path("impersonation is not served"));
+    }
+    if route == Route::Unknown {
+        return Err(Status::unknown_path());
     }
     if let Route::Resource(target) = route {
         return resources::serve(api, user, target, &query, request).await;

@@ -36,6 +36,13 @@ struct Subscriber {
     changes: mpsc::Sender<Change>,
 }
 
+/// A write that waits for its commit.
+struct Waiting {
+    key: String,
+    write: Write,
+    reply: oneshot::Sender<Result<Revision, WriteFailed>>,
+}
+
 type Answer = (oneshot::Sender<Result<Revision, WriteFailed>>, Result<Revision, WriteFailed>);
 
 pub(super) struct Writer {
@@ -75,7 +82,7 @@ impl Writer {
             };
             match first {
                 Command::Write { key, write, reply } => {
-                    held = self.write_batch((key, write, reply), commands);
+                    held = self.write_batch(Waiting { key, write, reply }, commands);
                 }
                 // A caller that went away needs no answer.
                 Command::Watch { prefix, after, reply } => {
@@ -90,16 +97,14 @@ impl Writer {
 
     /// Commits `first` together with the writes that wait behind it. Returns a command of another
     /// kind that was met on the way: it comes after these writes.
-    fn write_batch(
-        &mut self,
-        first: (String, Write, oneshot::Sender<Result<Revision, WriteFailed>>),
-        commands: &Receiver<Command>,
-    ) -> Option<Command> {
+    fn write_batch(&mut self, first: Waiting, commands: &Receiver<Command>) -> Option<Command> {
         let mut batch = vec![first];
         let mut held = None;
         while batch.len() < BATCH {
             match commands.try_recv() {
-                Ok(Command::Write { key, write, reply }) => batch.push((key, write, reply)),
+                Ok(Command::Write { key, write, reply }) => {
+                    batch.push(Waiting { key, write, reply });
+                }
                 Ok(other) => {
                     held = Some(other);
                     break;
@@ -133,21 +138,19 @@ impl Writer {
 
     fn commit(
         &self,
-        batch: Vec<(String, Write, oneshot::Sender<Result<Revision, WriteFailed>>)>,
+        batch: Vec<Waiting>,
         answers: &mut Vec<Answer>,
     ) -> Result<Vec<Change>, StoreError> {
         let mut pending = batch.into_iter();
         let result = self.commit_pending(&mut pending, answers);
         // After a failure in the middle the rest of the batch must be answered too.
-        answers.extend(pending.map(|(_, _, reply)| (reply, Err(StoreError::Closed.into()))));
+        answers.extend(pending.map(|rest| (rest.reply, Err(StoreError::Closed.into()))));
         result
     }
 
     fn commit_pending(
         &self,
-        batch: &mut dyn Iterator<
-            Item = (String, Write, oneshot::Sender<Result<Revision, WriteFailed>>),
-        >,
+        batch: &mut dyn Iterator<Item = Waiting>,
         answers: &mut Vec<Answer>,
     ) -> Result<Vec<Change>, StoreError> {
         let mut txn = self.database.begin_write().map_err(tables::engine)?;
@@ -155,7 +158,7 @@ impl Writer {
         let mut revision = self.committed.load(Ordering::Acquire);
         let now = seconds_since_epoch();
         let mut changes = Vec::new();
-        for (key, write, reply) in batch {
+        for Waiting { key, write, reply } in batch {
             match tables::apply(&txn, &key, write, revision + 1, now) {
                 Ok(change) => {
                     revision += 1;
@@ -163,7 +166,7 @@ impl Writer {
                     answers.push((reply, Ok(revision)));
                 }
                 Err(conflict @ WriteFailed::Conflict { .. }) => {
-                    answers.push((reply, Err(conflict)))
+                    answers.push((reply, Err(conflict)));
                 }
                 Err(WriteFailed::Store(error)) => {
                     let message = error.to_string();

@@ -175,6 +175,8 @@ async fn keys_and_store_are_for_the_owner_only() {
 
 #[tokio::test]
 async fn tls_clients_are_who_their_certificate_says() {
+    // Several providers are in the build; the client needs to be told which.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let server = server().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
