@@ -51,6 +51,7 @@ use cgroups::Cgroups;
 use events::EventRecorder;
 use images::{Images, Registries};
 use logs::LogFiles;
+use resources::NodeLimits;
 
 /// How many containers are started at the same time; more only makes each of them slower.
 const STARTS_AT_ONCE: usize = 8;
@@ -80,6 +81,7 @@ pub(crate) struct Node {
     images: Images,
     events: EventRecorder,
     cgroups: Cgroups,
+    limits: NodeLimits,
     logs: LogFiles,
     starts: Semaphore,
     shutdown: CancellationToken,
@@ -97,6 +99,7 @@ impl Node {
             images: Images::new(runtime.clone(), registries),
             events: EventRecorder::start(client.clone(), config.node_name.clone()),
             cgroups: Cgroups::discover(config.cgroup_parent.clone()),
+            limits: NodeLimits::discover(config.node_memory),
             logs: LogFiles::new(config.data_dir.join("logs")),
             starts: Semaphore::new(STARTS_AT_ONCE),
             shutdown: CancellationToken::new(),

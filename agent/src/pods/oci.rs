@@ -19,7 +19,6 @@ use super::users::ProcessUser;
 use crate::network::Sandbox;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const OPEN_FILES_MAX: u64 = 1_048_576;
 
 const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CHOWN",
@@ -176,7 +175,8 @@ fn process(
             "ambient": [],
         },
         "rlimits": [
-            {"type": "RLIMIT_NOFILE", "hard": OPEN_FILES_MAX, "soft": OPEN_FILES_MAX}
+            {"type": "RLIMIT_NOFILE", "hard": parts.limits.open_files,
+             "soft": parts.limits.open_files}
         ],
         "noNewPrivileges": no_new,
         "oomScoreAdj": parts.limits.oom_score_adj,

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use nix::sys::resource::{Resource, getrlimit};
 
 const CPU_PERIOD_MICROS: u64 = 100_000;
 /// The kernel's smallest cpu shares, and what a container without a request gets.
 const CPU_SHARES_MIN: u64 = 2;
 const CPU_SHARES_MAX: u64 = 262_144;
 const CPU_QUOTA_MIN_MICROS: i64 = 1_000;
+const OPEN_FILES_MAX: u64 = 1_048_576;
+const OOM_SCORE_MIN: i32 = -1000;
 
 /// A container's limits in the units of the OCI specification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +22,7 @@ pub(crate) struct CgroupLimits {
     pub(crate) cpu_period: u64,
     pub(crate) memory_limit: Option<i64>,
     pub(crate) oom_score_adj: i32,
+    pub(crate) open_files: u64,
 }
 
 /// How Kubernetes ranks a pod when memory runs out.
@@ -118,11 +122,47 @@ pub(crate) fn qos_class(pod: &Pod) -> QosClass {
     }
 }
 
-/// `node_memory` is the node's memory in bytes; it scales the out-of-memory score.
+/// What the node allows: its memory, and what the agent, and so containerd, may hand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeLimits {
+    /// Bytes; scales out-of-memory scores.
+    pub(crate) memory: u64,
+    /// The lowest out-of-memory score that a process may be given here.
+    pub(crate) oom_score_floor: i32,
+    /// How many files a container's process may have open.
+    pub(crate) open_files: u64,
+}
+
+impl NodeLimits {
+    /// Root in a container itself may have less than all of root's rights; runc fails then on what
+    /// a whole machine allows.
+    pub(crate) fn discover(memory: u64) -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        let own = own.trim().parse().unwrap_or(0);
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(OPEN_FILES_MAX, |(_, hard)| hard);
+        Self {
+            memory,
+            oom_score_floor: if may_raise_limits(&status) { OOM_SCORE_MIN } else { own },
+            open_files: hard.min(OPEN_FILES_MAX),
+        }
+    }
+}
+
+/// CAP_SYS_RESOURCE is among the effective capabilities.
+fn may_raise_limits(proc_status: &str) -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let mut lines = proc_status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set & (1 << CAP_SYS_RESOURCE) != 0)
+}
+
 pub(crate) fn cgroup_limits(
     qos: QosClass,
     container: &Container,
-    node_memory: u64,
+    node: NodeLimits,
 ) -> CgroupLimits {
     let shares = request(container, "cpu").map_or(CPU_SHARES_MIN, |milli| {
         let shares = u64::try_from(milli).unwrap_or(0) * 1024 / 1000;
@@ -137,7 +177,9 @@ pub(crate) fn cgroup_limits(
         cpu_quota: quota,
         cpu_period: CPU_PERIOD_MICROS,
         memory_limit: memory.map(|milli| milli / 1000),
-        oom_score_adj: oom_score(qos, request(container, "memory"), node_memory),
+        oom_score_adj: oom_score(qos, request(container, "memory"), node.memory)
+            .max(node.oom_score_floor),
+        open_files: node.open_files,
     }
 }
 
@@ -197,29 +239,40 @@ mod tests {
 
     #[test]
     fn limits_and_classes() {
-        let gib = 1u64 << 30;
+        let node =
+            NodeLimits { memory: 16 << 30, oom_score_floor: OOM_SCORE_MIN, open_files: 1024 };
         let both = container(&[], &[("cpu", "2.5"), ("memory", "4Gi")]);
         let class = qos_class(&pod(both.clone()));
         assert_eq!(class, QosClass::Guaranteed);
         assert_eq!(
-            cgroup_limits(class, &both, 16 * gib),
+            cgroup_limits(class, &both, node),
             CgroupLimits {
                 cpu_shares: 2560,
                 cpu_quota: Some(250_000),
                 cpu_period: 100_000,
                 memory_limit: Some(4 << 30),
                 oom_score_adj: -997,
+                open_files: 1024,
             }
         );
         let some = container(&[("memory", "4Gi")], &[]);
         let class = qos_class(&pod(some.clone()));
         assert_eq!(class, QosClass::Burstable);
-        let limits = cgroup_limits(class, &some, 16 * gib);
+        let limits = cgroup_limits(class, &some, node);
         assert_eq!((limits.cpu_shares, limits.oom_score_adj), (2, 750));
         assert_eq!(limits.memory_limit, None);
         let none = Container::default();
         let class = qos_class(&pod(none.clone()));
         assert_eq!(class, QosClass::BestEffort);
-        assert_eq!(cgroup_limits(class, &none, gib).oom_score_adj, 1000);
+        assert_eq!(cgroup_limits(class, &none, node).oom_score_adj, 1000);
+        let confined = NodeLimits { oom_score_floor: 0, ..node };
+        assert_eq!(cgroup_limits(QosClass::Guaranteed, &both, confined).oom_score_adj, 0);
+    }
+
+    #[test]
+    fn the_right_to_raise_limits() {
+        assert!(may_raise_limits("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+        assert!(!may_raise_limits("CapEff:\t00000000a80425fb\n"));
+        assert!(!may_raise_limits(""));
     }
 }

@@ -105,7 +105,7 @@ pub(super) async fn start_container(
         sandbox: &grounded.sandbox,
         env,
         mounts,
-        limits: cgroup_limits(qos_class(pod), container, node.config.node_memory),
+        limits: cgroup_limits(qos_class(pod), container, node.limits),
         cgroup: &cgroup,
     })
     .map_err(|error| StartFailed::create(&error))?;
