@@ -27,6 +27,9 @@ use crate::{
 /// somebody removed by hand is back within this time.
 const RESYNC: Duration = Duration::from_secs(5);
 
+/// What is wrong with a node that is new: the node controller is about to change that.
+const NO_RANGE: &str = "the node has no pod range yet";
+
 /// How long the container runtime may take to say that it is there.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
 
@@ -52,8 +55,12 @@ impl NodeNetwork {
             let state = self.round(&mut told).await;
             self.health.send_if_modified(|health| {
                 let changed = health.network != state;
-                if changed && let Err(message) = &state {
-                    tracing::warn!(message, "the node network is not as it should be");
+                match &state {
+                    Err(reason) if changed && reason == NO_RANGE => tracing::info!("{reason}"),
+                    Err(reason) if changed => {
+                        tracing::warn!(reason, "the node network is not as it should be");
+                    }
+                    _ => {}
                 }
                 health.network = state;
                 changed
@@ -96,7 +103,7 @@ impl NodeNetwork {
         }
         match wanted.own_range {
             Some(_) => Ok(()),
-            None => Err("the node has no pod range yet".to_owned()),
+            None => Err(NO_RANGE.to_owned()),
         }
     }
 }
@@ -171,8 +178,8 @@ pub(crate) async fn runtime(
         };
         health.send_if_modified(|health| {
             let changed = health.runtime != state;
-            if changed && let Err(message) = &state {
-                tracing::warn!(message, "the container runtime is in trouble");
+            if changed && let Err(reason) = &state {
+                tracing::warn!(reason, "the container runtime is in trouble");
             }
             health.runtime = state;
             changed

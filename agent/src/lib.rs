@@ -50,6 +50,12 @@ use watch::Watched;
 /// The port of the DNS server.
 const DNS_PORT: u16 = 53;
 
+/// The pause between attempts to open the DNS server's sockets.
+const DNS_PAUSE: Duration = Duration::from_millis(100);
+
+/// So many attempts may fail silently: the address comes with the node network.
+const DNS_PATIENCE: u32 = 50;
+
 /// How long tasks may take to end when the agent is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -172,26 +178,23 @@ impl Agent {
         Ok(())
     }
 
-    /// Answers DNS as soon as the address is there, and for as long as the agent runs.
+    /// Answers DNS for as long as the agent runs, once the node network has the address for it.
     fn spawn_dns(&self, config: &Arc<Config>, watched: Arc<Watched>) {
         let config = config.clone();
         self.spawn(|stop| async move {
-            let mut failing = false;
-            loop {
+            for attempt in 0_u32.. {
                 let upstream = config.dns_upstream.clone();
                 let domain = &config.cluster_domain;
                 let bound =
                     DnsServer::bind(DNS_ADDRESS, DNS_PORT, domain, watched.clone(), upstream).await;
                 match bound {
                     Ok(server) => return server.serve(stop).await,
-                    Err(error) if !failing => {
-                        failing = true;
-                        tracing::warn!(%error, "no DNS yet, retrying");
+                    Err(error) if attempt == DNS_PATIENCE => {
+                        tracing::warn!(%error, "this node answers no DNS, retrying");
                     }
-                    Err(_) => {}
+                    Err(error) => tracing::debug!(%error, "no DNS yet"),
                 }
-                let pause = tokio::time::sleep(Duration::from_millis(200));
-                if stop.run_until_cancelled(pause).await.is_none() {
+                if stop.run_until_cancelled(tokio::time::sleep(DNS_PAUSE)).await.is_none() {
                     return;
                 }
             }

@@ -126,3 +126,45 @@ fn present(path: &Path, result: io::Result<()>) -> Result<(), RemoveStateFailed>
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::{on_a_node, pod};
+
+    #[test]
+    fn everything_of_an_agent_goes_and_nothing_else() {
+        on_a_node(async |node| {
+            let mut config = Config::new("node1", "https://172.30.0.1:6443");
+            config.run_dir = node.run.path().to_owned();
+            config.bpffs = node.run.path().join("bpf");
+            let before = node.picture().await;
+            node.converge().await;
+            for number in 1..=3 {
+                node.network.set_up(&pod(number)).await.unwrap();
+            }
+            // As a crash leaves it: a record that cannot be read, and a link without any.
+            let torn = node.run.path().join("sandboxes").join(pod(2).uid).join("sandbox.json");
+            fs::write(torn, "{").unwrap();
+            let record = node.run.path().join("sandboxes").join(pod(3).uid).join("sandbox.json");
+            fs::remove_file(record).unwrap();
+            let pins = config.bpffs.join("bowline/v1/maps");
+            fs::create_dir_all(&pins).unwrap();
+            fs::write(config.run_dir.join(NAMES_FILE), "{}").unwrap();
+            fs::write(config.run_dir.join("somebody-elses"), "").unwrap();
+
+            for _ in 0..2 {
+                remove_node_state(&config).await.unwrap();
+                assert_eq!(node.picture().await, before);
+                let left: Vec<_> = fs::read_dir(&config.run_dir)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name())
+                    .collect();
+                assert_eq!(left.len(), 2, "{left:?}");
+            }
+            let addresses = node.netlink.addresses().await.unwrap();
+            assert!(addresses.iter().all(|seen| seen.address != DNS_ADDRESS));
+            node
+        });
+    }
+}

@@ -18,7 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -106,7 +106,7 @@ impl Reporter {
     pub(crate) async fn report(&self, shutdown: CancellationToken) {
         let mut health = self.health.clone();
         let mut nodes = self.watched.nodes.changes();
-        let mut tick = interval(STATUS_INTERVAL);
+        let mut tick = interval_at(Instant::now() + STATUS_INTERVAL, STATUS_INTERVAL);
         let mut transitions = Transitions::default();
         let mut failing = false;
         loop {
@@ -136,7 +136,8 @@ impl Reporter {
         }
     }
 
-    /// Waits until the API says something about the node that is not what was reported.
+    /// Waits until the API says something about the node that is not what was reported. Does not
+    /// come back at once, so that two who disagree do not write in circles.
     async fn contradicted(&self, nodes: &mut watch::Receiver<u64>, ready: &str) {
         loop {
             if nodes.changed().await.is_err() {
@@ -148,7 +149,7 @@ impl Reporter {
                 condition.is_some_and(|condition| condition.status == ready)
             });
             if !agrees {
-                return;
+                return sleep(PAUSE).await;
             }
         }
     }

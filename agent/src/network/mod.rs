@@ -78,4 +78,4 @@ pub(crate) trait PodLinks: Send + Sync + 'static {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -50,12 +50,12 @@ impl NodeRoutes for Links {
 }
 
 /// A node of its own: a network namespace with an uplink, and a run directory.
-struct TestNode {
-    run: tempfile::TempDir,
+pub(crate) struct TestNode {
+    pub(crate) run: tempfile::TempDir,
     links: Arc<Links>,
-    netlink: Netlink,
+    pub(crate) netlink: Netlink,
     uplink: Uplink,
-    network: PodNetwork,
+    pub(crate) network: PodNetwork,
 }
 
 impl TestNode {
@@ -67,7 +67,7 @@ impl TestNode {
     }
 
     /// Brings the node network in line, as the agent does, and gives back what had to be done.
-    async fn converge(&self) -> Vec<Step> {
+    pub(crate) async fn converge(&self) -> Vec<Step> {
         let _settled = self.network.settle().await;
         let told = Some(BTreeMap::new());
         let observed = observe::network(&self.netlink, &self.network, told).await.unwrap();
@@ -86,7 +86,7 @@ impl TestNode {
     }
 
     /// Everything that sandboxes may leave behind, in one comparable picture.
-    async fn picture(&self) -> Picture {
+    pub(crate) async fn picture(&self) -> Picture {
         let links = self.netlink.links().await.unwrap();
         let run = self.run.path().to_string_lossy().into_owned();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -105,15 +105,15 @@ impl TestNode {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Picture {
-    links: Vec<String>,
-    routes: Vec<Route>,
-    neighbours: Vec<(u32, Ipv4Addr, Mac)>,
-    mounts: usize,
-    files: Vec<PathBuf>,
+pub(crate) struct Picture {
+    pub(crate) links: Vec<String>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) neighbours: Vec<(u32, Ipv4Addr, Mac)>,
+    pub(crate) mounts: usize,
+    pub(crate) files: Vec<PathBuf>,
 }
 
-fn pod(number: u32) -> PodIdentity {
+pub(crate) fn pod(number: u32) -> PodIdentity {
     PodIdentity {
         uid: format!("{number:08x}-4f89-11d3-9a0c-0305e82c3301"),
         namespace: "default".to_owned(),
@@ -124,7 +124,7 @@ fn pod(number: u32) -> PodIdentity {
 }
 
 /// Runs `test` on a node of its own, in a thread that is in the node's network namespace.
-fn on_a_node<F>(test: impl FnOnce(TestNode) -> F + Send + 'static)
+pub(crate) fn on_a_node<F>(test: impl FnOnce(TestNode) -> F + Send + 'static)
 where
     F: Future<Output = TestNode>,
 {
