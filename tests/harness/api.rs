@@ -1,16 +1,30 @@
 //! A client of the API, with the waits that tests need.
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde::de::DeserializeOwned;
 
 const NAMESPACE: &str = "default";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// A client from a kubeconfig file.
+pub async fn connect(file: &Path) -> Result<kube::Client> {
+    // The second caller of a process finds it installed.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let kubeconfig = Kubeconfig::read_from(file)?;
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    // The server is on loopback, whatever the environment says about proxies.
+    config.proxy_url = None;
+    Ok(kube::Client::try_from(config)?)
+}
 
 /// The API, mostly of namespace `default`.
 #[derive(Clone)]

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tempfile::TempDir;
 
 use crate::api::{self, Api};
@@ -76,11 +75,13 @@ impl Cluster {
             up_took: Duration::ZERO,
             cgroup,
             registry: None,
-            keep: false,
+            // What `up` refuses or gives up on it leaves as it was: not ours to remove.
+            keep: true,
             _temporary: temporary,
         };
         let start = Instant::now();
-        output(&mut cluster.up_command(wishes)?).map_err(|error| cluster.with_logs(error))?;
+        output(&mut cluster.up_command(wishes)?)?;
+        cluster.keep = false;
         cluster.up_took = start.elapsed();
         if wishes.registry {
             cluster.registry = Some(Registry::start(&cluster)?);
@@ -130,12 +131,7 @@ impl Cluster {
 
     /// A client of the API.
     pub async fn api(&self) -> Result<Api> {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
-        let options = KubeConfigOptions::default();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        // The server is on loopback, whatever the environment says about proxies.
-        config.proxy_url = None;
-        Ok(Api::new(kube::Client::try_from(config)?))
+        Ok(Api::new(api::connect(&self.kubeconfig()).await?))
     }
 
     /// A node by name.
@@ -219,8 +215,8 @@ impl Cluster {
         let entries = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
             let log = fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let last = lines[lines.len().saturating_sub(25)..].join("\n");
+            let lines: Vec<&str> = log.lines().filter(|l| !l.contains("level=info")).collect();
+            let last = lines[lines.len().saturating_sub(20)..].join("\n");
             text.push_str(&format!("\n--- {}\n{last}", path.display()));
         }
         error.context(format!("the ends of the cluster's logs:{text}\n--- and the failure"))

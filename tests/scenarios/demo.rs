@@ -1,6 +1,6 @@
 //! The demo: plays the founding scenario with a progress display and prints the report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,10 +19,13 @@ struct Options {
     /// Leave the cluster up.
     #[arg(long)]
     keep: bool,
+    /// Name of the cluster.
+    #[arg(long, default_value = "demo")]
+    name: String,
 }
 
-const NAME: &str = "demo";
-const DIRECTORY: &str = "/var/lib/bowline/demo";
+/// Where local clusters are by default.
+const PARENT: &str = "/var/lib/bowline";
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -42,8 +45,8 @@ async fn run(options: &Options) -> Result<()> {
     screen.0.enable_steady_tick(Duration::from_millis(100));
     screen.begin("starting three nodes, a registry, and pushing the images");
     let wishes = Wishes {
-        name: Some(NAME.to_owned()),
-        dir: Some(PathBuf::from(DIRECTORY)),
+        name: Some(options.name.clone()),
+        dir: Some(Path::new(PARENT).join(&options.name)),
         ..Wishes::default()
     };
     let mut stage = Stage::new(&wishes).await?;
@@ -58,7 +61,7 @@ async fn run(options: &Options) -> Result<()> {
         write(file, &report)?;
     }
     if options.keep {
-        println!("the cluster is still up:\n{}", how_to_use());
+        println!("the cluster is still up:\n{}", how_to_use(&options.name));
     } else {
         drop(stage);
         println!("the cluster is removed; `cargo xtask demo --keep` leaves it up");
@@ -66,16 +69,16 @@ async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn write(file: &std::path::Path, report: &Report) -> Result<()> {
+fn write(file: &Path, report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(report)?;
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn how_to_use() -> String {
+fn how_to_use(name: &str) -> String {
     format!(
-        "  bowline get pods --name {NAME}\n  bowline net services --name {NAME} --node node1\n  \
-         kubectl --kubeconfig {DIRECTORY}/admin.kubeconfig get pods -o wide\n  \
-         bowline down --name {NAME}"
+        "  bowline get pods --name {name}\n  bowline net services --name {name} --node node1\n  \
+         kubectl --kubeconfig {PARENT}/{name}/admin.kubeconfig get pods -o wide\n  \
+         bowline down --name {name}"
     )
 }
 

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::api::connect;
 use bowline_tests::artifacts;
 use bowline_tests::command::command;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ListParams, PostParams};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 const KILLS: u64 = 50;
 const WRITERS: u64 = 4;
@@ -78,11 +78,7 @@ impl Server {
     }
 
     async fn try_client(&self) -> Result<kube::Client> {
-        let kubeconfig = Kubeconfig::read_from(self.directory.join("kubeconfig"))?;
-        let options = KubeConfigOptions::default();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        config.proxy_url = None;
-        let client = kube::Client::try_from(config)?;
+        let client = connect(&self.directory.join("kubeconfig")).await?;
         maps(&client).list(&ListParams::default().limit(1)).await?;
         Ok(client)
     }

@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Leave the cluster up and print how to use it.
     #[arg(long)]
     keep: bool,
+    /// Name of the cluster.
+    #[arg(long, default_value = "demo")]
+    name: String,
     /// Build and use the optimized binary.
     #[arg(long)]
     release: bool,
@@ -42,6 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut demo = Command::new(profile.join("bowline-first-light"));
     demo.current_dir(workspace::root()).env("BOWLINE_BIN", profile.join("bowline"));
 
+    demo.args(["--name", &args.name]);
     if let Some(file) = &args.json {
         demo.arg("--json").arg(file);
     }
