@@ -82,7 +82,8 @@ where
     let patch = serde_json::json!({ "metadata": {
         "uid": meta.uid,
         "resourceVersion": meta.resource_version,
-        "ownerReferences": owners,
+        // An empty list would stay as one; null takes the field away.
+        "ownerReferences": (!owners.is_empty()).then_some(owners),
     }});
     api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await.if_found(act, &key)
 }

@@ -204,6 +204,8 @@ pub(crate) fn holds<T: std::fmt::Debug>(is_so: bool, instead: T) -> Result<T, St
 }
 
 async fn client(kubeconfig: &std::path::Path) -> Client {
+    // Fails when another test of this process was first, which is just as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let read = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
     let options = kube::config::KubeConfigOptions::default();
     let mut config = kube::Config::from_custom_kubeconfig(read, &options).await.unwrap();

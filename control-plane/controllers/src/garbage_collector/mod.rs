@@ -272,6 +272,12 @@ impl Collector {
         object: &Object,
         mut metadata: serde_json::Value,
     ) -> Result<(), SyncFailed> {
+        // An empty list would stay as one; null takes the field away.
+        for list in metadata.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()) {
+            if list.as_array().is_some_and(Vec::is_empty) {
+                *list = serde_json::Value::Null;
+            }
+        }
         metadata["uid"] = uid.as_str().into();
         metadata["resourceVersion"] = object.version.clone().into();
         let api = self.api(&object.resource, object.namespace.as_deref());
