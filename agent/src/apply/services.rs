@@ -145,6 +145,17 @@ impl ServiceWriter {
         &self.programmed
     }
 
+    /// The backends that the services of these steps have now.
+    pub(crate) fn backends_of(&self, steps: &[ServiceStep<'_>]) -> Vec<BackendAddress> {
+        let services = steps.iter().filter_map(|step| self.programmed.get(step.key()));
+        services.flat_map(|service| service.backends.iter().copied()).collect()
+    }
+
+    /// Whether any service has this backend.
+    pub(crate) fn uses(&self, backend: &BackendAddress) -> bool {
+        self.backends.contains_key(backend)
+    }
+
     /// Takes every step, past failures.
     pub(crate) fn apply<S: ServiceStore>(
         &mut self,

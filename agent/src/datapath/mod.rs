@@ -346,10 +346,10 @@ impl Datapath {
         wanted: &ServiceTable,
     ) -> Result<ServiceSummary, ApplyServicesFailed> {
         let steps = crate::plan::services::plan(wanted, self.services.programmed());
+        let mut gone = self.services.backends_of(&steps);
         let done = self.services.apply(&mut self.store, &steps, Instant::now());
-        if !steps.is_empty() || !self.names.knows_services() {
-            self.names.set_services(wanted);
-        }
+        gone.retain(|backend| !self.services.uses(backend));
+        self.names.follow(wanted, &steps, &gone);
         done
     }
 }

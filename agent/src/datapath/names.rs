@@ -7,15 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bowline_ebpf_abi::ServiceKey;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::services::ServiceTable;
+use crate::plan::services::{BackendAddress, ServiceStep, ServiceTable, WantedService};
 
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_millis(200);
@@ -26,8 +27,8 @@ pub(super) struct Names {
     pub(super) pods: BTreeMap<Ipv4Addr, PodName>,
     /// By cluster address.
     pub(super) services: BTreeMap<IpAddr, ServiceName>,
-    /// By backend address: `namespace/name` of the pod.
-    pub(super) targets: BTreeMap<IpAddr, Arc<str>>,
+    /// By backend: `namespace/name` of the pod.
+    pub(super) targets: BTreeMap<SocketAddr, Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,13 +56,35 @@ impl Names {
         self.services.clear();
         self.targets.clear();
         for (key, wanted) in &table.services {
-            let (namespace, name) = (wanted.namespace.clone(), wanted.name.clone());
-            self.services.insert(key.address.into(), ServiceName { namespace, name });
-            for (backend, target) in &wanted.backends {
-                if let Some(target) = target {
-                    self.targets.insert(backend.address.into(), target.clone());
-                }
+            self.add_service(key, wanted);
+        }
+    }
+
+    fn add_service(&mut self, key: &ServiceKey, wanted: &WantedService) {
+        let (namespace, name) = (wanted.namespace.clone(), wanted.name.clone());
+        self.services.insert(key.address.into(), ServiceName { namespace, name });
+        for (backend, target) in &wanted.backends {
+            if let Some(target) = target {
+                self.targets.insert(socket_address(backend), target.clone());
             }
+        }
+    }
+
+    /// Follows the steps of an apply; `gone` are the backends that no service has any more.
+    fn follow(&mut self, table: &ServiceTable, steps: &[ServiceStep<'_>], gone: &[BackendAddress]) {
+        for step in steps {
+            match step {
+                ServiceStep::Add { key, wanted } | ServiceStep::Change { key, wanted } => {
+                    self.add_service(key, wanted);
+                }
+                ServiceStep::Remove { key } if !table.has_address(key.address) => {
+                    self.services.remove(&key.address.into());
+                }
+                ServiceStep::Remove { .. } => {}
+            }
+        }
+        for backend in gone {
+            self.targets.remove(&socket_address(backend));
         }
     }
 
@@ -107,14 +130,19 @@ impl NamesWriter {
         self.cell.1.notify_one();
     }
 
-    pub(super) fn set_services(&mut self, table: &ServiceTable) {
-        self.change(|names| names.set_services(table));
+    /// Takes over the names after an apply: all of them at first, then what changed.
+    pub(super) fn follow(
+        &mut self,
+        table: &ServiceTable,
+        steps: &[ServiceStep<'_>],
+        gone: &[BackendAddress],
+    ) {
+        if !self.knows_services {
+            self.change(|names| names.set_services(table));
+        } else if !steps.is_empty() {
+            self.change(|names| names.follow(table, steps, gone));
+        }
         self.knows_services = true;
-    }
-
-    /// Whether services were named since the start.
-    pub(super) fn knows_services(&self) -> bool {
-        self.knows_services
     }
 }
 
@@ -127,6 +155,10 @@ impl Drop for NamesWriter {
             let _ = thread.join();
         }
     }
+}
+
+fn socket_address(backend: &BackendAddress) -> SocketAddr {
+    SocketAddr::new(backend.address.into(), backend.port.get())
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -160,6 +192,7 @@ fn write_changes(cell: &Cell, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bowline_ebpf_abi::U16Be;
 
     #[test]
     fn names_survive_the_writer() {
@@ -182,5 +215,37 @@ mod tests {
         std::fs::write(&path, "not json").unwrap();
         assert!(Names::read(&path).pods.is_empty());
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn names_of_services_come_and_go_with_them() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let backend =
+            |text: &str| BackendAddress { address: address(text).into(), port: U16Be::new(8) };
+        let wanted = |backends: &[&str]| WantedService {
+            namespace: "default".into(),
+            name: "web".into(),
+            backends: backends.iter().map(|b| (backend(b), Some((*b).into()))).collect(),
+            affinity_seconds: 0,
+        };
+        let key = |port| ServiceKey::new(address("10.9.0.1").into(), U16Be::new(port), 6);
+        let (one, two) = (wanted(&["10.240.0.1"]), wanted(&["10.240.0.2"]));
+        let mut table = ServiceTable::default();
+        table.services.insert(key(80), one);
+        table.services.insert(key(81), two);
+        let mut names = Names::default();
+        names.set_services(&table);
+        assert_eq!(names.targets.len(), 2);
+
+        table.services.remove(&key(80));
+        let gone = [backend("10.240.0.1")];
+        names.follow(&table, &[ServiceStep::Remove { key: key(80) }], &gone);
+        assert_eq!((names.services.len(), names.targets.len()), (1, 1), "port 81 is left");
+        let change = ServiceStep::Change { key: key(81), wanted: &wanted(&["10.240.0.3"]) };
+        names.follow(&table, &[change], &[backend("10.240.0.2")]);
+        let targets: Vec<&str> = names.targets.values().map(|name| &**name).collect();
+        assert_eq!(targets, ["10.240.0.3"]);
+        names.follow(&ServiceTable::default(), &[ServiceStep::Remove { key: key(81) }], &[]);
+        assert!(names.services.is_empty());
     }
 }

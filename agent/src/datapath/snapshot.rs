@@ -3,7 +3,7 @@
 //! Guarantees: reads only; needs no agent, only the pins. It is not one moment's truth: entries
 //! that change while it reads may be seen in either state.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use bowline_ebpf_abi::{
@@ -130,7 +130,8 @@ impl Snapshot {
         for row in &mut self.backends {
             let service = names.services.get(&row.service_address);
             row.service = service.map(|s| format!("{}/{}", s.namespace, s.name));
-            row.target = names.targets.get(&row.address).map(ToString::to_string);
+            row.target =
+                names.targets.get(&SocketAddr::new(row.address, row.port)).map(ToString::to_string);
         }
         for row in &mut self.pods {
             let IpAddr::V4(address) = row.address else { continue };

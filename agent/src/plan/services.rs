@@ -65,6 +65,14 @@ pub(crate) enum ServiceStep<'a> {
     Change { key: ServiceKey, wanted: &'a WantedService },
 }
 
+impl ServiceStep<'_> {
+    pub(crate) fn key(&self) -> &ServiceKey {
+        match self {
+            Self::Remove { key } | Self::Add { key, .. } | Self::Change { key, .. } => key,
+        }
+    }
+}
+
 /// The steps from what is programmed to what is wanted.
 pub(crate) fn plan<'a>(
     wanted: &'a ServiceTable,
@@ -122,6 +130,12 @@ impl ServiceTable {
 
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
+    }
+
+    /// Whether any port of this address is there.
+    pub(crate) fn has_address(&self, address: Address) -> bool {
+        let first = ServiceKey { address, ..ServiceKey::default() };
+        self.services.range(first..).next().is_some_and(|(key, _)| key.address == address)
     }
 
     /// Adds one service with its own slices.
