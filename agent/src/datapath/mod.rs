@@ -85,6 +85,33 @@ impl Default for MapSizes {
     }
 }
 
+/// A text does not set a map's size.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} sets no map's size; say NAME=ENTRIES, NAME being one of {names}", names = MAP_NAMES)]
+pub struct SetMapSizeFailed(String);
+
+const MAP_NAMES: &str = "SERVICES, SLOTS, BACKENDS, REVERSE, PODS, ROUTES, FLOWS";
+
+impl MapSizes {
+    /// Takes `NAME=ENTRIES`, as in the agent's flag `--map-size`.
+    pub fn set(&mut self, assignment: &str) -> Result<(), SetMapSizeFailed> {
+        let failed = || SetMapSizeFailed(assignment.to_owned());
+        let (name, entries) = assignment.split_once('=').ok_or_else(failed)?;
+        let size = match name {
+            map::SERVICES => &mut self.services,
+            map::SLOTS => &mut self.slots,
+            map::BACKENDS => &mut self.backends,
+            map::REVERSE => &mut self.reverse,
+            map::PODS => &mut self.pods,
+            map::ROUTES => &mut self.routes,
+            map::FLOWS => &mut self.flows,
+            _ => return Err(failed()),
+        };
+        *size = entries.parse().ok().filter(|entries| *entries > 0).ok_or_else(failed)?;
+        Ok(())
+    }
+}
+
 /// A pod's link, as the data plane needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodLink {

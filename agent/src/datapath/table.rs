@@ -18,7 +18,7 @@ use super::syscall;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteMapFailed {
     /// The map has no room. What it holds keeps working.
-    #[error("map {map} is full ({size} entries); raise {flag} and restart the agent")]
+    #[error("map {map} is full ({size} entries); give the agent a larger {flag} and restart it")]
     Full { map: &'static str, size: u32, flag: &'static str },
     #[error("writing map {map} failed: {source}")]
     Refused { map: &'static str, source: io::Error },
@@ -40,13 +40,13 @@ pub enum ReadMapsFailed {
 /// The agent's flag that sets a map's size.
 pub(super) fn flag_of(name: &str) -> &'static str {
     match name {
-        map::SLOTS => "--max-service-slots",
-        map::BACKENDS => "--max-backends",
-        map::REVERSE => "--max-socket-flows",
-        map::PODS => "--max-pods",
-        map::ROUTES => "--max-routes",
-        map::FLOWS => "--max-flows",
-        _ => "--max-services",
+        map::SLOTS => "--map-size SLOTS=",
+        map::BACKENDS => "--map-size BACKENDS=",
+        map::REVERSE => "--map-size REVERSE=",
+        map::PODS => "--map-size PODS=",
+        map::ROUTES => "--map-size ROUTES=",
+        map::FLOWS => "--map-size FLOWS=",
+        _ => "--map-size SERVICES=",
     }
 }
 

@@ -141,14 +141,21 @@ fn agents_come_and_go_under_load_at_the_packet_programs() {
 fn a_full_map_says_so_and_a_larger_one_takes_over_what_it_held() {
     needs_kernel!();
     let world = World::new();
-    let sizes = MapSizes { slots: 4, backends: 16, ..MapSizes::default() };
+    let mut sizes = MapSizes::default();
+    for assignment in ["SLOTS=4", "BACKENDS=16"] {
+        sizes.set(assignment).unwrap();
+    }
+    for wrong in ["SLOTS", "SLOTS=", "SLOTS=0", "slots=4", "COUNTERS=4"] {
+        let error = sizes.set(wrong).unwrap_err().to_string();
+        assert!(error.contains(wrong) && error.contains("BACKENDS"), "{error}");
+    }
     let mut small = world.here.open_with(sizes);
     let address = |number| Ipv4Addr::new(10, 240, 9, number);
     let (two, three): (Vec<_>, Vec<_>) =
         ((1..=2).map(address).collect(), (1..=3).map(address).collect());
     small.apply_services(&service_with(&two)).unwrap();
     let error = small.apply_services(&service_with(&three)).unwrap_err().to_string();
-    let says = ["default/web", "SLOTS", "4 entries", "--max-service-slots"];
+    let says = ["default/web", "SLOTS", "4 entries", "--map-size SLOTS="];
     assert!(says.iter().all(|word| error.contains(word)), "{error}");
     let rows = |world: &World| world.here.snapshot().backends.len();
     assert_eq!(rows(&world), 4, "what was programmed stays: two backends for TCP and for UDP");

@@ -38,7 +38,7 @@ impl ServiceStore for FakeStore {
         Ok(())
     }
     fn full(&self, map: &'static str) -> WriteMapFailed {
-        WriteMapFailed::Full { map, size: 4, flag: "--max-services" }
+        WriteMapFailed::Full { map, size: 4, flag: "--map-size SERVICES=" }
     }
     fn wait_until(&mut self, moment: Instant) {
         self.waited.push(moment);
