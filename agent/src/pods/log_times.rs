@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(left.len(), length);
         assert!(left.blocks() * 512 <= HELD_BYTES_MAX, "{} bytes", left.blocks() * 512);
         let first = first_offset(&log).unwrap();
-        assert!(first > 0 && first % 1024 == 0, "{first}");
+        assert!(first > 0 && first.is_multiple_of(1024), "{first}");
         assert_eq!(note_growth(&log, length).unwrap(), length);
         assert_eq!(LogTimes::read(&log).entries.len(), 1);
         std::fs::remove_dir_all(&dir).unwrap();

@@ -123,7 +123,7 @@ pub(crate) async fn read_log(
         offset: start,
         left: range.limit_bytes.unwrap_or(u64::MAX),
         follow: range.follow,
-        stamps: range.timestamps.then(|| Stamps { times, line_begins: true }),
+        stamps: range.timestamps.then_some(Stamps { times, line_begins: true }),
         is_over,
     };
     Ok(futures::stream::try_unfold(reader, |mut reader| async move {
@@ -246,7 +246,7 @@ mod tests {
         path
     }
 
-    async fn read(path: &std::path::Path, range: LogRange) -> String {
+    async fn read(path: &Path, range: LogRange) -> String {
         let parts = read_log(path.to_owned(), range, || true).await.unwrap();
         let parts: Vec<Bytes> = parts.try_collect().await.unwrap();
         String::from_utf8(parts.concat()).unwrap()

@@ -90,16 +90,6 @@ impl PodManager {
         }
     }
 
-    /// One pod of this node is new or has changed.
-    pub(crate) fn pod_applied(&self, pod: Arc<Pod>) {
-        self.apply(&mut self.lock(), pod);
-    }
-
-    /// One pod is gone from the API.
-    pub(crate) fn pod_removed(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
-
     /// Ends all workers. Containers go on running.
     pub(crate) async fn shutdown(&self) {
         self.node.shutdown.cancel();
@@ -130,13 +120,15 @@ impl PodManager {
 
     fn apply(&self, pods: &mut Pods, pod: Arc<Pod>) {
         let Some(uid) = pod.uid() else { return };
-        let desired = Desired { pod, removed: false };
-        match pods.workers.get(&uid) {
-            Some(handle) => {
-                handle.desired.send_replace(desired);
-            }
-            None => self.add(pods, uid, desired),
-        }
+        let Some(handle) = pods.workers.get(&uid) else {
+            return self.add(pods, uid, Desired { pod, removed: false });
+        };
+        // Most calls change one pod of many: the workers of the others are left alone.
+        handle.desired.send_if_modified(|desired| {
+            let changed = desired.removed || !Arc::ptr_eq(&desired.pod, &pod);
+            *desired = Desired { pod, removed: false };
+            changed
+        });
     }
 
     fn add(&self, pods: &mut Pods, uid: String, desired: Desired) {

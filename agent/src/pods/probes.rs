@@ -329,12 +329,12 @@ pub(crate) async fn http_get(target: &ProbeTarget, http: &HTTPGetAction) -> Resu
             Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
         }
     };
+    let mut answer = std::pin::pin!(answer);
     tokio::select! {
-        answer = answer => answer,
-        ended = connection => Err(match ended {
-            Ok(()) => failed(&"connection closed"),
-            Err(error) => failed(&error),
-        }),
+        biased;
+        answer = &mut answer => answer,
+        // The server may close right after its answer, which is then there to be read.
+        _ = connection => answer.await,
     }
 }
 

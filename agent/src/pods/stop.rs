@@ -28,10 +28,10 @@ pub(super) async fn stop_container(
     let deadline = Instant::now() + grace;
     let id = target.id.clone();
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-    if let (Some(hook), false) = (hook, grace.is_zero()) {
-        if let Ok(Err(error)) = timeout_at(deadline, run_hook(node, hook, &target, grace)).await {
-            tracing::info!(container = id, error, "preStop hook failed");
-        }
+    if let (Some(hook), false) = (hook, grace.is_zero())
+        && let Ok(Err(error)) = timeout_at(deadline, run_hook(node, hook, &target, grace)).await
+    {
+        tracing::info!(container = id, error, "preStop hook failed");
     }
     let deadline =
         if hook.is_some() { deadline.max(Instant::now() + AFTER_HOOK) } else { deadline };

@@ -94,7 +94,7 @@ async fn pods_live_and_leave_nothing() {
 
     // A cold start pulls from the registry; the pod becomes ready and its log can be read.
     let first = web(&machine, "first", machine.port());
-    manager.pod_applied(Arc::new(first.clone()));
+    manager.set_desired(vec![Arc::new(first.clone())]);
     let status = api.wait("first", SOON, is_ready).await;
     assert_eq!(status.phase.as_deref(), Some("Running"));
     let container = &status.container_statuses.as_ref().unwrap()[0];
@@ -109,7 +109,7 @@ async fn pods_live_and_leave_nothing() {
     let limit = machine.cgroup_file("uid-first", "memory.limit_in_bytes", "memory.max");
     assert_eq!(limit.trim(), "67108864");
 
-    starts_are_quick(&machine, &api, &manager).await;
+    starts_are_quick(&machine, &api, &manager, &first).await;
 
     // Another agent takes over what runs, and restarts nothing.
     let before = container_of(&api.status("first"));
@@ -125,7 +125,7 @@ async fn pods_live_and_leave_nothing() {
     assert!(is_ready(&api.status("first")));
 
     // Deletion: SIGTERM, the last words in the log, the pod leaves the API, nothing is left.
-    manager.pod_applied(deleted(&first, 10));
+    manager.set_desired(vec![deleted(&first, 10)]);
     let begun = Instant::now();
     api.wait_deleted("first", SOON).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -138,12 +138,13 @@ async fn pods_live_and_leave_nothing() {
     machine.assert_clean();
 }
 
-async fn starts_are_quick(machine: &Machine, api: &Api, manager: &Arc<PodManager>) {
-    let begun = Instant::now();
+async fn starts_are_quick(machine: &Machine, api: &Api, manager: &Arc<PodManager>, first: &Pod) {
+    let mut desired = vec![Arc::new(first.clone())];
     for index in 0..3 {
-        let pod = web(machine, &format!("quick{index}"), machine.port());
-        manager.pod_applied(Arc::new(pod));
+        desired.push(Arc::new(web(machine, &format!("quick{index}"), machine.port())));
     }
+    let begun = Instant::now();
+    manager.set_desired(desired);
     for index in 0..3 {
         api.wait(&format!("quick{index}"), SOON, is_ready).await;
     }
@@ -165,21 +166,18 @@ async fn troubles_have_names() {
         Arc::new(pod(name, json!({"restartPolicy": policy, "containers": [container]})))
     };
     let missing = image.replace("busybox", "nothing");
-    let pods = [
+    let mut pods = vec![
         run("crash", "Always", &image, "echo run; exit 3"),
         run("done", "Never", &image, "echo fin > /dev/termination-log"),
         run("bad", "Never", &image, "exit 7"),
         run("missing", "Always", &missing, "true"),
         run("invalid", "Always", "UPPER/Case:x", "true"),
     ];
-    for pod in &pods {
-        manager.pod_applied(pod.clone());
-    }
     let no_command = json!({"containers": [{"name": "c", "image": image, "command": ["/none"]}]});
-    manager.pod_applied(Arc::new(pod("noexec", no_command)));
+    pods.push(Arc::new(pod("noexec", no_command)));
     let no_map = json!({"containers": [{"name": "c", "image": image, "envFrom":
         [{"configMapRef": {"name": "absent"}}]}]});
-    manager.pod_applied(Arc::new(pod("nomap", no_map)));
+    pods.push(Arc::new(pod("nomap", no_map)));
     let init = json!({"initContainers": [{"name": "i", "image": image,
         "command": ["/bin/sh", "-c", "echo made > /v/file"],
         "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
@@ -188,7 +186,8 @@ async fn troubles_have_names() {
             "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
             "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true}]}],
         "volumes": [{"name": "v", "emptyDir": {}}]});
-    manager.pod_applied(Arc::new(pod("init", init)));
+    pods.push(Arc::new(pod("init", init)));
+    manager.set_desired(pods);
 
     let status = api.wait("crash", SOON, |status| waiting(status) == "CrashLoopBackOff").await;
     let crashed = &status.container_statuses.as_ref().unwrap()[0];

@@ -86,9 +86,8 @@ async fn write_all(target: Target, mut drafts: watch::Receiver<Option<PodStatus>
             let Some(draft) = draft else { break };
             if !is_urgent(written.as_ref(), &draft) {
                 let newer = tokio::time::timeout(UNHURRIED, drafts.changed()).await;
-                match newer {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(_)) | Err(_) => {}
+                if let Ok(Ok(())) = newer {
+                    continue;
                 }
             }
             match write(&target, &draft).await {

@@ -62,7 +62,7 @@ impl Api {
                 return status;
             }
             let text = serde_json::to_string_pretty(&status).unwrap();
-            assert!(begun.elapsed() < limit, "{pod}: {text}\n{:?}", self.0.lock().unwrap().events);
+            assert!(begun.elapsed() < limit, "{pod}: {text}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
