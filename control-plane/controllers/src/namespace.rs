@@ -205,7 +205,8 @@ fn conditions(
             "True",
             "SomeFinalizersRemain",
             format!(
-                "Some content in the namespace has finalizers remaining: {finalizers} resource instances"
+                "Some content in the namespace has finalizers remaining: {finalizers} \
+                 resource instances"
             ),
         ),
     };

@@ -1,8 +1,8 @@
 //! The scheduler: queue, filter, score, bind.
 //!
 //! Guarantees: one pod is decided on at a time, against a view that already counts every earlier
-//! decision; a pod is bound at most once (the API refuses a second binding); a pod that fits nowhere
-//! says why in an event and in its condition `PodScheduled`.
+//! decision; a pod is bound at most once (the API refuses a second binding); a pod that fits
+//! nowhere says why in an event and in its condition `PodScheduled`.
 //!
 //! It does not preempt, and it does not read inter-pod affinity or topology spread constraints:
 //! copies of one thing are spread over the nodes anyway.
@@ -121,7 +121,7 @@ impl Scheduler {
     }
 
     fn take_bound(&mut self, bound: Bound) {
-        // A pod that the watch shows on its node left the queue; then there is nothing to take back.
+        // A pod that the watch shows on its node left the queue: there is nothing to take back.
         if bound.failed && self.queue.contains(&bound.uid) {
             self.cluster.remove(&bound.uid);
             self.queue.fail(&bound.uid, Instant::now());

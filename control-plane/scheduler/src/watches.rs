@@ -9,6 +9,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 
+#[expect(clippy::large_enum_variant, reason = "moved once, from the stream into the loop")]
 pub(crate) enum Seen {
     Pod(Event<Pod>),
     Node(Event<Node>),

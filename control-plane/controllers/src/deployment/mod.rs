@@ -223,7 +223,7 @@ impl Deployments {
         Ok(())
     }
 
-    /// Writes the size of a replica set, and what it was derived from; says whether the size is new.
+    /// Writes the size of a replica set and what it was derived from; says whether it is new.
     async fn scale(
         &self,
         deployment: &Deployment,

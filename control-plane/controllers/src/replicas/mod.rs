@@ -320,9 +320,13 @@ pub(crate) async fn delete_pod(
     let preconditions = Preconditions { uid: pod.metadata.uid.clone(), ..Preconditions::default() };
     let params = DeleteParams::default().preconditions(preconditions);
     let answer = api.delete(&key.name, &params).await.if_found("deleting pod", &key)?;
-    match answer.and_then(|answer| answer.left()) {
-        Some(left) if left.metadata.deletion_timestamp.is_some() => pods.written(left),
-        _ => pods.remove(&key, pod.metadata.uid.as_deref()),
+    if let Some(answer) = answer
+        && let Some(left) = answer.left()
+        && left.metadata.deletion_timestamp.is_some()
+    {
+        pods.written(left);
+    } else {
+        pods.remove(&key, pod.metadata.uid.as_deref());
     }
     Ok(())
 }
