@@ -204,7 +204,8 @@ fn assign_ports(value: &mut Value, taken: &Taken) -> Vec<FieldError> {
         } else if !NODE_PORTS.contains(&asked) {
             let (first, last) = NODE_PORTS.into_inner();
             let why = format!(
-                "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+                "provided port is not in the valid range. The range of valid ports is \
+                 {first}-{last}"
             );
             errors.push(invalid(asked, why));
         } else if !is_free(asked, &own) {

@@ -21,7 +21,8 @@ pub(crate) struct Act<'a> {
     pub(crate) resource: &'static Resource,
     /// Empty for cluster objects and for all namespaces.
     pub(crate) namespace: &'a str,
-    /// Of the URL; empty for a collection. A list or watch of one object by field selector names it.
+    /// Of the URL; empty for a collection. A list or watch of one object by field selector names
+    /// that object.
     pub(crate) name: &'a str,
     pub(crate) subresource: &'a str,
 }

@@ -22,7 +22,8 @@ pub(crate) fn join(
     }
     if !is_node_name(node) {
         return Err(Status::bad_request(format!(
-            "node {node:?} is not a name: it must consist of lower case letters, digits, '-' and '.'"
+            "node {node:?} is not a name: it must consist of lower case letters, digits, '-' \
+             and '.'"
         )));
     }
     let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(|error| {

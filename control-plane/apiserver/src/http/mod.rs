@@ -1,8 +1,8 @@
 //! The wire: paths, parameters, media types and streams.
 //!
 //! One handler serves every kind of the resource table. It reads the request, asks who and whether
-//! ([`crate::auth`]), lets [`crate::objects`] act, and writes the answer in the form that the client
-//! asked for.
+//! ([`crate::auth`]), lets [`crate::objects`] act, and writes the answer in the form that the
+//! client asked for.
 //!
 //! Guarantees: every failure is a `Status` object; a request without a verified user sees health,
 //! the version and the join endpoints only; bodies are bounded.

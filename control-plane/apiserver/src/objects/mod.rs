@@ -138,7 +138,10 @@ fn behind(error: CacheBehind) -> Status {
     let mut status = Status::timeout(error.to_string());
     status.details = serde_json::json!({
         "retryAfterSeconds": 1,
-        "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
+        "causes": [{
+            "reason": "ResourceVersionTooLarge",
+            "message": "Too large resource version",
+        }],
     });
     status
 }

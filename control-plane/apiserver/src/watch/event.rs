@@ -18,9 +18,10 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// The object at a revision.
+    /// The object at a revision; at revision 0 it is one that was never stored.
     pub(crate) fn new(key: String, mut value: Value, revision: Revision) -> Self {
-        bowline_api::object::set_metadata(&mut value, "resourceVersion", &revision.to_string());
+        let version = if revision == 0 { String::new() } else { revision.to_string() };
+        bowline_api::object::set_metadata(&mut value, "resourceVersion", &version);
         // A `Value` has only string keys, so that it can always be written.
         let bytes = Bytes::from(value.to_string());
         Self { key, revision, value, bytes }

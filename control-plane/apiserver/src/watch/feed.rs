@@ -195,7 +195,7 @@ fn decode(key: &str, value: &[u8], revision: Revision) -> Option<Object> {
     match Object::decode(key.to_owned(), value, revision) {
         Ok(object) => Some(object),
         Err(error) => {
-            tracing::error!(key, revision, %error, "a stored object is not readable; it is left out");
+            tracing::error!(key, revision, %error, "a stored object is not readable: left out");
             None
         }
     }
