@@ -1,4 +1,5 @@
 //! Keys and values of the maps. Padding is explicit and always zero: the kernel hashes all bytes.
+//! It is made of plain integers because an array of zeros becomes a call in a program.
 
 use crate::{Address, Mac, U16Be, U32Be};
 
@@ -104,7 +105,8 @@ pub struct ReverseKey {
     pub cookie: u64,
     pub backend: Address,
     pub port: U16Be,
-    pub pad: [u8; 6],
+    pub pad: u16,
+    pub pad_word: u32,
 }
 
 /// REVERSE value: the name that the socket's owner used.
@@ -177,7 +179,8 @@ pub struct FlowKey {
     pub source_port: U16Be,
     pub destination_port: U16Be,
     pub protocol: u8,
-    pub pad: [u8; 3],
+    pub pad: u8,
+    pub pad_half: u16,
 }
 
 /// Values of [`Flow::kind`].

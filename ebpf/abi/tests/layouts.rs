@@ -23,7 +23,7 @@ fn layouts() -> String {
         map::SERVICES, "value", Service { id, first_slot, slot_count, flags, affinity_seconds }
         map::SLOTS, "value", Slot { backend, tag }
         map::BACKENDS, "value", Backend { address, port, state, pad }
-        map::REVERSE, "key", ReverseKey { cookie, backend, port, pad }
+        map::REVERSE, "key", ReverseKey { cookie, backend, port, pad, pad_word }
         map::REVERSE, "value", Frontend { address, port, pad }
         "AFFINITY", "key", AffinityKey { service, kind, client }
         "AFFINITY", "value", Affinity { last_used_ns, backend, pad }
@@ -31,7 +31,7 @@ fn layouts() -> String {
         map::ROUTES, "key", RouteKey { prefix_len, address }
         map::ROUTES, "value", Route { node, ifindex }
         map::FLOWS, "key", FlowKey {
-            source, destination, source_port, destination_port, protocol, pad }
+            source, destination, source_port, destination_port, protocol, pad, pad_half }
         map::FLOWS, "value", Flow { address, port, kind, pad, backend, service }
         map::COUNTERS, "value", Traffic { packets, bytes }
         map::SERVICE_COUNTERS, "value", ServiceTraffic { connections, packets, bytes }

@@ -284,7 +284,8 @@ fn remember<M: PacketMaps>(maps: &M, key: &FlowKey) -> Result<Option<Flow>, Reas
         source_port: backend.port,
         destination_port: key.source_port,
         protocol: key.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad_half: 0,
     };
     let back = Flow {
         address: key.destination,
@@ -349,7 +350,8 @@ fn flow_key(ip: &Ipv4Header, ports: &Ports) -> FlowKey {
         source_port: ports.source,
         destination_port: ports.destination,
         protocol: ip.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad_half: 0,
     }
 }
 

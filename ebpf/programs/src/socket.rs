@@ -203,7 +203,7 @@ fn hashed(cookie: u64) -> u32 {
 
 #[inline(always)]
 fn reverse_key(cookie: u64, backend: &Backend) -> ReverseKey {
-    ReverseKey { cookie, backend: backend.address, port: backend.port, pad: [0; 6] }
+    ReverseKey { cookie, backend: backend.address, port: backend.port, pad: 0, pad_word: 0 }
 }
 
 #[inline(always)]

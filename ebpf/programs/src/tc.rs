@@ -10,7 +10,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use bowline_ebpf_abi::{Address, Direction, Mac, Reason, U16Be, protocol};
+use bowline_ebpf_abi::{Address, Direction, Mac, Reason, U16Be, U32Be, protocol};
 use bowline_ebpf_datapath as datapath;
 use bowline_ebpf_datapath::{Decision, Ipv4Header, Ports, Rewrite, Side, Transport, Verdict};
 
@@ -208,11 +208,15 @@ fn carry_out(ctx: &TcContext, ip: &Ipv4Header, decision: &Decision, direction: D
 /// Hands the packet to the kernel's neighbour table for the other node.
 #[inline(always)]
 fn to_node(ifindex: u32, node: &Address) -> i32 {
+    // The address in network order is the mapped form's last word. The kernel reads no further
+    // for IPv4, but wants the rest to be set; zeros would become a call to memset.
+    let [first, second, third, address] = node.words().map(U32Be::bits);
     let mut next = bpf_redir_neigh {
         nh_family: AF_INET,
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+            ipv6_nh: [address, first, second, third],
+        },
     };
-    next.__bindgen_anon_1.ipv4_nh = node.words()[3].bits();
     // SAFETY: the helper reads exactly `next`.
     unsafe {
         bpf_redirect_neigh(ifindex, &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0) as i32
