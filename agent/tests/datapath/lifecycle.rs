@@ -74,6 +74,10 @@ fn change_a_thousand_times_under_load(in_cgroup: bool) {
     for (change, set) in sets.iter().cycle().take(1_000).enumerate() {
         let summary = here.apply_services(&service_with(set)).unwrap();
         assert_eq!(summary.changed, 2, "change {change}");
+        // The machine may be slow: requests must really meet the changes.
+        if change % 5 == 4 {
+            load.wait_for(1);
+        }
     }
     load.wait_for(10);
     let requests = load.finish();
