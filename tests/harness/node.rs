@@ -111,7 +111,7 @@ impl Node {
     pub fn maps(&self) -> Maps {
         let version = bowline_ebpf_abi::ABI_VERSION;
         let pins = self.dir.join("nodes").join(&self.name).join("bpf");
-        Maps::new(pins.join("bowline").join(format!("v{version}")))
+        Maps::new(pins.join("bowline").join(format!("v{version}")).join("maps"))
     }
 
     /// Resident memory of the agent in bytes.
