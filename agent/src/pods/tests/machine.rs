@@ -232,7 +232,7 @@ impl Drop for Machine {
             }
         }
         for mount in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(mount.path().join(self.cgroup.strip_prefix("/").unwrap()));
+            remove_dirs(&mount.path().join(self.cgroup.strip_prefix("/").unwrap()));
         }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
@@ -251,6 +251,16 @@ impl Machine {
             let _ = ctr(&["tasks", "rm", "-f", id]);
         }
     }
+}
+
+/// A failed test leaves cgroups of its pods; only directories can be removed in a hierarchy.
+fn remove_dirs(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_dirs(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(dir);
 }
 
 fn run(command: &mut Command) {
