@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::datapath::MapSizes;
+
 /// The address on `lo` at which every agent answers DNS for its own node.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub lease_renew_interval: Duration,
     /// Servers for names outside the cluster's domain. Empty: such names are refused.
     pub dns_upstream: Vec<SocketAddr>,
+    /// How many entries the BPF maps have room for.
+    pub map_sizes: MapSizes,
 }
 
 impl Config {
@@ -87,6 +91,7 @@ impl Config {
             insecure_registries: Vec::new(),
             lease_renew_interval: Duration::from_secs(10),
             dns_upstream: Vec::new(),
+            map_sizes: MapSizes::default(),
         }
     }
 }

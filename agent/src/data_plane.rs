@@ -14,9 +14,7 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use crate::{
     apply::network::NodeRoutes,
     config::Config,
-    datapath::{
-        self, ApplyServicesFailed, Datapath, Ipv4Cidr, MapSizes, OpenDatapathFailed, ServiceSummary,
-    },
+    datapath::{self, ApplyServicesFailed, Datapath, Ipv4Cidr, OpenDatapathFailed, ServiceSummary},
     network::{Ipv4Range, PodLink, PodLinks, Refused, Uplink},
     watch::Announced,
 };
@@ -45,7 +43,7 @@ impl DataPlane {
             socket_cgroup: config.socket_cgroup.clone(),
             uplink: uplink.name.clone(),
             names_file: config.run_dir.join(NAMES_FILE),
-            sizes: MapSizes::default(),
+            sizes: config.map_sizes,
         })?;
         Ok(Self(Arc::new(Mutex::new(opened))))
     }

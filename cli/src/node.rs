@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use bowline_agent::datapath::MapSizes;
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -75,6 +76,10 @@ pub(crate) struct Args {
     /// Registry that is spoken to over plain HTTP; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
+    /// Room in a BPF map: SERVICES, SLOTS, BACKENDS, REVERSE, PODS, ROUTES or FLOWS; may be
+    /// repeated
+    #[arg(long, value_name = "NAME=ENTRIES")]
+    map_size: Vec<String>,
     /// Seconds between two heartbeats
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     node_lease_renew_interval: u64,
@@ -104,6 +109,10 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         }
         None => None,
     };
+    let mut map_sizes = MapSizes::default();
+    for assignment in &args.map_size {
+        map_sizes.set(assignment).context("--map-size")?;
+    }
     Ok(bowline_agent::Config {
         node_name: args.node_name,
         node_address: args.node_address,
@@ -125,5 +134,6 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         insecure_registries: args.insecure_registry,
         lease_renew_interval: Duration::from_secs(args.node_lease_renew_interval.max(1)),
         dns_upstream: args.dns_upstream,
+        map_sizes,
     })
 }
