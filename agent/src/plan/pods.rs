@@ -5,8 +5,8 @@
 //!   (network, volumes) is taken away.
 //! - A pod past its deadline fails: containers are stopped, nothing is started again.
 //! - The ground comes before any container.
-//! - Init containers run one after the other, each to success. One with `restartPolicy: Always` is a
-//!   sidecar: it counts as done once it has started, and keeps running.
+//! - Init containers run one after the other, each to success. One with `restartPolicy: Always` is
+//!   a sidecar: it counts as done once it has started, and keeps running.
 //! - A container that ended is started again as the restart policy says: the first time at once,
 //!   then after 10 s, doubling to 5 min; a run of 10 min forgives what was before.
 //! - A pod whose containers have all ended for good gives its network back.

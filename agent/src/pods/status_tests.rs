@@ -164,7 +164,8 @@ fn others_conditions_are_kept_and_times_change_with_the_status() {
     pod.status = serde_json::from_value(serde_json::json!({"conditions": [
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
         {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T00:00:00Z"},
-        {"type": "ContainersReady", "status": "False", "lastTransitionTime": "2026-01-03T00:00:00Z"},
+        {"type": "ContainersReady", "status": "False",
+         "lastTransitionTime": "2026-01-03T00:00:00Z"},
     ]}))
     .unwrap();
     let status = status(&pod, &state(&[("a", 0, 0, running(true))]), None, 5);

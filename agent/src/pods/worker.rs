@@ -199,7 +199,7 @@ impl Worker {
         }
     }
 
-    /// The container's specification; a pod without one has containers of which only names are left.
+    /// The container's specification; of a pod that is only a name, so are its containers.
     fn container(&self, name: &str) -> Container {
         let spec = self.pod.spec.iter();
         let mut all =

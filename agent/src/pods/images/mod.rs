@@ -15,6 +15,7 @@ use oci_client::Reference;
 use crate::runtime::{Runtime, RuntimeCallFailed, StoredImage};
 
 mod config;
+pub(crate) mod name;
 mod registry;
 
 pub(crate) use config::ImageConfig;
@@ -67,8 +68,8 @@ impl PullPolicy {
 /// An image cannot be had; the variants are the reasons that a container's status shows.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResolveImageFailed {
-    #[error("Failed to apply default image tag {image:?}: couldn't parse image name: {reason}")]
-    InvalidName { image: String, reason: String },
+    #[error("Failed to apply default image tag {image:?}: couldn't parse image name: {source}")]
+    InvalidName { image: String, source: name::ParseNameFailed },
     #[error("Container image {0:?} is not present with pull policy of Never")]
     NeverPull(String),
     #[error("failed to pull image {image:?}: {source}")]
@@ -105,8 +106,9 @@ impl Images {
         policy: PullPolicy,
         pulling: impl FnOnce() + Send,
     ) -> Result<(Arc<Image>, Arrival), ResolveImageFailed> {
-        let reference: Reference = image.parse().map_err(|error: oci_client::ParseError| {
-            ResolveImageFailed::InvalidName { image: image.to_owned(), reason: error.to_string() }
+        let reference = name::parse(image).map_err(|source| ResolveImageFailed::InvalidName {
+            image: image.to_owned(),
+            source,
         })?;
         let name = reference.whole();
         if policy != PullPolicy::Always

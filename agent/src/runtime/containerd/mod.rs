@@ -58,7 +58,8 @@ pub(crate) struct Containerd {
 /// There is no usable containerd behind the socket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectContainerdFailed {
-    #[error("cannot reach containerd at {}: {reason}; is it installed and running?", socket.display())]
+    #[error("cannot reach containerd at {at}: {reason}; is it installed and running?",
+            at = socket.display())]
     Unreachable { socket: PathBuf, reason: String },
     #[error("{0:?} is not a valid containerd namespace")]
     BadNamespace(String),
