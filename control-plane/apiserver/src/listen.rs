@@ -21,8 +21,9 @@ use tower::ServiceExt;
 
 /// For the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For the head of a request.
-const HEADER_READ: Duration = Duration::from_secs(30);
+/// For the head of a request, the wait for it on an idle connection included: longer than clients
+/// keep an idle connection, so that it is they who close it and no request meets a closed one.
+const HEADER_READ: Duration = Duration::from_secs(180);
 /// What open requests get at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Connections at a time, over all listeners.

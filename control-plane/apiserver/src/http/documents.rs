@@ -14,6 +14,12 @@ use serde_json::{Value, json};
 const API_MAJOR: &str = "1";
 const API_MINOR: &str = "36";
 
+/// The form in which clients ask for OpenAPI version 2.
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The same form as an answer must spell it: `@` has no place in a media type.
+const OPENAPI_V2_SENT: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 pub(super) fn health() -> Response {
     respond::text(StatusCode::OK, "ok")
 }
@@ -50,6 +56,7 @@ pub(super) fn serve(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Res
         Route::Groups { core } => return Ok(groups(api, *core, headers)),
         Route::Group(group) => discovery::group(group),
         Route::GroupVersion { group, version } => discovery::resource_list(group, version),
+        Route::OpenApiV2 => return Ok(openapi_v2(headers)),
         Route::OpenApiIndex => Some(openapi::index()),
         Route::OpenApi(path) => return document(path, headers),
         _ => None,
@@ -59,8 +66,17 @@ pub(super) fn serve(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Res
 }
 
 fn root() -> Value {
-    let paths =
-        ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
+    let paths = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
     json!({ "paths": paths })
 }
 
@@ -76,6 +92,26 @@ fn groups(api: &Api, core: bool, headers: &HeaderMap) -> Response {
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     response
+}
+
+/// A document without definitions. The schemas are published as version 3; but kubectl asks for
+/// this one before it reads a `List`, and takes its absence for a failure and its emptiness for
+/// "the server checks".
+fn openapi_v2(headers: &HeaderMap) -> Response {
+    if negotiate::accepts(headers, OPENAPI_V2_PROTOBUF) {
+        let document = Bytes::from_static(b"\x0a\x032.0\x12\x0f\x0a\x07bowline\x12\x041.36");
+        return respond::bytes(StatusCode::OK, OPENAPI_V2_SENT, document);
+    }
+    let version = format!("{API_MAJOR}.{API_MINOR}");
+    respond::value(
+        StatusCode::OK,
+        &json!({
+            "swagger": "2.0",
+            "info": { "title": "bowline", "version": version },
+            "paths": {},
+            "definitions": {},
+        }),
+    )
 }
 
 fn document(path: &str, headers: &HeaderMap) -> Result<Response, Status> {

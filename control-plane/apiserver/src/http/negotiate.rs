@@ -101,6 +101,11 @@ pub(super) fn form(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
         .ok_or_else(|| Status::not_acceptable(&OFFERED))
 }
 
+/// Whether the client names this media type.
+pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    accepted(headers).iter().any(|media| media.essence == media_type)
+}
+
 /// Whether the client prefers the aggregated discovery document.
 pub(super) fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
     accepted(headers)

@@ -25,6 +25,7 @@ pub(super) enum Route {
         group: String,
         version: String,
     },
+    OpenApiV2,
     OpenApiIndex,
     /// `/openapi/v3/<path>`.
     OpenApi(String),
@@ -71,6 +72,7 @@ pub(super) fn parse(path: &str) -> Route {
         ["apis", group, version] => group_version(group, version),
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Route::OpenApi(rest.join("/")),
         ["bowline", "v1", "ca"] => Route::Authority,

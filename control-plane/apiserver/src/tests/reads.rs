@@ -102,6 +102,8 @@ async fn the_server_describes_itself() {
     let all = call("GET", "/apis").header("accept", accept).send(&server).await;
     assert_eq!(all.headers["content-type"], accept);
     assert_eq!(all.expect(200)["kind"], "APIGroupDiscoveryList");
+    let v2 = call("GET", "/openapi/v2").send(&server).await.expect(200);
+    assert_eq!((&v2["swagger"], &v2["definitions"]), (&json!("2.0"), &json!({})));
     let index = call("GET", "/openapi/v3").send(&server).await.expect(200);
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
     let document = call("GET", url).send(&server).await;
