@@ -13,7 +13,7 @@ use crate::launch;
 /// Run the agent of a node.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  bowline agent --node-name worker1 --server https://10.0.0.1:6443 --token-file /root/join-token
+  bowline agent --node-name worker1 --server https://10.0.0.1:6443 --token-file join-token
   bowline agent --node-name node1 --server https://172.30.0.1:6443 --netns /run/netns/node1 ...")]
 pub(crate) struct Args {
     /// Name of the node

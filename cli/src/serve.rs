@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_api::cidr::Cidr;
+use bowline_control_plane::Config;
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -88,22 +89,24 @@ fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     bound.collect()
 }
 
-fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<bowline_control_plane::Config> {
+fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<Config> {
     // What was asked for may have been port 0; what listens has a port.
     let local = |listener: &TcpListener| listener.local_addr().context("a listener has no address");
-    let outer = listeners.first().map(local).transpose()?.context("give one --listen at least")?;
+    let outer = listeners.first().map(local).transpose()?;
+    let outer = outer.context("give one --listen at least")?;
     let cluster = args.cluster_listen.first().map(|_| listeners.get(args.listen.len()));
     let cluster = cluster.flatten().map(local).transpose()?;
     let advertise = args.advertise.or(cluster).unwrap_or(outer);
     if advertise.ip().is_loopback() || advertise.ip().is_unspecified() {
         bail!(
-            "no node can reach the server at {advertise}: give --advertise an address that nodes reach"
+            "no node can reach the server at {advertise}: give --advertise an address of this \
+             machine that nodes reach"
         );
     }
     let names = listeners.iter().map(|listener| Ok(local(listener)?.ip().to_string()));
     let names: Vec<String> = names.collect::<anyhow::Result<_>>()?;
     let data_dir = args.data_dir;
-    Ok(bowline_control_plane::Config {
+    Ok(Config {
         kubeconfig: args.kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
         token_file: args.token_file.unwrap_or_else(|| data_dir.join("join-token")),
         data_dir,
