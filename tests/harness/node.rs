@@ -32,6 +32,11 @@ impl Node {
         }
     }
 
+    /// The cgroup2 directory of everything on this node.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// Name of the network namespace below /run/netns.
     pub fn namespace(&self) -> &str {
         &self.namespace

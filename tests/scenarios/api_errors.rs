@@ -113,21 +113,16 @@ async fn image_that_cannot_be_pulled(api: &Api) -> Result<()> {
     }))?;
     let pods = api.of::<Pod>();
     pods.create(&PostParams::default(), &pod).await?;
-    let mut reasons = Vec::new();
-    wait("ErrImagePull and ImagePullBackOff", Duration::from_secs(40), || async {
-        let status = pods.get("no-image").await?.status.unwrap_or_default();
-        let waiting = status
-            .container_statuses
-            .unwrap_or_default()
-            .into_iter()
-            .find_map(|container| container.state?.waiting?.reason);
-        Ok(match waiting.as_deref() {
-            Some("ErrImagePull" | "ImagePullBackOff") => Found::Yes(waiting),
-            other => Found::NotYet(format!("{other:?}")),
+    for expected in ["ErrImagePull", "ImagePullBackOff"] {
+        wait(expected, Duration::from_secs(40), || async {
+            let status = pods.get("no-image").await?.status.unwrap_or_default();
+            let containers = status.container_statuses.unwrap_or_default();
+            let waiting = containers.into_iter().find_map(|container| container.state?.waiting);
+            let reason = waiting.and_then(|waiting| waiting.reason).unwrap_or_default();
+            Ok(if reason == expected { Found::Yes(()) } else { Found::NotYet(reason) })
         })
-    })
-    .await
-    .map(|reason| reasons.push(reason))?;
+        .await?;
+    }
     let messages = api.events_about("no-image", "Failed").await?;
     ensure!(
         messages.iter().any(|message| message.contains("172.30.0.1:5000/absent:v1")),

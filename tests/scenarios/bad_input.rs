@@ -167,8 +167,12 @@ fn wrong_token(cluster: &Cluster, directory: &Path) -> Result<()> {
     agent.arg("--data-dir").arg(directory.join("data"));
     agent.arg("--run-dir").arg(directory.join("run"));
     agent.arg("--bpffs").arg(cluster.dir.join("nodes/node1/bpf"));
+    agent.arg("--socket-cgroup").arg(cluster.nodes[0].cgroup());
     agent.arg("--containerd-socket").arg(cluster.dir.join("containerd/containerd.sock"));
+    // One agent a node: the stranger comes in the place of the node's own.
+    cluster.nodes[0].kill_agent()?;
     let output = finish(&mut agent)?;
+    cluster.nodes[0].start_agent()?;
     let line = error_line(&output)?;
     ensure!(line.contains("token"), "the error does not name the token: {line}");
     Ok(())

@@ -52,7 +52,9 @@ impl Server {
         drop(fs::remove_file(&kubeconfig));
         let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log"))?;
         let process = command(artifacts::bowline()?)
-            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
+            // There are no nodes; an address of the documentation's range stands for theirs.
+            .args(["server", "--listen", "127.0.0.1:0", "--advertise", "192.0.2.1:6443"])
+            .arg("--data-dir")
             .arg(directory.join("data"))
             .arg("--kubeconfig")
             .arg(&kubeconfig)

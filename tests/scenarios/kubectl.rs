@@ -97,7 +97,10 @@ fn create_and_delete(kubectl: &Kubectl) -> Result<()> {
     says(kubectl, create, &["configmap/settings created"])?;
     let again = kubectl.try_run(create)?;
     let error = String::from_utf8_lossy(&again.stderr);
-    ensure!(!again.status.success() && error.contains("AlreadyExists"), "a second create: {error}");
+    ensure!(
+        !again.status.success() && error.contains("already exists"),
+        "a second create: {error}"
+    );
     says(kubectl, "get configmap settings -n side -o jsonpath={.data.a}", &["1"])?;
     says(kubectl, "delete configmap settings -n side", &["deleted"])?;
     says(kubectl, "delete namespace side", &["deleted"])
