@@ -76,7 +76,8 @@ fn main() -> ExitCode {
 
 fn run(line: CommandLine) -> anyhow::Result<()> {
     let is_service = matches!(line.command, Command::Server(_) | Command::Agent(_));
-    let default_level = if is_service { "info" } else { "warn" };
+    // A command reports a failed connection itself, in one line.
+    let default_level = if is_service { "info" } else { "warn,kube_client=off" };
     log_to_stderr(line.log_level.as_deref().unwrap_or(default_level))?;
     // A second caller would fail; here is the only one.
     drop(rustls::crypto::ring::default_provider().install_default());
