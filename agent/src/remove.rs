@@ -133,6 +133,7 @@ mod tests {
     use crate::network::tests::{on_a_node, pod};
 
     #[test]
+    #[ignore = "needs root; run by `cargo xtask test` as root"]
     fn everything_of_an_agent_goes_and_nothing_else() {
         on_a_node(async |node| {
             let mut config = Config::new("node1", "https://172.30.0.1:6443");

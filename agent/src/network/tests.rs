@@ -128,10 +128,6 @@ pub(crate) fn on_a_node<F>(test: impl FnOnce(TestNode) -> F + Send + 'static)
 where
     F: Future<Output = TestNode>,
 {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root");
-        return;
-    }
     let work = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -197,6 +193,7 @@ fn datagram(from: &Sandbox, to: &Sandbox) -> Option<SocketAddr> {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn fifty_sandboxes_leave_nothing() {
     on_a_node(async |node| {
         node.converge().await;
@@ -218,6 +215,7 @@ fn fifty_sandboxes_leave_nothing() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn sandboxes_reach_each_other_over_kernel_routes() {
     on_a_node(async |node| {
         node.converge().await;
@@ -245,6 +243,7 @@ fn sandboxes_reach_each_other_over_kernel_routes() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn what_somebody_removed_by_hand_is_repaired() {
     on_a_node(async |node| {
         node.converge().await;
@@ -283,6 +282,7 @@ fn datagram_is_lost(from: &Sandbox, to: &Sandbox) -> bool {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_crash_in_the_middle_is_cleaned_up_and_keeps_what_was_ready() {
     on_a_node(async |mut node| {
         node.converge().await;
@@ -320,6 +320,7 @@ fn a_crash_in_the_middle_is_cleaned_up_and_keeps_what_was_ready() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_failed_set_up_leaves_nothing_and_can_be_tried_again() {
     on_a_node(async |node| {
         node.converge().await;
@@ -337,6 +338,7 @@ fn a_failed_set_up_leaves_nothing_and_can_be_tried_again() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_pod_on_the_host_network_shares_the_nodes_namespace() {
     on_a_node(async |node| {
         node.converge().await;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{Datapath, MapSizes, ServiceSummary};
 
-use crate::needs_kernel;
 use crate::servers::{Connection, SERVICE, Server, service_with};
 use crate::world::{Pod, World};
 
@@ -86,14 +85,14 @@ fn change_a_thousand_times_under_load(in_cgroup: bool) {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_thousand_changes_refuse_no_connection() {
-    needs_kernel!();
     change_a_thousand_times_under_load(true);
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_thousand_changes_refuse_no_connection_at_the_packet_programs() {
-    needs_kernel!();
     change_a_thousand_times_under_load(false);
 }
 
@@ -130,20 +129,20 @@ fn take_over_under_load(in_cgroup: bool) {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn agents_come_and_go_under_load() {
-    needs_kernel!();
     take_over_under_load(true);
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn agents_come_and_go_under_load_at_the_packet_programs() {
-    needs_kernel!();
     take_over_under_load(false);
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_full_map_says_so_and_a_larger_one_takes_over_what_it_held() {
-    needs_kernel!();
     let world = World::new();
     let mut sizes = MapSizes::default();
     for assignment in ["SLOTS=4", "BACKENDS=16"] {
@@ -174,8 +173,8 @@ fn a_full_map_says_so_and_a_larger_one_takes_over_what_it_held() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn pods_come_and_go() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     let pod = &world.here.pods[0];

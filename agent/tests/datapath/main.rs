@@ -1,5 +1,5 @@
-//! The data plane in the kernel, with real sockets and packets. Needs root and a cgroup2 hierarchy;
-//! without them each test says so and does nothing.
+//! The data plane in the kernel, with real sockets and packets. Needs root and a cgroup2
+//! hierarchy; `cargo xtask test` leaves them out, and counts them as skipped, when not root.
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
 
@@ -8,14 +8,3 @@ mod packets;
 mod servers;
 mod sockets;
 mod world;
-
-/// Says loudly why a test is skipped, and ends it.
-macro_rules! needs_kernel {
-    () => {
-        if let Some(reason) = crate::world::missing() {
-            eprintln!("SKIPPED {}: {reason}", module_path!());
-            return;
-        }
-    };
-}
-pub(crate) use needs_kernel;

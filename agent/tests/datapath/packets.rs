@@ -11,14 +11,13 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::needs_kernel;
 use crate::servers::{BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, VIP, service_with};
 use crate::world::World;
 
 /// Outside the cgroup no socket hook runs, so the packets carry the service's address.
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn tcp_without_socket_hooks_is_balanced_packet_by_packet() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     let _servers = world.backends().map(Server::start);
@@ -44,8 +43,8 @@ fn tcp_without_socket_hooks_is_balanced_packet_by_packet() {
 
 /// Large writes travel as segments that the kernel cuts and checksums late.
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn bulk_data_survives_the_translation() {
-    needs_kernel!();
     const SIZE: usize = 8 << 20;
     let world = World::new();
     let (mut here, _there) = world.open();
@@ -126,8 +125,8 @@ fn is_checked(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> bool {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_raw_socket_s_packet_is_balanced_even_under_the_socket_hooks() {
-    needs_kernel!();
     const PORT: u16 = 40_123;
     let world = World::new();
     let (mut here, _there) = world.open();
@@ -162,8 +161,8 @@ fn a_raw_socket_s_packet_is_balanced_even_under_the_socket_hooks() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_pod_cannot_send_from_another_address() {
-    needs_kernel!();
     let world = World::new();
     let (_here, _there) = world.open();
     let _servers = world.backends().map(Server::start);
@@ -181,8 +180,8 @@ fn a_pod_cannot_send_from_another_address() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn packets_for_a_service_without_backends_are_dropped_by_name() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     here.apply_services(&service_with(&[])).unwrap();
@@ -198,8 +197,8 @@ fn packets_for_a_service_without_backends_are_dropped_by_name() {
 
 /// The socket is older than its process's place in the cgroup, so it has no hooks.
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn an_open_connection_stays_with_its_backend_when_the_set_changes() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     let _servers = world.backends().map(Server::start);

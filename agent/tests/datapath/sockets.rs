@@ -11,13 +11,12 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::needs_kernel;
 use crate::servers::{Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, service_with};
 use crate::world::World;
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn tcp_through_the_service_reaches_every_backend_and_shows_the_client() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     let servers = world.backends().map(Server::start);
@@ -48,8 +47,8 @@ fn tcp_through_the_service_reaches_every_backend_and_shows_the_client() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn udp_works_connected_and_unconnected_and_answers_come_from_the_service() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     let _servers = world.backends().map(Server::start);
@@ -86,8 +85,8 @@ fn udp_works_connected_and_unconnected_and_answers_come_from_the_service() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_dual_stack_socket_is_balanced_too() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     let _server = Server::start(world.backends()[0]);
@@ -103,8 +102,8 @@ fn a_dual_stack_socket_is_balanced_too() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_service_without_backends_refuses_at_once() {
-    needs_kernel!();
     let world = World::new();
     let (mut here, _there) = world.open();
     here.apply_services(&service_with(&[])).unwrap();
@@ -121,8 +120,8 @@ fn a_service_without_backends_refuses_at_once() {
 }
 
 #[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
 fn pods_reach_each_other_and_the_nodes_untranslated() {
-    needs_kernel!();
     let world = World::new();
     let (_here, _there) = world.open();
     let _servers = world.backends().map(Server::start);

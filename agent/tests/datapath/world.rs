@@ -19,17 +19,6 @@ use nix::sched::{CloneFlags, unshare};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// Says why the test does not run here; `None` when it can.
-pub(crate) fn missing() -> Option<&'static str> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root");
-    }
-    if cgroup2_mount().is_none() {
-        return Some("needs a cgroup2 hierarchy");
-    }
-    None
-}
-
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace: a thread that lives in it and runs what it is given.
