@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::api::{self, Api};
 use crate::command::{command, output};
-use crate::node::{Node, kill_and_wait, processes, resident_memory};
+use crate::node::{Memory, Node, kill_and_wait, processes};
 use crate::place::Place;
 use crate::registry::Registry;
 use crate::{artifacts, node};
@@ -182,9 +182,9 @@ impl Cluster {
         processes(&cgroup).first().copied().context("no server runs")
     }
 
-    /// Resident memory of the server in bytes.
-    pub fn server_memory(&self) -> Result<u64> {
-        resident_memory(self.server_pid()?)
+    /// Memory of the server.
+    pub fn server_memory(&self) -> Result<Memory> {
+        Memory::of(self.server_pid()?)
     }
 
     /// SIGKILL every process of the cluster, containers included.

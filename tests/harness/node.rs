@@ -119,9 +119,9 @@ impl Node {
         Maps::new(pins.join("bowline").join(format!("v{version}")).join("maps"))
     }
 
-    /// Resident memory of the agent in bytes.
-    pub fn agent_memory(&self) -> Result<u64> {
-        resident_memory(self.agent_pid()?)
+    /// Memory of the agent.
+    pub fn agent_memory(&self) -> Result<Memory> {
+        Memory::of(self.agent_pid()?)
     }
 }
 
@@ -186,12 +186,25 @@ fn has_ended(pid: u32) -> bool {
         .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
 }
 
-/// VmRSS of a process, in bytes.
-pub(crate) fn resident_memory(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kilobytes: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
-        .with_context(|| format!("process {pid} has no VmRSS"))?;
-    Ok(kilobytes * 1024)
+/// What a process holds in memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Memory {
+    /// All that is resident.
+    pub resident: u64,
+    /// The part of it that is mapped from files: mostly the binary, which all processes share.
+    pub from_files: u64,
+}
+
+impl Memory {
+    /// Read it from /proc.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| {
+            let kilobytes: Option<u64> = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+            kilobytes.map(|kb| kb * 1024).with_context(|| format!("process {pid} has no {name}"))
+        };
+        Ok(Self { resident: field("VmRSS:")?, from_files: field("RssFile:")? })
+    }
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bowline_tests::Wishes;
 use bowline_tests::first_light::{Audience, Report, Stage, Step};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Play the founding scenario on a three-node cluster.
 #[derive(Parser)]
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(options: &Options) -> Result<()> {
+    // From here on an interrupt is an error like any other: the cluster is removed.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut screen = Screen(ProgressBar::new_spinner());
     let style = ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?;
     screen.0.set_style(style);
@@ -50,7 +53,10 @@ async fn run(options: &Options) -> Result<()> {
         ..Wishes::default()
     };
     let mut stage = Stage::new(&wishes).await?;
-    let report = stage.play(&mut screen).await;
+    let report = tokio::select! {
+        report = stage.play(&mut screen) => report,
+        _ = interrupt.recv() => Err(anyhow!("interrupted")),
+    };
     if options.keep {
         stage.cluster().keep();
     }
