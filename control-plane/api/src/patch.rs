@@ -1,16 +1,23 @@
 //! The three kinds of patch: JSON patch, JSON merge patch, strategic merge patch.
 //!
-//! Guarantees: the document is not changed when a patch fails.
+//! Guarantees: the document is not changed when a patch fails; no patch makes a document that is
+//! much larger than both together, or nested more deeply than what is read as JSON.
 //! Does not: server-side apply.
 
 mod strategic;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::resource::Resource;
 
 /// How many operations a JSON patch may have.
 const JSON_PATCH_OPERATIONS: usize = 10_000;
+/// What the `copy` and `move` operations of a JSON patch may carry together, in bytes of JSON: a
+/// copy of the whole into itself doubles it.
+const JSON_PATCH_CARRIED: usize = 3 * 1024 * 1024;
+/// How deeply a JSON patch may nest: as deep as a JSON text is read.
+const JSON_PATCH_DEPTH: usize = 127;
 
 /// How a patch body is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,9 +100,52 @@ fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchFailed> {
         return Err(PatchFailed::Unprocessable(message));
     }
     let mut patched = document.clone();
-    json_patch::patch(&mut patched, &operations.0)
-        .map_err(|error| PatchFailed::Unprocessable(error.to_string()))?;
+    let mut carried = 0;
+    for operation in &operations.0 {
+        bound(&patched, operation, &mut carried)?;
+        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
+            .map_err(|error| PatchFailed::Unprocessable(error.to_string()))?;
+    }
     Ok(patched)
+}
+
+/// Refuses an operation that nests too deeply or carries too much; `carried` counts over them all.
+fn bound(
+    document: &Value,
+    operation: &PatchOperation,
+    carried: &mut usize,
+) -> Result<(), PatchFailed> {
+    let (path, value) = match operation {
+        PatchOperation::Add(add) => (&add.path, Some(&add.value)),
+        PatchOperation::Replace(replace) => (&replace.path, Some(&replace.value)),
+        PatchOperation::Move(step) => (&step.path, document.pointer(step.from.as_str())),
+        PatchOperation::Copy(copy) => (&copy.path, document.pointer(copy.from.as_str())),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => return Ok(()),
+    };
+    // What is not there is for the operation itself to say.
+    let Some(value) = value else { return Ok(()) };
+    if path.count() + depth(value) > JSON_PATCH_DEPTH {
+        let message = format!("a JSON patch may not nest more than {JSON_PATCH_DEPTH} levels");
+        return Err(PatchFailed::Unprocessable(message));
+    }
+    if matches!(operation, PatchOperation::Copy(_) | PatchOperation::Move(_)) {
+        *carried += value.to_string().len();
+        if *carried > JSON_PATCH_CARRIED {
+            let message =
+                format!("a JSON patch may not copy or move more than {JSON_PATCH_CARRIED} bytes");
+            return Err(PatchFailed::Unprocessable(message));
+        }
+    }
+    Ok(())
+}
+
+fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(fields) => fields.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -195,6 +195,56 @@ fn json_patch() {
 }
 
 #[test]
+fn json_patches_do_not_explode() {
+    let maps = find("", "v1", "configmaps").unwrap();
+    let text = "x".repeat(1000);
+    let document = json!({"a": {"b": text}, "c": {}});
+    let operations = |count: usize, make: &dyn Fn(usize) -> Value| (0..count).map(make).collect();
+    let table: [(&str, bool, Value); 5] = [
+        (
+            "a few copies",
+            true,
+            operations(10, &|i| json!({"op": "copy", "from": "/a", "path": format!("/c/{i}")})),
+        ),
+        (
+            "the whole into itself",
+            false,
+            operations(40, &|i| json!({"op": "copy", "from": "", "path": format!("/c/{i}")})),
+        ),
+        (
+            "something small into itself",
+            false,
+            operations(200, &|_| json!({"op": "copy", "from": "/c", "path": "/c/x"})),
+        ),
+        (
+            "step by step",
+            false,
+            operations(
+                200,
+                &|i| json!({"op": "add", "path": format!("/c{}", "/x".repeat(i + 1)), "value": {}}),
+            ),
+        ),
+        (
+            "much to and fro",
+            false,
+            operations(5000, &|i| {
+                let (from, path) = if i % 2 == 0 { ("/a", "/d") } else { ("/d", "/a") };
+                json!({"op": "move", "from": from, "path": path})
+            }),
+        ),
+    ];
+    for (what, fits, patch) in table {
+        let got = apply(PatchKind::Json, maps, &document, &patch);
+        match got {
+            Ok(_) => assert!(fits, "{what}"),
+            Err(error) => {
+                assert!(!fits && matches!(error, PatchFailed::Unprocessable(_)), "{what}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn content_types() {
     let kind = PatchKind::from_content_type;
     assert_eq!(kind("application/merge-patch+json; charset=utf-8"), Some(PatchKind::Merge));
