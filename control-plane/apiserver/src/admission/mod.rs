@@ -46,7 +46,7 @@ impl Admission {
         place: &Place,
         value: &mut Value,
     ) -> Result<(), Status> {
-        node::check_name(user, place.resource, value)?;
+        node::check_new(user, place.resource, value)?;
         namespace::check_target(&self.caches, place, value)?;
         match place.resource.plural {
             "namespaces" => namespace::fill(value),

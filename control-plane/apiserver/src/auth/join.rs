@@ -8,18 +8,21 @@ use rcgen::{CertificateSigningRequestParams, DnType, DnValue};
 /// The longest name of a node, as of any object.
 const NODE_NAME_MAX: usize = 253;
 
-/// Signs the certificate of `node` if `authorization` (the header) carries the join secret and the
-/// request is for that node.
-pub(crate) fn join(
+/// Whether `authorization` (the header) carries the join secret.
+pub(crate) fn check_secret(
     authority: &Authority,
     authorization: Option<&str>,
-    node: &str,
-    request_pem: &str,
-) -> Result<String, Status> {
+) -> Result<(), Status> {
     let secret = authorization.and_then(|header| header.strip_prefix("Bearer "));
-    if !secret.is_some_and(|secret| authority.is_join_secret(secret.trim())) {
-        return Err(Status::unauthorized());
+    if secret.is_some_and(|secret| authority.is_join_secret(secret.trim())) {
+        return Ok(());
     }
+    Err(Status::unauthorized())
+}
+
+/// Signs the certificate of `node` if the request is for that node. The caller has checked the
+/// secret.
+pub(crate) fn join(authority: &Authority, node: &str, request_pem: &str) -> Result<String, Status> {
     if !is_node_name(node) {
         return Err(Status::bad_request(format!(
             "node {node:?} is not a name: it must consist of lower case letters, digits, '-' \

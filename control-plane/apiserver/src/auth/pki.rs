@@ -119,9 +119,10 @@ impl Authority {
         token + "." + &self.join_secret
     }
 
-    /// Whether this is the join secret. Takes as long for a wrong one as for the right one.
+    /// Whether this is the join secret. Takes as long for a wrong one as for the right one. An
+    /// empty one lets nobody in.
     pub(crate) fn is_join_secret(&self, offered: &str) -> bool {
-        Sha256::digest(offered) == Sha256::digest(&self.join_secret)
+        !offered.is_empty() && Sha256::digest(offered) == Sha256::digest(&self.join_secret)
     }
 
     /// A new key and a client certificate for it.
@@ -154,9 +155,10 @@ impl Authority {
             .iter()
             .filter(|name| match name {
                 SanType::DnsName(dns) => dns.as_str() == host_name,
-                SanType::IpAddress(_) => !self.server_names.contains(name),
+                SanType::IpAddress(_) => true,
                 _ => false,
             })
+            .filter(|name| !self.server_names.contains(name))
             .cloned()
             .collect();
         let usages = [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
@@ -307,8 +309,10 @@ fn subject_name(name: &str) -> Result<SanType, rcgen::Error> {
 }
 
 fn stored_join_secret(path: &Path) -> Result<String, PkiFailed> {
-    if let Ok(secret) = std::fs::read_to_string(path) {
-        return Ok(secret.trim().to_owned());
+    match std::fs::read_to_string(path) {
+        Ok(secret) => return Ok(secret.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(file_failed(path)(error)),
     }
     let bytes: [u8; JOIN_SECRET_BYTES] = rand::random();
     let secret = URL_SAFE_NO_PAD.encode(bytes);

@@ -122,11 +122,13 @@ async fn join_node(api: &Api, query: &Query, request: Request) -> Result<Respons
     }
     let (head, body) = request.into_parts();
     let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    // Before the body: strangers do not get to fill memory.
+    join::check_secret(&api.authority, authorization)?;
     let body = body::read(body).await?;
     let csr = std::str::from_utf8(&body)
         .map_err(|_| Status::bad_request("the body is not a PEM certificate signing request"))?;
     let node = query.get("node");
-    let certificate = join::join(&api.authority, authorization, node, csr)?;
+    let certificate = join::join(&api.authority, node, csr)?;
     tracing::info!(node, "signed a node's certificate");
     Ok(respond::bytes(StatusCode::OK, "application/x-pem-file", certificate.into()))
 }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::auth::User;
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 
 const NODES_PATH: &str = "/api/v1/nodes";
@@ -61,6 +63,12 @@ async fn a_node_writes_what_is_its_own() {
     assert_eq!(patch(format!("{NODES_PATH}/n2"), label).await.code, 403);
     let taints = json!({ "spec": { "taints": [{ "key": "k", "effect": "NoSchedule" }] } });
     assert_eq!(patch(format!("{NODES_PATH}/n1"), taints).await.code, 403);
+    let range = json!({ "spec": { "podCIDR": "10.240.0.0/16", "podCIDRs": ["10.240.0.0/16"] } });
+    assert_eq!(patch(format!("{NODES_PATH}/n1"), range.clone()).await.code, 403);
+    let mut greedy = node_object("n3");
+    greedy["spec"] = range["spec"].clone();
+    let greedy = call("POST", NODES_PATH).by(Some(node("n3"))).json(&greedy).send(&server).await;
+    assert_eq!(greedy.failure(), (403, "Forbidden"));
 
     call("POST", LEASES).by(n1()).json(&lease("n1")).send(&server).await.expect(201);
     let other = call("POST", LEASES).by(n1()).json(&lease("n2")).send(&server).await;
@@ -153,14 +161,46 @@ async fn a_node_joins_with_the_secret_and_gets_only_its_own_identity() {
     assert_eq!(join(parts[2], "n1", "junk").send(&server).await.code, 400);
 
     let pem = join(parts[2], "n1", &csr).send(&server).await.expect(200);
-    let der = rustls_pki_types::pem::PemObject::from_pem_slice(pem.as_str().unwrap().as_bytes());
-    let der: rustls_pki_types::CertificateDer<'_> = der.unwrap();
+    let der = CertificateDer::from_pem_slice(pem.as_str().unwrap().as_bytes()).unwrap();
     let user = User::of_certificate(&der).unwrap();
     assert_eq!(user, node("n1"));
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
     let names = certificate.subject_alternative_name().unwrap().unwrap();
     // The address of the API server's own service is not the node's to have.
     assert_eq!(names.value.general_names.len(), 2, "{names:?}");
+}
+
+#[tokio::test]
+async fn no_node_gets_a_name_of_the_server() {
+    let server = server().await;
+    let token = server.api.join_token();
+    let secret = token.rsplit('.').next().unwrap();
+    for name in ["kubernetes", "localhost", "api.example", "kubernetes.default.svc"] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
+        let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+        let pem = join(secret, name, &csr).send(&server).await.expect(200);
+        let der = CertificateDer::from_pem_slice(pem.as_str().unwrap().as_bytes()).unwrap();
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
+        assert!(certificate.subject_alternative_name().unwrap().is_none(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_before_the_body_is_read() {
+    let server = server().await;
+    let large = join("wrong", "n1", &"x".repeat(4 * 1024 * 1024)).send(&server).await;
+    assert_eq!(large.failure(), (401, "Unauthorized"));
+}
+
+#[tokio::test]
+async fn an_empty_secret_lets_nobody_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { join_secret: Some(String::new()), ..config(dir.path()) };
+    let server = Server { api: ApiServer::start(config).await.unwrap(), dir };
+    let (csr, _) = request("system:node:n1");
+    assert_eq!(join("", "n1", &csr).send(&server).await.failure(), (401, "Unauthorized"));
 }
 
 #[tokio::test]
