@@ -30,6 +30,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 8192;
 /// Requests at a time on one HTTP/2 connection: a client's watches share one.
 const STREAMS: u32 = 1000;
+/// Between two signs of life that an HTTP/2 client is asked for, and for its answer: a client whose
+/// network is gone never closes its connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// After an accept that failed, as it does without free file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -130,7 +133,12 @@ impl Accept {
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
         let connection = builder.serve_connection(TokioIo::new(tls), service);
         watcher.watch(connection.into_owned()).await
     }

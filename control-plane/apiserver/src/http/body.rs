@@ -8,9 +8,12 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
+use std::time::Duration;
 
 /// The largest body that is read: the largest object, with room for its patch.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// For a whole body to arrive.
+const BODY_READ: Duration = Duration::from_secs(60);
 /// The media types that are read as objects.
 const READABLE: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
@@ -21,7 +24,11 @@ pub(super) fn content_type(headers: &HeaderMap) -> &str {
 }
 
 pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+    let whole = Limited::new(body, MAX_BODY_BYTES).collect();
+    let Ok(read) = tokio::time::timeout(BODY_READ, whole).await else {
+        return Err(Status::timeout("the body of the request did not arrive in time"));
+    };
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Status::request_entity_too_large(
             format!("Request entity too large: limit is {MAX_BODY_BYTES}"),
