@@ -87,7 +87,10 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
     let sockets = containerd::shim_sockets(place);
     // Mounts are listed by their real path; the directory may have been given by another.
     let real = fs::canonicalize(&place.dir).unwrap_or_else(|_| place.dir.clone());
-    let unmounted = work.noted(mounts::remove_under(&real));
+    // Without a record and without the register nothing says that the directory is a cluster's:
+    // what is mounted there may be anybody's.
+    let ours = record.is_some() || registered;
+    let unmounted = if ours { work.noted(mounts::remove_under(&real)) } else { None };
     work.found |= unmounted.is_some_and(|count| count > 0);
     for namespace in namespaces::existing(place) {
         work.found = true;
@@ -96,9 +99,8 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
     for path in sockets.iter().chain(&containerd::runc_directories(place)) {
         work.noted(remove_path(path));
     }
-    // Not while something may be mounted there: that would clear what is mounted. Without a record
-    // and without the register nothing says that the directory is a cluster's.
-    if unmounted.is_some() && (record.is_some() || registered) {
+    // Not while something may be mounted there: that would clear what is mounted.
+    if unmounted.is_some() {
         work.remove_directory(place, record.as_ref());
     }
     work.finish(place)
@@ -106,15 +108,30 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
 
 /// A directory that holds another cluster is not ours to clear.
 fn check_owner(place: &Place, record: Option<&Record>) -> anyhow::Result<()> {
-    match record {
-        Some(record) if record.name != place.name => bail!(
+    let Some(record) = record else {
+        let elsewhere = place::find(&place.name).ok().filter(|found| found.dir != place.dir);
+        return elsewhere.map_or(Ok(()), |found| refuse_elsewhere(place, &found));
+    };
+    if record.name != place.name {
+        bail!(
             "{} belongs to cluster `{}`, not to `{}`: give the right --name or --dir",
             place.dir.display(),
             record.name,
             place.name,
-        ),
-        _ => Ok(()),
+        );
     }
+    Ok(())
+}
+
+/// The name's cluster lies in another directory: half of it would be left if the names were
+/// enough.
+fn refuse_elsewhere(place: &Place, found: &Place) -> anyhow::Result<()> {
+    bail!(
+        "cluster `{}` is in {}, not in {}: give the right --dir or none",
+        place.name,
+        found.dir.display(),
+        place.dir.display(),
+    )
 }
 
 /// Removal in progress: what was found and what went wrong.
@@ -201,6 +218,30 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("kept"), dir.path().join("link")).unwrap();
         remove_path(&dir.path().join("link")).unwrap();
         assert!(dir.path().join("kept").is_dir());
+    }
+
+    struct Mounted(PathBuf);
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            mounts::remove(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root; run by `cargo xtask test` as root"]
+    fn a_directory_that_is_no_clusters_keeps_its_mounts_and_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (point, file) = (dir.path().join("mounted"), dir.path().join("logs"));
+        fs::create_dir(&point).unwrap();
+        fs::write(&file, "").unwrap();
+        mounts::make_bpffs(&point).unwrap();
+        let mounted = Mounted(point.clone());
+        let place = Place::new("never-made", Some(dir.path())).unwrap();
+        assert!(!remove(&place).unwrap());
+        assert!(mounts::read().unwrap().iter().any(|mount| mount.target == point));
+        assert!(file.exists());
+        drop(mounted);
     }
 
     #[test]
