@@ -182,19 +182,16 @@ impl Cache {
         Some(Delivery { verdict, event: event.clone() })
     }
 
-    /// The first state, before anything is served.
-    pub(super) fn fill(&self, objects: Vec<Object>, history_start: Revision) {
-        let mut state = self.write();
-        state.history_start = history_start;
+    /// The whole state anew, with the history after `history_start` that leads to it. In one step:
+    /// no reader sees less than all. Who watched must list again.
+    pub(super) fn fill(&self, objects: Vec<Object>, history: Vec<Event>, history_start: Revision) {
+        let mut state = State { history_start, ..State::default() };
         for object in objects {
             state.last_change = state.last_change.max(object.revision);
             state.objects.insert(object.key.clone(), Arc::new(object));
         }
-    }
-
-    /// A change from before the first state: history only.
-    pub(super) fn remember(&self, event: Event) {
-        self.write().push(Arc::new(event));
+        history.into_iter().for_each(|event| state.push(Arc::new(event)));
+        *self.write() = state;
     }
 
     /// A new change.
@@ -215,11 +212,6 @@ impl Cache {
         state.push(event);
     }
 
-    /// Forgets all: after a gap in the feed the watchers must list again.
-    pub(super) fn reset(&self) {
-        *self.write() = State::default();
-    }
-
     /// Lets every watcher go; their streams end.
     pub(super) fn close(&self) {
         self.write().watchers.clear();
@@ -236,5 +228,35 @@ impl State {
             self.history_bytes -= dropped.size();
             self.history_start = dropped.revision;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_api::resource::find;
+    use serde_json::json;
+
+    fn object(name: &str, revision: Revision) -> Object {
+        let value = json!({ "metadata": { "name": name, "namespace": "a" } });
+        Object::new(format!("a/{name}"), value, revision)
+    }
+
+    #[tokio::test]
+    async fn a_new_state_takes_the_place_of_the_old_one() {
+        let cache = Cache::new(find("", "v1", "configmaps").unwrap());
+        cache.fill(vec![object("old", 1), object("kept", 2)], Vec::new(), 2);
+        let mut session = cache.watch(Filter::default(), Start::After(2)).unwrap();
+        let made = Event::new(9, Some(Arc::new(object("new", 9))), None);
+        cache.fill(vec![object("kept", 2), object("new", 9)], vec![made], 8);
+
+        assert!(session.next().await.is_none(), "whoever watched has missed something");
+        let listed = cache.list(&Filter::default(), None, None).objects;
+        let keys: Vec<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        assert_eq!(keys, ["a/kept", "a/new"]);
+        let early = cache.watch(Filter::default(), Start::After(7)).err();
+        assert!(matches!(early, Some(WatchRefused::Expired { oldest: 8, .. })));
+        let mut resumed = cache.watch(Filter::default(), Start::After(8)).unwrap();
+        assert_eq!(resumed.next().await.unwrap().event.revision, 9);
     }
 }

@@ -90,27 +90,34 @@ impl Caches {
                 objects.entry(place).or_default().push(object);
             }
         }
-        for (place, cache) in &self.caches {
-            cache.fill(objects.remove(place.as_str()).unwrap_or_default(), start);
-        }
+        let mut history: HashMap<&str, Vec<Event>> = HashMap::new();
         for _ in start..page.revision {
             // Every revision after `start` has a change below the one prefix that is in use.
             let Some(change) = changes.next().await else { break };
-            self.remember(&change);
+            if let Some((place, event)) = self.past(&change) {
+                history.entry(place).or_default().push(event);
+            }
             if change.revision >= page.revision {
                 break;
             }
+        }
+        for (place, cache) in &self.caches {
+            let objects = objects.remove(place.as_str()).unwrap_or_default();
+            let history = history.remove(place.as_str()).unwrap_or_default();
+            cache.fill(objects, history, start);
         }
         self.applied.send_replace(page.revision);
         Ok(changes)
     }
 
-    fn remember(&self, change: &Change) {
-        let Some((place, key)) = split(&change.key) else { return };
-        let Some(cache) = self.caches.get(place) else { return };
+    /// A change from before the state that is loaded, with the place of its cache.
+    fn past(&self, change: &Change) -> Option<(&str, Event)> {
+        let (place, key) = split(&change.key)?;
+        let (place, _) = self.caches.get_key_value(place)?;
         let current = change.value.as_ref().and_then(|v| decode(key, v, change.revision));
         let previous = change.previous.as_ref().and_then(|(at, v)| decode(key, v, *at));
-        cache.remember(Event::new(change.revision, current.map(Arc::new), previous.map(Arc::new)));
+        let event = Event::new(change.revision, current.map(Arc::new), previous.map(Arc::new));
+        Some((place, event))
     }
 
     async fn run(
@@ -159,12 +166,8 @@ impl Caches {
     async fn resume(&self, store: &dyn Store) -> Changes {
         loop {
             let again = match store.watch(REGISTRY, self.applied()).await {
-                Err(StoreError::Compacted { .. }) => {
-                    for cache in self.caches.values() {
-                        cache.reset();
-                    }
-                    self.load(store).await
-                }
+                // The old state is shown until the new one is complete.
+                Err(StoreError::Compacted { .. }) => self.load(store).await,
                 other => other,
             };
             match again {
