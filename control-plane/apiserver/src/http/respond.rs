@@ -14,6 +14,11 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+/// Warnings that one answer carries at most.
+const WARNINGS: usize = 32;
+/// The longest warning.
+const WARNING_CHARS: usize = 256;
+
 pub(super) fn bytes(code: StatusCode, media_type: &'static str, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = code;
@@ -147,16 +152,34 @@ fn metadata(list: &List) -> Value {
     Value::Object(metadata)
 }
 
-/// Adds the warnings that a write gave.
+/// Adds the warnings that a write gave, as far as a header has room: a client decides how many
+/// there are and how long.
 pub(super) fn warn(response: &mut Response, warnings: &[String]) {
-    for warning in warnings {
+    for warning in warnings.iter().take(WARNINGS) {
         let text: String = warning
             .chars()
+            .take(WARNING_CHARS)
             .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
             .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
             .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(WARNING, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_fit_into_the_headers() {
+        let mut response = text(StatusCode::OK, "");
+        let long = "\"".repeat(300);
+        let warnings: Vec<String> = (0..40_000).map(|_| long.clone()).collect();
+        warn(&mut response, &warnings);
+        let sent: Vec<&HeaderValue> = response.headers().get_all(WARNING).iter().collect();
+        assert_eq!(sent.len(), WARNINGS);
+        assert!(sent.iter().all(|value| value.len() < 2 * WARNING_CHARS + 16));
     }
 }
