@@ -214,12 +214,14 @@ where
     }
 
     fn drop_unlisted(&self) {
-        let Some(listed) = self.writer().listing.take() else { return };
-        let gone: Vec<_> = self
-            .all()
-            .into_iter()
-            .filter(|object| !listed.contains(&Key::of(object.meta())))
-            .collect();
+        let gone: Vec<_> = {
+            // One step: what is written from here on was not listed, and is not gone.
+            let mut writer = self.writer();
+            let Some(listed) = writer.listing.take() else { return };
+            let mut all = self.all();
+            all.retain(|object| !listed.contains(&Key::of(object.meta())));
+            all
+        };
         for object in gone {
             self.remove(&Key::of(object.meta()), object.meta().uid.as_deref());
         }

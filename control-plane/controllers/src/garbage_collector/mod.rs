@@ -203,6 +203,8 @@ impl Collector {
         match known {
             Some((true, true)) => return Ok(Owner::Waiting),
             Some((true, false)) => return Ok(Owner::Solid),
+            // An object of the cluster outlives every namespace: such a reference means nothing.
+            Some((false, _)) if object.namespace.is_none() => return Ok(Owner::Solid),
             // References do not cross namespaces: such an owner is as good as none.
             Some((false, _)) => return Ok(Owner::Gone),
             None => {}
@@ -212,6 +214,9 @@ impl Collector {
             // Nobody can tell whether it is there; deleting would be a guess.
             return Ok(Owner::Solid);
         };
+        if kind.namespaced && object.namespace.is_none() {
+            return Ok(Owner::Solid);
+        }
         let api = self.api(&kind.resource, object.namespace.as_deref().filter(|_| kind.namespaced));
         let live = api.get(&owner.name).await.if_found("reading owner", &owner.name)?;
         match live {
