@@ -14,7 +14,7 @@ use super::images::{Arrival, Image, PullPolicy, ResolveImageFailed};
 use super::oci::{BindMount, SpecParts, build_spec};
 use super::resources::{cgroup_limits, qos_class};
 use super::users::resolve_user;
-use super::volumes::{VolumePaths, container_mounts};
+use super::volumes::{Volumes, container_mounts};
 use crate::network::Sandbox;
 use crate::runtime::{ContainerKey, NewContainer, Rootfs, RuntimeCallFailed};
 
@@ -24,7 +24,7 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 #[derive(Clone, Debug)]
 pub(super) struct Grounded {
     pub(super) sandbox: Sandbox,
-    pub(super) volumes: VolumePaths,
+    pub(super) volumes: Volumes,
     pub(super) files: Vec<BindMount>,
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Guarantees: what cannot be provided is refused with a message that names volume and reason, and
 //! no container of the pod starts without it. Contents of ConfigMaps and Secrets are written once,
-//! before the first container; later changes of the objects do not reach a running pod.
+//! before the first container; later changes of the objects do not reach a running pod, and
+//! containers can only read them. On the node volumes are open to root alone.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
@@ -40,23 +41,33 @@ pub(crate) enum MountVolumeFailed {
     NoVolume { container: String, volume: String },
 }
 
-/// Where each volume of a pod is on the node.
-pub(crate) type VolumePaths = BTreeMap<String, PathBuf>;
+/// A volume of a pod, on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProvidedVolume {
+    pub(crate) path: PathBuf,
+    /// Whatever a mount says.
+    pub(crate) read_only: bool,
+}
+
+/// The volumes of a pod by name.
+pub(crate) type Volumes = BTreeMap<String, ProvidedVolume>;
 
 /// Makes what is missing of a pod's volumes under `dir`.
 pub(crate) async fn provide_volumes(
     pod: &Pod,
     dir: &Path,
     source: &ConfigSource,
-) -> Result<VolumePaths, MountVolumeFailed> {
-    let mut paths = VolumePaths::new();
+) -> Result<Volumes, MountVolumeFailed> {
+    let mut volumes = Volumes::new();
     let spec = pod.spec.as_ref();
     let group = spec.and_then(|spec| spec.security_context.as_ref()?.fs_group);
     for volume in spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let path = provide(volume, dir, group, source).await?;
-        paths.insert(volume.name.clone(), path);
+        // An agent that takes the pod over must find what was written, not what a container left.
+        let read_only = volume.config_map.is_some() || volume.secret.is_some();
+        volumes.insert(volume.name.clone(), ProvidedVolume { path, read_only });
     }
-    Ok(paths)
+    Ok(volumes)
 }
 
 async fn provide(
@@ -71,26 +82,33 @@ async fn provide(
     if let Some(host) = &volume.host_path {
         return host_path(name, host);
     }
+    if own.is_dir() {
+        return Ok(own);
+    }
     if let Some(empty) = &volume.empty_dir {
         if empty.medium.as_deref().is_some_and(|medium| !medium.is_empty()) {
             return Err(MountVolumeFailed::Unsupported { volume: name.clone() });
         }
-        make_dir(name, &own, 0o777, group)?;
+        put_in_place(name, &own, |new| make_dir(name, new, 0o777, group))?;
     } else if let Some(map) = &volume.config_map {
         let entries = source.config_map(&map.name, map.optional == Some(true)).await;
         let entries = entries.map_err(read)?.unwrap_or_default();
-        make_dir(name, &own, 0o755, group)?;
         let mode = map.default_mode.unwrap_or(CONFIG_MODE);
         let optional = map.optional == Some(true);
-        write_entries(name, &own, &entries, map.items.as_deref(), mode, optional)?;
+        put_in_place(name, &own, |new| {
+            make_dir(name, new, 0o755, group)?;
+            write_entries(name, new, &entries, map.items.as_deref(), mode, optional)
+        })?;
     } else if let Some(secret) = &volume.secret {
         let secret_name = secret.secret_name.as_deref().unwrap_or_default();
         let optional = secret.optional == Some(true);
         let entries = source.secret(secret_name, optional).await.map_err(read)?;
-        make_dir(name, &own, 0o755, group)?;
         let mode = secret.default_mode.unwrap_or(CONFIG_MODE);
         let entries = entries.unwrap_or_default();
-        write_entries(name, &own, &entries, secret.items.as_deref(), mode, optional)?;
+        put_in_place(name, &own, |new| {
+            make_dir(name, new, 0o755, group)?;
+            write_entries(name, new, &entries, secret.items.as_deref(), mode, optional)
+        })?;
     } else {
         return Err(MountVolumeFailed::Unsupported { volume: name.clone() });
     }
@@ -101,16 +119,33 @@ fn write_failed(volume: &str, path: &Path, source: std::io::Error) -> MountVolum
     MountVolumeFailed::Write { volume: volume.to_owned(), path: path.to_owned(), source }
 }
 
+/// Makes a volume beside its place, and moves it there when it is whole.
+fn put_in_place(
+    volume: &str,
+    own: &Path,
+    make: impl FnOnce(&Path) -> Result<(), MountVolumeFailed>,
+) -> Result<(), MountVolumeFailed> {
+    // No volume has a dot in its name.
+    let new = own.with_extension("new");
+    let cleared = match fs::remove_dir_all(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let parent = own.parent().unwrap_or(own);
+    cleared
+        .and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(parent))
+        .map_err(|source| write_failed(volume, &new, source))?;
+    make(&new)?;
+    fs::rename(&new, own).map_err(|source| write_failed(volume, own, source))
+}
+
 fn make_dir(
     volume: &str,
     path: &Path,
     mode: u32,
     group: Option<i64>,
 ) -> Result<(), MountVolumeFailed> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let made = fs::create_dir_all(path)
+    let made = fs::create_dir(path)
         .and_then(|()| match group.and_then(|group| u32::try_from(group).ok()) {
             // New files then belong to the group as well.
             Some(group) => chown(path, None, Some(group)).map(|()| 0o2070),
@@ -212,7 +247,7 @@ fn host_path(volume: &str, host: &HostPathVolumeSource) -> Result<PathBuf, Mount
 /// A container's volume mounts as bind mounts.
 pub(crate) fn container_mounts(
     container: &Container,
-    volumes: &VolumePaths,
+    volumes: &Volumes,
 ) -> Result<Vec<BindMount>, MountVolumeFailed> {
     let mounts = container.volume_mounts.iter().flatten();
     mounts.map(|mount| container_mount(container, mount, volumes)).collect()
@@ -221,12 +256,13 @@ pub(crate) fn container_mounts(
 fn container_mount(
     container: &Container,
     mount: &VolumeMount,
-    volumes: &VolumePaths,
+    volumes: &Volumes,
 ) -> Result<BindMount, MountVolumeFailed> {
-    let root = volumes.get(&mount.name).ok_or_else(|| MountVolumeFailed::NoVolume {
+    let volume = volumes.get(&mount.name).ok_or_else(|| MountVolumeFailed::NoVolume {
         container: container.name.clone(),
         volume: mount.name.clone(),
     })?;
+    let root = &volume.path;
     let host = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
         Some(sub_path) => sub_directory(&mount.name, root, sub_path)?,
         None => root.clone(),
@@ -234,7 +270,7 @@ fn container_mount(
     Ok(BindMount {
         host,
         container: mount.mount_path.clone(),
-        read_only: mount.read_only == Some(true),
+        read_only: volume.read_only || mount.read_only == Some(true),
     })
 }
 
@@ -286,6 +322,55 @@ mod tests {
         assert!(matches!(missing, Err(MountVolumeFailed::NoKey { .. })));
         let out = write_entries("v", &dir, &entries, Some(&item("a", "../z")), 0o644, false);
         assert!(matches!(out, Err(MountVolumeFailed::BadPath { .. })));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_volume_is_whole_or_not_there_and_open_to_root_alone() {
+        let dir = scratch("whole");
+        let own = dir.join("volumes/v");
+        let entries = Entries::from([("a".into(), b"1".to_vec())]);
+        let items = [KeyToPath { key: "b".into(), path: "b".into(), mode: None }];
+        let write = |items| {
+            put_in_place("v", &own, |new| {
+                make_dir("v", new, 0o755, None)?;
+                write_entries("v", new, &entries, items, 0o644, false)
+            })
+        };
+        write(Some(&items[..])).unwrap_err();
+        assert!(!own.exists());
+        write(None).unwrap();
+        assert_eq!(fs::read(own.join("a")).unwrap(), b"1");
+        let left: Vec<_> = fs::read_dir(dir.join("volumes")).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        let mode = fs::metadata(dir.join("volumes")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_there_stays_and_containers_only_read_it() {
+        let dir = scratch("stays");
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "containers": [{"name": "c", "volumeMounts": [
+                {"name": "map", "mountPath": "/m"}, {"name": "scratch", "mountPath": "/s"}]}],
+            "volumes": [{"name": "map", "configMap": {"name": "m"}},
+                        {"name": "scratch", "emptyDir": {}}],
+        }}))
+        .unwrap();
+        // As an earlier agent left it: asking the API, which is not there, would fail.
+        fs::create_dir_all(dir.join("map")).unwrap();
+        fs::write(dir.join("map/key"), "old").unwrap();
+        let service = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("no API"))
+        });
+        let source = ConfigSource::new(kube::Client::new(service, "default"), "default");
+        let volumes = provide_volumes(&pod, &dir, &source).await.unwrap();
+        assert_eq!(fs::read(dir.join("map/key")).unwrap(), b"old");
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let mounts = container_mounts(container, &volumes).unwrap();
+        let modes: Vec<_> = mounts.iter().map(|m| (m.container.as_str(), m.read_only)).collect();
+        assert_eq!(modes, [("/m", true), ("/s", false)]);
         fs::remove_dir_all(&dir).unwrap();
     }
 
