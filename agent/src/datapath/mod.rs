@@ -305,7 +305,11 @@ impl Datapath {
         let key = Address::from(pod.address);
         let known = self.pods.get(&key)?.filter(|known| known.ifindex == pod.ifindex);
         let flags = known.map_or(0, |known| known.flags);
-        self.pods.put(&key, &Pod { ifindex: pod.ifindex, mac: Mac::new(pod.mac), flags })?;
+        let wanted = Pod { ifindex: pod.ifindex, mac: Mac::new(pod.mac), flags };
+        // The programs set flags at any time: an entry that is right is not written over.
+        if known != Some(wanted) {
+            self.pods.put(&key, &wanted)?;
+        }
         self.attached.insert(pod.address, pod.ifindex);
         self.attach_programs(pod.ifindex)?;
         let name = PodName {
