@@ -479,8 +479,12 @@ impl Inner {
 
 /// Uids name directories: only what looks like one is let through.
 fn check_uid(uid: &str) -> Result<(), SetUpSandboxFailed> {
-    let sound = (1..=64).contains(&uid.len())
+    if is_pod_uid(uid) { Ok(()) } else { Err(SetUpSandboxFailed::BadUid(uid.to_owned())) }
+}
+
+/// Whether a text can be the uid of a pod, and so the name of a directory.
+pub(crate) fn is_pod_uid(uid: &str) -> bool {
+    (1..=64).contains(&uid.len())
         && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        && !uid.starts_with('-');
-    if sound { Ok(()) } else { Err(SetUpSandboxFailed::BadUid(uid.to_owned())) }
+        && !uid.starts_with('-')
 }

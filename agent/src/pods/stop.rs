@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Node;
 use super::images::PullPolicy;
 use super::probes::{ProbeTarget, http_get};
+use crate::network::is_pod_uid;
 use crate::runtime::ExecOutcome;
 
 /// A hook may outlast the grace period by this much, as the API documents.
@@ -97,6 +98,10 @@ fn signal_number(name: &str) -> Option<i32> {
 /// returns them all; it can be called again.
 pub(super) async fn tear_down(node: &Node, pod: &Pod) -> Result<(), Vec<String>> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    if !is_pod_uid(uid) {
+        // It would name a directory of more than one pod. Nothing was ever made for it.
+        return Ok(());
+    }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let mut errors = Vec::new();
