@@ -259,16 +259,55 @@ pub(crate) enum FoundState {
     Settled(Ended),
 }
 
+/// Users and groups of an image; a larger file is no such list.
+const LAYER_FILE_BYTES_MAX: u64 = 4 << 20;
+
 /// Reads the root file system's copy of a file such as `/etc/passwd`, uppermost layer first.
 pub(crate) fn read_from_layers(rootfs: &Rootfs, path: &str) -> Option<String> {
     let relative = Path::new(path).strip_prefix("/").unwrap_or(Path::new(path));
     rootfs.lower_dirs.iter().find_map(|dir| {
         let file = dir.join(relative);
-        // A symlink in an image must not lead the agent out of the layer.
-        let plain = std::fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file());
-        plain.then(|| std::fs::read_to_string(&file).ok()).flatten()
+        // A symlink in an image, also one on the way, must not lead the agent out of the layer.
+        let real = std::fs::canonicalize(&file).ok()?;
+        if real != std::fs::canonicalize(dir).ok()?.join(relative) {
+            return None;
+        }
+        let meta = std::fs::metadata(&real).ok()?;
+        let fits = meta.is_file() && meta.len() <= LAYER_FILE_BYTES_MAX;
+        fits.then(|| std::fs::read_to_string(&real).ok()).flatten()
     })
 }
 
 /// Labels as the runtime keeps them.
 pub(crate) type Labels = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn layers_are_read_from_the_top_and_never_left() {
+        let root = tempfile::tempdir().unwrap();
+        let [outside, upper, lower] =
+            ["outside", "upper", "lower"].map(|dir| root.path().join(dir));
+        for (dir, text) in [(&outside, "host"), (&lower, "lower")] {
+            std::fs::create_dir_all(dir.join("etc")).unwrap();
+            std::fs::write(dir.join("etc/passwd"), text).unwrap();
+        }
+        std::fs::create_dir(&upper).unwrap();
+        let rootfs = Rootfs { lower_dirs: vec![upper.clone(), lower], mounts: Vec::new() };
+        let read = || read_from_layers(&rootfs, "/etc/passwd");
+        assert_eq!(read().as_deref(), Some("lower"));
+        symlink(outside.join("etc"), upper.join("etc")).unwrap();
+        assert_eq!(read().as_deref(), Some("lower"));
+        std::fs::remove_file(upper.join("etc")).unwrap();
+        std::fs::create_dir(upper.join("etc")).unwrap();
+        symlink(outside.join("etc/passwd"), upper.join("etc/passwd")).unwrap();
+        assert_eq!(read().as_deref(), Some("lower"));
+        std::fs::remove_file(upper.join("etc/passwd")).unwrap();
+        std::fs::write(upper.join("etc/passwd"), "upper").unwrap();
+        assert_eq!(read().as_deref(), Some("upper"));
+    }
+}
