@@ -130,7 +130,9 @@ async fn write(target: &Target, status: &PodStatus) -> Result<(), kube::Error> {
 
 /// The pod is not there any more, or another one has its name.
 fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+    let kube::Error::Api(status) = error else { return false };
+    // A conflict that is not about the uid is one with another writer: the next attempt may win.
+    status.code == 404 || status.code == 409 && status.message.contains("Precondition failed")
 }
 
 /// Removes the pod from the API for good, when nothing of it is left on the node.
@@ -154,6 +156,25 @@ pub(crate) async fn delete_from_api(client: kube::Client, pod: &Pod) {
                 sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_pods_own_end_ends_the_writing() {
+        for (code, message, gone) in [
+            (404, "pods \"web\" not found", true),
+            (409, "Precondition failed: UID in precondition: a, UID in object meta: b", true),
+            (409, "the object has been modified; please apply your changes again", false),
+            (500, "", false),
+        ] {
+            let status =
+                kube::core::Status { code, message: message.to_owned(), ..Default::default() };
+            assert_eq!(is_gone(&kube::Error::Api(Box::new(status))), gone, "{code} {message}");
         }
     }
 }
