@@ -3,7 +3,10 @@
 //! A job ends with one [`News`]. Jobs are dropped with the worker: a dropped job leaves at most an
 //! operation half done, which the same operation, called again, completes.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ use crate::runtime::{ContainerKey, Ended, Exit, RuntimeCallFailed};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-const MESSAGE_BYTES_MAX: usize = 4096;
+const MESSAGE_BYTES_MAX: u64 = 4096;
 const MESSAGE_LOG_LINES: u64 = 80;
 const MESSAGE_LOG_BYTES: u64 = 2048;
 /// What a shell reports for a process that was killed.
@@ -103,6 +106,12 @@ pub(super) async fn start(mut job: StartJob) -> News {
             message: "the pod is being deleted".to_owned(),
         }),
     };
+    if matches!(result, Err(StartFailed::Blocked { .. })) {
+        // What was made so far, the root file system above all, is in no list of containers.
+        if let Err(error) = node.runtime.remove(&job.key.id()).await {
+            tracing::warn!(%container, %error, "remains of a start that did not happen are left");
+        }
+    }
     if result.is_ok()
         && let Some(attempt) = attempt.checked_sub(2)
     {
@@ -189,13 +198,19 @@ async fn wait_for_exit(node: &Node, id: &str) -> (Exit, bool) {
 
 /// What the container wrote to its termination file, or the end of its log when it asks for that.
 fn last_words(job: &WaitJob, code: i32) -> String {
-    let file = std::fs::read(termination_path(&job.node, &job.key)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&file[..file.len().min(MESSAGE_BYTES_MAX)]).into_owned();
+    let text = beginning_of(&termination_path(&job.node, &job.key)).unwrap_or_default();
     let policy = job.container.termination_message_policy.as_deref();
     if !text.is_empty() || code == 0 || policy != Some("FallbackToLogsOnError") {
         return text;
     }
     job.node.logs.tail(&job.key, MESSAGE_LOG_LINES, MESSAGE_LOG_BYTES).unwrap_or_default()
+}
+
+/// A container may write as much as it likes to its termination file.
+fn beginning_of(file: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MESSAGE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 pub(super) async fn probe(
@@ -261,4 +276,20 @@ pub(super) async fn remove(
         delete_from_api(node.client.clone(), &pod).await;
     }
     News::TornDown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_cut_before_they_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web-0");
+        // Larger than any memory, and no block of it on the disk.
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(beginning_of(&path).unwrap().len() as u64, MESSAGE_BYTES_MAX);
+        std::fs::write(&path, "short").unwrap();
+        assert_eq!(beginning_of(&path).unwrap(), "short");
+    }
 }

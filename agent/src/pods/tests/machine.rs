@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn start() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        // The registry client takes the process's own, as the binary sets it.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let number = MACHINES.fetch_add(1, Ordering::Relaxed);
         let name = format!("bowline-pods-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
@@ -200,6 +202,10 @@ impl Machine {
 
     /// No pod is left in any place where pods leave things.
     pub(super) fn assert_clean(&self) {
+        let snapshots = self.ctr(&["snapshots", "ls"]).unwrap();
+        let snapshots = String::from_utf8_lossy(&snapshots.stdout).into_owned();
+        assert!(snapshots.contains("Committed"), "{snapshots}");
+        assert!(!snapshots.contains("Active"), "{snapshots}");
         for dir in ["data/pods", "data/logs", "sandboxes", "runc/bowline-test"] {
             assert!(super::is_empty(&self.dir.join(dir)), "{dir} is not empty");
         }
@@ -241,15 +247,16 @@ impl Drop for Machine {
 impl Machine {
     /// After a failed test: containers and their shims, found by the test's own containerd.
     fn kill_leftovers(&self) {
-        let socket = self.dir.join("containerd.sock");
-        let ctr = |args: &[&str]| {
-            let mut command = Command::new("ctr");
-            command.arg("-a").arg(&socket).args(["-n", "bowline-test"]).args(args).output()
-        };
-        let Ok(tasks) = ctr(&["tasks", "ls", "-q"]) else { return };
+        let Ok(tasks) = self.ctr(&["tasks", "ls", "-q"]) else { return };
         for id in String::from_utf8_lossy(&tasks.stdout).split_whitespace() {
-            let _ = ctr(&["tasks", "rm", "-f", id]);
+            let _ = self.ctr(&["tasks", "rm", "-f", id]);
         }
+    }
+
+    fn ctr(&self, args: &[&str]) -> std::io::Result<Output> {
+        let socket = self.dir.join("containerd.sock");
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(socket).args(["-n", "bowline-test"]).args(args).output()
     }
 }
 
