@@ -101,12 +101,13 @@ impl PodManager {
 
     pub(super) fn log_source(&self, namespace: &str, name: &str) -> Option<LogSource> {
         let pods = self.lock();
-        let mut found = pods.workers.values().filter_map(|handle| {
-            let pod = handle.desired.borrow().pod.clone();
+        let found = pods.workers.values().filter_map(|handle| {
+            let Desired { pod, removed } = handle.desired.borrow().clone();
             let fits = pod.name_any() == name && pod.namespace().as_deref() == Some(namespace);
-            fits.then(|| LogSource { pod, view: handle.logs.clone() })
+            fits.then(|| (removed, LogSource { pod, view: handle.logs.clone() }))
         });
-        found.next()
+        // One that is gone from the API may still be stopping while the next has its name.
+        found.min_by_key(|(removed, _)| *removed).map(|(_, source)| source)
     }
 
     pub(super) fn log_path(&self, key: &crate::runtime::ContainerKey) -> std::path::PathBuf {
