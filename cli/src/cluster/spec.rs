@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
     /// Log level of server and agents
-    #[arg(long, default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) cluster_log_level: String,
 }
 
