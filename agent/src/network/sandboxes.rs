@@ -460,17 +460,17 @@ impl Inner {
         causes.extend(removed.err().map(TearDownCause::from));
     }
 
+    /// The order is written under the lock: two removals at once must not write it the wrong way
+    /// round, or over each other's new file.
     fn forget(&self, uid: &str) {
-        let order = {
-            let mut state = self.state();
-            state.unreadable.remove(uid);
-            let Some(record) = state.sandboxes.remove(uid) else { return };
-            if record.host_network {
-                return;
-            }
-            state.pool.give_back(record.address);
-            state.pool.given_back().collect::<Vec<_>>()
-        };
+        let mut state = self.state();
+        state.unreadable.remove(uid);
+        let Some(record) = state.sandboxes.remove(uid) else { return };
+        if record.host_network {
+            return;
+        }
+        state.pool.give_back(record.address);
+        let order = state.pool.given_back().collect::<Vec<_>>();
         if let Err(error) = self.records.write_order(&order) {
             tracing::warn!(%error, "the order of addresses is lost at the next start");
         }
