@@ -22,7 +22,9 @@ mod wiring;
 
 pub(crate) use links::{LinkSeen, Mac, Netlink, NetlinkRequestFailed, Route, Via};
 pub(crate) use range::Ipv4Range;
-pub(crate) use sandboxes::{PodNetwork, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid};
+pub(crate) use sandboxes::{
+    PodNetwork, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid,
+};
 pub(crate) use uplink::Uplink;
 pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_route};
 
