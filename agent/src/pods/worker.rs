@@ -356,19 +356,17 @@ impl Worker {
         self.state.containers.get(container).is_some_and(|record| record.attempt == attempt)
     }
 
+    fn running_containers(&self) -> Vec<String> {
+        let running = self.state.containers.iter().filter(|(_, record)| record.running().is_some());
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
     fn on_prepared(&mut self, prepared: Prepared) {
         match prepared {
             Ok(grounded) => {
                 self.state.ground = Ground::Ready(grounded.sandbox.clone());
                 self.grounded = Some(*grounded);
-                let running: Vec<String> = self
-                    .state
-                    .containers
-                    .iter()
-                    .filter(|(_, record)| record.running().is_some())
-                    .map(|(name, _)| name.clone())
-                    .collect();
-                for name in running {
+                for name in self.running_containers() {
                     self.spawn_probes(&name);
                 }
             }
@@ -519,14 +517,7 @@ impl Worker {
 
     /// Containers that an earlier agent started are waited for from the first moment.
     fn watch_adopted(&mut self) {
-        let running: Vec<String> = self
-            .state
-            .containers
-            .iter()
-            .filter(|(_, record)| record.running().is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in running {
+        for name in self.running_containers() {
             self.settle_probeless(&name);
             self.spawn_wait(&name);
         }
