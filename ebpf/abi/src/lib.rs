@@ -25,7 +25,7 @@ pub use maps::{
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// A type whose every bit pattern is a valid value and which has no padding, so that it may cross
 /// the boundary to the kernel as bytes.
