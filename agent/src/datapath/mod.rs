@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, U32Be, map, size};
+use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, size};
 
 use crate::apply::services::ServiceWriter;
 use links::PacketHook;
@@ -159,7 +159,7 @@ impl fmt::Display for Ipv4Cidr {
 
 impl From<Ipv4Cidr> for RouteKey {
     fn from(cidr: Ipv4Cidr) -> Self {
-        Self::v4(U32Be::new(cidr.network.into()), cidr.prefix.into())
+        Self::new(cidr.network.into(), cidr.prefix.into())
     }
 }
 
@@ -356,7 +356,7 @@ impl Datapath {
     ) -> Result<(), SetRoutesFailed> {
         let programmed = self.routes.entries()?;
         let wanted = wanted.iter().map(|(cidr, node)| {
-            let route = Route { node: (*node).into(), ifindex: self.uplink };
+            let route = Route { node: (*node).into(), ifindex: self.uplink, flags: 0 };
             (RouteKey::from(*cidr), route)
         });
         let wanted: Vec<(RouteKey, Route)> = wanted.collect();

@@ -166,7 +166,7 @@ impl Kernel {
         }
         let routes: Table<RouteKey, Route> = Table::open(&self.pins.maps, map::ROUTES).unwrap();
         let range: Ipv4Cidr = "10.240.2.0/24".parse().unwrap();
-        let route = Route { node: OTHER_NODE.into(), ifindex: LOOPBACK };
+        let route = Route { node: OTHER_NODE.into(), ifindex: LOOPBACK, flags: 0 };
         routes.put(&range.into(), &route).unwrap();
         for (id, vip, backend) in [
             (0, VIP_LOCAL, Some(LOCAL)),

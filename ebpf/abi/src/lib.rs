@@ -21,7 +21,7 @@ pub use counters::{Direction, Reason, Traffic};
 pub use maps::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Pod, ReverseKey, Route, RouteKey,
     Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, flow_kind, map, pod_flags,
-    protocol, size, state,
+    protocol, route_flags, size, state,
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
@@ -54,7 +54,7 @@ plain! {
     Mac = 6,
     Pod = 12,
     ReverseKey = 32,
-    Route = 20,
+    Route = 24,
     RouteKey = 20,
     Service = 20,
     ServiceKey = 20,

@@ -162,12 +162,22 @@ pub struct RouteKey {
     pub address: Address,
 }
 
+/// Bits of [`Route::flags`].
+pub mod route_flags {
+    /// The device is a tunnel in collect-metadata mode: the program names the node as the tunnel's
+    /// remote end instead of asking for a neighbour.
+    pub const TUNNEL: u32 = 1;
+}
+
 /// ROUTES value: the node that holds the range, and the device that leads there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     pub node: Address,
+    /// The uplink, or the tunnel device where [`route_flags::TUNNEL`] is set.
     pub ifindex: u32,
+    /// Bits of [`route_flags`].
+    pub flags: u32,
 }
 
 /// FLOWS key: the packet as it comes in.
@@ -214,7 +224,7 @@ pub struct ServiceTraffic {
     pub bytes: u64,
 }
 
-/// The IPv4 word of a route's prefix is the last of four.
+/// How many bits stand before an IPv4 prefix in a [`RouteKey`].
 pub const V4_PREFIX_OFFSET: u32 = 96;
 
 impl RouteKey {
@@ -224,10 +234,46 @@ impl RouteKey {
         Self { prefix_len: 128, address }
     }
 
-    /// An IPv4 range. Bits after the prefix are cleared.
-    pub const fn v4(network: U32Be, prefix: u32) -> Self {
-        let mask = if prefix == 0 { 0 } else { u32::MAX << (32 - prefix) };
-        let network = U32Be::new(network.get() & mask);
-        Self { prefix_len: V4_PREFIX_OFFSET + prefix, address: Address::from_v4(network) }
+    /// A range of either family: `prefix` counts from the family's own first bit (0 to 32, 0 to
+    /// 128; more is taken as all). Bits after the prefix are cleared.
+    pub const fn new(network: Address, prefix: u32) -> Self {
+        let offset = if network.as_v4().is_some() { V4_PREFIX_OFFSET } else { 0 };
+        let prefix_len = if prefix > 128 - offset { 128 } else { offset + prefix };
+        let mut words = *network.words();
+        let mut i = 0;
+        while i < words.len() {
+            let before = 32 * i as u32;
+            let kept = prefix_len.saturating_sub(before);
+            let mask = if kept >= 32 { u32::MAX } else { !(u32::MAX >> kept) };
+            words[i] = U32Be::new(words[i].get() & mask);
+            i += 1;
+        }
+        Self { prefix_len, address: Address::from_words(words) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::net::IpAddr;
+
+    #[test]
+    fn a_range_keeps_only_the_bits_of_its_prefix() {
+        let table = [
+            ("10.240.1.77", 24, 120, "10.240.1.0"),
+            ("10.240.1.77", 32, 128, "10.240.1.77"),
+            ("10.240.1.77", 99, 128, "10.240.1.77"),
+            ("10.240.1.77", 0, 96, "0.0.0.0"),
+            ("fd00:10:240:1:2:3:4:5", 64, 64, "fd00:10:240:1::"),
+            ("fd00:10:240:1:2:3:4:5", 44, 44, "fd00:10:240::"),
+            ("fd00:10:240:1:2:3:4:5", 128, 128, "fd00:10:240:1:2:3:4:5"),
+            ("fd00:10:240:1:2:3:4:5", 0, 0, "::"),
+        ];
+        for (text, prefix, length, network) in table {
+            let key = RouteKey::new(text.parse::<IpAddr>().unwrap().into(), prefix);
+            let expected = network.parse::<IpAddr>().unwrap();
+            assert_eq!((key.prefix_len, IpAddr::from(key.address)), (length, expected), "{text}");
+        }
     }
 }

@@ -29,7 +29,7 @@ fn layouts() -> String {
         "AFFINITY", "value", Affinity { last_used_ns, backend, pad }
         map::PODS, "value", Pod { ifindex, mac, flags }
         map::ROUTES, "key", RouteKey { prefix_len, address }
-        map::ROUTES, "value", Route { node, ifindex }
+        map::ROUTES, "value", Route { node, ifindex, flags }
         map::FLOWS, "key", FlowKey {
             source, destination, source_port, destination_port, protocol, pad, pad_half }
         map::FLOWS, "value", Flow { address, port, kind, pad, backend, service }

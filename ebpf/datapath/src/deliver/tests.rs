@@ -56,7 +56,7 @@ fn node() -> FakeMaps {
     let mut maps = FakeMaps::default();
     maps.add_pod("10.240.0.5", 5);
     maps.add_pod("10.240.0.6", 6);
-    let route = Route { node: address("172.30.0.12"), ifindex: 2 };
+    let route = Route { node: address("172.30.0.12"), ifindex: 2, flags: 0 };
     maps.routes.insert(address("10.240.1.0"), route);
     maps.program(key("10.9.0.7", 80), &["10.240.0.6"]);
     maps.program(key("10.9.0.8", 80), &["10.240.1.9"]);
@@ -66,7 +66,7 @@ fn node() -> FakeMaps {
 }
 
 fn node_two() -> Decision {
-    Decision::node(&Route { node: address("172.30.0.12"), ifindex: 2 })
+    Decision::node(&Route { node: address("172.30.0.12"), ifindex: 2, flags: 0 })
 }
 
 #[test]
