@@ -1,16 +1,16 @@
-//! IPv4 ranges: the cluster's pod and service CIDRs.
+//! Ranges of IPv4 and IPv6 addresses: the pod, node and service CIDRs.
 //!
-//! Guarantees: a [`Cidr`] is always in network form (no host bits set).
-//! Does not: IPv6.
+//! Guarantees: a [`Cidr`] is always in network form (no host bits set); an IPv4-mapped IPv6
+//! address is never taken for the IPv4 one.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// An IPv4 network, such as `10.240.0.0/16`.
+/// A network, such as `10.240.0.0/16` or `fd00:10:240::/48`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cidr {
-    network: u32,
+    network: IpAddr,
     prefix: u8,
 }
 
@@ -24,65 +24,114 @@ pub enum ParseCidrFailed {
 }
 
 impl Cidr {
-    /// The network of `prefix` bits that holds `address`; `None` if `prefix` exceeds 32.
-    pub fn containing(address: Ipv4Addr, prefix: u8) -> Option<Self> {
-        (prefix <= 32).then(|| Self { network: address.to_bits() & mask(prefix), prefix })
+    /// The network of `prefix` bits that holds `address`; `None` if the address has fewer bits.
+    pub fn containing(address: impl Into<IpAddr>, prefix: u8) -> Option<Self> {
+        let address = address.into();
+        let host_bits = width(address).checked_sub(prefix)?;
+        let network = with_bits(address, bits(address) & !low_ones(host_bits));
+        Some(Self { network, prefix })
+    }
+
+    /// The range of one address.
+    pub fn host(address: impl Into<IpAddr>) -> Self {
+        let network = address.into();
+        Self { network, prefix: width(network) }
     }
 
     /// The first address, the network itself.
-    pub fn network(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.network)
+    pub const fn network(self) -> IpAddr {
+        self.network
+    }
+
+    /// The last address; in an IPv4 network the broadcast address.
+    pub fn last(self) -> IpAddr {
+        with_bits(self.network, bits(self.network) | low_ones(self.host_bits()))
     }
 
     /// The number of fixed bits.
-    pub fn prefix(self) -> u8 {
+    pub const fn prefix(self) -> u8 {
         self.prefix
     }
 
-    /// How many addresses it has, the network and broadcast address included.
+    /// Whether it is an IPv6 range.
+    pub const fn is_ipv6(self) -> bool {
+        self.network.is_ipv6()
+    }
+
+    /// How many addresses it has, the first and last included; `u64::MAX` if there are more.
     pub fn size(self) -> u64 {
-        1 << (32 - self.prefix)
+        1_u64.checked_shl(u32::from(self.host_bits())).unwrap_or(u64::MAX)
     }
 
     /// Whether `address` belongs to it.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        address.to_bits() & mask(self.prefix) == self.network
+    pub fn contains(self, address: impl Into<IpAddr>) -> bool {
+        Self::containing(address, self.prefix) == Some(self)
     }
 
     /// Whether the two share an address.
     pub fn overlaps(self, other: Self) -> bool {
-        let shorter = mask(self.prefix.min(other.prefix));
-        self.network & shorter == other.network & shorter
+        let shorter = self.prefix.min(other.prefix);
+        Self::containing(self.network, shorter) == Self::containing(other.network, shorter)
     }
 
     /// The `index`th address; 0 is the network address.
-    pub fn address(self, index: u64) -> Option<Ipv4Addr> {
-        let offset = u32::try_from(index).ok().filter(|_| index < self.size())?;
-        Some(Ipv4Addr::from_bits(self.network | offset))
+    pub fn address(self, index: u64) -> Option<IpAddr> {
+        let inside = u128::from(index) <= low_ones(self.host_bits());
+        inside.then(|| with_bits(self.network, bits(self.network) | u128::from(index)))
     }
 
     /// The position of `address` in the network, the inverse of [`Cidr::address`].
-    pub fn index_of(self, address: Ipv4Addr) -> Option<u64> {
-        self.contains(address).then(|| u64::from(address.to_bits() - self.network))
+    pub fn index_of(self, address: impl Into<IpAddr>) -> Option<u64> {
+        let address = address.into();
+        let offset = self.contains(address).then(|| bits(address) - bits(self.network))?;
+        u64::try_from(offset).ok()
     }
 
     /// The `index`th subnet with `prefix` bits.
     pub fn subnet(self, prefix: u8, index: u64) -> Option<Self> {
-        if prefix < self.prefix || prefix > 32 || index >= 1 << (prefix - self.prefix) {
+        let host_bits = width(self.network).checked_sub(prefix)?;
+        let own_bits = prefix.checked_sub(self.prefix)?;
+        if u128::from(index) > low_ones(own_bits) {
             return None;
         }
-        let network = u64::from(self.network) + (index << (32 - prefix));
-        Some(Self { network: u32::try_from(network).ok()?, prefix })
+        // A subnet that is the whole address space has no bits to shift by.
+        let offset = u128::from(index).checked_shl(u32::from(host_bits)).unwrap_or(0);
+        Some(Self { network: with_bits(self.network, bits(self.network) | offset), prefix })
+    }
+
+    fn host_bits(self) -> u8 {
+        width(self.network) - self.prefix
     }
 }
 
-fn mask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+/// How many bits an address of this family has.
+const fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The address of the family of `like` with these bits.
+fn with_bits(like: IpAddr, bits: u128) -> IpAddr {
+    match like {
+        // The low half is all there is: every caller stays inside the family's width.
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+    }
+}
+
+fn low_ones(count: u8) -> u128 {
+    u128::MAX.checked_shr(128 - u32::from(count)).unwrap_or(0)
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network(), self.prefix)
+        write!(f, "{}/{}", self.network, self.prefix)
     }
 }
 
@@ -92,13 +141,13 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let malformed = || ParseCidrFailed::Malformed(text.to_owned());
         let (address, prefix) = text.split_once('/').ok_or_else(malformed)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| malformed())?;
+        let address: IpAddr = address.parse().map_err(|_| malformed())?;
         if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit()) {
             return Err(malformed());
         }
         let prefix: u8 = prefix.parse().map_err(|_| malformed())?;
         let cidr = Self::containing(address, prefix).ok_or_else(malformed)?;
-        if cidr.network() != address {
+        if cidr.network != address {
             return Err(ParseCidrFailed::HostBits { text: text.to_owned(), network: cidr });
         }
         Ok(cidr)
@@ -115,13 +164,16 @@ mod tests {
 
     #[test]
     fn parse_accepts_networks_only() {
-        for text in ["10.240.0.0/16", "0.0.0.0/0", "10.9.8.7/32", "172.30.0.0/24"] {
+        for text in
+            ["10.240.0.0/16", "0.0.0.0/0", "10.9.8.7/32", "fd00:10:240::/48", "::/0", "::1/128"]
+        {
             assert_eq!(cidr(text).to_string(), text);
         }
-        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0/8", "x/8", "::/0"] {
+        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0/8", "x/8", "::/129"] {
             let got = text.parse::<Cidr>();
             assert_eq!(got, Err(ParseCidrFailed::Malformed(text.to_owned())));
         }
+        assert!("fd00::1/64".parse::<Cidr>().unwrap_err().to_string().ends_with("fd00::/64?"));
         let got = "10.240.1.0/16".parse::<Cidr>().unwrap_err();
         assert_eq!(
             got.to_string(),
@@ -134,13 +186,24 @@ mod tests {
         let services = cidr("10.9.0.0/16");
         let table = [(0, "10.9.0.0"), (1, "10.9.0.1"), (10, "10.9.0.10"), (65535, "10.9.255.255")];
         for (index, address) in table {
-            let address: Ipv4Addr = address.parse().unwrap();
+            let address: IpAddr = address.parse().unwrap();
             assert_eq!(services.address(index), Some(address));
             assert_eq!(services.index_of(address), Some(index));
         }
         assert_eq!(services.address(65536), None);
         assert_eq!(services.index_of(Ipv4Addr::new(10, 10, 0, 0)), None);
-        assert_eq!(cidr("0.0.0.0/0").address(1 << 31), Some(Ipv4Addr::new(128, 0, 0, 0)));
+        assert_eq!(cidr("0.0.0.0/0").address(1 << 31), Some(Ipv4Addr::new(128, 0, 0, 0).into()));
+        let six = cidr("fd00:10:9::/112");
+        let tenth: IpAddr = "fd00:10:9::a".parse().unwrap();
+        assert_eq!(
+            (six.size(), six.address(10), six.index_of(tenth)),
+            (65536, Some(tenth), Some(10))
+        );
+        assert_eq!(
+            (six.address(65536), six.last().to_string()),
+            (None, "fd00:10:9::ffff".to_owned())
+        );
+        assert_eq!(cidr("fd00::/64").size(), u64::MAX);
     }
 
     #[test]
@@ -150,6 +213,10 @@ mod tests {
         assert_eq!(pods.subnet(24, 255), Some(cidr("10.240.255.0/24")));
         assert_eq!(pods.subnet(24, 256), None);
         assert_eq!(pods.subnet(8, 0), None);
+        let six = cidr("fd00:10:240::/48");
+        assert_eq!(six.subnet(64, 1), Some(cidr("fd00:10:240:1::/64")));
+        assert_eq!(six.subnet(64, 65536), None);
+        assert_eq!(cidr("::/0").subnet(0, 0), Some(cidr("::/0")));
         assert_eq!(
             cidr("0.0.0.0/0").subnet(32, u64::from(u32::MAX)),
             Some(cidr("255.255.255.255/32"))
@@ -163,6 +230,9 @@ mod tests {
             ("10.240.0.0/16", "10.9.0.0/16", false),
             ("0.0.0.0/0", "10.9.0.0/16", true),
             ("10.9.8.7/32", "10.9.8.6/32", false),
+            ("fd00:10::/32", "fd00:10:240::/48", true),
+            ("0.0.0.0/0", "::/0", false),
+            ("::/0", "10.9.0.0/16", false),
         ];
         for (a, b, expected) in table {
             assert_eq!(cidr(a).overlaps(cidr(b)), expected, "{a} {b}");

@@ -14,7 +14,7 @@ use bowline_api::validation::FieldError;
 use rand::Rng;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -33,7 +33,7 @@ pub(super) struct Allocator {
 /// What the other services hold.
 #[derive(Default)]
 struct Taken {
-    addresses: HashSet<Ipv4Addr>,
+    addresses: HashSet<IpAddr>,
     ports: HashSet<(String, i64)>,
 }
 
@@ -109,7 +109,7 @@ impl Allocator {
             );
             return Err(invalid(&asked, why));
         }
-        if taken.addresses.contains(&address) {
+        if taken.addresses.contains(&address.into()) {
             return Err(invalid(&asked, "provided IP is already allocated".to_owned()));
         }
         Ok(asked)
@@ -234,7 +234,7 @@ fn taken(caches: &Caches, place: &Place) -> Taken {
         if itself {
             continue;
         }
-        taken.addresses.extend(address_of(value).parse::<Ipv4Addr>().ok());
+        taken.addresses.extend(address_of(value).parse::<IpAddr>().ok());
         for port in value["spec"]["ports"].as_array().into_iter().flatten() {
             if let Some(number) = port["nodePort"].as_i64() {
                 taken.ports.insert((protocol(port), number));
