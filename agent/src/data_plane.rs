@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,7 +14,9 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use crate::{
     apply::network::NodeRoutes,
     config::Config,
-    datapath::{self, ApplyServicesFailed, Datapath, Ipv4Cidr, OpenDatapathFailed, ServiceSummary},
+    datapath::{
+        self, ApplyServicesFailed, Cidr, Datapath, Hop, OpenDatapathFailed, ServiceSummary,
+    },
     network::{Ipv4Range, PodLink, PodLinks, Refused, Uplink},
     watch::Announced,
 };
@@ -42,6 +44,7 @@ impl DataPlane {
             bpffs: config.bpffs.clone(),
             socket_cgroup: config.socket_cgroup.clone(),
             uplink: uplink.name.clone(),
+            tunnel: None,
             names_file: config.run_dir.join(NAMES_FILE),
             sizes: config.map_sizes,
         })?;
@@ -49,18 +52,16 @@ impl DataPlane {
     }
 
     /// Forgets the pods that have none of these addresses: they went while no agent was there.
-    pub(crate) fn keep_pods(&self, addresses: &BTreeSet<Ipv4Addr>) {
+    pub(crate) fn keep_pods(&self, addresses: &BTreeSet<IpAddr>) {
         let mut datapath = self.lock();
-        let gone: Vec<Ipv4Addr> = datapath
+        let gone: Vec<IpAddr> = datapath
             .pods()
             .keys()
             .filter(|address| !addresses.contains(address))
             .copied()
             .collect();
-        for address in gone {
-            if let Err(error) = datapath.detach_pod(address) {
-                tracing::warn!(%error, "remains of a pod in the data plane");
-            }
+        if let Err(error) = datapath.detach_pod(&gone) {
+            tracing::warn!(%error, "remains of a pod in the data plane");
         }
     }
 
@@ -96,7 +97,7 @@ impl PodLinks for DataPlane {
             namespace: link.namespace.clone(),
             name: link.pod.clone(),
             ifindex: link.index,
-            address: link.address,
+            addresses: vec![link.address.into()],
             mac: link.pod_mac,
             netns: link.netns.clone(),
         };
@@ -104,7 +105,7 @@ impl PodLinks for DataPlane {
     }
 
     fn detach(&self, link: &PodLink) -> Result<(), Refused> {
-        Ok(self.lock().detach_pod(link.address)?)
+        Ok(self.lock().detach_pod(&[link.address.into()])?)
     }
 }
 
@@ -112,8 +113,9 @@ impl NodeRoutes for DataPlane {
     fn set_routes(&self, routes: &BTreeMap<Ipv4Range, Ipv4Addr>) -> Result<(), Refused> {
         let wanted = routes
             .iter()
-            .map(|(range, node)| {
-                (Ipv4Cidr { network: range.network(), prefix: range.prefix() }, *node)
+            .filter_map(|(range, node)| {
+                let range = Cidr::containing(range.network(), range.prefix())?;
+                Some((range, Hop::Uplink((*node).into())))
             })
             .collect();
         Ok(self.lock().set_routes(&wanted)?)

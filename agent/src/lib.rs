@@ -251,7 +251,7 @@ impl Parts {
         let links = Arc::new(data_plane.clone());
         let sandboxes = PodNetwork::open(&config.run_dir, netlink.clone(), uplink.clone(), links)?;
         let known: BTreeSet<_> =
-            sandboxes.sandboxes().into_iter().map(|(_, sandbox)| sandbox.address).collect();
+            sandboxes.sandboxes().into_iter().map(|(_, sandbox)| sandbox.address.into()).collect();
         data_plane.keep_pods(&known);
         for error in sandboxes.reattach().await {
             tracing::warn!(%error, "a pod of an earlier agent");

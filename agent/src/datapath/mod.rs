@@ -22,20 +22,19 @@ mod tests;
 
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{NODE_DNS, ServiceTable, service_table};
+pub use bowline_api::cidr::Cidr;
 pub use links::AttachProgramFailed;
 pub use programs::LoadProgramsFailed;
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
 pub use table::{ReadMapsFailed, WriteMapFailed};
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Instant;
 
-use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, size};
+use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, route_flags, size};
 
 use crate::apply::services::ServiceWriter;
 use links::PacketHook;
@@ -54,6 +53,9 @@ pub struct Config {
     pub socket_cgroup: PathBuf,
     /// Name of the interface that leads to the other nodes.
     pub uplink: String,
+    /// Name of the VXLAN device (in collect-metadata mode) that [`Hop::Tunnel`] leads through. It
+    /// exists already.
+    pub tunnel: Option<String>,
     /// Where the names of programmed objects are kept for those who read the maps.
     pub names_file: PathBuf,
     pub sizes: MapSizes,
@@ -120,47 +122,21 @@ pub struct PodLink {
     pub name: String,
     /// The host side of the veth.
     pub ifindex: u32,
-    pub address: Ipv4Addr,
+    /// One of each family at most.
+    pub addresses: Vec<IpAddr>,
     /// The hardware address of the pod's own side.
     pub mac: [u8; 6],
     /// Path of the pod's network namespace.
     pub netns: PathBuf,
 }
 
-/// An IPv4 range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ipv4Cidr {
-    pub network: Ipv4Addr,
-    pub prefix: u8,
-}
-
-/// A text is no IPv4 range.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no IPv4 range like 10.240.1.0/24")]
-pub struct ParseCidrFailed(String);
-
-impl FromStr for Ipv4Cidr {
-    type Err = ParseCidrFailed;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = text.split_once('/').and_then(|(network, prefix)| {
-            let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
-            Some(Self { network: network.parse().ok()?, prefix })
-        });
-        parsed.ok_or_else(|| ParseCidrFailed(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Ipv4Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-impl From<Ipv4Cidr> for RouteKey {
-    fn from(cidr: Ipv4Cidr) -> Self {
-        Self::new(cidr.network.into(), cidr.prefix.into())
-    }
+/// The node that holds a pod range, by its address, and the way there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hop {
+    /// Through the uplink, unchanged: both nodes are on one link.
+    Uplink(IpAddr),
+    /// Through the tunnel device, which wraps the packet for the node.
+    Tunnel(IpAddr),
 }
 
 /// The data plane could not be opened.
@@ -169,7 +145,7 @@ pub enum OpenDatapathFailed {
     #[error("no BPF file system at {}: {source}", path.display())]
     PinDirectory { path: PathBuf, source: io::Error },
     #[error("there is no interface {name} to reach other nodes by: {source}")]
-    Uplink { name: String, source: nix::Error },
+    Interface { name: String, source: nix::Error },
     #[error("resizing map {map} failed: {message}")]
     Resize { map: &'static str, message: String },
     #[error(transparent)]
@@ -210,8 +186,15 @@ pub enum PodFailure {
 #[derive(Debug, thiserror::Error)]
 #[error("pod address {address} is not detached from the data plane: {source}")]
 pub struct DetachPodFailed {
-    pub address: Ipv4Addr,
-    pub source: PodFailure,
+    pub address: IpAddr,
+    pub source: Box<PodFailure>,
+}
+
+/// The tunnel device: its name, and the number under which it was last seen.
+#[derive(Debug)]
+struct Tunnel {
+    name: String,
+    ifindex: u32,
 }
 
 /// The data plane of one node. Dropping it detaches nothing.
@@ -221,9 +204,10 @@ pub struct Datapath {
     programs: Programs,
     hook: PacketHook,
     uplink: u32,
+    tunnel: Option<Tunnel>,
     pods: Table<Address, Pod>,
     routes: Table<RouteKey, Route>,
-    attached: BTreeMap<Ipv4Addr, u32>,
+    attached: BTreeMap<IpAddr, u32>,
     store: MapStore,
     services: ServiceWriter,
     names: NamesWriter,
@@ -236,8 +220,15 @@ impl Datapath {
         let pins = Pins::prepare(&config.bpffs).map_err(|source| {
             OpenDatapathFailed::PinDirectory { path: config.bpffs.clone(), source }
         })?;
-        let uplink = nix::net::if_::if_nametoindex(config.uplink.as_str())
-            .map_err(|source| OpenDatapathFailed::Uplink { name: config.uplink.clone(), source })?;
+        let number = |name: &str| {
+            nix::net::if_::if_nametoindex(name)
+                .map_err(|source| OpenDatapathFailed::Interface { name: name.to_owned(), source })
+        };
+        let uplink = number(&config.uplink)?;
+        let tunnel = match config.tunnel {
+            Some(name) => Some(Tunnel { ifindex: number(&name)?, name }),
+            None => None,
+        };
         let resized = resize::set_aside(&pins, &config.sizes)?;
         let mut programs = Programs::load(&pins, &config.sizes)?;
         resize::copy_back(&pins, &resized)?;
@@ -249,11 +240,26 @@ impl Datapath {
 
         links::attach_sockets(&programs, &pins, &config.socket_cgroup)?;
         let hook = links::probe_packet_hook(&mut programs, &pins, uplink)?;
+        if let Some(tunnel) = &tunnel {
+            let which = PacketProgram::FromUplink;
+            links::attach_packets(&mut programs, &pins, which, tunnel.ifindex, hook)?;
+        }
         let names = NamesWriter::start(config.names_file.clone())
             .map_err(|source| OpenDatapathFailed::Names { path: config.names_file, source })?;
         let attached = BTreeMap::new();
-        let mut datapath =
-            Self { pins, programs, hook, uplink, pods, routes, attached, store, services, names };
+        let mut datapath = Self {
+            pins,
+            programs,
+            hook,
+            uplink,
+            tunnel,
+            pods,
+            routes,
+            attached,
+            store,
+            services,
+            names,
+        };
         datapath.take_over_pods()?;
         resize::discard(&datapath.pins, &resized)?;
         Ok(datapath)
@@ -263,10 +269,9 @@ impl Datapath {
     /// interface is gone.
     fn take_over_pods(&mut self) -> Result<(), OpenDatapathFailed> {
         for (address, pod) in self.pods.entries()? {
-            let IpAddr::V4(v4) = IpAddr::from(address) else { continue };
             if links::interface_name(pod.ifindex).is_some() {
                 self.attach_programs(pod.ifindex)?;
-                self.attached.insert(v4, pod.ifindex);
+                self.attached.insert(address.into(), pod.ifindex);
             } else {
                 self.pods.delete(&address)?;
                 let path = self.pins.links.clone();
@@ -278,7 +283,7 @@ impl Datapath {
     }
 
     /// The attached pods: address and host side interface.
-    pub fn pods(&self) -> &BTreeMap<Ipv4Addr, u32> {
+    pub fn pods(&self) -> &BTreeMap<IpAddr, u32> {
         &self.attached
     }
 
@@ -292,25 +297,29 @@ impl Datapath {
     }
 
     fn try_attach_pod(&mut self, pod: &PodLink) -> Result<(), PodFailure> {
-        let stale: Vec<Ipv4Addr> = self
+        let stale: Vec<IpAddr> = self
             .attached
             .iter()
-            .filter(|(address, ifindex)| **ifindex == pod.ifindex && **address != pod.address)
+            .filter(|(address, ifindex)| {
+                **ifindex == pod.ifindex && !pod.addresses.contains(address)
+            })
             .map(|(address, _)| *address)
             .collect();
         for address in stale {
             self.pods.delete(&address.into())?;
             self.attached.remove(&address);
         }
-        let key = Address::from(pod.address);
-        let known = self.pods.get(&key)?.filter(|known| known.ifindex == pod.ifindex);
-        let flags = known.map_or(0, |known| known.flags);
-        let wanted = Pod { ifindex: pod.ifindex, mac: Mac::new(pod.mac), flags };
-        // The programs set flags at any time: an entry that is right is not written over.
-        if known != Some(wanted) {
-            self.pods.put(&key, &wanted)?;
+        for address in &pod.addresses {
+            let key = Address::from(*address);
+            let known = self.pods.get(&key)?.filter(|known| known.ifindex == pod.ifindex);
+            let flags = known.map_or(0, |known| known.flags);
+            let wanted = Pod { ifindex: pod.ifindex, mac: Mac::new(pod.mac), flags };
+            // The programs set flags at any time: an entry that is right is not written over.
+            if known != Some(wanted) {
+                self.pods.put(&key, &wanted)?;
+            }
+            self.attached.insert(*address, pod.ifindex);
         }
-        self.attached.insert(pod.address, pod.ifindex);
         self.attach_programs(pod.ifindex)?;
         let name = PodName {
             namespace: pod.namespace.clone(),
@@ -319,7 +328,7 @@ impl Datapath {
             netns: pod.netns.clone(),
         };
         self.names.change(|names| {
-            names.pods.insert(pod.address, name);
+            names.pods.extend(pod.addresses.iter().map(|address| (*address, name.clone())));
         });
         Ok(())
     }
@@ -331,15 +340,23 @@ impl Datapath {
         Ok(())
     }
 
-    /// Forgets a pod, whether or not its interface still exists. May be called again.
-    pub fn detach_pod(&mut self, address: Ipv4Addr) -> Result<(), DetachPodFailed> {
-        self.try_detach_pod(address).map_err(|source| DetachPodFailed { address, source })
+    /// Forgets the pod with these addresses, whether or not its interface still exists. May be
+    /// called again. Goes on past an address that stays, and gives back the first failure.
+    pub fn detach_pod(&mut self, addresses: &[IpAddr]) -> Result<(), DetachPodFailed> {
+        let mut done = Ok(());
+        for address in addresses {
+            let detached = self
+                .try_detach(*address)
+                .map_err(|source| DetachPodFailed { address: *address, source: Box::new(source) });
+            done = done.and(detached);
+        }
+        done
     }
 
-    fn try_detach_pod(&mut self, address: Ipv4Addr) -> Result<(), PodFailure> {
+    fn try_detach(&mut self, address: IpAddr) -> Result<(), PodFailure> {
         self.pods.delete(&address.into())?;
         let ifindex = self.attached.remove(&address);
-        // The number may be a newer pod's by now.
+        // The number may be a newer pod's by now, or the pod's own with another address.
         if let Some(ifindex) = ifindex.filter(|old| !self.attached.values().any(|i| i == old)) {
             links::forget_pod(&self.pins, ifindex)?;
         }
@@ -349,15 +366,22 @@ impl Datapath {
         Ok(())
     }
 
-    /// Sets which node each other pod range is reached by.
-    pub fn set_routes(
-        &mut self,
-        wanted: &BTreeMap<Ipv4Cidr, Ipv4Addr>,
-    ) -> Result<(), SetRoutesFailed> {
+    /// Sets which node each other pod range is reached by, and how.
+    pub fn set_routes(&mut self, wanted: &BTreeMap<Cidr, Hop>) -> Result<(), SetRoutesFailed> {
+        if wanted.values().any(|hop| matches!(hop, Hop::Tunnel(_))) {
+            self.follow_tunnel()?;
+        }
         let programmed = self.routes.entries()?;
-        let wanted = wanted.iter().map(|(cidr, node)| {
-            let route = Route { node: (*node).into(), ifindex: self.uplink, flags: 0 };
-            (RouteKey::from(*cidr), route)
+        let wanted = wanted.iter().map(|(cidr, hop)| {
+            let route = match hop {
+                Hop::Uplink(node) => Route { node: (*node).into(), ifindex: self.uplink, flags: 0 },
+                Hop::Tunnel(node) => Route {
+                    node: (*node).into(),
+                    ifindex: self.tunnel.as_ref().map_or(0, |tunnel| tunnel.ifindex),
+                    flags: route_flags::TUNNEL,
+                },
+            };
+            (RouteKey::new(cidr.network().into(), cidr.prefix().into()), route)
         });
         let wanted: Vec<(RouteKey, Route)> = wanted.collect();
         for (key, _) in &programmed {
@@ -367,6 +391,20 @@ impl Datapath {
         }
         for entry in wanted.iter().filter(|entry| !programmed.contains(entry)) {
             self.routes.put(&entry.0, &entry.1)?;
+        }
+        Ok(())
+    }
+
+    /// Looks the tunnel device up again: one that was removed and made anew has another number,
+    /// and no program yet.
+    fn follow_tunnel(&mut self) -> Result<(), SetRoutesFailed> {
+        let tunnel = self.tunnel.as_mut().ok_or(SetRoutesFailed::NoTunnel)?;
+        let ifindex = nix::net::if_::if_nametoindex(tunnel.name.as_str())
+            .map_err(|source| SetRoutesFailed::Tunnel { name: tunnel.name.clone(), source })?;
+        if ifindex != tunnel.ifindex {
+            let which = PacketProgram::FromUplink;
+            links::attach_packets(&mut self.programs, &self.pins, which, ifindex, self.hook)?;
+            tunnel.ifindex = ifindex;
         }
         Ok(())
     }
@@ -388,6 +426,12 @@ impl Datapath {
 /// The routes could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SetRoutesFailed {
+    #[error("a route leads through a tunnel, and the data plane was opened without one")]
+    NoTunnel,
+    #[error("there is no tunnel device {name}: {source}")]
+    Tunnel { name: String, source: nix::Error },
+    #[error(transparent)]
+    Attach(#[from] AttachProgramFailed),
     #[error(transparent)]
     Read(#[from] ReadMapsFailed),
     #[error(transparent)]

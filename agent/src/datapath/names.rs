@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -24,7 +24,7 @@ const GATHER: Duration = Duration::from_millis(200);
 /// All names.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Names {
-    pub(super) pods: BTreeMap<Ipv4Addr, PodName>,
+    pub(super) pods: BTreeMap<IpAddr, PodName>,
     /// By cluster address.
     pub(super) services: BTreeMap<IpAddr, ServiceName>,
     /// By backend: `namespace/name` of the pod.
@@ -205,7 +205,7 @@ mod tests {
             uid: "u1".to_owned(),
             netns: "/run/netns/x".into(),
         };
-        let address = Ipv4Addr::new(10, 240, 0, 1);
+        let address = IpAddr::from([10, 240, 0, 1]);
         let writer = NamesWriter::start(path.clone()).unwrap();
         writer.change(|names| {
             names.pods.insert(address, pod.clone());

@@ -134,8 +134,7 @@ impl Snapshot {
                 names.targets.get(&SocketAddr::new(row.address, row.port)).map(ToString::to_string);
         }
         for row in &mut self.pods {
-            let IpAddr::V4(address) = row.address else { continue };
-            if let Some(pod) = names.pods.get(&address) {
+            if let Some(pod) = names.pods.get(&row.address) {
                 row.namespace = Some(pod.namespace.clone());
                 row.name = Some(pod.name.clone());
                 row.uid = Some(pod.uid.clone());

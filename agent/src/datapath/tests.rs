@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::pins::Pins;
 use super::programs::{PacketProgram, Programs};
 use super::table::Table;
-use super::{Ipv4Cidr, MapSizes, PacketHook, links};
+use super::{Cidr, MapSizes, PacketHook, links};
 
 const NEXT: i32 = -1;
 const SHOT: i32 = 2;
@@ -165,9 +165,9 @@ impl Kernel {
             pods.put(&address.0.into(), &pod).unwrap();
         }
         let routes: Table<RouteKey, Route> = Table::open(&self.pins.maps, map::ROUTES).unwrap();
-        let range: Ipv4Cidr = "10.240.2.0/24".parse().unwrap();
+        let range: Cidr = "10.240.2.0/24".parse().unwrap();
         let route = Route { node: OTHER_NODE.into(), ifindex: LOOPBACK, flags: 0 };
-        routes.put(&range.into(), &route).unwrap();
+        routes.put(&RouteKey::new(range.network().into(), range.prefix().into()), &route).unwrap();
         for (id, vip, backend) in [
             (0, VIP_LOCAL, Some(LOCAL)),
             (1, VIP_REMOTE, Some(REMOTE)),

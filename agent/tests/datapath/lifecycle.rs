@@ -187,8 +187,8 @@ fn pods_come_and_go() {
     let here = world.here.namespace.run({
         let address = pod.address;
         move || {
-            here.detach_pod(address).unwrap();
-            here.detach_pod(address).unwrap();
+            here.detach_pod(&[address.into()]).unwrap();
+            here.detach_pod(&[address.into()]).unwrap();
             here
         }
     });

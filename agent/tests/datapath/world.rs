@@ -11,7 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use bowline_agent::datapath::{Config, Datapath, Ipv4Cidr, MapSizes, PodLink, Snapshot};
+use bowline_agent::datapath::{Cidr, Config, Datapath, Hop, MapSizes, PodLink, Snapshot};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -179,8 +179,8 @@ impl Node {
         Ipv4Addr::new(172, 30, 0, 10 + self.number)
     }
 
-    pub(crate) fn range(&self) -> Ipv4Cidr {
-        Ipv4Cidr { network: Ipv4Addr::new(10, 240, self.number, 0), prefix: 24 }
+    pub(crate) fn range(&self) -> Cidr {
+        Cidr::containing(Ipv4Addr::new(10, 240, self.number, 0), 24).unwrap()
     }
 
     pub(crate) fn bpffs(&self) -> PathBuf {
@@ -196,6 +196,7 @@ impl Node {
             bpffs: self.bpffs(),
             socket_cgroup: self.cgroup.path.clone(),
             uplink: UPLINK.to_owned(),
+            tunnel: None,
             names_file: self.names_file(),
             sizes,
         };
@@ -254,7 +255,7 @@ impl Node {
             namespace: "default".to_owned(),
             name: host,
             ifindex,
-            address,
+            addresses: vec![address.into()],
             mac: [2, 0, 0, 0, 0, number],
             netns: PathBuf::from(format!("/proc/{tid}/ns/net")),
         };
@@ -306,7 +307,7 @@ impl World {
     pub(crate) fn open(&self) -> (Datapath, Datapath) {
         let open = |node: &Node, other: &Node| {
             let mut datapath = node.open();
-            let routes = BTreeMap::from([(other.range(), other.address())]);
+            let routes = BTreeMap::from([(other.range(), Hop::Uplink(other.address().into()))]);
             datapath.set_routes(&routes).unwrap();
             datapath
         };
