@@ -76,8 +76,8 @@ pub(crate) struct Args {
     /// Registry that is spoken to over plain HTTP; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
-    /// Room in a BPF map: SERVICES, SLOTS, BACKENDS, REVERSE, PODS, ROUTES or FLOWS; may be
-    /// repeated
+    /// Room in a BPF map: SERVICES, SLOTS, BACKENDS, REVERSE, AFFINITY, PODS, ROUTES or FLOWS; may
+    /// be repeated
     #[arg(long, value_name = "NAME=ENTRIES")]
     map_size: Vec<String>,
     /// Seconds between two heartbeats

@@ -247,9 +247,14 @@ impl ServiceWriter {
         first_slot: u32,
         held: &mut Vec<BackendAddress>,
     ) -> Result<(), WriteMapFailed> {
-        for (index, address) in (first_slot..).zip(wanted.backends.keys()) {
-            let backend = self.hold_backend(store, *address)?;
+        let mut ids = Vec::with_capacity(wanted.backends.len());
+        for address in wanted.backends.keys() {
+            ids.push(self.hold_backend(store, *address)?);
             held.push(*address);
+        }
+        // Session affinity searches the slots by halves.
+        ids.sort_unstable();
+        for (index, backend) in (first_slot..).zip(ids) {
             store.put_slot(index, Slot { backend, tag: key.tag() })?;
         }
         Ok(())

@@ -68,6 +68,7 @@ pub struct MapSizes {
     pub slots: u32,
     pub backends: u32,
     pub reverse: u32,
+    pub affinity: u32,
     pub pods: u32,
     pub routes: u32,
     pub flows: u32,
@@ -80,6 +81,7 @@ impl Default for MapSizes {
             slots: size::SLOTS,
             backends: size::BACKENDS,
             reverse: size::REVERSE,
+            affinity: size::AFFINITY,
             pods: size::PODS,
             routes: size::ROUTES,
             flows: size::FLOWS,
@@ -92,7 +94,7 @@ impl Default for MapSizes {
 #[error("{0:?} sets no map's size; say NAME=ENTRIES, NAME being one of {names}", names = MAP_NAMES)]
 pub struct SetMapSizeFailed(String);
 
-const MAP_NAMES: &str = "SERVICES, SLOTS, BACKENDS, REVERSE, PODS, ROUTES, FLOWS";
+const MAP_NAMES: &str = "SERVICES, SLOTS, BACKENDS, REVERSE, AFFINITY, PODS, ROUTES, FLOWS";
 
 impl MapSizes {
     /// Takes `NAME=ENTRIES`, as in the agent's flag `--map-size`.
@@ -104,6 +106,7 @@ impl MapSizes {
             map::SLOTS => &mut self.slots,
             map::BACKENDS => &mut self.backends,
             map::REVERSE => &mut self.reverse,
+            map::AFFINITY => &mut self.affinity,
             map::PODS => &mut self.pods,
             map::ROUTES => &mut self.routes,
             map::FLOWS => &mut self.flows,

@@ -161,13 +161,14 @@ fn give_memory_back() {
 
 impl MapSizes {
     /// The size of each map that has one.
-    pub(super) fn by_map(&self) -> [(&'static str, u32); 8] {
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 9] {
         [
             (map::SERVICES, self.services),
             (map::SERVICE_COUNTERS, self.services),
             (map::SLOTS, self.slots),
             (map::BACKENDS, self.backends),
             (map::REVERSE, self.reverse),
+            (map::AFFINITY, self.affinity),
             (map::PODS, self.pods),
             (map::ROUTES, self.routes),
             (map::FLOWS, self.flows),

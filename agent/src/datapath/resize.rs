@@ -4,14 +4,14 @@
 //! loader then makes one of the wanted size, the entries are copied, the programs switch over, and
 //! only then the old map goes. A crash in between is noticed at the next start: what was set aside
 //! is what the running programs use, so it is put back and the work begins again.
-//! Counters and the LRU maps of open translations start empty at another size, but for FLOWS and
-//! REVERSE, which are copied as far as they fit.
+//! Counters and the LRU maps of open translations start empty at another size, but for FLOWS,
+//! REVERSE and AFFINITY, which are copied as far as they fit.
 
 use std::path::PathBuf;
 
 use bowline_ebpf_abi::{
-    Address, Backend, Flow, FlowKey, Frontend, Plain, Pod, ReverseKey, Route, RouteKey, Service,
-    ServiceKey, Slot, map,
+    Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Plain, Pod, ReverseKey,
+    Route, RouteKey, Service, ServiceKey, Slot, map,
 };
 
 use super::pins::Pins;
@@ -58,6 +58,7 @@ pub(super) fn copy_back(pins: &Pins, resized: &[&'static str]) -> Result<(), Ope
             map::ROUTES => copy::<RouteKey, Route>(pins, map, None),
             map::FLOWS => copy::<FlowKey, Flow>(pins, map, None),
             map::REVERSE => copy::<ReverseKey, Frontend>(pins, map, None),
+            map::AFFINITY => copy::<AffinityKey, Affinity>(pins, map, None),
             _ => Ok(()),
         };
         copied.inspect_err(|_| put_back(pins, resized))?;

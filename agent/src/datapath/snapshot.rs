@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use bowline_ebpf_abi::{
-    Address, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason, ReverseKey, Route, RouteKey,
-    Service, ServiceKey, ServiceTraffic, Slot, Traffic, V4_PREFIX_OFFSET, map, protocol,
+    Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
+    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic,
+    V4_PREFIX_OFFSET, map, protocol,
 };
 use serde::Serialize;
 
@@ -29,6 +30,8 @@ pub struct ServiceRow {
     pub backends: usize,
     /// Connections and unconnected UDP sockets that were balanced.
     pub connections: u64,
+    /// Connections and datagrams that were refused because no backend was ready.
+    pub refused: u64,
     /// Packets and bytes that were translated one by one; others never touch a service.
     pub packets: u64,
     pub bytes: u64,
@@ -112,6 +115,7 @@ impl Snapshot {
         snapshot.read_routes(&maps)?;
         snapshot.counters = read_counters(&maps)?;
         snapshot.maps.push(fill::<ReverseKey, Frontend>(&maps, map::REVERSE)?);
+        snapshot.maps.push(fill::<AffinityKey, Affinity>(&maps, map::AFFINITY)?);
         snapshot.maps.push(fill::<FlowKey, Flow>(&maps, map::FLOWS)?);
         Ok(snapshot)
     }
@@ -167,6 +171,7 @@ impl Snapshot {
                 protocol: protocol_name(key.protocol),
                 backends: found.len(),
                 connections: traffic.iter().map(|t| t.connections).sum(),
+                refused: traffic.iter().map(|t| t.refused).sum(),
                 packets: traffic.iter().map(|t| t.packets).sum(),
                 bytes: traffic.iter().map(|t| t.bytes).sum(),
             });

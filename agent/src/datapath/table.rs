@@ -43,6 +43,7 @@ pub(super) fn flag_of(name: &str) -> &'static str {
         map::SLOTS => "--map-size SLOTS=",
         map::BACKENDS => "--map-size BACKENDS=",
         map::REVERSE => "--map-size REVERSE=",
+        map::AFFINITY => "--map-size AFFINITY=",
         map::PODS => "--map-size PODS=",
         map::ROUTES => "--map-size ROUTES=",
         map::FLOWS => "--map-size FLOWS=",

@@ -1,7 +1,7 @@
 //! Servers in pods that say who they are and whom they see, and the services that lead to them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -21,22 +21,67 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service of the tests, TCP and UDP port 80, with these backends.
 pub(crate) fn service_with(backends: &[Ipv4Addr]) -> ServiceTable {
-    let service: Service = serde_json::from_value(json!({
-        "metadata": {"namespace": "default", "name": "web"},
-        "spec": {"clusterIP": VIP, "clusterIPs": [VIP], "ports": [
-            {"name": "tcp", "port": 80, "protocol": "TCP"},
-            {"name": "udp", "port": 80, "protocol": "UDP"}]}}))
-    .unwrap();
-    let endpoints: Vec<_> =
-        backends.iter().map(|address| json!({"addresses": [address]})).collect();
-    let slice: EndpointSlice = serde_json::from_value(json!({
-        "metadata": {"namespace": "default", "name": "web-1",
-                     "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4", "endpoints": endpoints,
-        "ports": [{"name": "tcp", "port": BACKEND_PORT, "protocol": "TCP"},
-                  {"name": "udp", "port": BACKEND_PORT, "protocol": "UDP"}]}))
-    .unwrap();
-    service_table([&service], [&slice], "node1")
+    TestService::new("web", VIP, backends).table()
+}
+
+/// A service of one address, TCP and UDP port 80.
+pub(crate) struct TestService {
+    service: Service,
+    slice: EndpointSlice,
+}
+
+impl TestService {
+    pub(crate) fn new(
+        name: &str,
+        vip: impl Into<IpAddr>,
+        backends: &[impl Into<IpAddr> + Copy],
+    ) -> Self {
+        let vip: IpAddr = vip.into();
+        let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let service = serde_json::from_value(json!({
+            "metadata": {"namespace": "default", "name": name},
+            "spec": {"clusterIP": vip, "clusterIPs": [vip], "ipFamilies": [family], "ports": [
+                {"name": "tcp", "port": 80, "protocol": "TCP"},
+                {"name": "udp", "port": 80, "protocol": "UDP"}]}}))
+        .unwrap();
+        let addresses = backends.iter().map(|address| -> IpAddr { (*address).into() });
+        let endpoints: Vec<_> = addresses.map(|one| json!({"addresses": [one]})).collect();
+        let slice = serde_json::from_value(json!({
+            "metadata": {"namespace": "default", "name": format!("{name}-1"),
+                         "labels": {"kubernetes.io/service-name": name}},
+            "addressType": family, "endpoints": endpoints,
+            "ports": [{"name": "tcp", "port": BACKEND_PORT, "protocol": "TCP"},
+                      {"name": "udp", "port": BACKEND_PORT, "protocol": "UDP"}]}))
+        .unwrap();
+        Self { service, slice }
+    }
+
+    /// With session affinity.
+    pub(crate) fn sticky(mut self, seconds: i32) -> Self {
+        let spec = self.service.spec.as_mut().unwrap();
+        spec.session_affinity = Some("ClientIP".to_owned());
+        spec.session_affinity_config = serde_json::from_value(json!({
+            "clientIP": {"timeoutSeconds": seconds}}))
+        .unwrap();
+        self
+    }
+
+    /// The conditions of its first backend.
+    pub(crate) fn first_backend_is(mut self, ready: bool, terminating: bool) -> Self {
+        self.slice.endpoints.as_mut().unwrap()[0].conditions = serde_json::from_value(json!({
+            "ready": ready, "serving": true, "terminating": terminating}))
+        .unwrap();
+        self
+    }
+
+    pub(crate) fn table(&self) -> ServiceTable {
+        Self::tables(&[self])
+    }
+
+    pub(crate) fn tables(all: &[&Self]) -> ServiceTable {
+        let services = all.iter().map(|one| &one.service);
+        service_table(services, all.iter().map(|one| &one.slice), "node1")
+    }
 }
 
 /// Answers each line with `<own address> <client address> <line>`, on TCP and UDP.

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recvfrom, sendto,
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
-use crate::servers::{Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, service_with};
+use crate::servers::{
+    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, VIP, service_with,
+};
 use crate::world::World;
 
 #[test]
@@ -117,6 +121,78 @@ fn a_service_without_backends_refuses_at_once() {
     let expected = [ErrorKind::ConnectionRefused, ErrorKind::PermissionDenied];
     assert!(expected.contains(&error), "{error:?}");
     assert_eq!(world.here.counted("no-backend"), 1);
+
+    world.client().namespace.run(move || {
+        let expected = [Errno::ECONNREFUSED, Errno::EPERM].map(|errno| Some(errno as i32));
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let sent = socket.send_to(b"hello", SERVICE).unwrap_err();
+        assert!(expected.contains(&sent.raw_os_error()), "sendto: {sent}");
+        let connected = socket.connect(SERVICE).unwrap_err();
+        assert!(expected.contains(&connected.raw_os_error()), "connect: {connected}");
+    });
+    // The names are on disk at the latest when the agent ends.
+    drop(here);
+    let snapshot = world.here.snapshot();
+    let refused = |protocol| {
+        let row = snapshot.services.iter().find(|row| row.protocol == protocol).unwrap();
+        (row.name.as_deref(), row.refused, row.connections)
+    };
+    assert_eq!(refused("TCP"), (Some("web"), 1, 0));
+    assert_eq!(refused("UDP"), (Some("web"), 2, 0));
+}
+
+/// Who answers a fresh TCP connection and a fresh UDP socket of the calling thread.
+fn answering() -> [Ipv4Addr; 2] {
+    let tcp = Connection::open(SERVICE).unwrap().ask("hello").unwrap().backend;
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"hello", SERVICE).unwrap();
+    let mut buffer = [0; 256];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, SERVICE);
+    [tcp, Answer::parse(&String::from_utf8_lossy(&buffer[..length])).backend]
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn session_affinity_holds_until_the_client_was_idle_or_the_backend_goes() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    let service = |backends: &[Ipv4Addr]| TestService::new("web", VIP, backends).sticky(2);
+    here.apply_services(&service(&addresses).table()).unwrap();
+    world.here.cgroup.enter();
+
+    let first = world.client().namespace.run(answering);
+    for _ in 0..20 {
+        assert_eq!(world.client().namespace.run(answering), first, "a pod is one client");
+    }
+    // Use prolongs: longer than the time-out all in all.
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!(world.client().namespace.run(answering), first);
+    }
+    // Another client is asked for, as the node itself: it may get any, and keeps that.
+    let node = world.here.namespace.run(answering);
+    assert_eq!(world.here.namespace.run(answering), node);
+
+    // Idle for the time-out: sooner or later another one answers.
+    let anew = (0..8).any(|_| {
+        std::thread::sleep(Duration::from_millis(2_050));
+        world.client().namespace.run(answering) != first
+    });
+    assert!(anew, "the time-out is not heeded");
+
+    // A backend that leaves, or only serves on, is left at once.
+    let kept = world.client().namespace.run(answering);
+    let others = addresses.into_iter().filter(|address| *address != kept[0]).collect::<Vec<_>>();
+    let terminating = [kept[0], others[0]];
+    let draining = service(&terminating).first_backend_is(false, true);
+    here.apply_services(&draining.table()).unwrap();
+    assert_eq!(world.client().namespace.run(answering), [others[0]; 2]);
+    here.apply_services(&service(&[kept[0]]).table()).unwrap();
+    assert_eq!(world.client().namespace.run(answering), [kept[0]; 2]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn services(rows: &[ServiceRow]) -> Table {
         "port",
         "backends",
         "connections",
+        "refused",
         "packets",
         "bytes",
     ]);
@@ -53,6 +54,7 @@ fn services(rows: &[ServiceRow]) -> Table {
             format!("{}/{}", row.port, row.protocol),
             row.backends.to_string(),
             row.connections.to_string(),
+            row.refused.to_string(),
             row.packets.to_string(),
             row.bytes.to_string(),
         ]);
@@ -159,10 +161,11 @@ mod tests {
             protocol: "TCP",
             backends: 3,
             connections: 5,
+            refused: 2,
             packets: 0,
             bytes: 0,
         };
         let text = services(&[row]).render(false);
-        assert_eq!(text, "1   -   -   10.9.8.7   80/TCP   3   5   0   0\n");
+        assert_eq!(text, "1   -   -   10.9.8.7   80/TCP   3   5   2   0   0\n");
     }
 }

@@ -20,8 +20,8 @@ pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
 pub use maps::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Pod, ReverseKey, Route, RouteKey,
-    Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, flow_kind, map, pod_flags,
-    protocol, route_flags, size, state,
+    Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, affinity_kind, flow_kind, map,
+    pod_flags, protocol, route_flags, size, state,
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
@@ -58,7 +58,7 @@ plain! {
     RouteKey = 20,
     Service = 20,
     ServiceKey = 20,
-    ServiceTraffic = 24,
+    ServiceTraffic = 32,
     Slot = 8,
     Traffic = 16,
     u32 = 4,

@@ -15,6 +15,7 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     pub const BACKENDS: &str = "BACKENDS";
     pub const REVERSE: &str = "REVERSE";
+    pub const AFFINITY: &str = "AFFINITY";
     pub const PODS: &str = "PODS";
     pub const ROUTES: &str = "ROUTES";
     pub const FLOWS: &str = "FLOWS";
@@ -25,9 +26,10 @@ pub mod map {
 /// Default sizes; the agent's flags override them.
 pub mod size {
     pub const SERVICES: u32 = 65_536;
-    pub const SLOTS: u32 = 262_144;
+    pub const SLOTS: u32 = 1_048_576;
     pub const BACKENDS: u32 = 65_536;
-    pub const REVERSE: u32 = 65_536;
+    pub const REVERSE: u32 = 262_144;
+    pub const AFFINITY: u32 = 65_536;
     pub const PODS: u32 = 4_096;
     pub const ROUTES: u32 = 16_384;
     pub const FLOWS: u32 = 65_536;
@@ -70,7 +72,7 @@ pub struct Service {
     pub affinity_seconds: u32,
 }
 
-/// SLOTS value.
+/// SLOTS value. The slots of a service are in the order of their backends' numbers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
@@ -118,16 +120,27 @@ pub struct Frontend {
     pub pad: u16,
 }
 
-/// AFFINITY key. The client is a network namespace cookie at socket hooks, an address elsewhere.
+/// Values of [`AffinityKey::kind`].
+pub mod affinity_kind {
+    /// At socket hooks: the cookie of the socket's network namespace, in the first two words. It
+    /// is the pod's, or the node's for all that runs in the node's own.
+    pub const NETWORK_NAMESPACE: u32 = 1;
+    /// Where packets are balanced: the source address.
+    pub const ADDRESS: u32 = 2;
+}
+
+/// AFFINITY key: one client of one service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AffinityKey {
+    /// [`Service::id`].
     pub service: u32,
+    /// One of [`affinity_kind`].
     pub kind: u32,
     pub client: Address,
 }
 
-/// AFFINITY value.
+/// AFFINITY value. The clock is the kernel's monotonic one; `backend` is an index into BACKENDS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Affinity {
@@ -220,6 +233,8 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTraffic {
     pub connections: u64,
+    /// Connections and datagrams that were refused because no backend was ready.
+    pub refused: u64,
     pub packets: u64,
     pub bytes: u64,
 }

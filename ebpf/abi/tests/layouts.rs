@@ -25,8 +25,8 @@ fn layouts() -> String {
         map::BACKENDS, "value", Backend { address, port, state, pad }
         map::REVERSE, "key", ReverseKey { cookie, backend, port, pad, pad_word }
         map::REVERSE, "value", Frontend { address, port, pad }
-        "AFFINITY", "key", AffinityKey { service, kind, client }
-        "AFFINITY", "value", Affinity { last_used_ns, backend, pad }
+        map::AFFINITY, "key", AffinityKey { service, kind, client }
+        map::AFFINITY, "value", Affinity { last_used_ns, backend, pad }
         map::PODS, "value", Pod { ifindex, mac, flags }
         map::ROUTES, "key", RouteKey { prefix_len, address }
         map::ROUTES, "value", Route { node, ifindex, flags }
@@ -34,7 +34,7 @@ fn layouts() -> String {
             source, destination, source_port, destination_port, protocol, pad, pad_half }
         map::FLOWS, "value", Flow { address, port, kind, pad, backend, service }
         map::COUNTERS, "value", Traffic { packets, bytes }
-        map::SERVICE_COUNTERS, "value", ServiceTraffic { connections, packets, bytes }
+        map::SERVICE_COUNTERS, "value", ServiceTraffic { connections, refused, packets, bytes }
     }
     out
 }

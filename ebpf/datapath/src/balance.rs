@@ -5,13 +5,19 @@
 //! the slot's tag and read again; after the last attempt the call is refused rather than sent to
 //! the wrong place.
 
-use crate::abi::{Backend, Service, ServiceKey, Slot, state};
+use crate::abi::{Affinity, AffinityKey, Backend, Service, ServiceKey, Slot, state};
+use crate::affinity::{Client, stick};
 
-/// The maps that balancing reads.
+/// The maps that balancing uses.
 pub trait ServiceMaps {
     fn service(&self, key: &ServiceKey) -> Option<Service>;
     fn slot(&self, index: u32) -> Option<Slot>;
     fn backend(&self, id: u32) -> Option<Backend>;
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// What does not fit is forgotten.
+    fn store_affinity(&self, key: &AffinityKey, affinity: &Affinity);
+    /// A clock that only goes forward.
+    fn now_ns(&self) -> u64;
 }
 
 /// What balancing came to.
@@ -27,13 +33,40 @@ pub enum Choice {
 
 const ATTEMPTS: u32 = 3;
 
-/// Chooses a backend for `key`. `pick` is any number whose high bits are evenly spread.
+/// Chooses a backend for `key`. `pick` is any number whose high bits are evenly spread; `client` is
+/// asked only for services with session affinity.
 #[inline(always)]
-pub fn choose<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: u32) -> Choice {
+pub fn choose<M: ServiceMaps>(
+    maps: &M,
+    key: &ServiceKey,
+    pick: u32,
+    client: impl Fn() -> Client,
+) -> Choice {
+    let (service, id, backend) = match anew(maps, key, pick) {
+        Anew::NotAService => return Choice::NotAService,
+        Anew::NoBackend { service } => return Choice::NoBackend { service },
+        Anew::Backend { service, id, backend } => (service, id, backend),
+    };
+    if service.affinity_seconds == 0 {
+        return Choice::Backend { service: service.id, id, backend };
+    }
+    let (id, backend) = stick(maps, &service, key.tag(), client(), (id, backend));
+    Choice::Backend { service: service.id, id, backend }
+}
+
+/// What balancing comes to for a client that has no backend yet.
+enum Anew {
+    NotAService,
+    NoBackend { service: u32 },
+    Backend { service: Service, id: u32, backend: Backend },
+}
+
+#[inline(always)]
+fn anew<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: u32) -> Anew {
     let mut refused = 0;
     for _ in 0..ATTEMPTS {
         let Some(service) = maps.service(key) else {
-            return Choice::NotAService;
+            return Anew::NotAService;
         };
         refused = service.id;
         if service.slot_count == 0 {
@@ -49,10 +82,10 @@ pub fn choose<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: u32) -> Choice {
             continue;
         };
         if backend.state == state::ACTIVE {
-            return Choice::Backend { service: service.id, id: slot.backend, backend };
+            return Anew::Backend { service, id: slot.backend, backend };
         }
     }
-    Choice::NoBackend { service: refused }
+    Anew::NoBackend { service: refused }
 }
 
 /// Maps `pick` evenly onto `0..count`, without a division.
@@ -65,8 +98,14 @@ pub fn spread(pick: u32, count: u32) -> u32 {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::abi::{Address, affinity_kind};
     use crate::fake::{FakeMaps, backend, key};
     use std::cell::Cell;
+
+    fn pick(maps: &impl ServiceMaps, key: &ServiceKey, pick: u32) -> Choice {
+        let client = Client { kind: affinity_kind::ADDRESS, name: Address::default() };
+        choose(maps, key, pick, || client)
+    }
 
     #[test]
     fn every_backend_gets_its_share() {
@@ -75,7 +114,7 @@ mod tests {
         maps.program(service, &["10.240.0.1", "10.240.1.1", "10.240.2.1"]);
         let mut seen = std::collections::BTreeMap::new();
         for i in 0..3_000u32 {
-            match choose(&maps, &service, i.wrapping_mul(1_431_655)) {
+            match pick(&maps, &service, i.wrapping_mul(1_431_655)) {
                 Choice::Backend { backend, .. } => *seen.entry(backend).or_insert(0) += 1,
                 other => panic!("{other:?}"),
             }
@@ -88,15 +127,15 @@ mod tests {
     fn other_addresses_are_left_alone() {
         let mut maps = FakeMaps::default();
         maps.program(key("10.9.0.7", 80), &["10.240.0.1"]);
-        assert_eq!(choose(&maps, &key("10.9.0.7", 81), 0), Choice::NotAService);
-        assert_eq!(choose(&maps, &key("10.9.0.8", 80), 0), Choice::NotAService);
+        assert_eq!(pick(&maps, &key("10.9.0.7", 81), 0), Choice::NotAService);
+        assert_eq!(pick(&maps, &key("10.9.0.8", 80), 0), Choice::NotAService);
     }
 
     #[test]
     fn an_empty_service_is_refused() {
         let mut maps = FakeMaps::default();
         maps.program(key("10.9.0.7", 80), &[]);
-        assert_eq!(choose(&maps, &key("10.9.0.7", 80), 7), Choice::NoBackend { service: 0 });
+        assert_eq!(pick(&maps, &key("10.9.0.7", 80), 7), Choice::NoBackend { service: 0 });
     }
 
     /// Shows another service's entry at the first read, as a recycled map entry would.
@@ -117,6 +156,15 @@ mod tests {
         fn backend(&self, id: u32) -> Option<Backend> {
             self.maps.backend(id)
         }
+        fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+            self.maps.affinity(key)
+        }
+        fn store_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+            self.maps.store_affinity(key, affinity);
+        }
+        fn now_ns(&self) -> u64 {
+            self.maps.now_ns()
+        }
     }
 
     #[test]
@@ -126,7 +174,7 @@ mod tests {
         maps.program(mine, &["10.240.0.1"]);
         maps.program(other, &["10.240.0.2"]);
         let recycled = Recycled { maps: &maps, wrong: other, reads: Cell::new(0) };
-        let Choice::Backend { backend: found, .. } = choose(&recycled, &mine, 0) else {
+        let Choice::Backend { backend: found, .. } = pick(&recycled, &mine, 0) else {
             panic!("not balanced");
         };
         assert_eq!(found, backend("10.240.0.1", 8080));
@@ -138,7 +186,7 @@ mod tests {
         let mut maps = FakeMaps::default();
         maps.program(key("10.9.0.7", 80), &["10.240.0.1"]);
         maps.backends.borrow_mut().get_mut(&0).unwrap().state = state::FREE;
-        assert!(matches!(choose(&maps, &key("10.9.0.7", 80), 0), Choice::NoBackend { .. }));
+        assert!(matches!(pick(&maps, &key("10.9.0.7", 80), 0), Choice::NoBackend { .. }));
     }
 
     #[test]

@@ -17,9 +17,10 @@
 //! the ICMP error).
 
 use crate::abi::{
-    Address, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U16Be, U32Be, flow_kind,
-    pod_flags, protocol, state,
+    Address, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U16Be, U32Be, affinity_kind,
+    flow_kind, pod_flags, protocol, state,
 };
+use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
 use crate::packet::{Ipv4Header, Ports, Transport};
 
@@ -36,6 +37,7 @@ pub trait PacketMaps: ServiceMaps {
     fn random(&self) -> u32;
     /// Counts a new flow of a service.
     fn count_connection(&self, service: u32);
+    fn count_refused(&self, service: u32);
 }
 
 /// What to do with the packet.
@@ -273,9 +275,13 @@ fn remembered<M: PacketMaps, T: Transport>(
 #[inline(always)]
 fn remember<M: PacketMaps>(maps: &M, key: &FlowKey) -> Result<Option<Flow>, Reason> {
     let service = ServiceKey::new(key.destination, key.destination_port, key.protocol);
-    let (id, number, backend) = match choose(maps, &service, maps.random()) {
+    let client = || Client { kind: affinity_kind::ADDRESS, name: key.source };
+    let (id, number, backend) = match choose(maps, &service, maps.random(), client) {
         Choice::NotAService => return Ok(None),
-        Choice::NoBackend { .. } => return Err(Reason::NoBackend),
+        Choice::NoBackend { service } => {
+            maps.count_refused(service);
+            return Err(Reason::NoBackend);
+        }
         Choice::Backend { service, id, backend } => (service, id, backend),
     };
     let back_key = FlowKey {

@@ -3,8 +3,8 @@
 extern crate std;
 
 use crate::abi::{
-    Address, Backend, Flow, FlowKey, Mac, Pod, Route, Service, ServiceKey, Slot, U16Be, pod_flags,
-    protocol, state,
+    Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Mac, Pod, Route, Service, ServiceKey,
+    Slot, U16Be, pod_flags, protocol, state,
 };
 use crate::balance::ServiceMaps;
 use crate::deliver::PacketMaps;
@@ -35,6 +35,11 @@ pub(crate) struct FakeMaps {
     pub(crate) flows_full: bool,
     pub(crate) random: Cell<u32>,
     pub(crate) connections: Cell<u32>,
+    pub(crate) refused: Cell<u32>,
+    pub(crate) affinities: RefCell<Vec<(AffinityKey, Affinity)>>,
+    pub(crate) affinities_full: Cell<bool>,
+    pub(crate) affinity_writes: Cell<u32>,
+    pub(crate) now_ns: Cell<u64>,
 }
 
 use std::vec::Vec;
@@ -57,6 +62,11 @@ impl FakeMaps {
         self.services.insert(key, service);
     }
 
+    /// Lets time pass.
+    pub(crate) fn pass(&self, nanoseconds: u64) {
+        self.now_ns.set(self.now_ns.get() + nanoseconds);
+    }
+
     pub(crate) fn add_pod(&self, text: &str, ifindex: u32) {
         let pod = Pod { ifindex, mac: Mac::new([2, 0, 0, 0, 0, ifindex as u8]), flags: 0 };
         self.pods.borrow_mut().insert(address(text), pod);
@@ -72,6 +82,21 @@ impl ServiceMaps for FakeMaps {
     }
     fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.borrow().get(&id).copied()
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        let all = self.affinities.borrow();
+        all.iter().find(|(known, _)| known == key).map(|(_, affinity)| *affinity)
+    }
+    fn store_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        if !self.affinities_full.get() {
+            let mut all = self.affinities.borrow_mut();
+            all.retain(|(known, _)| known != key);
+            all.push((*key, *affinity));
+            self.affinity_writes.set(self.affinity_writes.get() + 1);
+        }
+    }
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
     }
 }
 
@@ -103,5 +128,8 @@ impl PacketMaps for FakeMaps {
     }
     fn count_connection(&self, _service: u32) {
         self.connections.set(self.connections.get() + 1);
+    }
+    fn count_refused(&self, _service: u32) {
+        self.refused.set(self.refused.get() + 1);
     }
 }

@@ -10,10 +10,12 @@
 
 #![no_std]
 
+mod affinity;
 mod balance;
 mod deliver;
 mod packet;
 
+pub use affinity::Client;
 pub use balance::{Choice, ServiceMaps, choose, spread};
 pub use deliver::{Decision, PacketMaps, Rewrite, Side, Verdict, from_pod, from_uplink, to_pod};
 pub use packet::{Ipv4Header, Ports, Transport};

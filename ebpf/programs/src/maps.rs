@@ -1,13 +1,13 @@
-//! The maps, all pinned by name. Written here: REVERSE, FLOWS, the counters, and the
+//! The maps, all pinned by name. Written here: REVERSE, AFFINITY, FLOWS, the counters, and the
 //! `HAS_FLOWS` flag in PODS; everything else is written by the agent.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use bowline_ebpf_abi::{
-    Address, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason, ReverseKey, Route, Service,
-    ServiceKey, ServiceTraffic, Slot, Traffic, pod_flags, size,
+    Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
+    ReverseKey, Route, Service, ServiceKey, ServiceTraffic, Slot, Traffic, pod_flags, size,
 };
 use bowline_ebpf_datapath::{PacketMaps, ServiceMaps};
 
@@ -22,6 +22,8 @@ static SLOTS: Array<Slot> = Array::pinned(size::SLOTS, 0);
 static BACKENDS: Array<Backend> = Array::pinned(size::BACKENDS, 0);
 #[map]
 static REVERSE: LruHashMap<ReverseKey, Frontend> = LruHashMap::pinned(size::REVERSE, 0);
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::pinned(size::AFFINITY, 0);
 #[map]
 static PODS: HashMap<Address, Pod> = HashMap::pinned(size::PODS, 0);
 #[map]
@@ -51,6 +53,23 @@ impl ServiceMaps for KernelMaps {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend> {
         BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: copied; a recycled entry names a backend that the slots are searched for.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn store_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        let _ = AFFINITY.insert(key, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_ktime_get_ns() }
     }
 }
 
@@ -96,6 +115,11 @@ impl PacketMaps for KernelMaps {
     fn count_connection(&self, service: u32) {
         count_connection(service);
     }
+
+    #[inline(always)]
+    fn count_refused(&self, service: u32) {
+        count_refused(service);
+    }
 }
 
 /// Counts one packet, or one system call of zero bytes.
@@ -115,6 +139,14 @@ pub fn count_connection(service: u32) {
     if let Some(traffic) = SERVICE_COUNTERS.get_ptr_mut(service) {
         // SAFETY: as in `count`.
         unsafe { (*traffic).connections += 1 };
+    }
+}
+
+#[inline(always)]
+pub fn count_refused(service: u32) {
+    if let Some(traffic) = SERVICE_COUNTERS.get_ptr_mut(service) {
+        // SAFETY: as in `count`.
+        unsafe { (*traffic).refused += 1 };
     }
 }
 

@@ -6,15 +6,18 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval,
+};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use bowline_ebpf_abi::{
-    Address, Backend, Direction, Frontend, Reason, ReverseKey, ServiceKey, U16Be, U32Be, protocol,
+    Address, Backend, Direction, Frontend, Reason, ReverseKey, ServiceKey, U16Be, U32Be,
+    affinity_kind, protocol,
 };
-use bowline_ebpf_datapath::{Choice, choose};
+use bowline_ebpf_datapath::{Choice, Client, choose};
 
-use crate::maps::{KernelMaps, count, count_connection, frontend, store_frontend};
+use crate::maps::{KernelMaps, count, count_connection, count_refused, frontend, store_frontend};
 use crate::settings::can_set_retval;
 
 const REFUSE: i32 = 0;
@@ -76,9 +79,9 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     };
     // SAFETY: the helper takes nothing.
     let pick = unsafe { bpf_get_prandom_u32() };
-    let (service, backend) = match choose(&KernelMaps, &key, pick) {
+    let (service, backend) = match choose(&KernelMaps, &key, pick, || client(ctx)) {
         Choice::NotAService => return ALLOW,
-        Choice::NoBackend { .. } => return refuse(),
+        Choice::NoBackend { service } => return refuse(service),
         Choice::Backend { service, backend, .. } => (service, backend),
     };
     let reverse = reverse_key(cookie(ctx), &backend);
@@ -98,9 +101,9 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     };
     let cookie = cookie(ctx);
-    let (service, backend) = match choose(&KernelMaps, &key, hashed(cookie)) {
+    let (service, backend) = match choose(&KernelMaps, &key, hashed(cookie), || client(ctx)) {
         Choice::NotAService => return ALLOW,
-        Choice::NoBackend { .. } => return refuse(),
+        Choice::NoBackend { service } => return refuse(service),
         Choice::Backend { service, backend, .. } => (service, backend),
     };
     let reverse = reverse_key(cookie, &backend);
@@ -134,8 +137,9 @@ fn name_peer(ctx: &SockAddrContext, family: Family) -> i32 {
 
 /// Refuses the call, with ECONNREFUSED where the kernel lets a program say so.
 #[inline(always)]
-fn refuse() -> i32 {
+fn refuse(service: u32) -> i32 {
     count(Reason::NoBackend, Direction::Socket, 0);
+    count_refused(service);
     if can_set_retval() {
         // SAFETY: the helper takes any error number; this branch exists only where it does.
         unsafe { bpf_set_retval(-ECONNREFUSED) };
@@ -193,6 +197,19 @@ fn set_address(ctx: &SockAddrContext, family: Family, address: &Address, port: U
 fn cookie(ctx: &SockAddrContext) -> u64 {
     // SAFETY: the context is the one that the kernel gave.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// For session affinity: the pod, known by its network namespace (the helper is in this hook since
+/// Linux 5.7).
+#[inline(always)]
+fn client(ctx: &SockAddrContext) -> Client {
+    // SAFETY: the context is the one that the kernel gave.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let words = [(cookie >> 32) as u32, cookie as u32, 0, 0];
+    Client {
+        kind: affinity_kind::NETWORK_NAMESPACE,
+        name: Address::from_words(words.map(U32Be::from_bits)),
+    }
 }
 
 /// Cookies count up; this spreads them over the high bits.
