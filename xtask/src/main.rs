@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything a developer does with this workspace, as five commands.
+//! `cargo xtask`: everything a developer does with this workspace, as six commands.
 //!
 //! Guarantees: each command can be run on a clean clone and repeated; it says what it runs; it
 //! ends with a non-zero status as soon as one step failed.
@@ -7,7 +7,9 @@
 
 mod bpf;
 mod build;
+mod debian;
 mod demo;
+mod kernels;
 mod process;
 mod setup;
 mod test;
@@ -40,6 +42,11 @@ enum Command {
     /// End-to-end tests and packet tests need root. Without it they are counted as skipped, and
     /// the run says so.
     Test(test::Args),
+    /// Run the data plane's tests on Debian's kernels, 5.10 to the newest, in qemu.
+    ///
+    /// Loads and attaches every program, runs the packet tables and two nodes' traffic on each, and
+    /// prints a table. Part of `test --thorough`.
+    Kernels(kernels::Args),
     /// Play the founding scenario on a real three-node cluster and print what was seen.
     Demo(demo::Args),
     /// Check the habits a program can check: sizes, names, module docs, where unsafe may live.
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Tidy(args) => tidy::run(&args),
     };

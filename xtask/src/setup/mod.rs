@@ -1,8 +1,8 @@
 //! `cargo xtask setup`: what a machine needs beyond the Rust toolchain.
 //!
 //! Guarantees: idempotent; says what each thing is for before it installs it; asks nothing; calls
-//! apt only when a package is missing. Old kubectl releases go below `target/tools` and touch
-//! nothing else on the machine.
+//! apt only when a package is missing. Other releases' kubectl and kernels go below `target`
+//! and touch nothing else on the machine.
 //!
 //! Does not: configure or start anything. Packages that bring a service keep whatever state their
 //! installation gives it; bowline uses instances of its own.
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Only say what is missing; exit with an error when something is.
     #[arg(long)]
     check: bool,
+    /// Also install what `cargo xtask kernels` needs.
+    #[arg(long)]
+    kernels: bool,
 }
 
 /// How much of it is needed.
@@ -31,21 +34,26 @@ pub(crate) enum Scope {
     Demo,
     /// The demo's needs, a test runner and the two kubectl releases.
     Test,
+    /// Build, and boot other kernels.
+    Kernels,
 }
 
 /// Install everything, or with `--check` only look.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check {
-        return check();
+        return check(if args.kernels { Scope::Kernels } else { Scope::Test });
     }
     install(Scope::Test)?;
+    if args.kernels {
+        install(Scope::Kernels)?;
+    }
     eprintln!("set-up is complete");
     Ok(())
 }
 
 /// Install what `scope` needs and is missing.
 pub(crate) fn install(scope: Scope) -> Result<()> {
-    packages::install(bpf::find_toolchain().is_some())?;
+    packages::install(bpf::find_toolchain().is_some(), scope)?;
     let toolchain = bpf::find_toolchain()
         .context("still no BPF-capable Rust compiler after installing the packages")?;
     eprintln!("BPF compiler: {toolchain}");
@@ -59,8 +67,8 @@ pub(crate) fn install(scope: Scope) -> Result<()> {
     Ok(())
 }
 
-fn check() -> Result<()> {
-    let mut missing = packages::missing(bpf::find_toolchain().is_some())?
+fn check(scope: Scope) -> Result<()> {
+    let mut missing = packages::missing(bpf::find_toolchain().is_some(), scope)?
         .into_iter()
         .map(|package| format!("package {}: {}", package.name, package.purpose))
         .collect::<Vec<_>>();

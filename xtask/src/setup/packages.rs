@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use super::Scope;
 use crate::{process, workspace};
 
 /// One package and its reason.
@@ -12,14 +13,20 @@ pub(crate) struct Package {
     pub(crate) purpose: &'static str,
     /// Only needed to compile BPF, which another compiler may be able to do.
     bpf_compiler: bool,
+    /// Only needed to boot other kernels.
+    kernels: bool,
 }
 
 const fn package(name: &'static str, purpose: &'static str) -> Package {
-    Package { name, purpose, bpf_compiler: false }
+    Package { name, purpose, bpf_compiler: false, kernels: false }
 }
 
 const fn compiler(name: &'static str, purpose: &'static str) -> Package {
-    Package { name, purpose, bpf_compiler: true }
+    Package { name, purpose, bpf_compiler: true, kernels: false }
+}
+
+const fn guest(name: &'static str, purpose: &'static str) -> Package {
+    Package { name, purpose, bpf_compiler: false, kernels: true }
 }
 
 const PACKAGES: &[Package] = &[
@@ -35,6 +42,10 @@ const PACKAGES: &[Package] = &[
     package("nftables", "nft: shows that no rule exists"),
     package("iptables", "iptables-save: shows that no rule exists"),
     package("dnsutils", "dig: asks the cluster's DNS by hand"),
+    guest("qemu-system-x86", "boots old and new kernels, emulated in software"),
+    guest("kmod", "depmod: the order in which a kernel's modules load"),
+    guest("xz-utils", "unpacks kernel modules"),
+    guest("binutils", "strip: makes the guests' test binary small"),
     compiler("rustc-web", "a Rust compiler with a BPF back end"),
     compiler("libstd-rust-web-dev-bpf", "Rust's core library, built for BPF"),
     package("llvm-22-dev", "LLVM, against which bpf-linker is built"),
@@ -43,8 +54,9 @@ const PACKAGES: &[Package] = &[
     package("zlib1g-dev", "compression library that LLVM needs"),
 ];
 
-/// Packages that are not installed; those of the BPF compiler only when there is no other.
-pub(crate) fn missing(have_bpf_compiler: bool) -> Result<Vec<&'static Package>> {
+/// Packages that are not installed; those of the BPF compiler only when there is no other,
+/// those of guests only for them.
+pub(crate) fn missing(have_bpf_compiler: bool, scope: Scope) -> Result<Vec<&'static Package>> {
     if workspace::find_program("dpkg-query").is_none() {
         let names: Vec<_> = PACKAGES.iter().map(|p| p.name).collect();
         bail!(
@@ -56,6 +68,7 @@ pub(crate) fn missing(have_bpf_compiler: bool) -> Result<Vec<&'static Package>> 
     let have_linker = workspace::find_program("bpf-linker").is_some();
     Ok(PACKAGES
         .iter()
+        .filter(|p| scope == Scope::Kernels || !p.kernels)
         .filter(|p| !(p.bpf_compiler && have_bpf_compiler))
         .filter(|p| !(have_linker && is_for_linker(p)))
         .filter(|p| !is_installed(p.name))
@@ -73,8 +86,8 @@ fn is_installed(name: &str) -> bool {
 }
 
 /// Install what is missing, with apt, without a question.
-pub(crate) fn install(have_bpf_compiler: bool) -> Result<()> {
-    let missing = missing(have_bpf_compiler)?;
+pub(crate) fn install(have_bpf_compiler: bool, scope: Scope) -> Result<()> {
+    let missing = missing(have_bpf_compiler, scope)?;
     if missing.is_empty() {
         eprintln!("packages: all there");
         return Ok(());

@@ -1,0 +1,123 @@
+//! `cargo xtask kernels`: the data plane on the kernels of Debian's releases, old and new.
+//!
+//! Each kernel boots in qemu with the data plane's test binary and nothing else: it loads and
+//! attaches every program, runs the packet tables and sends traffic between two nodes. Software
+//! emulation, so that it works in a machine without virtualization: correctness, never timings.
+//!
+//! Guarantees: a kernel counts as passed only when its guest said so with its last line; the exit
+//! status is not zero when any did not. Guests have no network device. Kernels are downloaded
+//! once, below `target/kernels`, and installed nowhere.
+
+mod archive;
+mod guest;
+mod image;
+mod release;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{bpf, process, setup, workspace};
+use guest::Report;
+use release::{Kernel, RELEASES};
+
+/// Which kernels, and how.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this kernel: 5.10, 6.1, 6.12 or newest; may be repeated.
+    #[arg(long, value_name = "KERNEL", value_parser = release::NAMES)]
+    kernel: Vec<String>,
+    /// Only the tests whose names contain this; may be repeated [default: all that guests run].
+    #[arg(long, value_name = "TEXT")]
+    filter: Vec<String>,
+    /// Print everything that the guests print, also when they pass.
+    #[arg(long)]
+    verbose: bool,
+    /// Look for a newer build of each kernel instead of taking the one that is there.
+    #[arg(long)]
+    update: bool,
+    /// Do not look for missing packages first.
+    #[arg(long)]
+    skip_setup: bool,
+}
+
+/// Tests that guests run, by prefix.
+const TESTS: [&str; 2] = ["packets::", "kernels::"];
+
+/// A guest that has not ended by then is stuck.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Boots them all and prints the table.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.skip_setup {
+        setup::install(setup::Scope::Kernels)?;
+    }
+    bpf::build()?;
+    check(args)
+}
+
+/// As [`run`], for who has installed and built already.
+pub(crate) fn check(args: &Args) -> Result<()> {
+    let wanted = |name: &str| args.kernel.is_empty() || args.kernel.iter().any(|k| k == name);
+    let kernels: Result<Vec<Kernel>> = RELEASES
+        .iter()
+        .filter(|release| wanted(release.name))
+        .map(|release| release.prepare(args.update))
+        .collect();
+    let kernels = kernels?;
+    let base = image::base(&test_binary()?)?;
+    let filters: Vec<&str> = match args.filter.as_slice() {
+        [] => TESTS.to_vec(),
+        filters => filters.iter().map(String::as_str).collect(),
+    };
+    let start = Instant::now();
+    let mut reports = Vec::new();
+    for kernel in &kernels {
+        eprintln!("booting {} ({})", kernel.name, kernel.version);
+        let image = image::of(kernel, &base, &filters)?;
+        let report = guest::boot(kernel, &image, PATIENCE)?;
+        if args.verbose || !report.passed() {
+            eprintln!("{}", report.output);
+        }
+        reports.push(report);
+    }
+    print(&reports);
+    eprintln!("{} kernels in {:.0} s", reports.len(), start.elapsed().as_secs_f64());
+    let failed: Vec<&str> =
+        reports.iter().filter(|r| !r.passed()).map(|r| r.kernel.as_str()).collect();
+    if failed.is_empty() { Ok(()) } else { bail!("failed on {}", failed.join(", ")) }
+}
+
+/// The data plane's integration tests, built.
+fn test_binary() -> Result<PathBuf> {
+    let text = process::output(
+        Command::new(workspace::cargo())
+            .current_dir(workspace::root())
+            // The whole workspace, for one set of features; of it only this test.
+            .args(["build", "--workspace", "--test", "datapath"])
+            .args(["--message-format", "json-render-diagnostics"]),
+    )?;
+    let path = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| {
+            let source = message["target"]["src_path"].as_str();
+            source.is_some_and(|path| path.ends_with("agent/tests/datapath/main.rs"))
+        })
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    path.context("cargo built no test called datapath")
+}
+
+fn print(reports: &[Report]) {
+    let header = ["kernel", "programs", "rows passed", "tests passed", "features used", ""];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(reports.iter().map(Report::cells));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        println!("{}", cells.collect::<Vec<_>>().join("   ").trim_end());
+    }
+}
