@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{bpf, build, process, setup, tidy, workspace};
+use crate::{bpf, build, kernels, process, setup, tidy, workspace};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// Only run the tests: no formatting, lints or tidy.
     #[arg(long)]
     only_tests: bool,
+    /// Also what takes minutes: the data plane on Debian's kernels, as `cargo xtask kernels` does.
+    #[arg(long)]
+    thorough: bool,
     /// Arguments for `cargo nextest run`, for example a filter.
     #[arg(last = true, value_name = "NEXTEST ARGS")]
     nextest: Vec<String>,
@@ -27,6 +30,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.skip_setup {
         setup::install(setup::Scope::Test)?;
+        if args.thorough {
+            setup::install(setup::Scope::Kernels)?;
+        }
     }
     bpf::build()?;
     if !args.only_tests {
@@ -38,6 +44,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Bins and tests in one command, and thus with one set of features.
     cargo(&["build", "--workspace", "--bins", "--tests"])?;
 
+    // Before the tests, so that their count stays the last line.
+    if args.thorough {
+        kernels::check_all()?;
+    }
     let mut nextest = Command::new(workspace::cargo());
     nextest
         .current_dir(workspace::root())

@@ -1,17 +1,18 @@
 //! One guest: boots, is watched until it ends, and what it said.
 
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::image;
 use super::release::Kernel;
 
 /// What became of a guest.
 pub(crate) struct Report {
     /// As `--kernel` names it.
-    pub(crate) kernel: String,
+    pub(crate) kernel: &'static str,
     /// Everything it said: what the tests printed, and what the kernel did.
     pub(crate) output: String,
     version: String,
@@ -81,57 +82,72 @@ impl Report {
     }
 }
 
-/// Boots the kernel and waits until it powers off, for at most `patience`.
-pub(crate) fn boot(kernel: &Kernel, image: &Path, patience: Duration) -> Result<Report> {
-    let (console, tests) =
-        (kernel.directory.join("console.log"), kernel.directory.join("tests.log"));
-    for log in [&console, &tests] {
-        std::fs::write(log, "").with_context(|| format!("cannot write {}", log.display()))?;
-    }
-    let child = Command::new("qemu-system-x86_64")
-        .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"])
-        .args(["-m", "1024M", "-smp", "1", "-nodefaults", "-no-reboot", "-nographic"])
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(image)
-        .args(["-append", "console=ttyS0 loglevel=4 panic=-1 mitigations=off"])
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
-        .arg("-serial")
-        .arg(format!("file:{}", tests.display()))
-        .stdin(Stdio::null())
-        .spawn()
-        .context("cannot start qemu-system-x86_64")?;
-    let ended = wait(child, patience)?.is_some();
-    let read = |path: &Path| {
-        let bytes = std::fs::read(path).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let (said, kernel_said) = (read(&tests), read(&console));
-    Ok(Report {
-        kernel: kernel.name.to_owned(),
-        version: kernel.version.clone(),
-        ended,
-        facts: Facts::read(&said),
-        output: format!("{said}\n{kernel_said}"),
-    })
+/// A guest at work. Dropping it ends it.
+pub(crate) struct Guest<'a> {
+    kernel: &'a Kernel,
+    machine: Child,
+    started: Instant,
 }
 
-/// Waits for the process; ends it when it takes too long, and gives nothing then.
-fn wait(mut child: Child, patience: Duration) -> Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+impl<'a> Guest<'a> {
+    /// Boots the kernel.
+    pub(crate) fn start(kernel: &'a Kernel, base: &[u8], filters: &[&str]) -> Result<Self> {
+        eprintln!("booting {} ({})", kernel.name, kernel.version);
+        let image = image::of(kernel, base, filters)?;
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-m", "1024M", "-smp", "1", "-nodefaults", "-no-reboot", "-nographic"])
+            .args(["-append", "console=ttyS0 loglevel=4 panic=-1 mitigations=off"])
+            .arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(&image);
+        for log in [console_log(kernel), tests_log(kernel)] {
+            std::fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
+            qemu.arg("-serial").arg(format!("file:{}", log.display()));
         }
-        if start.elapsed() > patience {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        let machine = qemu.stdin(Stdio::null()).spawn().context("cannot start qemu")?;
+        Ok(Self { kernel, machine, started: Instant::now() })
     }
+
+    /// Waits until it powers off, and reads what it said. `patience` counts from the start.
+    pub(crate) fn finish(mut self, patience: Duration) -> Result<Report> {
+        let mut ended = false;
+        while !ended && self.started.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(50));
+            ended = self.machine.try_wait()?.is_some();
+        }
+        let read = |path: PathBuf| {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let (said, kernel_said) = (read(tests_log(self.kernel)), read(console_log(self.kernel)));
+        Ok(Report {
+            kernel: self.kernel.name,
+            version: self.kernel.version.clone(),
+            ended,
+            facts: Facts::read(&said),
+            output: format!("{said}\n{kernel_said}"),
+        })
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        // Both fail when it has ended already.
+        let _ = self.machine.kill();
+        let _ = self.machine.wait();
+    }
+}
+
+/// What the kernel says.
+fn console_log(kernel: &Kernel) -> PathBuf {
+    kernel.directory.join("console.log")
+}
+
+/// What the tests say.
+fn tests_log(kernel: &Kernel) -> PathBuf {
+    kernel.directory.join("tests.log")
 }
 
 #[cfg(test)]
@@ -150,7 +166,7 @@ mod tests {
 
     fn report(text: &str, ended: bool) -> Report {
         Report {
-            kernel: "5.10".to_owned(),
+            kernel: "5.10",
             output: String::new(),
             version: "5.10.0".to_owned(),
             ended,
