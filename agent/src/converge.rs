@@ -3,6 +3,8 @@
 //! Each loop waits for its own kind of change, so that none holds up another. What fails is tried
 //! again at the next change or tick; a failure that repeats is logged once.
 
+mod services;
+
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use tokio::{
@@ -22,6 +24,8 @@ use crate::{
     runtime::Runtime,
     watch::Watched,
 };
+
+pub(crate) use services::services;
 
 /// How often the node is compared with what it should be although nothing was announced: what
 /// somebody removed by hand is back within this time.
@@ -104,44 +108,6 @@ impl NodeNetwork {
         match wanted.own_range {
             Some(_) => Ok(()),
             None => Err(NO_RANGE.to_owned()),
-        }
-    }
-}
-
-/// Keeps the service maps in line until `shutdown`.
-pub(crate) async fn services(
-    watched: Arc<Watched>,
-    data_plane: DataPlane,
-    node_name: String,
-    shutdown: CancellationToken,
-) {
-    let mut changes = watched.services.changes();
-    let mut tick = resync();
-    // What an earlier agent programmed may have gone from the API meanwhile.
-    let mut behind = true;
-    let mut failing = false;
-    loop {
-        changes.mark_unchanged();
-        let changed = watched.services.take_changed();
-        if behind || !changed.is_empty() {
-            let done = data_plane.apply_services(watched.services.all(), &node_name).await;
-            behind = done.is_err();
-            match done {
-                Ok(summary) => {
-                    failing = false;
-                    tracing::debug!(changed = changed.len(), ?summary, "services");
-                }
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "services are not programmed, retrying");
-                }
-                Err(_) => {}
-            }
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = changes.changed() => {}
-            _ = tick.tick() => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The data plane as the other rooms of the agent see it: one, shared, behind a lock.
 //!
-//! Guarantees: calls are short system calls, but for `apply_services`, which may wait for numbers
-//! to become free and therefore runs on a thread for blocking work.
+//! Guarantees: calls are short system calls, but for those that program services, which may wait
+//! for numbers to become free and therefore run on a thread for blocking work.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,16 +9,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-
 use crate::{
     apply::network::NodeRoutes,
     config::Config,
     datapath::{
-        self, ApplyServicesFailed, Cidr, Datapath, Hop, OpenDatapathFailed, ServiceSummary,
+        self, ApplyServicesFailed, Cidr, Datapath, Hop, OpenDatapathFailed, ServiceChanges,
+        ServiceSummary, ServiceTable,
     },
     network::{Ipv4Range, PodLink, PodLinks, Refused, Uplink},
-    watch::Announced,
 };
 
 /// File in the run directory with the names of what is programmed.
@@ -36,6 +34,8 @@ pub(crate) enum ProgramServicesFailed {
     #[error("the task that programmed services ended without a result")]
     TaskDied,
 }
+
+type ServicesProgrammed = Result<ServiceSummary, ProgramServicesFailed>;
 
 impl DataPlane {
     /// Loads it, or takes over what an earlier agent left pinned.
@@ -65,24 +65,23 @@ impl DataPlane {
         }
     }
 
-    /// Makes the service maps hold what the API says.
-    pub(crate) async fn apply_services(
+    /// Programs exactly these services.
+    pub(crate) async fn set_services(&self, wanted: ServiceTable) -> ServicesProgrammed {
+        self.program_services(move |datapath| datapath.apply_services(&wanted)).await
+    }
+
+    /// Programs services that changed.
+    pub(crate) async fn change_services(&self, changes: ServiceChanges) -> ServicesProgrammed {
+        self.program_services(move |datapath| datapath.change_services(&changes)).await
+    }
+
+    async fn program_services(
         &self,
-        known: Vec<Announced>,
-        node_name: &str,
-    ) -> Result<ServiceSummary, ProgramServicesFailed> {
-        let (this, node_name) = (self.clone(), node_name.to_owned());
-        let work = tokio::task::spawn_blocking(move || {
-            let services = known.iter().filter_map(|entry| entry.service.as_deref());
-            let slices = known.iter().flat_map(|entry| entry.slices.values().map(AsRef::as_ref));
-            let wanted = datapath::service_table(
-                services.collect::<Vec<&Service>>(),
-                slices.collect::<Vec<&EndpointSlice>>(),
-                &node_name,
-            );
-            this.lock().apply_services(&wanted)
-        });
-        Ok(work.await.map_err(|_| ProgramServicesFailed::TaskDied)??)
+        work: impl FnOnce(&mut Datapath) -> Result<ServiceSummary, ApplyServicesFailed> + Send + 'static,
+    ) -> ServicesProgrammed {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut this.lock()));
+        Ok(done.await.map_err(|_| ProgramServicesFailed::TaskDied)??)
     }
 
     fn lock(&self) -> MutexGuard<'_, Datapath> {

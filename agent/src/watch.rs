@@ -8,6 +8,7 @@
 //! Memory is the agent's tightest bound, so objects are stripped of what no plan reads.
 
 mod services;
+mod slice;
 mod table;
 
 use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
@@ -29,7 +30,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use services::{Announced, ServiceTable};
+pub(crate) use services::{Announced, ServiceKey, ServiceTable};
+pub(crate) use slice::{Endpoint, Shared, Slice};
 pub(crate) use table::Table;
 
 /// A watch that says nothing for this long is made anew, so that a connection which died without
@@ -188,8 +190,12 @@ fn strip_node(node: &mut Node) {
 
 fn strip_service(service: &mut Service) {
     service.annotations_mut().clear();
+    service.labels_mut().clear();
     service.owner_references_mut().clear();
     service.status = None;
+    if let Some(spec) = service.spec.as_mut() {
+        spec.selector = None;
+    }
 }
 
 fn strip_slice(slice: &mut EndpointSlice) {

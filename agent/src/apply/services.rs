@@ -9,12 +9,12 @@
 
 mod allocate;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use bowline_ebpf_abi::{Backend, Service, ServiceKey, Slot, map, protocol, state};
+use bowline_ebpf_abi::{Address, Backend, Service, ServiceKey, Slot, map, protocol, state};
 
 use crate::datapath::WriteMapFailed;
 use crate::plan::services::{BackendAddress, ProgrammedService, ServiceStep, WantedService};
@@ -27,11 +27,14 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(crate) trait ServiceStore {
     fn put_service(&mut self, key: &ServiceKey, value: &Service) -> Result<(), WriteMapFailed>;
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed>;
-    fn put_slot(&mut self, index: u32, slot: Slot) -> Result<(), WriteMapFailed>;
-    fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<(), WriteMapFailed>;
+    /// Writes a range of slots.
+    fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), WriteMapFailed>;
+    /// Writes backends, each at its number. After a failure some may be written.
+    fn put_backends(&mut self, ids: &[u32], backends: &[Backend]) -> Result<(), WriteMapFailed>;
     fn clear_counters(&mut self, service: u32) -> Result<(), WriteMapFailed>;
     /// The error for a map without room.
     fn full(&self, map: &'static str) -> WriteMapFailed;
+    fn now(&self) -> Instant;
     /// Lets time pass until `moment`.
     fn wait_until(&mut self, moment: Instant);
 }
@@ -90,7 +93,7 @@ enum Retired {
 #[derive(Debug)]
 pub(crate) struct ServiceWriter {
     programmed: BTreeMap<ServiceKey, ProgrammedService>,
-    backends: BTreeMap<BackendAddress, NumberedBackend>,
+    backends: HashMap<BackendAddress, NumberedBackend>,
     slots: Ranges,
     backend_ids: Numbers,
     service_ids: Numbers,
@@ -111,7 +114,7 @@ impl ServiceWriter {
     pub(crate) fn recover(limits: ServiceLimits, found: Vec<FoundService>) -> Self {
         let mut writer = Self {
             programmed: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            backends: HashMap::new(),
             slots: Ranges::new(limits.slots),
             backend_ids: Numbers::new(limits.backends),
             service_ids: Numbers::new(limits.services),
@@ -151,6 +154,12 @@ impl ServiceWriter {
         services.flat_map(|service| service.backends.iter().copied()).collect()
     }
 
+    /// Whether any port of this virtual address is programmed.
+    pub(crate) fn has_address(&self, address: Address) -> bool {
+        let first = ServiceKey { address, ..ServiceKey::default() };
+        self.programmed.range(first..).next().is_some_and(|(key, _)| key.address == address)
+    }
+
     /// Whether any service has this backend.
     pub(crate) fn uses(&self, backend: &BackendAddress) -> bool {
         self.backends.contains_key(backend)
@@ -161,23 +170,22 @@ impl ServiceWriter {
         &mut self,
         store: &mut S,
         steps: &[ServiceStep<'_>],
-        now: Instant,
     ) -> Result<ServiceSummary, ApplyServicesFailed> {
-        self.release(now);
+        self.release(store.now());
         let mut summary = ServiceSummary::default();
         let mut failures = Vec::new();
         for step in steps {
             let (name, done, counter) = match step {
                 ServiceStep::Remove { key } => {
-                    (name_of(key), self.remove(store, key, now), &mut summary.removed)
+                    (name_of(key), self.remove(store, key), &mut summary.removed)
                 }
                 ServiceStep::Add { key, wanted } => {
                     let name = format!("{}/{}", wanted.namespace, wanted.name);
-                    (name, self.write(store, key, wanted, now), &mut summary.added)
+                    (name, self.write(store, key, wanted), &mut summary.added)
                 }
                 ServiceStep::Change { key, wanted } => {
                     let name = format!("{}/{}", wanted.namespace, wanted.name);
-                    (name, self.write(store, key, wanted, now), &mut summary.changed)
+                    (name, self.write(store, key, wanted), &mut summary.changed)
                 }
             };
             match done {
@@ -195,7 +203,6 @@ impl ServiceWriter {
         store: &mut S,
         key: &ServiceKey,
         wanted: &WantedService,
-        now: Instant,
     ) -> Result<(), WriteMapFailed> {
         let count = u32::try_from(wanted.backends.len()).map_err(|_| store.full(map::SLOTS))?;
         let first_slot = self.take_slots(store, count)?;
@@ -212,15 +219,15 @@ impl ServiceWriter {
                 };
                 let put = store.put_service(key, &value);
                 if put.is_err() && !self.programmed.contains_key(key) {
-                    self.retired.push_back((now + GRACE, Retired::Service { id }));
+                    self.retire(store, Retired::Service { id });
                 }
                 put.map(|()| id)
             });
         let id = match written {
             Ok(id) => id,
             Err(error) => {
-                self.retire_slots(first_slot, count, now);
-                self.drop_backends(store, &held, now);
+                self.retire_slots(store, first_slot, count);
+                self.drop_backends(store, &held);
                 return Err(error);
             }
         };
@@ -231,8 +238,8 @@ impl ServiceWriter {
             backends: held,
         };
         if let Some(old) = self.programmed.insert(*key, programmed) {
-            self.retire_slots(old.first_slot, old.backends.len() as u32, now);
-            self.drop_backends(store, &old.backends, now);
+            self.retire_slots(store, old.first_slot, old.backends.len() as u32);
+            self.drop_backends(store, &old.backends);
         }
         Ok(())
     }
@@ -247,30 +254,36 @@ impl ServiceWriter {
         first_slot: u32,
         held: &mut Vec<BackendAddress>,
     ) -> Result<(), WriteMapFailed> {
+        let (mut new_ids, mut new) = (Vec::new(), Vec::new());
         let mut ids = Vec::with_capacity(wanted.backends.len());
         for address in wanted.backends.keys() {
-            ids.push(self.hold_backend(store, *address)?);
+            let (id, is_new) = self.hold_backend(store, *address)?;
             held.push(*address);
+            ids.push(id);
+            if is_new {
+                let BackendAddress { address, port } = *address;
+                new_ids.push(id);
+                new.push(Backend { address, port, state: state::ACTIVE, pad: 0 });
+            }
         }
         // Session affinity searches the slots by halves.
         ids.sort_unstable();
-        for (index, backend) in (first_slot..).zip(ids) {
-            store.put_slot(index, Slot { backend, tag: key.tag() })?;
-        }
-        Ok(())
+        let slots: Vec<Slot> =
+            ids.into_iter().map(|backend| Slot { backend, tag: key.tag() }).collect();
+        store.put_backends(&new_ids, &new)?;
+        store.put_slots(first_slot, &slots)
     }
 
     fn remove<S: ServiceStore>(
         &mut self,
         store: &mut S,
         key: &ServiceKey,
-        now: Instant,
     ) -> Result<(), WriteMapFailed> {
         store.delete_service(key)?;
         if let Some(old) = self.programmed.remove(key) {
-            self.retire_slots(old.first_slot, old.backends.len() as u32, now);
-            self.drop_backends(store, &old.backends, now);
-            self.retired.push_back((now + GRACE, Retired::Service { id: old.id }));
+            self.retire_slots(store, old.first_slot, old.backends.len() as u32);
+            self.drop_backends(store, &old.backends);
+            self.retire(store, Retired::Service { id: old.id });
         }
         Ok(())
     }
@@ -292,52 +305,49 @@ impl ServiceWriter {
         Ok(id)
     }
 
+    /// Takes one use of a backend. Gives its number, and whether its entry is to be written.
     fn hold_backend<S: ServiceStore>(
         &mut self,
         store: &mut S,
         address: BackendAddress,
-    ) -> Result<u32, WriteMapFailed> {
+    ) -> Result<(u32, bool), WriteMapFailed> {
         if let Some(known) = self.backends.get_mut(&address) {
             known.users += 1;
-            return Ok(known.id);
+            return Ok((known.id, false));
         }
         let id = self.take_number(store, map::BACKENDS, |writer| writer.backend_ids.next())?;
-        let BackendAddress { address: ip, port } = address;
-        let entry = Backend { address: ip, port, state: state::ACTIVE, pad: 0 };
-        if let Err(error) = store.put_backend(id, &entry) {
-            self.backend_ids.give_back(id);
-            return Err(error);
-        }
         self.backends.insert(address, NumberedBackend { id, users: 1 });
-        Ok(id)
+        Ok((id, true))
     }
 
     /// Gives up one use of each backend. One that nobody uses takes no new flow from now on.
-    fn drop_backends<S: ServiceStore>(
-        &mut self,
-        store: &mut S,
-        addresses: &[BackendAddress],
-        now: Instant,
-    ) {
+    fn drop_backends<S: ServiceStore>(&mut self, store: &mut S, addresses: &[BackendAddress]) {
+        let mut unused = Vec::new();
         for address in addresses {
             let Some(backend) = self.backends.get_mut(address) else { continue };
             backend.users -= 1;
-            if backend.users > 0 {
-                continue;
+            if backend.users == 0 {
+                unused.push(backend.id);
+                self.backends.remove(address);
             }
-            let id = backend.id;
-            self.backends.remove(address);
-            let free = Backend { state: state::FREE, ..Backend::default() };
-            // An entry that could not be cleared is written anew before it is used again.
-            let _ = store.put_backend(id, &free);
-            self.retired.push_back((now + GRACE, Retired::Backend { id }));
+        }
+        let free = vec![Backend { state: state::FREE, ..Backend::default() }; unused.len()];
+        // Entries that could not be cleared are written anew before they are used again.
+        let _ = store.put_backends(&unused, &free);
+        for id in unused {
+            self.retire(store, Retired::Backend { id });
         }
     }
 
-    fn retire_slots(&mut self, first: u32, count: u32, now: Instant) {
+    fn retire_slots<S: ServiceStore>(&mut self, store: &S, first: u32, count: u32) {
         if count > 0 {
-            self.retired.push_back((now + GRACE, Retired::Slots { first, count }));
+            self.retire(store, Retired::Slots { first, count });
         }
+    }
+
+    /// The grace begins now, when the maps no longer lead to it; not when the apply began.
+    fn retire<S: ServiceStore>(&mut self, store: &S, what: Retired) {
+        self.retired.push_back((store.now() + GRACE, what));
     }
 
     fn take_slots<S: ServiceStore>(

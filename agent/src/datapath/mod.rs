@@ -21,7 +21,7 @@ mod table;
 mod tests;
 
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
-pub use crate::plan::services::{NODE_DNS, ServiceTable, service_table};
+pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
 pub use bowline_api::cidr::Cidr;
 pub use links::AttachProgramFailed;
 pub use programs::LoadProgramsFailed;
@@ -32,13 +32,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, route_flags, size};
 
 use crate::apply::services::ServiceWriter;
+use crate::plan::services::ServiceStep;
 use links::PacketHook;
-use names::{NamesWriter, PodName};
+use names::{Gone, NamesWriter, PodName};
 use pins::Pins;
 use programs::{PacketProgram, Programs};
 use store::MapStore;
@@ -418,11 +418,33 @@ impl Datapath {
         wanted: &ServiceTable,
     ) -> Result<ServiceSummary, ApplyServicesFailed> {
         let steps = crate::plan::services::plan(wanted, self.services.programmed());
-        let mut gone = self.services.backends_of(&steps);
-        let done = self.services.apply(&mut self.store, &steps, Instant::now());
-        gone.retain(|backend| !self.services.uses(backend));
-        self.names.follow(wanted, &steps, &gone);
+        let (done, _) = self.take_service_steps(&steps);
+        self.names.replace_services(wanted);
         done
+    }
+
+    /// Programs what changed, and leaves all other services as they are.
+    pub fn change_services(
+        &mut self,
+        changes: &ServiceChanges,
+    ) -> Result<ServiceSummary, ApplyServicesFailed> {
+        let steps = crate::plan::services::plan_changes(changes, self.services.programmed());
+        let (done, gone) = self.take_service_steps(&steps);
+        self.names.follow_services(&changes.put, gone);
+        done
+    }
+
+    fn take_service_steps(
+        &mut self,
+        steps: &[ServiceStep<'_>],
+    ) -> (Result<ServiceSummary, ApplyServicesFailed>, Gone) {
+        let mut backends = self.services.backends_of(steps);
+        let done = self.services.apply(&mut self.store, steps);
+        backends.retain(|backend| !self.services.uses(backend));
+        let removed = steps.iter().filter(|step| matches!(step, ServiceStep::Remove { .. }));
+        let mut addresses: Vec<Address> = removed.map(|step| step.key().address).collect();
+        addresses.retain(|address| !self.services.has_address(*address));
+        (done, Gone { addresses, backends })
     }
 }
 

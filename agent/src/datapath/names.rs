@@ -2,24 +2,28 @@
 //! reads them wants to see pods and services.
 //!
 //! Guarantees: the file is replaced whole, so a reader sees one state or the next; changes are
-//! gathered for a moment, so that many of them cost one write, and never delay the maps. Losing
-//! the file loses names, nothing else.
+//! gathered for a moment, the longer the larger the file is, so that many of them cost one write,
+//! and never delay the maps. Losing the file loses names, nothing else.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bowline_ebpf_abi::ServiceKey;
+use bowline_ebpf_abi::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::services::{BackendAddress, ServiceStep, ServiceTable, WantedService};
+use crate::plan::services::{BackendAddress, ServiceTable};
 
-/// How long changes are gathered.
+/// How long changes are gathered, at least.
 const GATHER: Duration = Duration::from_millis(200);
+
+/// Writing takes at most this part of the time.
+const WRITING_SHARE: u32 = 20;
 
 /// All names.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -52,52 +56,65 @@ impl Names {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    fn set_services(&mut self, table: &ServiceTable) {
-        self.services.clear();
-        self.targets.clear();
-        for (key, wanted) in &table.services {
-            self.add_service(key, wanted);
+    fn take(&mut self, change: ServiceNames) {
+        if change.replaces {
+            self.services.clear();
+            self.targets.clear();
         }
-    }
-
-    fn add_service(&mut self, key: &ServiceKey, wanted: &WantedService) {
-        let (namespace, name) = (wanted.namespace.clone(), wanted.name.clone());
-        self.services.insert(key.address.into(), ServiceName { namespace, name });
-        for (backend, target) in &wanted.backends {
-            if let Some(target) = target {
-                self.targets.insert(socket_address(backend), target.clone());
-            }
+        for address in change.gone.addresses {
+            self.services.remove(&address.into());
         }
-    }
-
-    /// Follows the steps of an apply; `gone` are the backends that no service has any more.
-    fn follow(&mut self, table: &ServiceTable, steps: &[ServiceStep<'_>], gone: &[BackendAddress]) {
-        for step in steps {
-            match step {
-                ServiceStep::Add { key, wanted } | ServiceStep::Change { key, wanted } => {
-                    self.add_service(key, wanted);
-                }
-                ServiceStep::Remove { key } if !table.has_address(key.address) => {
-                    self.services.remove(&key.address.into());
-                }
-                ServiceStep::Remove { .. } => {}
-            }
-        }
-        for backend in gone {
+        for backend in &change.gone.backends {
             self.targets.remove(&socket_address(backend));
         }
+        self.services.extend(change.services);
+        self.targets.extend(change.targets);
     }
 
     fn write(&self, path: &Path) -> io::Result<()> {
         let fresh = path.with_extension("json.new");
-        std::fs::write(&fresh, serde_json::to_vec(self)?)?;
+        let mut file = BufWriter::new(File::create(&fresh)?);
+        serde_json::to_writer(&mut file, self)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?;
         std::fs::rename(fresh, path)
+    }
+}
+
+/// What is no longer programmed.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    pub(super) addresses: Vec<Address>,
+    pub(super) backends: Vec<BackendAddress>,
+}
+
+/// A change of the names of services and of their backends.
+#[derive(Debug)]
+struct ServiceNames {
+    /// These are all there are.
+    replaces: bool,
+    gone: Gone,
+    services: Vec<(IpAddr, ServiceName)>,
+    targets: Vec<(SocketAddr, Arc<str>)>,
+}
+
+impl ServiceNames {
+    fn of(table: &ServiceTable, gone: Gone, replaces: bool) -> Self {
+        let services = table.services.iter().map(|(key, wanted)| {
+            let (namespace, name) = (wanted.namespace.clone(), wanted.name.clone());
+            (key.address.into(), ServiceName { namespace, name })
+        });
+        let backends = table.services.values().flat_map(|wanted| &wanted.backends);
+        let targets = backends
+            .filter_map(|(backend, target)| Some((socket_address(backend), target.clone()?)));
+        Self { replaces, gone, services: services.collect(), targets: targets.collect() }
     }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The names of pods; those of services are the writing thread's.
     names: Names,
+    services: Vec<ServiceNames>,
     changed: bool,
     ended: bool,
 }
@@ -109,18 +126,21 @@ type Cell = Arc<(Mutex<Shared>, Condvar)>;
 pub(super) struct NamesWriter {
     cell: Cell,
     thread: Option<JoinHandle<()>>,
-    knows_services: bool,
 }
 
 impl NamesWriter {
     pub(super) fn start(path: PathBuf) -> io::Result<Self> {
-        let shared = Shared { names: Names::read(&path), ..Shared::default() };
+        let mut names = Names::read(&path);
+        let shared = Shared {
+            names: Names { pods: names.pods.clone(), ..Names::default() },
+            ..Shared::default()
+        };
         let cell: Cell = Arc::new((Mutex::new(shared), Condvar::new()));
         let theirs = cell.clone();
         let thread = std::thread::Builder::new()
             .name("datapath-names".to_owned())
-            .spawn(move || write_changes(&theirs, &path))?;
-        Ok(Self { cell, thread: Some(thread), knows_services: false })
+            .spawn(move || write_changes(&theirs, &mut names, &path))?;
+        Ok(Self { cell, thread: Some(thread) })
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Names)) {
@@ -130,19 +150,21 @@ impl NamesWriter {
         self.cell.1.notify_one();
     }
 
-    /// Takes over the names after an apply: all of them at first, then what changed.
-    pub(super) fn follow(
-        &mut self,
-        table: &ServiceTable,
-        steps: &[ServiceStep<'_>],
-        gone: &[BackendAddress],
-    ) {
-        if !self.knows_services {
-            self.change(|names| names.set_services(table));
-        } else if !steps.is_empty() {
-            self.change(|names| names.follow(table, steps, gone));
-        }
-        self.knows_services = true;
+    /// Takes over the names of all services.
+    pub(super) fn replace_services(&self, table: &ServiceTable) {
+        self.change_services(ServiceNames::of(table, Gone::default(), true));
+    }
+
+    /// Takes over the names of services that changed.
+    pub(super) fn follow_services(&self, changed: &ServiceTable, gone: Gone) {
+        self.change_services(ServiceNames::of(changed, gone, false));
+    }
+
+    fn change_services(&self, change: ServiceNames) {
+        let mut shared = lock(&self.cell.0);
+        shared.services.push(change);
+        shared.changed = true;
+        self.cell.1.notify_one();
     }
 }
 
@@ -165,7 +187,8 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_changes(cell: &Cell, path: &Path) {
+fn write_changes(cell: &Cell, names: &mut Names, path: &Path) {
+    let mut gather = GATHER;
     loop {
         let shared = lock(&cell.0);
         let shared = cell
@@ -175,14 +198,19 @@ fn write_changes(cell: &Cell, path: &Path) {
         // Gathering ends early when the agent does.
         let (mut shared, _) = cell
             .1
-            .wait_timeout_while(shared, GATHER, |shared| !shared.ended)
+            .wait_timeout_while(shared, gather, |shared| !shared.ended)
             .unwrap_or_else(PoisonError::into_inner);
-        let (names, ended) = (shared.names.clone(), shared.ended);
+        let ended = shared.ended;
         let changed = std::mem::take(&mut shared.changed);
+        let services = std::mem::take(&mut shared.services);
+        names.pods.clone_from(&shared.names.pods);
         drop(shared);
+        services.into_iter().for_each(|change| names.take(change));
+        let start = Instant::now();
         if changed && let Err(error) = names.write(path) {
             tracing::warn!("writing {} failed: {error}", path.display());
         }
+        gather = GATHER.max(start.elapsed() * WRITING_SHARE);
         if ended {
             return;
         }
@@ -192,7 +220,8 @@ fn write_changes(cell: &Cell, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bowline_ebpf_abi::U16Be;
+    use crate::plan::services::WantedService;
+    use bowline_ebpf_abi::{ServiceKey, U16Be};
 
     #[test]
     fn names_survive_the_writer() {
@@ -222,30 +251,35 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let backend =
             |text: &str| BackendAddress { address: address(text).into(), port: U16Be::new(8) };
-        let wanted = |backends: &[&str]| WantedService {
-            namespace: "default".into(),
-            name: "web".into(),
-            backends: backends.iter().map(|b| (backend(b), Some((*b).into()))).collect(),
-            affinity_seconds: 0,
+        let table = |services: &[(u16, &str)]| {
+            let mut table = ServiceTable::default();
+            for (port, text) in services {
+                let key = ServiceKey::new(address("10.9.0.1").into(), U16Be::new(*port), 6);
+                let wanted = WantedService {
+                    namespace: "default".into(),
+                    name: "web".into(),
+                    backends: [(backend(text), Some((*text).into()))].into(),
+                    ..WantedService::default()
+                };
+                table.services.insert(key, wanted);
+            }
+            table
         };
-        let key = |port| ServiceKey::new(address("10.9.0.1").into(), U16Be::new(port), 6);
-        let (one, two) = (wanted(&["10.240.0.1"]), wanted(&["10.240.0.2"]));
-        let mut table = ServiceTable::default();
-        table.services.insert(key(80), one);
-        table.services.insert(key(81), two);
+        let (first, second) = (table(&[(80, "10.240.0.1"), (81, "10.240.0.2")]), table(&[]));
+        let changed = table(&[(81, "10.240.0.3")]);
+        let gone = |addresses: &[&str], backends: &[&str]| Gone {
+            addresses: addresses.iter().map(|text| address(text).into()).collect(),
+            backends: backends.iter().map(|text| backend(text)).collect(),
+        };
         let mut names = Names::default();
-        names.set_services(&table);
-        assert_eq!(names.targets.len(), 2);
-
-        table.services.remove(&key(80));
-        let gone = [backend("10.240.0.1")];
-        names.follow(&table, &[ServiceStep::Remove { key: key(80) }], &gone);
+        names.take(ServiceNames::of(&first, gone(&[], &[]), true));
+        assert_eq!((names.services.len(), names.targets.len()), (1, 2));
+        names.take(ServiceNames::of(&second, gone(&[], &["10.240.0.1"]), false));
         assert_eq!((names.services.len(), names.targets.len()), (1, 1), "port 81 is left");
-        let change = ServiceStep::Change { key: key(81), wanted: &wanted(&["10.240.0.3"]) };
-        names.follow(&table, &[change], &[backend("10.240.0.2")]);
+        names.take(ServiceNames::of(&changed, gone(&[], &["10.240.0.2"]), false));
         let targets: Vec<&str> = names.targets.values().map(|name| &**name).collect();
         assert_eq!(targets, ["10.240.0.3"]);
-        names.follow(&ServiceTable::default(), &[ServiceStep::Remove { key: key(81) }], &[]);
-        assert!(names.services.is_empty());
+        names.take(ServiceNames::of(&second, gone(&["10.9.0.1"], &["10.240.0.3"]), false));
+        assert!(names.services.is_empty() && names.targets.is_empty());
     }
 }

@@ -79,12 +79,13 @@ impl ServiceStore for MapStore {
         self.services.delete(key).map(drop)
     }
 
-    fn put_slot(&mut self, index: u32, slot: Slot) -> Result<(), WriteMapFailed> {
-        self.slots.put(&index, &slot)
+    fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), WriteMapFailed> {
+        let indexes: Vec<u32> = (first..).take(slots.len()).collect();
+        self.slots.put_all(&indexes, slots)
     }
 
-    fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<(), WriteMapFailed> {
-        self.backends.put(&id, backend)
+    fn put_backends(&mut self, ids: &[u32], backends: &[Backend]) -> Result<(), WriteMapFailed> {
+        self.backends.put_all(ids, backends)
     }
 
     fn clear_counters(&mut self, service: u32) -> Result<(), WriteMapFailed> {
@@ -98,6 +99,10 @@ impl ServiceStore for MapStore {
             _ => self.services.size(),
         };
         WriteMapFailed::Full { map: name, size, flag: flag_of(name) }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
     fn wait_until(&mut self, moment: Instant) {

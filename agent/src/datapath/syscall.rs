@@ -19,6 +19,7 @@ const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
@@ -45,6 +46,19 @@ struct ElementAttr {
     pad: u32,
     key: u64,
     value_or_next: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
     flags: u64,
 }
 
@@ -173,6 +187,24 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Resul
         ..ElementAttr::default()
     };
     bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Writes `count` elements, whose keys and values lie one after the other. When it fails, those
+/// before the one that was refused are written.
+pub(super) fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    count: usize,
+) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(count).map_err(io::Error::other)?,
+        map: raw(map),
+        ..BatchAttr::default()
+    };
+    bpf(MAP_UPDATE_BATCH, &mut attr).map(drop)
 }
 
 /// Whether there was something to delete.

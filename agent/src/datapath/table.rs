@@ -8,6 +8,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bowline_ebpf_abi::{Plain, map};
 use nix::libc;
@@ -58,12 +59,25 @@ pub(super) struct Table<K, V> {
     name: &'static str,
     size: u32,
     per_cpu: bool,
+    /// Whether the kernel has not refused to write many entries at once.
+    batches: AtomicBool,
     types: PhantomData<fn(K) -> V>,
 }
 
 fn bytes<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: `Plain` promises that the type is nothing but its bytes, without padding.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+fn slice_bytes<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: as above, for each of them; a slice has no gaps between its elements.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// How kernels before 5.6 and maps without batches refuse one: `EINVAL`, `ENOTSUPP`, `EOPNOTSUPP`.
+fn is_unsupported(error: &io::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
 }
 
 fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
@@ -98,7 +112,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
         if (key as usize, value as usize) != (size_of::<K>(), size_of::<V>()) {
             return Err(ReadMapsFailed::WrongLayout { map: name });
         }
-        Ok(Self { fd, name, size, per_cpu, types: PhantomData })
+        let batches = AtomicBool::new(true);
+        Ok(Self { fd, name, size, per_cpu, batches, types: PhantomData })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -140,6 +155,23 @@ impl<K: Plain, V: Plain> Table<K, V> {
             syscall::update(self.fd.as_fd(), bytes(key), bytes(value))
         };
         written.map_err(|source| self.not_written(source))
+    }
+
+    /// Writes many entries of a map that is not per CPU, with one call where the kernel takes them
+    /// so (5.6). After a failure some are written.
+    pub(super) fn put_all(&self, keys: &[K], values: &[V]) -> Result<(), WriteMapFailed> {
+        debug_assert!(keys.len() == values.len() && !self.per_cpu);
+        if keys.len() > 1 && self.batches.load(Ordering::Relaxed) {
+            let (fd, count) = (self.fd.as_fd(), keys.len());
+            match syscall::update_batch(fd, slice_bytes(keys), slice_bytes(values), count) {
+                // The map or the kernel knows no batches.
+                Err(error) if is_unsupported(&error) => {
+                    self.batches.store(false, Ordering::Relaxed)
+                }
+                written => return written.map_err(|source| self.not_written(source)),
+            }
+        }
+        keys.iter().zip(values).try_for_each(|(key, value)| self.put(key, value))
     }
 
     /// Whether the key was there.

@@ -17,9 +17,9 @@ use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{A, CNAME, PTR, SOA, SRV},
 };
-use k8s_openapi::api::{core::v1::Service, discovery::v1::Endpoint};
+use k8s_openapi::api::core::v1::Service;
 
-use crate::watch::{Announced, ServiceTable};
+use crate::watch::{Announced, Endpoint, ServiceTable};
 
 /// How long answers may be kept: short, because endpoints come and go.
 const TTL: u32 = 5;
@@ -266,32 +266,18 @@ fn service_ports(service: &Service) -> Vec<(String, String, u16)> {
 fn headless_endpoints(service: &Service, known: &Announced) -> Vec<HeadlessEndpoint> {
     let spec = service.spec.as_ref();
     let unready_too = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-    let shown = |endpoint: &&Endpoint| {
-        let conditions = endpoint.conditions.as_ref();
-        unready_too || conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
-    };
+    let shown = |endpoint: &&Endpoint| unready_too || endpoint.ready;
     let mut all = Vec::new();
     for slice in known.slices.values() {
-        let ports: Vec<(String, String, u16)> = slice
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|port| {
-                Some((
-                    port.name.clone().unwrap_or_default().to_ascii_lowercase(),
-                    port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
-                    u16::try_from(port.port?).ok()?,
-                ))
-            })
-            .collect();
-        for endpoint in slice.endpoints.iter().flatten().filter(shown) {
-            for address in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
-                let address: Ipv4Addr = address;
-                let hostname = endpoint.hostname.as_deref().filter(|name| !name.is_empty());
-                let label = hostname
-                    .map_or_else(|| address.to_string().replace('.', "-"), str::to_ascii_lowercase);
-                all.push(HeadlessEndpoint { label, address, ports: ports.clone() });
-            }
+        let ports = slice.ports.iter().map(|port| {
+            (port.name.to_ascii_lowercase(), port.protocol.to_ascii_lowercase(), port.number)
+        });
+        let ports: Vec<(String, String, u16)> = ports.collect();
+        for endpoint in slice.endpoints.iter().filter(shown) {
+            let IpAddr::V4(address) = endpoint.address else { continue };
+            let dashes = || address.to_string().replace('.', "-");
+            let label = endpoint.hostname.as_deref().map_or_else(dashes, str::to_ascii_lowercase);
+            all.push(HeadlessEndpoint { label, address, ports: ports.clone() });
         }
     }
     all

@@ -1,20 +1,29 @@
 //! Plan of the service maps.
 //!
-//! [`service_table`] turns Services and EndpointSlices into what the maps should hold; [`plan`]
-//! compares it with what they do hold. Both are pure.
+//! [`wanted_of`] says what one service wants of the maps of one node, [`claims::Claims`] turns
+//! changed services into changed entries, and [`plan`] and [`plan_changes`] compare those with what
+//! is programmed. All of it is pure.
 //!
 //! Guarantees: a service whose backends are the same set gives no step, in whatever order they are
-//! listed; removals come before additions. Terminating endpoints are used only while a service has
-//! no ready one. Headless and ExternalName services have no virtual address and do not appear.
-//! Not here: session affinity is carried along but not balanced by yet; IPv6 endpoints are skipped.
+//! listed; removals come before additions. Which endpoints are used is said in [`endpoints`].
+//! Headless and ExternalName services have no virtual address and do not appear; nor do SCTP
+//! ports, which this data plane does not balance.
+
+pub(crate) mod claims;
+mod endpoints;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bowline_ebpf_abi::{Address, ServiceKey, U16Be, protocol};
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::watch::{Shared, Slice};
+pub use claims::ServiceChanges;
+use claims::Wanted;
+use endpoints::{Backends, Wish};
 
 /// The DNS server of each node, on an address of its own loopback device.
 pub const NODE_DNS: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 20, 10), 53);
@@ -22,6 +31,31 @@ pub const NODE_DNS: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 20, 10), 53);
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
+/// The label of a node that says where it is.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Where a node is, as far as services are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) node: Arc<str>,
+    pub(crate) zone: Option<Arc<str>>,
+}
+
+impl Place {
+    /// The place of the node `name`, of which `node` is what the API says.
+    pub fn new(name: &str, node: Option<&Node>) -> Self {
+        let labels = node.and_then(|node| node.metadata.labels.as_ref());
+        let zone = labels.and_then(|labels| labels.get(ZONE_LABEL)).filter(|zone| !zone.is_empty());
+        Self { node: name.into(), zone: zone.map(|zone| zone.as_str().into()) }
+    }
+}
+
+/// A node without a zone.
+impl From<&str> for Place {
+    fn from(name: &str) -> Self {
+        Self::new(name, None)
+    }
+}
 
 /// Every virtual address and its backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,12 +64,12 @@ pub struct ServiceTable {
 }
 
 /// One virtual address, port and protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WantedService {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
     /// Each backend with the object that it is, where the slice says so (`namespace/name`).
-    pub(crate) backends: BTreeMap<BackendAddress, Option<Arc<str>>>,
+    pub(crate) backends: Backends,
     /// Zero: none.
     pub(crate) affinity_seconds: u32,
 }
@@ -82,12 +116,28 @@ pub(crate) fn plan<'a>(
         .keys()
         .filter(|key| !wanted.services.contains_key(key))
         .map(|key| ServiceStep::Remove { key: *key });
-    let written = wanted.services.iter().filter_map(|(key, wanted)| match programmed.get(key) {
+    removed.chain(writes(wanted, programmed)).collect()
+}
+
+/// The steps that some changes take.
+pub(crate) fn plan_changes<'a>(
+    changes: &'a ServiceChanges,
+    programmed: &BTreeMap<ServiceKey, ProgrammedService>,
+) -> Vec<ServiceStep<'a>> {
+    let removed = changes.removed.iter().filter(|key| programmed.contains_key(key));
+    let removed = removed.map(|key| ServiceStep::Remove { key: *key });
+    removed.chain(writes(&changes.put, programmed)).collect()
+}
+
+fn writes<'a>(
+    wanted: &'a ServiceTable,
+    programmed: &BTreeMap<ServiceKey, ProgrammedService>,
+) -> impl Iterator<Item = ServiceStep<'a>> {
+    wanted.services.iter().filter_map(|(key, wanted)| match programmed.get(key) {
         None => Some(ServiceStep::Add { key: *key, wanted }),
         Some(now) if now.is(wanted) => None,
         Some(_) => Some(ServiceStep::Change { key: *key, wanted }),
-    });
-    removed.chain(written).collect()
+    })
 }
 
 impl ProgrammedService {
@@ -98,18 +148,20 @@ impl ProgrammedService {
     }
 }
 
-/// What the maps of node `node_name` should hold.
+/// What the maps of a node should hold.
 pub fn service_table<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    node_name: &str,
+    place: impl Into<Place>,
 ) -> ServiceTable {
-    let mut slices_of: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+    let (place, mut shared) = (place.into(), Shared::default());
+    let mut slices_of: HashMap<(&str, &str), Vec<Slice>> = HashMap::new();
     for slice in slices {
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
         let labels = slice.metadata.labels.as_ref();
         if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
-            slices_of.entry((namespace, service)).or_default().push(slice);
+            let compact = Slice::new(slice, &mut shared);
+            slices_of.entry((namespace, service)).or_default().push(compact);
         }
     }
     let mut table = ServiceTable::default();
@@ -117,7 +169,9 @@ pub fn service_table<'a>(
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let slices = slices_of.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
-        table.add(service, slices, node_name);
+        for (key, wanted) in wanted_of(service, slices, &place) {
+            table.services.entry(key).or_insert(wanted);
+        }
     }
     table
 }
@@ -131,43 +185,38 @@ impl ServiceTable {
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
+}
 
-    /// Whether any port of this address is there.
-    pub(crate) fn has_address(&self, address: Address) -> bool {
-        let first = ServiceKey { address, ..ServiceKey::default() };
-        self.services.range(first..).next().is_some_and(|(key, _)| key.address == address)
+/// What a service with these slices wants of the maps of a node.
+pub(crate) fn wanted_of<'a, S>(service: &Service, slices: S, place: &Place) -> Wanted
+where
+    S: IntoIterator<Item = &'a Slice> + Clone,
+{
+    let Some(spec) = &service.spec else { return Wanted::new() };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Wanted::new();
     }
-
-    /// Adds one service with its own slices.
-    pub fn add(&mut self, service: &Service, slices: &[&EndpointSlice], node_name: &str) {
-        let Some(spec) = &service.spec else { return };
-        if spec.type_.as_deref() == Some("ExternalName") {
-            return;
-        }
-        let namespace: Arc<str> = service.metadata.namespace.as_deref().unwrap_or_default().into();
-        let name: Arc<str> = service.metadata.name.as_deref().unwrap_or_default().into();
-        let is_node_dns = &*namespace == "kube-system" && &*name == "kube-dns";
-        let only_node =
-            (spec.internal_traffic_policy.as_deref() == Some("Local")).then_some(node_name);
-        for address in virtual_addresses(spec.cluster_ip.as_ref(), spec.cluster_ips.as_deref()) {
-            for port in spec.ports.iter().flatten() {
-                let Some(key) = service_key(address, port) else { continue };
-                let backends = if is_node_dns {
-                    let (address, port) = NODE_DNS;
-                    let dns = BackendAddress { address: address.into(), port: U16Be::new(port) };
-                    BTreeMap::from([(dns, None)])
-                } else {
-                    backends(slices, port, only_node)
-                };
-                self.services.entry(key).or_insert_with(|| WantedService {
-                    namespace: namespace.clone(),
-                    name: name.clone(),
-                    backends,
-                    affinity_seconds: affinity_seconds(spec),
-                });
-            }
+    let namespace: Arc<str> = service.metadata.namespace.as_deref().unwrap_or_default().into();
+    let name: Arc<str> = service.metadata.name.as_deref().unwrap_or_default().into();
+    let is_node_dns = &*namespace == "kube-system" && &*name == "kube-dns";
+    let only_local = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let mut wanted = Wanted::new();
+    for address in virtual_addresses(spec.cluster_ip.as_ref(), spec.cluster_ips.as_deref()) {
+        for port in spec.ports.iter().flatten() {
+            let Some(key) = service_key(address, port) else { continue };
+            let backends = if is_node_dns && address.is_ipv4() {
+                let (address, port) = NODE_DNS;
+                let dns = BackendAddress { address: address.into(), port: U16Be::new(port) };
+                BTreeMap::from([(dns, None)])
+            } else {
+                Wish { address, port, only_local, place }.backends(slices.clone().into_iter())
+            };
+            let (namespace, name) = (namespace.clone(), name.clone());
+            let affinity_seconds = affinity_seconds(spec);
+            wanted.push((key, WantedService { namespace, name, backends, affinity_seconds }));
         }
     }
+    wanted
 }
 
 /// The virtual addresses; headless services have none.
@@ -190,79 +239,13 @@ fn service_key(address: IpAddr, port: &ServicePort) -> Option<ServiceKey> {
     Some(ServiceKey::new(address.into(), U16Be::new(number), protocol))
 }
 
-fn affinity_seconds(spec: &k8s_openapi::api::core::v1::ServiceSpec) -> u32 {
+fn affinity_seconds(spec: &ServiceSpec) -> u32 {
     if spec.session_affinity.as_deref() != Some("ClientIP") {
         return 0;
     }
     let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
     let seconds = config.and_then(|c| c.timeout_seconds).unwrap_or(DEFAULT_AFFINITY_SECONDS);
     u32::try_from(seconds).unwrap_or_default()
-}
-
-/// Whether an endpoint may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
-    /// For new connections.
-    Ready,
-    /// Only while nobody else is there.
-    Terminating,
-    /// Not at all.
-    Never,
-}
-
-fn usable(endpoint: &Endpoint) -> Use {
-    let Some(conditions) = &endpoint.conditions else { return Use::Ready };
-    if conditions.ready.unwrap_or(true) {
-        Use::Ready
-    } else if conditions.terminating == Some(true) && conditions.serving != Some(false) {
-        Use::Terminating
-    } else {
-        Use::Never
-    }
-}
-
-fn backends(
-    slices: &[&EndpointSlice],
-    port: &ServicePort,
-    only_node: Option<&str>,
-) -> BTreeMap<BackendAddress, Option<Arc<str>>> {
-    let mut ready = BTreeMap::new();
-    let mut terminating = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
-        let Some(number) = target_port(slice, port) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            if only_node.is_some() && endpoint.node_name.as_deref() != only_node {
-                continue;
-            }
-            let found = match usable(endpoint) {
-                Use::Ready => &mut ready,
-                Use::Terminating => &mut terminating,
-                Use::Never => continue,
-            };
-            for address in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
-                let backend = BackendAddress { address: address.into(), port: U16Be::new(number) };
-                found.insert(backend, target_name(endpoint));
-            }
-        }
-    }
-    if ready.is_empty() { terminating } else { ready }
-}
-
-/// The slice's number for a service's port: they share the name, and unnamed ones are named "".
-fn target_port(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
-    let wanted = port.name.as_deref().unwrap_or_default();
-    let protocol = port.protocol.as_deref().unwrap_or("TCP");
-    let found = slice.ports.iter().flatten().find(|candidate| {
-        candidate.name.as_deref().unwrap_or_default() == wanted
-            && candidate.protocol.as_deref().unwrap_or("TCP") == protocol
-    });
-    found?.port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
-}
-
-fn target_name(endpoint: &Endpoint) -> Option<Arc<str>> {
-    let target = endpoint.target_ref.as_ref()?;
-    let namespace = target.namespace.as_deref().unwrap_or_default();
-    Some(format!("{namespace}/{}", target.name.as_deref()?).into())
 }
 
 #[cfg(test)]

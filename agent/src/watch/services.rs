@@ -14,7 +14,10 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{ResourceExt, runtime::watcher::Event};
 use tokio::sync::watch;
 
-use super::Announcer;
+use super::{
+    Announcer,
+    slice::{Shared, Slice},
+};
 
 /// The label by which a slice names its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -32,7 +35,7 @@ pub(crate) struct Announced {
     /// Absent while only slices are known.
     pub(crate) service: Option<Arc<Service>>,
     /// By name of the slice.
-    pub(crate) slices: BTreeMap<String, Arc<EndpointSlice>>,
+    pub(crate) slices: BTreeMap<String, Arc<Slice>>,
 }
 
 /// All services with their slices.
@@ -50,7 +53,9 @@ struct Inner {
     /// Which service each slice (namespace, name) was last counted under.
     slice_owner: HashMap<(String, String), ServiceKey>,
     incoming_services: BTreeMap<ServiceKey, Service>,
-    incoming_slices: BTreeMap<(String, String), EndpointSlice>,
+    /// The list that is coming in: each slice with the service it names.
+    incoming_slices: BTreeMap<(String, String), (ServiceKey, Arc<Slice>)>,
+    shared: Shared,
     dirty: BTreeSet<ServiceKey>,
 }
 
@@ -84,12 +89,9 @@ impl ServiceTable {
         let mut inner = self.write();
         match event {
             Event::Init => return inner.incoming_slices.clear(),
-            Event::InitApply(slice) => {
-                inner.incoming_slices.insert(slice_key(&slice), slice);
-                return;
-            }
+            Event::InitApply(slice) => return inner.receive_slice(&slice),
             Event::InitDone => inner.replace_slices(),
-            Event::Apply(slice) => inner.put_slice(slice),
+            Event::Apply(slice) => inner.take_slice(&slice),
             Event::Delete(slice) => inner.drop_slice(&slice_key(&slice)),
         }
         drop(inner);
@@ -115,9 +117,16 @@ impl ServiceTable {
         self.read().by_address.get(&address).cloned()
     }
 
-    /// Everything that is known, in the order of the names.
-    pub(crate) fn all(&self) -> Vec<Announced> {
-        self.read().announced.values().cloned().collect()
+    /// What is known about each of these names; nothing about those that are gone.
+    pub(crate) fn get_all(&self, names: BTreeSet<ServiceKey>) -> Vec<(ServiceKey, Announced)> {
+        let inner = self.read();
+        let known = |name: &ServiceKey| inner.announced.get(name).cloned().unwrap_or_default();
+        names.into_iter().map(|name| (known(&name), name)).map(|(now, name)| (name, now)).collect()
+    }
+
+    /// Every name that is known.
+    pub(crate) fn names(&self) -> BTreeSet<ServiceKey> {
+        self.read().announced.keys().cloned().collect()
     }
 
     /// The services that changed since this was last called. There is one consumer: the task that
@@ -184,20 +193,35 @@ impl Inner {
         }
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice) {
-        let own_key = slice_key(&slice);
-        let Some(owner) = slice.labels().get(SERVICE_NAME) else {
-            return self.drop_slice(&own_key);
-        };
-        let owner = ServiceKey { namespace: own_key.0.clone(), name: owner.clone() };
+    fn take_slice(&mut self, object: &EndpointSlice) {
+        let own_key = slice_key(object);
+        let Some(owner) = owner_of(object) else { return self.drop_slice(&own_key) };
+        if self.held_slice(&owner, &own_key.1).is_some_and(|held| held.is(object)) {
+            return;
+        }
+        let slice = Arc::new(Slice::new(object, &mut self.shared));
+        self.put_slice(own_key, owner, slice);
+    }
+
+    /// Keeps a slice of the list that is coming in. One that is held already is not made again.
+    fn receive_slice(&mut self, object: &EndpointSlice) {
+        let Some(owner) = owner_of(object) else { return };
+        let own_key = slice_key(object);
+        let held = self.held_slice(&owner, &own_key.1).filter(|held| held.is(object)).cloned();
+        let slice = held.unwrap_or_else(|| Arc::new(Slice::new(object, &mut self.shared)));
+        self.incoming_slices.insert(own_key, (owner, slice));
+    }
+
+    fn held_slice(&self, owner: &ServiceKey, name: &str) -> Option<&Arc<Slice>> {
+        self.announced.get(owner)?.slices.get(name)
+    }
+
+    fn put_slice(&mut self, own_key: (String, String), owner: ServiceKey, slice: Arc<Slice>) {
         if self.slice_owner.get(&own_key).is_some_and(|former| *former != owner) {
             self.drop_slice(&own_key);
         }
         let entry = self.announced.entry(owner.clone()).or_default();
-        if entry.slices.get(&own_key.1).is_some_and(|held| same_version(held.as_ref(), &slice)) {
-            return;
-        }
-        entry.slices.insert(own_key.1.clone(), Arc::new(slice));
+        entry.slices.insert(own_key.1.clone(), slice);
         self.slice_owner.insert(own_key, owner.clone());
         self.dirty.insert(owner);
     }
@@ -220,9 +244,13 @@ impl Inner {
         for key in &gone {
             self.drop_slice(key);
         }
-        for slice in incoming.into_values() {
-            self.put_slice(slice);
+        for (own_key, (owner, slice)) in incoming {
+            let held = self.held_slice(&owner, &own_key.1);
+            if !held.is_some_and(|held| Arc::ptr_eq(held, &slice)) {
+                self.put_slice(own_key, owner, slice);
+            }
         }
+        self.shared.forget_unused();
     }
 
     /// Brings the address index in line after the service at `key` was replaced or removed.
@@ -258,6 +286,12 @@ fn same_version<K: ResourceExt>(held: &K, new: &K) -> bool {
 
 fn service_key(service: &Service) -> ServiceKey {
     ServiceKey { namespace: service.namespace().unwrap_or_default(), name: service.name_any() }
+}
+
+/// The service that a slice names.
+fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
+    let name = slice.labels().get(SERVICE_NAME)?.clone();
+    Some(ServiceKey { namespace: slice.namespace().unwrap_or_default(), name })
 }
 
 fn slice_key(slice: &EndpointSlice) -> (String, String) {

@@ -1,17 +1,19 @@
 //! The writer against maps that are plain collections, read back as the programs read them.
 
 use super::*;
-use crate::plan::services::{ServiceTable, plan};
+use crate::plan::services::{ServiceChanges, ServiceTable, plan, plan_changes};
 use bowline_ebpf_abi::{Address, U16Be};
 use std::collections::BTreeSet;
 
-#[derive(Default)]
 struct FakeStore {
     services: BTreeMap<ServiceKey, Service>,
     slots: BTreeMap<u32, Slot>,
     backends: BTreeMap<u32, Backend>,
     waited: Vec<Instant>,
     refuse_services: bool,
+    now: Instant,
+    /// How long each write of a service takes.
+    pace: Duration,
 }
 
 impl ServiceStore for FakeStore {
@@ -20,18 +22,19 @@ impl ServiceStore for FakeStore {
             return Err(self.full(map::SERVICES));
         }
         self.services.insert(*key, *value);
+        self.now += self.pace;
         Ok(())
     }
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed> {
         self.services.remove(key);
         Ok(())
     }
-    fn put_slot(&mut self, index: u32, slot: Slot) -> Result<(), WriteMapFailed> {
-        self.slots.insert(index, slot);
+    fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), WriteMapFailed> {
+        self.slots.extend((first..).zip(slots.iter().copied()));
         Ok(())
     }
-    fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<(), WriteMapFailed> {
-        self.backends.insert(id, *backend);
+    fn put_backends(&mut self, ids: &[u32], backends: &[Backend]) -> Result<(), WriteMapFailed> {
+        self.backends.extend(ids.iter().copied().zip(backends.iter().copied()));
         Ok(())
     }
     fn clear_counters(&mut self, _service: u32) -> Result<(), WriteMapFailed> {
@@ -40,7 +43,11 @@ impl ServiceStore for FakeStore {
     fn full(&self, map: &'static str) -> WriteMapFailed {
         WriteMapFailed::Full { map, size: 4, flag: "--map-size SERVICES=" }
     }
+    fn now(&self) -> Instant {
+        self.now
+    }
     fn wait_until(&mut self, moment: Instant) {
+        self.now = self.now.max(moment);
         self.waited.push(moment);
     }
 }
@@ -91,13 +98,21 @@ const LIMITS: ServiceLimits = ServiceLimits { services: 4, slots: 8, backends: 8
 struct World {
     writer: ServiceWriter,
     store: FakeStore,
-    now: Instant,
 }
 
 impl World {
     fn new() -> Self {
         let writer = ServiceWriter::recover(LIMITS, Vec::new());
-        Self { writer, store: FakeStore::default(), now: Instant::now() }
+        let store = FakeStore {
+            services: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            waited: Vec::new(),
+            refuse_services: false,
+            now: Instant::now(),
+            pace: Duration::ZERO,
+        };
+        Self { writer, store }
     }
 
     fn apply(
@@ -106,7 +121,7 @@ impl World {
     ) -> Result<ServiceSummary, ApplyServicesFailed> {
         let wanted = table(services);
         let steps = plan(&wanted, self.writer.programmed());
-        self.writer.apply(&mut self.store, &steps, self.now)
+        self.writer.apply(&mut self.store, &steps)
     }
 
     fn backends_of(&self, vip: &str) -> Vec<String> {
@@ -129,7 +144,7 @@ fn a_change_leaves_the_old_range_alone_until_the_grace_has_passed() {
     for index in old.first_slot..old.first_slot + old.slot_count {
         assert_eq!(world.store.slots[&index].tag, key("10.9.0.1").tag());
     }
-    world.now += GRACE;
+    world.store.now += GRACE;
     world.apply(&[("10.9.0.1", &["10.240.0.4"])]).unwrap();
     assert_eq!(world.store.services[&key("10.9.0.1")].first_slot, old.first_slot);
 }
@@ -220,4 +235,35 @@ fn a_new_agent_goes_on_from_the_maps() {
     assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.3"]);
     assert_eq!(world.backends_of("10.9.0.2"), ["10.240.0.2"]);
     assert_eq!(world.store.backends[&0].state, state::FREE, "10.240.0.1");
+}
+
+#[test]
+fn the_grace_begins_when_a_range_is_left_not_when_the_apply_began() {
+    let mut world = World::new();
+    let (one, two): (&[&str], &[&str]) = (&["10.240.0.1"], &["10.240.0.2"]);
+    world.apply(&[("10.9.0.1", one), ("10.9.0.2", one)]).unwrap();
+    world.store.pace = GRACE * 2;
+    world.apply(&[("10.9.0.1", two), ("10.9.0.2", two)]).unwrap();
+    let left = world.store.services[&key("10.9.0.2")];
+    world.apply(&[("10.9.0.1", two), ("10.9.0.2", two), ("10.9.0.3", one)]).unwrap();
+    let young = world.store.services[&key("10.9.0.3")];
+    assert_ne!(young.first_slot, left.first_slot);
+    assert!(young.first_slot < 2, "the first one's range has rested: {young:?}");
+}
+
+#[test]
+fn changes_touch_nothing_else() {
+    let mut world = World::new();
+    let one: &[&str] = &["10.240.0.1"];
+    world.apply(&[("10.9.0.1", one), ("10.9.0.2", one), ("10.9.0.3", one)]).unwrap();
+    let changes = ServiceChanges {
+        put: table(&[("10.9.0.2", &["10.240.0.2"]), ("10.9.0.4", one), ("10.9.0.1", one)]),
+        removed: [key("10.9.0.3"), key("10.9.0.9")].into(),
+    };
+    let steps = plan_changes(&changes, world.writer.programmed());
+    let summary = world.writer.apply(&mut world.store, &steps).unwrap();
+    assert_eq!(summary, ServiceSummary { added: 1, changed: 1, removed: 1, unchanged: 1 });
+    assert_eq!(world.backends_of("10.9.0.2"), ["10.240.0.2"]);
+    assert!(!world.writer.has_address(address("10.9.0.3")));
+    assert!(world.writer.has_address(address("10.9.0.4")));
 }

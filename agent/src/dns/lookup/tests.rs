@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     core::v1::{ServicePort, ServiceSpec},
-    discovery::v1::{EndpointConditions, EndpointPort, EndpointSlice},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 use kube::{api::ObjectMeta, runtime::watcher::Event};
 

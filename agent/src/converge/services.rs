@@ -1,0 +1,143 @@
+//! The loop that keeps the service maps in line with the API.
+//!
+//! Guarantees: the first round programs all services and removes what an earlier agent left; every
+//! later one costs by what changed. What could not be written is tried again with the next change
+//! and at every tick, and keeps nothing else from being written.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use super::resync;
+use crate::{
+    data_plane::{DataPlane, ProgramServicesFailed},
+    datapath::{Place, ServiceChanges, ServiceSummary},
+    plan::services::{
+        claims::{Claims, Wanted},
+        wanted_of,
+    },
+    watch::{ServiceKey, Watched},
+};
+
+/// Keeps the service maps in line until `shutdown`.
+pub(crate) async fn services(
+    watched: Arc<Watched>,
+    data_plane: DataPlane,
+    node_name: String,
+    shutdown: CancellationToken,
+) {
+    let mut changes = watched.services.changes();
+    let mut nodes = watched.nodes.changes();
+    let mut tick = resync();
+    let mut programmer = Programmer::new(watched, data_plane, node_name);
+    loop {
+        changes.mark_unchanged();
+        nodes.mark_unchanged();
+        programmer.round().await;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = changes.changed() => {}
+            _ = nodes.changed() => {}
+            _ = tick.tick() => programmer.retry_all(),
+        }
+    }
+}
+
+/// What is known about the services that were handed to the data plane.
+struct Programmer {
+    watched: Arc<Watched>,
+    data_plane: DataPlane,
+    node_name: String,
+    place: Option<Place>,
+    claims: Claims,
+    /// Changes that the data plane did not take whole.
+    unfinished: ServiceChanges,
+    first: First,
+    failing: bool,
+}
+
+/// The round that programs all there is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Due,
+    /// It failed, and is tried again at the next tick.
+    Failed,
+    Done,
+}
+
+impl Programmer {
+    fn new(watched: Arc<Watched>, data_plane: DataPlane, node_name: String) -> Self {
+        Self {
+            watched,
+            data_plane,
+            node_name,
+            place: None,
+            claims: Claims::default(),
+            unfinished: ServiceChanges::default(),
+            first: First::Due,
+            failing: false,
+        }
+    }
+
+    fn retry_all(&mut self) {
+        if self.first == First::Failed {
+            self.first = First::Due;
+        }
+    }
+
+    async fn round(&mut self) {
+        let node = self.watched.nodes.get("", &self.node_name);
+        let place = Place::new(&self.node_name, node.as_deref());
+        let mut names = self.watched.services.take_changed();
+        // Which endpoints are near depends on where the node is.
+        if self.first == First::Due || self.place.as_ref() != Some(&place) {
+            names.append(&mut self.watched.services.names());
+        }
+        self.place = Some(place.clone());
+        if self.first == First::Due {
+            self.claims = Claims::default();
+            self.unfinished = ServiceChanges::default();
+            let (all, _) = self.claims.update(self.wanted(names, &place));
+            let done = self.data_plane.set_services(all.put).await;
+            self.first = if done.is_ok() { First::Done } else { First::Failed };
+            return self.note(&done);
+        }
+        let mut changes = std::mem::take(&mut self.unfinished);
+        while !names.is_empty() {
+            let (more, again) = self.claims.update(self.wanted(names, &place));
+            changes.add(more);
+            names = again;
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let done = self.data_plane.change_services(changes.clone()).await;
+        if done.is_err() {
+            self.unfinished = changes;
+        }
+        self.note(&done);
+    }
+
+    /// What these services want of the maps now.
+    fn wanted(&self, names: BTreeSet<ServiceKey>, place: &Place) -> Vec<(ServiceKey, Wanted)> {
+        let known = self.watched.services.get_all(names);
+        let wanted = known.into_iter().map(|(name, now)| {
+            let slices = now.slices.values().map(AsRef::as_ref);
+            let wanted = now.service.map(|service| wanted_of(&service, slices, place));
+            (name, wanted.unwrap_or_default())
+        });
+        wanted.collect()
+    }
+
+    /// Says when trouble begins; a failure that repeats is logged once.
+    fn note(&mut self, done: &Result<ServiceSummary, ProgramServicesFailed>) {
+        match done {
+            Ok(summary) => tracing::debug!(?summary, "services"),
+            Err(error) if !self.failing => {
+                tracing::warn!(%error, "services are not programmed, retrying");
+            }
+            Err(_) => {}
+        }
+        self.failing = done.is_err();
+    }
+}
