@@ -75,10 +75,10 @@ impl DataPlane {
         self.program_services(move |datapath| datapath.change_services(&changes)).await
     }
 
-    async fn program_services(
-        &self,
-        work: impl FnOnce(&mut Datapath) -> Result<ServiceSummary, ApplyServicesFailed> + Send + 'static,
-    ) -> ServicesProgrammed {
+    async fn program_services<F>(&self, work: F) -> ServicesProgrammed
+    where
+        F: FnOnce(&mut Datapath) -> Result<ServiceSummary, ApplyServicesFailed> + Send + 'static,
+    {
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&mut this.lock()));
         Ok(done.await.map_err(|_| ProgramServicesFailed::TaskDied)??)

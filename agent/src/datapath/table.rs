@@ -166,7 +166,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             match syscall::update_batch(fd, slice_bytes(keys), slice_bytes(values), count) {
                 // The map or the kernel knows no batches.
                 Err(error) if is_unsupported(&error) => {
-                    self.batches.store(false, Ordering::Relaxed)
+                    self.batches.store(false, Ordering::Relaxed);
                 }
                 written => return written.map_err(|source| self.not_written(source)),
             }
