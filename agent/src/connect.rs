@@ -1,8 +1,9 @@
 //! How the agent speaks to the API server: TCP that notices a dead peer, TLS, HTTP.
 //!
 //! Guarantees: the certificate that is presented can be replaced while connections are open; a
-//! connection whose other end is gone without a sign fails within [`DEAD_AFTER`]. Proxies named
-//! in the environment are not used.
+//! connection whose other end is gone without a sign fails within [`DEAD_AFTER`]; so does one
+//! whose other end has stopped, while something is asked of it; a request of the API whose answer
+//! does not begin within [`ANSWER_LIMIT`] fails. Proxies named in the environment are not used.
 
 use std::{
     fmt, io,
@@ -18,7 +19,7 @@ use hyper_util::{
         Client,
         connect::{Connected, Connection},
     },
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use kube::client::ConfigExt;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -45,6 +46,12 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// How long making a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the API server may take until an answer begins. A watch's answer begins at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a server that owes us something is asked whether it still runs.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The agent's certificate and key, exchangeable at any time.
 pub(crate) struct Keys(RwLock<Arc<CertifiedKey>>);
@@ -165,14 +172,44 @@ where
 {
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let connector = Connector { tls: TlsConnector::from(Arc::new(tls)) };
-    Client::builder(TokioExecutor::new()).build(connector)
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(DEAD_AFTER)
+        .build(connector)
 }
 
 /// A client of the API.
 pub(crate) fn api(server: Uri, tls: ClientConfig) -> kube::Client {
+    api_within(server, tls, ANSWER_LIMIT)
+}
+
+fn api_within(server: Uri, tls: ClientConfig, limit: Duration) -> kube::Client {
     let base = kube::Config::new(server).base_uri_layer();
-    let service = tower::ServiceBuilder::new().layer(base).service(http(tls));
+    let service = tower::ServiceBuilder::new()
+        .layer(base)
+        .map_future(move |answer| begins_within(limit, answer))
+        .service(http(tls));
     kube::Client::new(service, "default")
+}
+
+/// The API server did not answer.
+#[derive(Debug, thiserror::Error)]
+enum AskApiFailed<E> {
+    #[error("the API server gave no answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    #[error(transparent)]
+    Call(#[from] E),
+}
+
+async fn begins_within<T, E>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, AskApiFailed<E>> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(AskApiFailed::Call),
+        Err(_) => Err(AskApiFailed::TimedOut(limit)),
+    }
 }
 
 /// Makes connections for the HTTP client.
@@ -257,5 +294,54 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+    use rustls::ServerConfig;
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// Accepts connections and requests, and answers nothing.
+    async fn silent_server() -> (Uri, CertificateDer<'static>) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let address = std::net::Ipv4Addr::LOCALHOST;
+        params.subject_alt_names = vec![SanType::IpAddress(address.into())];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let tls = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                held.push(acceptor.accept(tcp).await);
+            }
+        });
+        (url, certificate)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_given_up() {
+        let (url, ca) = silent_server().await;
+        let client = api_within(url, verified(&ca, None).unwrap(), Duration::from_millis(300));
+        let asked = kube::Api::<Node>::all(client);
+        let answer = timeout(Duration::from_secs(5), asked.get("node1")).await;
+        let error = answer.expect("the request is given up").unwrap_err();
+        assert!(matches!(error, kube::Error::Service(_)), "{error:?}");
+        assert!(error.to_string().contains("no answer within 0.3 s"), "{error}");
     }
 }

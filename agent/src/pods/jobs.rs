@@ -1,15 +1,18 @@
 //! What a pod's worker has done for it: everything that takes time.
 //!
 //! A job ends with one [`News`]. Jobs are dropped with the worker: a dropped job leaves at most an
-//! operation half done, which the same operation, called again, completes.
+//! operation half done, which the same operation, called again, completes. One that panics is told
+//! as failed, or runs again: no pod waits for a job that is gone.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +25,7 @@ use super::files::{hostname, write_files};
 use super::log_times::{keep_log, note_growth};
 use super::probes::{ProbeReport, ProbeTarget, run_probes};
 use super::start::{Grounded, StartFailed, Started, start_container, termination_path};
-use super::state::End;
+use super::state::{End, Ground};
 use super::stop::{run_hook, tear_down};
 use super::volumes::provide_volumes;
 use super::worker::Desired;
@@ -32,6 +35,7 @@ use crate::runtime::{ContainerKey, Ended, Exit, RuntimeCallFailed};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 const MESSAGE_BYTES_MAX: u64 = 4096;
 const MESSAGE_LOG_LINES: u64 = 80;
 const MESSAGE_LOG_BYTES: u64 = 2048;
@@ -49,6 +53,35 @@ pub(super) enum News {
     Probe { container: String, attempt: u32, report: ProbeReport },
     Released(Option<Ipv4Addr>),
     TornDown,
+    /// A release or removal ended for a fault of the agent's own; this is the ground before it.
+    Undone(Ground),
+}
+
+/// What is told of a job that panicked.
+pub(super) const PANICKED: &str =
+    "the agent made a mistake (a panic); its log says where, and it tries again";
+
+/// The job's news; those of `lost`, after a pause, if it panics.
+pub(super) async fn or_lost(
+    job: impl Future<Output = News>,
+    lost: impl FnOnce() -> News,
+) -> News {
+    match AssertUnwindSafe(job).catch_unwind().await {
+        Ok(news) => news,
+        Err(_) => {
+            tracing::error!("a pod's job panicked; it is tried again");
+            sleep(AFTER_PANIC).await;
+            lost()
+        }
+    }
+}
+
+/// Runs a job that has no news of its own, again for as long as it panics.
+pub(super) async fn until_done<F: Future<Output = ()>>(job: impl Fn() -> F) {
+    while AssertUnwindSafe(async { job().await }).catch_unwind().await.is_err() {
+        tracing::error!("a pod's job panicked; it is tried again");
+        sleep(AFTER_PANIC).await;
+    }
 }
 
 pub(super) async fn prepare(node: Arc<Node>, pod: Arc<Pod>) -> News {
@@ -124,6 +157,7 @@ pub(super) async fn start(mut job: StartJob) -> News {
 }
 
 /// Everything that waiting for an end needs to own.
+#[derive(Clone)]
 pub(super) struct WaitJob {
     pub(super) node: Arc<Node>,
     pub(super) id: String,

@@ -6,12 +6,15 @@
 //! alone, and at most one look late for lines in a burst. What was written while no agent ran gets
 //! the time of the last such write.
 //!
+//! An index that has become too long forgets the entries of what was given back, and then every
+//! second entry of its older half: old lines get the time of a later one.
+//!
 //! A log's oldest part is given back to the file system in place: offsets never change, the shim
 //! needs not know, and no line is lost between two files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +30,8 @@ const HELD_BYTES_MAX: u64 = 32 << 20;
 const KEPT_BYTES: u64 = 16 << 20;
 const BLOCK_BYTES: u64 = 4096;
 const ENTRY_BYTES: usize = 16;
+/// An index that has more than this is thinned out, to at most three quarters of it.
+const ENTRIES_MAX: usize = 64 << 10;
 
 /// Up to which offset a log had been written at which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,14 +113,41 @@ pub(super) fn note_growth(log: &Path, seen: u64) -> io::Result<u64> {
     if length > seen {
         let nanos = i32::try_from(meta.mtime_nsec()).unwrap_or(0);
         let at = Timestamp::new(meta.mtime(), nanos).map_err(io::Error::other)?;
-        let mut index = OpenOptions::new().create(true).append(true).open(index_path(log))?;
+        let mut index =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(index_path(log))?;
         index.write_all(&encode(Entry { offset: length, at }))?;
+        if index.metadata()?.len() > (ENTRIES_MAX * ENTRY_BYTES) as u64 {
+            thin_out(log)?;
+        }
         // A sparse file's blocks are what it really takes.
         if meta.blocks() * 512 > HELD_BYTES_MAX {
             give_back(log, length - KEPT_BYTES)?;
         }
     }
     Ok(length)
+}
+
+/// Replaces the index by a shorter one, in one step: readers see the old one or the new one.
+fn thin_out(log: &Path) -> io::Result<()> {
+    let gone = first_offset(log)?;
+    let mut entries = LogTimes::read(log).entries;
+    entries.retain(|entry| entry.offset > gone);
+    let half = entries.len() / 2;
+    if entries.len() > ENTRIES_MAX / 2 {
+        let mut number = 0;
+        entries.retain(|_| {
+            number += 1;
+            number > half || number % 2 == 0
+        });
+    }
+    let new = log.with_extension("times.new");
+    let bytes: Vec<u8> = entries.into_iter().flat_map(encode).collect();
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(&bytes)?;
+    std::fs::rename(new, index_path(log))
 }
 
 fn give_back(log: &Path, up_to: u64) -> io::Result<()> {
@@ -170,6 +202,26 @@ mod tests {
     fn entries_survive_their_encoding() {
         let entry = Entry { offset: u64::MAX / 3, at: "2026-01-02T03:04:05.678Z".parse().unwrap() };
         assert_eq!(decode(&encode(entry)), Some(entry));
+    }
+
+    #[test]
+    fn an_index_stays_short_and_forgets_old_times_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let entry = |number: u64| Entry { offset: number, at: at(number.cast_signed()) };
+        let length = ENTRIES_MAX as u64 + 1;
+        std::fs::write(&log, vec![b'x'; ENTRIES_MAX + 1]).unwrap();
+        let all: Vec<u8> = (1..length).map(entry).flat_map(encode).collect();
+        std::fs::write(index_path(&log), all).unwrap();
+        note_growth(&log, length - 1).unwrap();
+        let left = LogTimes::read(&log);
+        assert!(left.entries.len() <= ENTRIES_MAX / 4 * 3 + 1, "{}", left.entries.len());
+        assert!(left.entries.is_sorted_by_key(|entry| entry.offset));
+        assert_eq!(left.entries.last().unwrap().offset, length);
+        // The newest lines keep their time, the oldest get that of the one after them.
+        assert_eq!(left.at(length - 5), Some(at(length.cast_signed() - 5)));
+        assert_eq!(left.at(1), Some(at(2)));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Logs of containers: files that the runtime's shim appends to.
 //!
 //! Guarantees: output is kept while the agent is dead, and the log of the run before the current
-//! one is kept; of a long log, the newest part. Times of lines come from an index (`log_times`).
+//! one is kept; of a long log, the newest part; only root can read them. Times of lines come from an index (`log_times`).
 //! Not kept: which of the two streams a line came from.
 
 use std::io::{self, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,9 +60,10 @@ impl LogFiles {
     pub(crate) fn open(&self, key: &ContainerKey) -> io::Result<PathBuf> {
         let path = self.path(key);
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        // The shim opens what is there. What a program prints may be a secret.
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         if let Some(attempt) = key.attempt.checked_sub(2) {
             let old = self.path(&ContainerKey { attempt, ..key.clone() });
             for file in [index_path(&old), old] {
@@ -250,6 +252,26 @@ mod tests {
         let parts = read_log(path.to_owned(), range, || true).await.unwrap();
         let parts: Vec<Bytes> = parts.try_collect().await.unwrap();
         String::from_utf8(parts.concat()).unwrap()
+    }
+
+    #[test]
+    fn only_root_reads_logs() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let files = LogFiles::new(dir.path().join("logs"));
+        let key = ContainerKey {
+            pod_uid: "uid".into(),
+            namespace: "ns".into(),
+            pod: "pod".into(),
+            container: "c".into(),
+            attempt: 0,
+        };
+        let log = files.open(&key).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&log), 0o600);
+        for ancestor in log.ancestors().skip(1).take(3) {
+            assert_eq!(mode(ancestor), 0o700, "{}", ancestor.display());
+        }
     }
 
     #[tokio::test]

@@ -213,8 +213,8 @@ async fn resolve(node: &Node, pod: &Pod, container: &Container) -> Result<Arc<Im
         Err(error) => {
             let reason = error.reason();
             let first = match &error {
-                ResolveImageFailed::Pull { .. } => {
-                    ("Failed", format!("Failed to pull image \"{name}\": {error}"))
+                ResolveImageFailed::Pull { source, .. } => {
+                    ("Failed", format!("Failed to pull image \"{name}\": {source}"))
                 }
                 ResolveImageFailed::InvalidName { .. } => ("InspectFailed", error.to_string()),
                 ResolveImageFailed::NeverPull(_) => ("ErrImageNeverPull", error.to_string()),

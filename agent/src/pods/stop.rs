@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Node;
 use super::images::PullPolicy;
@@ -18,30 +19,64 @@ const SIGKILL: i32 = 9;
 /// How long a killed process may take to be gone before it is killed again.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
-/// Runs the container's preStop hook, asks it to stop, and kills it when the grace is over. Returns
-/// never: the caller drops it when the process has ended.
+/// How long a container may take to end. The time given may become shorter while it runs.
+struct Grace {
+    given: watch::Receiver<Duration>,
+    over_at: Instant,
+}
+
+impl Grace {
+    fn new(mut given: watch::Receiver<Duration>) -> Self {
+        let over_at = Instant::now() + *given.borrow_and_update();
+        Self { given, over_at }
+    }
+
+    fn is_none(&self) -> bool {
+        self.given.borrow().is_zero()
+    }
+
+    /// Waits for the end; a new grace counts from when it is given.
+    async fn over(&mut self) {
+        loop {
+            let changed = tokio::select! {
+                () = sleep_until(self.over_at) => return,
+                changed = self.given.changed() => changed,
+            };
+            if changed.is_err() {
+                return sleep_until(self.over_at).await;
+            }
+            self.over_at = Instant::now() + *self.given.borrow_and_update();
+        }
+    }
+}
+
+/// Runs the container's preStop hook, once, asks the container to stop, and kills it when the grace
+/// is over. Returns never: the caller drops it when the process has ended.
 pub(super) async fn stop_container(
     node: &Node,
-    container: &Container,
     target: ProbeTarget,
-    grace: Duration,
+    given: watch::Receiver<Duration>,
 ) {
-    let deadline = Instant::now() + grace;
-    let id = target.id.clone();
+    let container = &target.container;
+    let mut grace = Grace::new(given);
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-    if let (Some(hook), false) = (hook, grace.is_zero())
-        && let Ok(Err(error)) = timeout_at(deadline, run_hook(node, hook, &target, grace)).await
-    {
-        tracing::info!(container = id, error, "preStop hook failed");
+    if let (Some(hook), false) = (hook, grace.is_none()) {
+        let limit = grace.over_at.duration_since(Instant::now());
+        let ran = tokio::select! {
+            ran = run_hook(node, hook, &target, limit) => ran,
+            () = grace.over() => Err("it took longer than the grace period".to_owned()),
+        };
+        if let Err(error) = ran {
+            tracing::info!(container = target.id, error, "preStop hook failed");
+        }
+        grace.over_at = grace.over_at.max(Instant::now() + AFTER_HOOK);
     }
-    let deadline =
-        if hook.is_some() { deadline.max(Instant::now() + AFTER_HOOK) } else { deadline };
-    if !grace.is_zero() {
-        kill(node, &id, stop_signal(node, container).await, false).await;
-        tokio::time::sleep_until(deadline).await;
+    if !grace.is_none() {
+        kill(node, &target.id, stop_signal(node, container).await, false).await;
+        grace.over().await;
     }
     loop {
-        kill(node, &id, SIGKILL, true).await;
+        kill(node, &target.id, SIGKILL, true).await;
         sleep(KILL_AGAIN).await;
     }
 }

@@ -8,16 +8,19 @@ mod machine;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::status::condition_status;
-use super::{PodManager, log_router};
+use super::{PodManager, Sandboxes, log_router};
+use crate::network::{PodIdentity, Sandbox};
 use api::Api;
 use machine::Machine;
 
@@ -215,6 +218,90 @@ async fn troubles_have_names() {
     for name in ["crash", "done", "bad", "missing", "invalid", "noexec", "nomap", "init"] {
         machine.wait_until_gone(name).await;
     }
+    manager.shutdown().await;
+    machine.assert_clean();
+}
+
+/// A network whose first acts panic.
+struct Panicking {
+    network: machine::HostSandboxes,
+    set_ups: AtomicU32,
+    tear_downs: AtomicU32,
+}
+
+impl Sandboxes for Panicking {
+    fn set_up<'a>(&'a self, pod: &'a PodIdentity) -> BoxFuture<'a, Result<Sandbox, String>> {
+        assert!(self.set_ups.fetch_add(1, Ordering::Relaxed) > 0, "the first set-up panics");
+        self.network.set_up(pod)
+    }
+
+    fn tear_down<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        assert!(self.tear_downs.fetch_add(1, Ordering::Relaxed) > 0, "the first removal panics");
+        self.network.tear_down(uid)
+    }
+
+    fn list(&self) -> Vec<(String, Sandbox)> {
+        self.network.list()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, containerd, runc, docker-registry, skopeo, busybox-static"]
+async fn a_panic_is_a_failure_that_is_tried_again() {
+    let machine = Machine::start();
+    let api = Api::default();
+    let network = Panicking {
+        network: machine.sandboxes(),
+        set_ups: AtomicU32::new(0),
+        tear_downs: AtomicU32::new(0),
+    };
+    let manager = machine.manager_on(&api, Arc::new(network)).await;
+    let unlucky = web(&machine, "unlucky", machine.port());
+    manager.set_desired(vec![Arc::new(unlucky.clone())]);
+    api.wait("unlucky", SOON, is_ready).await;
+    let events = api.events("unlucky");
+    assert!(events.iter().any(|event| event == "FailedCreatePodSandBox"), "{events:?}");
+    manager.set_desired(vec![deleted(&unlucky, 10)]);
+    api.wait_deleted("unlucky", SOON).await;
+    machine.wait_until_gone("unlucky").await;
+    manager.shutdown().await;
+    machine.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, containerd, runc, docker-registry, skopeo, busybox-static"]
+async fn a_shorter_grace_runs_no_hook_again() {
+    let machine = Machine::start();
+    let api = Api::default();
+    let manager = machine.manager(&api).await;
+    let shared = machine.shared();
+    let slow = pod(
+        "slow",
+        json!({"containers": [{
+            "name": "c", "image": machine.image(),
+            // A shell that is process 1 and sets no trap does not end on SIGTERM.
+            "command": ["/bin/sh", "-c", "while true; do sleep 0.1; done"],
+            "lifecycle": {"preStop": {"exec": {
+                "command": ["/bin/sh", "-c", "echo ran >> /shared/hook"]}}},
+            "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+        }], "volumes": [{"name": "shared", "hostPath": {"path": shared}}]}),
+    );
+    manager.set_desired(vec![Arc::new(slow.clone())]);
+    api.wait("slow", SOON, is_ready).await;
+    manager.set_desired(vec![deleted(&slow, 600)]);
+    let hook = || std::fs::read_to_string(shared.join("hook")).unwrap_or_default();
+    let begun = Instant::now();
+    while hook().is_empty() {
+        assert!(begun.elapsed() < SOON, "the hook did not run");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for grace in [500, 1] {
+        manager.set_desired(vec![deleted(&slow, grace)]);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    api.wait_deleted("slow", SOON).await;
+    assert_eq!(hook(), "ran\n");
+    machine.wait_until_gone("slow").await;
     manager.shutdown().await;
     machine.assert_clean();
 }

@@ -47,7 +47,8 @@ pub(super) struct Desired {
 #[derive(Default)]
 struct RunJobs {
     probes: Option<AbortHandle>,
-    stop: Option<AbortHandle>,
+    /// With the grace that it gives; it may become shorter.
+    stop: Option<(AbortHandle, watch::Sender<Duration>)>,
 }
 
 /// See the module's documentation.
@@ -163,26 +164,30 @@ impl Worker {
                     Ground::Ready(sandbox) => Some(sandbox.address),
                     _ => None,
                 };
-                self.state.ground = Ground::UnderWay;
+                let before = std::mem::replace(&mut self.state.ground, Ground::UnderWay);
                 let job = jobs::release(self.node.clone(), self.uid(), address);
-                self.spawn(job);
+                self.spawn(job, || News::Undone(before));
             }
             Step::TearDown => {
-                self.state.ground = Ground::UnderWay;
+                let before = std::mem::replace(&mut self.state.ground, Ground::UnderWay);
                 let job = jobs::remove(self.node.clone(), self.pod.clone(), self.desired.clone());
-                self.spawn(job);
+                self.spawn(job, || News::Undone(before));
             }
         }
     }
 
-    /// Runs a job that ends with news.
-    fn spawn(&mut self, job: impl Future<Output = News> + Send + 'static) -> AbortHandle {
+    /// Runs a job that ends with news; `lost` is the news of one that panicked.
+    fn spawn(
+        &mut self,
+        job: impl Future<Output = News> + Send + 'static,
+        lost: impl FnOnce() -> News + Send + 'static,
+    ) {
         let sender = self.sender.clone();
         self.jobs.spawn(async move {
-            let news = job.await;
+            let news = jobs::or_lost(job, lost).await;
             // The worker drops its jobs before its end of the queue.
             let _ = sender.send(news).await;
-        })
+        });
     }
 
     fn uid(&self) -> String {
@@ -216,7 +221,8 @@ impl Worker {
         };
         self.failures.insert(String::new(), failures);
         self.state.ground = Ground::UnderWay;
-        self.spawn(job);
+        let lost = ("FailedCreatePodSandBox", jobs::PANICKED.to_owned());
+        self.spawn(job, || News::Prepared(Err(lost)));
     }
 
     fn start(&mut self, name: &str, attempt: u32) {
@@ -239,7 +245,12 @@ impl Worker {
             grounded,
             desired: self.desired.clone(),
         });
-        self.spawn(job);
+        let container = name.to_owned();
+        self.spawn(job, move || {
+            let (reason, message) = ("CreateContainerError", jobs::PANICKED.to_owned());
+            let result = Box::new(Err(StartFailed::Blocked { reason, message }));
+            News::Started { container, attempt, result }
+        });
     }
 
     fn stop(&mut self, name: &str, why: &StopReason) {
@@ -267,17 +278,19 @@ impl Worker {
         self.grace = Some(self.grace.map_or(grace, |given| given.min(grace)));
         let target = self.target(name, &running.id);
         let node = self.node.clone();
-        let stop = self.jobs.spawn(async move {
-            let container = target.container.clone();
-            stop_container(&node, &container, target, grace).await;
-        });
         let jobs = self.runs.entry(name.to_owned()).or_default();
         if let Some(probes) = jobs.probes.take() {
             probes.abort();
         }
-        if let Some(earlier) = jobs.stop.replace(stop) {
-            earlier.abort();
+        if let Some((_, given)) = &jobs.stop {
+            given.send_replace(grace);
+            return;
         }
+        let (give, given) = watch::channel(grace);
+        let stop = self.jobs.spawn(async move {
+            jobs::until_done(|| stop_container(&node, target.clone(), given.clone())).await;
+        });
+        jobs.stop = Some((stop, give));
     }
 
     fn target(&self, name: &str, id: &str) -> ProbeTarget {
@@ -349,6 +362,7 @@ impl Worker {
             }
             News::Released(address) => self.state.ground = Ground::Released(address),
             News::TornDown => self.torn_down = true,
+            News::Undone(before) => self.state.ground = before,
         }
     }
 
@@ -406,15 +420,15 @@ impl Worker {
     fn spawn_wait(&mut self, name: &str) {
         let Some(record) = self.state.containers.get(name) else { return };
         let Some(running) = record.running() else { return };
-        let job = jobs::wait(jobs::WaitJob {
+        let job = jobs::WaitJob {
             node: self.node.clone(),
             id: running.id.clone(),
             key: self.key(name, record.attempt),
             container: self.container(name),
             started_at: running.started_at,
             news: self.sender.clone(),
-        });
-        self.jobs.spawn(job);
+        };
+        self.jobs.spawn(async move { jobs::until_done(|| jobs::wait(job.clone())).await });
     }
 
     fn spawn_probes(&mut self, name: &str) {
@@ -425,8 +439,11 @@ impl Worker {
             return;
         }
         let (attempt, started) = (record.attempt, running.started);
-        let job = jobs::probe(target, started, attempt, self.sender.clone());
-        let probes = self.jobs.spawn(job);
+        let sender = self.sender.clone();
+        let probes = self.jobs.spawn(async move {
+            let probe = || jobs::probe(target.clone(), started, attempt, sender.clone());
+            jobs::until_done(probe).await;
+        });
         if let Some(old) = self.runs.entry(name.to_owned()).or_default().probes.replace(probes) {
             old.abort();
         }
@@ -476,7 +493,8 @@ impl Worker {
 
     fn on_ended(&mut self, name: &str, end: End) {
         if let Some(jobs) = self.runs.remove(name) {
-            jobs.probes.iter().chain(&jobs.stop).for_each(AbortHandle::abort);
+            let stop = jobs.stop.as_ref().map(|(stop, _)| stop);
+            jobs.probes.iter().chain(stop).for_each(AbortHandle::abort);
         }
         let container = self.container(name);
         let Some(record) = self.state.containers.get_mut(name) else { return };

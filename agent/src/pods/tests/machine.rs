@@ -135,11 +135,30 @@ impl Machine {
         format!("{}/busybox:1", self.registry)
     }
 
+    /// A directory that tests share with pods.
+    pub(super) fn shared(&self) -> PathBuf {
+        let dir = self.dir.join("shared");
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
     pub(super) fn port(&self) -> u16 {
         free_port()
     }
 
     pub(super) async fn manager(&self, api: &Api) -> Arc<PodManager> {
+        self.manager_on(api, Arc::new(self.sandboxes())).await
+    }
+
+    pub(super) fn sandboxes(&self) -> HostSandboxes {
+        HostSandboxes::new(self.dir.join("sandboxes"))
+    }
+
+    pub(super) async fn manager_on(
+        &self,
+        api: &Api,
+        network: Arc<dyn Sandboxes>,
+    ) -> Arc<PodManager> {
         let config = PodsConfig {
             node_name: "node1".into(),
             node_ip: Ipv4Addr::LOCALHOST,
@@ -152,7 +171,6 @@ impl Machine {
             },
             insecure_registries: vec![self.registry.clone()],
         };
-        let network = Arc::new(HostSandboxes::new(self.dir.join("sandboxes")));
         let runtime = Arc::new(self.containerd().await);
         PodManager::start(config, runtime, network, api.client()).await.unwrap()
     }
@@ -288,7 +306,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Pods on the machine's own network, with ipc and uts namespaces of their own.
-struct HostSandboxes {
+pub(super) struct HostSandboxes {
     dir: PathBuf,
     made: Mutex<()>,
 }

@@ -1,6 +1,7 @@
 //! Containers and their tasks.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as RuntimeInfo;
 use containerd_client::services::v1::snapshots::{
@@ -28,6 +29,8 @@ const RUNTIME: &str = "io.containerd.runc.v2";
 const RUNTIME_OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const SIGKILL: u32 = 9;
+/// How long a killed process may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Containerd {
     pub(super) async fn prepare_snapshot(
@@ -151,7 +154,7 @@ impl Containerd {
 
     pub(super) async fn wait_for_exit(&self, id: &str) -> Result<Exit, RuntimeCallFailed> {
         let request = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
-        let answer = self.tasks().wait(self.request(request)).await.map_err(failed)?.into_inner();
+        let answer = self.tasks().wait(self.lasting(request)).await.map_err(failed)?.into_inner();
         Ok(exit(answer.exit_status, answer.exited_at))
     }
 
@@ -204,9 +207,16 @@ impl Containerd {
             return Ok(());
         }
         self.send_signal(id, SIGKILL as i32, true).await?;
-        match self.wait_for_exit(id).await {
-            Ok(_) | Err(RuntimeCallFailed::NotFound(_)) => {}
-            Err(error) => return Err(error),
+        match tokio::time::timeout(KILL_LIMIT, self.wait_for_exit(id)).await {
+            Ok(Ok(_) | Err(RuntimeCallFailed::NotFound(_))) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                return Err(RuntimeCallFailed::Refused(format!(
+                    "container {id}: a process was killed {} s ago and is still there; the \
+                     kernel cannot end it while it waits for a device",
+                    KILL_LIMIT.as_secs()
+                )));
+            }
         }
         self.delete_task(id).await
     }

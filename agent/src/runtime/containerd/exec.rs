@@ -46,7 +46,7 @@ impl Containerd {
         self.tasks().start(self.request(start)).await.map_err(failed)?;
         let wait = WaitRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let mut tasks = self.tasks();
-        let ended = tasks.wait(self.request(wait.clone()));
+        let ended = tasks.wait(self.lasting(wait.clone()));
         if let Ok(answer) = tokio::time::timeout(limit, ended).await {
             let status = answer.map_err(failed)?.into_inner().exit_status;
             return Ok(ExecOutcome::Exited(i32::try_from(status).unwrap_or(255)));

@@ -38,6 +38,10 @@ const LEASE_HEADER: &str = "containerd-lease";
 const SNAPSHOTTER: &str = "overlayfs";
 /// tonic's own limit of 4 MiB is too small for the list of a full node's containers.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// How long containerd may take for one call; starting a container on a busy disk is the longest.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// How long it may take to say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Which containerd, and what of it, belongs to this node.
 #[derive(Clone, Debug)]
@@ -53,6 +57,7 @@ pub(crate) struct Containerd {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     runc_root: Option<PathBuf>,
+    version_limit: Duration,
 }
 
 /// There is no usable containerd behind the socket.
@@ -69,6 +74,13 @@ impl Containerd {
     pub(crate) async fn connect(
         config: &ContainerdConfig,
     ) -> Result<Self, ConnectContainerdFailed> {
+        Self::connect_within(config, VERSION_LIMIT).await
+    }
+
+    async fn connect_within(
+        config: &ContainerdConfig,
+        version_limit: Duration,
+    ) -> Result<Self, ConnectContainerdFailed> {
         let namespace = config
             .namespace
             .parse()
@@ -80,24 +92,36 @@ impl Containerd {
         let channel = containerd_client::connect(&config.socket)
             .await
             .map_err(|error| unreachable(innermost(&error)))?;
-        let this = Self { channel, namespace, runc_root: config.runc_root.clone() };
+        let runc_root = config.runc_root.clone();
+        let this = Self { channel, namespace, runc_root, version_limit };
         this.get_version().await.map_err(|error| unreachable(error.to_string()))?;
         Ok(this)
     }
 
     async fn get_version(&self) -> Result<String, RuntimeCallFailed> {
-        let answer = self.versions().version(()).await.map_err(failed)?;
+        let mut request = Request::new(());
+        request.set_timeout(self.version_limit);
+        let answer = self.versions().version(request).await.map_err(failed)?;
         Ok(format!("containerd://{}", answer.into_inner().version))
     }
 
+    /// A request that must be answered within [`ANSWER_LIMIT`].
     fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.lasting(message);
+        request.set_timeout(ANSWER_LIMIT);
+        request
+    }
+
+    /// A request whose answer may take for ever: the end of a container.
+    fn lasting<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert(NAMESPACE_HEADER, self.namespace.clone());
         request
     }
 
+    /// A request of a pull: how long it takes depends on the image.
     fn leased<T>(&self, scope: &PullScope, message: T) -> Request<T> {
-        let mut request = self.request(message);
+        let mut request = self.lasting(message);
         if let Ok(lease) = scope.lease.parse() {
             request.metadata_mut().insert(LEASE_HEADER, lease);
         }
@@ -150,6 +174,10 @@ fn failed(status: Status) -> RuntimeCallFailed {
     match status.code() {
         Code::NotFound => RuntimeCallFailed::NotFound(status.message().to_owned()),
         Code::Unavailable => RuntimeCallFailed::Unreachable(status.message().to_owned()),
+        // Ours or, as it is told of ours, containerd's own.
+        Code::DeadlineExceeded | Code::Cancelled => {
+            RuntimeCallFailed::Unreachable("containerd gave no answer in time".to_owned())
+        }
         // A transport error that is not an answer of containerd has a source.
         _ if std::error::Error::source(&status).is_some() => {
             RuntimeCallFailed::Unreachable(innermost(&status))
@@ -278,5 +306,23 @@ impl Runtime for Containerd {
 
     fn containers(&self) -> BoxFuture<'_, Result<Vec<FoundContainer>, RuntimeCallFailed>> {
         self.list_containers().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_containerd_that_never_answers_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("containerd.sock");
+        // Connections wait in the backlog, as those to a stopped containerd.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let config = ContainerdConfig { socket, namespace: "test".into(), runc_root: None };
+        let connected = Containerd::connect_within(&config, Duration::from_millis(200));
+        let connected = tokio::time::timeout(Duration::from_secs(5), connected).await;
+        let error = connected.expect("it is given up").err().expect("nobody answered");
+        assert!(error.to_string().contains("gave no answer in time"), "{error}");
     }
 }
