@@ -79,6 +79,7 @@ pub(crate) struct Identity {
     pub(crate) ca: CertificateDer<'static>,
     pub(crate) keys: Arc<Keys>,
     renew_at: SystemTime,
+    expires_at: SystemTime,
 }
 
 /// What a join token says.
@@ -161,9 +162,9 @@ pub(crate) async fn renew(
             continue;
         }
         match renew_once(&config, address, &identity).await {
-            Ok((key, renew_at)) => {
-                keys.replace(key);
-                identity.renew_at = renew_at;
+            Ok(certified) => {
+                keys.replace(certified.key);
+                identity.renew_at = certified.renew_at;
                 tracing::info!("renewed the certificate");
             }
             Err(error) => tracing::warn!(%error, "cannot renew the certificate"),
@@ -175,12 +176,12 @@ async fn renew_once(
     config: &Config,
     address: Ipv4Addr,
     identity: &Identity,
-) -> Result<(CertifiedKey, SystemTime), JoinFailed> {
+) -> Result<Certified, JoinFailed> {
     let server = server_url(config)?;
     let tls = connect::verified(&identity.ca, Some(identity.keys.clone()));
     let request = CertificateRequest::new(config, address)?;
-    let secret = config.token.as_deref().and_then(Token::parse).map(|token| token.secret);
-    let chain = request.send(&server, tls.map_err(bad_certificate)?, secret.as_deref()).await?;
+    // The certificate that is about to end says who asks; no secret is needed.
+    let chain = request.send(&server, tls.map_err(bad_certificate)?, None).await?;
     Kept::new(&config.data_dir).store(&identity.ca, &chain, &request.key)?;
     certified(&format!("{}{chain}", request.key))
         .ok_or_else(|| JoinFailed::BadCertificate("what the server signed is odd".to_owned()))
@@ -190,11 +191,13 @@ impl Identity {
     /// An identity that is never renewed.
     #[cfg(test)]
     pub(crate) fn for_tests(ca: CertificateDer<'static>, keys: Arc<Keys>) -> Self {
-        Self { ca, keys, renew_at: SystemTime::UNIX_EPOCH }
+        let never = SystemTime::UNIX_EPOCH;
+        Self { ca, keys, renew_at: never, expires_at: never }
     }
 
+    /// Whether it is of use. One that is due for renewal still is: it is renewed with itself.
     fn is_current(&self) -> bool {
-        self.renew_at > SystemTime::now()
+        self.expires_at > SystemTime::now()
     }
 }
 
@@ -337,9 +340,10 @@ impl Kept {
 
     fn load(&self) -> Option<(CertificateDer<'static>, Identity)> {
         let ca = CertificateDer::from_pem_file(self.dir.join("ca.crt")).ok()?;
-        let (key, renew_at) = certified(&fs::read_to_string(self.dir.join("agent.pem")).ok()?)?;
+        let text = fs::read_to_string(self.dir.join("agent.pem")).ok()?;
+        let Certified { key, renew_at, expires_at } = certified(&text)?;
         let keys = Arc::new(Keys::new(key));
-        Some((ca.clone(), Identity { ca, keys, renew_at }))
+        Some((ca.clone(), Identity { ca, keys, renew_at, expires_at }))
     }
 
     fn store(&self, ca: &CertificateDer<'_>, chain: &str, key: &str) -> Result<(), JoinFailed> {
@@ -378,8 +382,15 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// Key and certificate from PEM, and when the certificate should be renewed.
-fn certified(text: &str) -> Option<(CertifiedKey, SystemTime)> {
+/// A key with its certificate, which should be renewed at one time and ends at another.
+struct Certified {
+    key: CertifiedKey,
+    renew_at: SystemTime,
+    expires_at: SystemTime,
+}
+
+/// Key and certificate from PEM.
+fn certified(text: &str) -> Option<Certified> {
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().ok()?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
@@ -391,7 +402,8 @@ fn certified(text: &str) -> Option<(CertifiedKey, SystemTime)> {
     let renew_at = begin + end.checked_sub(begin)? / 3 * 2;
     let key = CertifiedKey::new(chain, key);
     key.keys_match().ok()?;
-    Some((key, SystemTime::UNIX_EPOCH + Duration::from_secs(renew_at)))
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    Some(Certified { key, renew_at: at(renew_at), expires_at: at(end) })
 }
 
 #[cfg(test)]

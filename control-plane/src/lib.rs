@@ -5,7 +5,6 @@
 //! failure is returned. The kubeconfig and the token file are readable for their owner only, and
 //! they are there before the first connection is answered.
 
-mod credentials;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -68,8 +67,11 @@ pub async fn run(
     })
     .await?;
     let kubeconfig = server.admin_kubeconfig(&config.server_url)?;
-    credentials::write(&config.kubeconfig, &kubeconfig)?;
-    credentials::write(&config.token_file, &format!("{}\n", server.join_token()))?;
+    let join_token = format!("{}\n", server.join_token());
+    for (path, text) in [(&config.kubeconfig, kubeconfig), (&config.token_file, join_token)] {
+        bowline_apiserver::write_secret_file(path, &text)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
 
     let controllers = bowline_controllers::run(
         server.client_as(CONTROLLERS, &[]),

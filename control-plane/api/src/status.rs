@@ -166,6 +166,11 @@ impl Status {
         Self::new(503, "ServiceUnavailable", message.into(), Value::Null)
     }
 
+    /// 429.
+    pub fn too_many_requests(message: impl Into<String>) -> Self {
+        Self::new(429, "TooManyRequests", message.into(), Value::Null)
+    }
+
     /// 504.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(504, "Timeout", message.into(), Value::Null)

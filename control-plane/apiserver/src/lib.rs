@@ -36,6 +36,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
 pub use auth::pki::PkiFailed;
+pub use auth::secret_file::write as write_secret_file;
 pub use bootstrap::BootstrapFailed;
 pub use listen::ListenFailed;
 pub use store::OpenFailed;

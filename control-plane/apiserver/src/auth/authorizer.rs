@@ -24,6 +24,8 @@ pub(crate) struct Act<'a> {
     /// Of the URL; empty for a collection. A list or watch of one object by field selector names
     /// that object.
     pub(crate) name: &'a str,
+    /// Of pods: the node that a field selector asks for; empty for all.
+    pub(crate) node: &'a str,
     pub(crate) subresource: &'a str,
 }
 

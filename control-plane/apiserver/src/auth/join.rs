@@ -1,9 +1,16 @@
-//! How an agent becomes a member: it shows the join secret and gets a certificate.
+//! How an agent becomes a member: it shows the join secret and gets a certificate. With that it
+//! gets its next one, without the secret.
+//!
+//! Guarantees: the secret gives nobody the name of a node that is alive, nor the address of another
+//! node. It has no end of its own: it is replaced by removing its file before the server starts.
 
 use super::pki::Authority;
 use super::{NODE_USER_PREFIX, NODES, User};
+use crate::watch::{Caches, Filter, Object};
+use bowline_api::resource::find;
 use bowline_api::status::Status;
-use rcgen::{CertificateSigningRequestParams, DnType, DnValue};
+use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
+use serde_json::Value;
 
 /// The longest name of a node, as of any object.
 const NODE_NAME_MAX: usize = 253;
@@ -20,9 +27,55 @@ pub(crate) fn check_secret(
     Err(Status::unauthorized())
 }
 
-/// Signs the certificate of `node` if the request is for that node. The caller has checked the
-/// secret.
-pub(crate) fn join(authority: &Authority, node: &str, request_pem: &str) -> Result<String, Status> {
+/// Fails while a node of this name is alive: its agent has a certificate, and shows it when it wants
+/// another.
+pub(crate) fn check_absent(caches: &Caches, node: &str) -> Result<(), Status> {
+    let Some(nodes) = find("", "v1", "nodes") else { return Ok(()) };
+    if !caches.of(nodes).get(node).is_some_and(|object| is_ready(&object.value)) {
+        return Ok(());
+    }
+    let cause = format!(
+        "a node {node:?} has joined and is Ready; choose another name, or stop its agent and wait \
+         until it is NotReady, or delete the node"
+    );
+    Err(Status::conflict(nodes, node, &cause))
+}
+
+fn is_ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// Fails if the node asks for an address that cannot be its own.
+fn check_addresses(caches: &Caches, node: &str, names: &[SanType]) -> Result<(), Status> {
+    let Some(nodes) = find("", "v1", "nodes") else { return Ok(()) };
+    let others = caches.of(nodes).list(&Filter::default(), None, None).objects;
+    for name in names {
+        let SanType::IpAddress(address) = name else { continue };
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(Status::bad_request(format!("{address} is not the address of a node")));
+        }
+        let text = address.to_string();
+        let has = |other: &Object| {
+            let addresses = other.value["status"]["addresses"].as_array();
+            addresses.into_iter().flatten().any(|one| one["address"] == text.as_str())
+        };
+        if let Some(other) = others.iter().find(|other| other.key != node && has(other)) {
+            let cause = format!("the address {address} is that of node {:?}", other.key);
+            return Err(Status::conflict(nodes, node, &cause));
+        }
+    }
+    Ok(())
+}
+
+/// Signs the certificate of `node` if the request is for that node. The caller has checked who
+/// asks.
+pub(crate) fn join(
+    authority: &Authority,
+    caches: &Caches,
+    node: &str,
+    request_pem: &str,
+) -> Result<String, Status> {
     if !is_node_name(node) {
         return Err(Status::bad_request(format!(
             "node {node:?} is not a name: it must consist of lower case letters, digits, '-' \
@@ -39,6 +92,7 @@ pub(crate) fn join(authority: &Authority, node: &str, request_pem: &str) -> Resu
             "the certificate signing request must have the common name {name:?}"
         )));
     }
+    check_addresses(caches, node, &request.params.subject_alt_names)?;
     let user = User { name, groups: vec![NODES.to_owned()] };
     authority.sign_node(&user, node, &request).map_err(|error| Status::internal_error(&error))
 }

@@ -10,7 +10,7 @@ pub(crate) mod authorizer;
 pub(crate) mod join;
 mod node_rules;
 pub(crate) mod pki;
-mod secret_file;
+pub(crate) mod secret_file;
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 

@@ -1,6 +1,6 @@
 //! What an agent may do.
 //!
-//! * Read: the objects that describe the cluster; a secret or config map only by name, and only
+//! * Read: the objects that describe the cluster; the pods bound to it; a secret or config map only by name, and only
 //!   when a pod bound to the node refers to it.
 //! * Write: its own Node and its status, its own Lease, the status of pods bound to it, the
 //!   deletion of those pods, and events.
@@ -27,8 +27,9 @@ pub(super) fn authorize(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
             bound_pod(caches, node, act)
         }
         ("events", "") if matches!(act.verb, "create" | "update" | "patch") => Ok(()),
+        ("pods", "") if act.is_read() => own_pods(caches, node, act),
         (
-            "pods" | "services" | "endpoints" | "endpointslices" | "namespaces" | "serviceaccounts",
+            "services" | "endpoints" | "endpointslices" | "namespaces" | "serviceaccounts",
             "",
         ) if act.is_read() => Ok(()),
         _ => Err(None),
@@ -64,6 +65,14 @@ fn bound_pod(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
         return Ok(());
     }
     Err(Some(format!("pod \"{}\" is not bound to node \"{node}\"", act.name)))
+}
+
+fn own_pods(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
+    match act.verb {
+        "get" => bound_pod(caches, node, act),
+        _ if act.node == node => Ok(()),
+        _ => Err(Some(format!("can only read pods with the field selector spec.nodeName={node}"))),
+    }
 }
 
 fn node_of(pod: &Object) -> &str {

@@ -1,5 +1,6 @@
 //! Reading what a client sends.
 
+use super::document::{self, Document};
 use super::protobuf;
 use axum::body::Body;
 use bowline_api::status::Status;
@@ -38,27 +39,27 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
 }
 
 /// The object in a body, which is JSON or YAML.
-pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
-    let value = match content_type(headers) {
-        "application/json" | "" => parse_json(body)?,
-        "application/yaml" => parse_yaml(body)?,
-        protobuf::MEDIA_TYPE => protobuf::object(body)?,
+pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Document, Status> {
+    let document = match content_type(headers) {
+        "application/json" | "" => document::from_json(body).map_err(|error| not_json(&error))?,
+        "application/yaml" => document::from_yaml(body).map_err(|error| {
+            Status::bad_request(format!("the body of the request is not valid YAML: {error}"))
+        })?,
+        protobuf::MEDIA_TYPE => {
+            Document { value: protobuf::object(body)?, ..Document::default() }
+        }
         _ => return Err(Status::unsupported_media_type(&READABLE)),
     };
-    if value.is_object() {
-        return Ok(value);
+    if document.value.is_object() {
+        return Ok(document);
     }
     Err(Status::bad_request("the body of the request is not an object"))
 }
 
 pub(super) fn parse_json(body: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(body).map_err(|error| {
-        Status::bad_request(format!("the body of the request is not valid JSON: {error}"))
-    })
+    serde_json::from_slice(body).map_err(|error| not_json(&error))
 }
 
-fn parse_yaml(body: &[u8]) -> Result<Value, Status> {
-    serde_yaml_ng::from_slice(body).map_err(|error| {
-        Status::bad_request(format!("the body of the request is not valid YAML: {error}"))
-    })
+fn not_json(error: &serde_json::Error) -> Status {
+    Status::bad_request(format!("the body of the request is not valid JSON: {error}"))
 }

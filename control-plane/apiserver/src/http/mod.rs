@@ -9,6 +9,7 @@
 
 mod agent;
 mod body;
+mod document;
 mod documents;
 mod logs;
 mod negotiate;
@@ -95,7 +96,7 @@ async fn dispatch(
             let pem = api.authority.certificate_pem().to_owned();
             return Ok(respond::bytes(StatusCode::OK, "application/x-pem-file", pem.into()));
         }
-        Route::Join => return join_node(api, &query, request).await,
+        Route::Join => return join_node(api, user, &query, request).await,
         _ => {}
     }
     let user = user.ok_or_else(Status::unauthorized)?;
@@ -116,19 +117,27 @@ async fn dispatch(
     documents::serve(api, &route, request.headers())
 }
 
-async fn join_node(api: &Api, query: &Query, request: Request) -> Result<Response, Status> {
+async fn join_node(
+    api: &Api,
+    user: Option<&User>,
+    query: &Query,
+    request: Request,
+) -> Result<Response, Status> {
     if request.method() != Method::POST {
         return Err(Status::method_not_allowed("nodes join with POST"));
     }
     let (head, body) = request.into_parts();
     let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let node = query.get("node");
     // Before the body: strangers do not get to fill memory.
-    join::check_secret(&api.authority, authorization)?;
+    if user.and_then(User::node) != Some(node) {
+        join::check_secret(&api.authority, authorization)?;
+        join::check_absent(&api.caches, node)?;
+    }
     let body = body::read(body).await?;
     let csr = std::str::from_utf8(&body)
         .map_err(|_| Status::bad_request("the body is not a PEM certificate signing request"))?;
-    let node = query.get("node");
-    let certificate = join::join(&api.authority, node, csr)?;
+    let certificate = join::join(&api.authority, &api.caches, node, csr)?;
     tracing::info!(node, "signed a node's certificate");
     Ok(respond::bytes(StatusCode::OK, "application/x-pem-file", certificate.into()))
 }

@@ -81,7 +81,7 @@ pub(super) fn delete(
     body: &[u8],
     caller: &mut Caller,
 ) -> Result<DeleteOptions, Status> {
-    let value = if body.is_empty() { Value::Null } else { body::object(headers, body)? };
+    let value = if body.is_empty() { Value::Null } else { body::object(headers, body)?.value };
     for mode in value["dryRun"].as_array().into_iter().flatten() {
         caller.dry_run = dry_run(mode.as_str().unwrap_or_default())?;
     }

@@ -18,13 +18,6 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// The media types of patches.
-const PATCHES: [&str; 3] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-];
-
 /// A request on a resource, read and allowed.
 struct Call<'a> {
     api: &'a Arc<Api>,
@@ -109,15 +102,18 @@ fn authorize(
     verb: &'static str,
     query: &Query,
 ) -> Result<(), Status> {
-    // A list or watch that names one object is judged as a read of that object.
+    // A list or watch that names one object is judged as a read of that object, and one that names
+    // a pod's node as a read of that node's pods.
     let fields = FieldSelector::parse(target.resource, query.get("fieldSelector")).ok();
     let selected = fields.as_ref().and_then(|fields| fields.required("metadata.name"));
+    let node = fields.as_ref().and_then(|fields| fields.required("spec.nodeName"));
     let name = if target.name.is_empty() { selected.unwrap_or("") } else { &target.name };
     let act = Act {
         verb,
         resource: target.resource,
         namespace: &target.namespace,
         name,
+        node: node.unwrap_or(""),
         subresource: &target.subresource,
     };
     api.authorizer.authorize(user, &act).map_err(|reason| {
@@ -166,8 +162,15 @@ impl Call<'_> {
         respond::list(self.form, resource, &list)
     }
 
+    /// The object in the body. What it says twice is for `decode` to judge.
+    fn sent(&mut self, body: &[u8]) -> Result<Value, Status> {
+        let document = body::object(self.headers, body)?;
+        self.caller.duplicates = document.duplicates;
+        Ok(document.value)
+    }
+
     async fn create(&mut self, body: &[u8]) -> Result<Response, Status> {
-        let value = body::object(self.headers, body)?;
+        let value = self.sent(body)?;
         let place = self.place();
         let objects = &self.api.objects;
         match self.target.subresource.as_str() {
@@ -199,10 +202,13 @@ impl Call<'_> {
     }
 
     async fn update(&mut self, body: &[u8]) -> Result<Response, Status> {
-        let value = body::object(self.headers, body)?;
+        let value = self.sent(body)?;
         let (place, part) = (self.place(), self.part());
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {
+            if !object::name(&value).is_empty() {
+                same_name(&place, &value)?;
+            }
             let make = |_: &Object| Ok(value.clone());
             let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
             return Ok(respond::value(StatusCode::OK, &scale.value));
@@ -215,7 +221,7 @@ impl Call<'_> {
     async fn patch(&mut self, body: &[u8]) -> Result<Response, Status> {
         let content_type = body::content_type(self.headers);
         let kind = PatchKind::from_content_type(content_type).ok_or_else(|| {
-            let mut status = Status::unsupported_media_type(&PATCHES);
+            let mut status = Status::unsupported_media_type(&PatchKind::MEDIA_TYPES);
             if content_type == "application/apply-patch+yaml" {
                 status.message = format!("server-side apply is not served: {}", status.message);
             }

@@ -146,8 +146,9 @@ impl Watch {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
-                delivery = self.session.next() => return delivery.map(|d| self.line(&d)),
+                // Before the changes: a stream that always has one would never end.
                 () = sleep_until(self.deadline) => return None,
+                delivery = self.session.next() => return delivery.map(|d| self.line(&d)),
                 () = tick(&mut self.bookmarks) => {
                     // Read first: what is applied by now has also been delivered by now.
                     let revision = self.caches.applied();

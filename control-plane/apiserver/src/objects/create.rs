@@ -61,6 +61,10 @@ impl Objects {
         };
         object::prepare_for_create(resource, &mut value, &creation);
         (resource.apply_defaults)(&mut value);
+        let _open = match resource.namespaced {
+            true => Some(self.namespaces.read().await),
+            false => None,
+        };
         self.catch_up().await?;
         self.admission.mutate_new(&caller.user, place, &mut value)?;
         let name = object::name(&value).to_owned();

@@ -68,6 +68,10 @@ impl Objects {
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
         self.admission.check_delete(place)?;
+        let _closed = match place.resource.plural {
+            "namespaces" => Some(self.namespaces.write().await),
+            _ => None,
+        };
         for _ in 0..CONFLICT_RETRIES {
             let current = self.get(place).await?;
             check_preconditions(place, &current, options)?;

@@ -20,6 +20,7 @@ use bowline_api::resource::Resource;
 use bowline_api::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::sync::RwLock;
 
 pub(crate) use delete::{DeleteOptions, Deleted, Propagation};
 pub(crate) use list::{List, ListOptions, parse_revision};
@@ -69,19 +70,29 @@ pub(crate) struct Caller {
     pub(crate) user: User,
     pub(crate) dry_run: bool,
     pub(crate) fields: FieldValidation,
+    /// Paths of fields that the body has more than once.
+    pub(crate) duplicates: Vec<String>,
     /// For the client to see beside a success.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Caller {
     pub(crate) fn new(user: User) -> Self {
-        Self { user, dry_run: false, fields: FieldValidation::Ignore, warnings: Vec::new() }
+        Self {
+            user,
+            dry_run: false,
+            fields: FieldValidation::Ignore,
+            duplicates: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
-    /// Checks the type of every field, and drops or refuses those that the kind does not have.
+    /// Checks the type of every field, and drops or refuses those that the kind does not have;
+    /// refuses those that appear twice, if that is asked for.
     fn decode(&mut self, resource: &Resource, value: &mut Value) -> Result<(), Status> {
         (resource.decode)(value).map_err(|error| Status::bad_request(error.to_string()))?;
-        let unknown = bowline_api::openapi::normalize(resource, value);
+        let mut unknown = bowline_api::openapi::normalize(resource, value);
+        unknown.extend(self.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")));
         if unknown.is_empty() || self.fields == FieldValidation::Ignore {
             return Ok(());
         }
@@ -103,11 +114,14 @@ pub(crate) struct Objects {
     store: Arc<dyn Store>,
     caches: Arc<Caches>,
     admission: Admission,
+    /// Held shared by whoever puts an object into a namespace, alone by whoever ends a namespace:
+    /// nothing is put into one after its content has been looked at for the last time.
+    namespaces: RwLock<()>,
 }
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn Store>, caches: Arc<Caches>, admission: Admission) -> Self {
-        Self { store, caches, admission }
+        Self { store, caches, admission, namespaces: RwLock::new(()) }
     }
 
     /// Waits until the caches show every write that is acknowledged now.
@@ -154,6 +168,11 @@ fn store_failed(error: StoreError) -> Status {
         ),
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         StoreError::Future { .. } => Status::timeout(error.to_string()),
+        StoreError::Overloaded { .. } => {
+            let mut status = Status::too_many_requests(error.to_string());
+            status.details = serde_json::json!({ "retryAfterSeconds": 1 });
+            status
+        }
         StoreError::Engine(_) => Status::internal_error(&error),
     }
 }
@@ -192,4 +211,17 @@ fn timestamp(after: std::time::Duration) -> String {
     let now = jiff::Timestamp::now();
     let then = now.checked_add(after).unwrap_or(now);
     then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_answered_with_when_to_come_back() {
+        let status = store_failed(StoreError::Overloaded { waiting: 4096 });
+        assert_eq!((status.code, status.reason), (429, "TooManyRequests"));
+        assert_eq!(status.details["retryAfterSeconds"], 1);
+        assert!(status.message.contains("4096 writes"), "{}", status.message);
+    }
 }

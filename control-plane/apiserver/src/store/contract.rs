@@ -186,7 +186,7 @@ async fn redb_refuses_a_second_process_and_an_unknown_file() {
 #[tokio::test]
 async fn redb_keeps_only_as_much_history_as_it_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let retention = Retention { events: 10, age: Duration::from_secs(3600) };
+    let retention = Retention { events: 10, ..Retention::default() };
     let path = dir.path().join("store.redb");
     {
         let store = RedbStore::open(&path, retention).unwrap();
@@ -200,4 +200,38 @@ async fn redb_keeps_only_as_much_history_as_it_is_told() {
     store.compact(0).await.unwrap();
     assert_eq!(store.compacted().await.unwrap(), 41);
     assert_eq!(store.range(all("/k/")).await.unwrap().entries.len(), 51);
+}
+
+#[tokio::test]
+async fn redb_keeps_only_as_many_bytes_of_history_as_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention { bytes: 100_000, ..Retention::default() };
+    let store = RedbStore::open(&dir.path().join("store.redb"), retention).unwrap();
+    let large = "v".repeat(10_000);
+    for n in 0..40 {
+        store.write(format!("/k/{n}"), put(&large)).await.unwrap();
+    }
+    store.compact(0).await.unwrap();
+    let compacted = store.compacted().await.unwrap();
+    // A look every quarter of the limit: never a half more than it.
+    assert!((25..40).contains(&compacted), "{compacted}");
+    assert_eq!(store.range(all("/k/")).await.unwrap().entries.len(), 40);
+}
+
+#[tokio::test]
+async fn redb_says_when_the_disk_does_not_keep_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = engine(&dir);
+    // All are asked before the first one is waited for.
+    let writes = (0..20_000).map(|n| store.write(format!("/k/{n}"), put("v")));
+    let answers = futures::future::join_all(writes).await;
+    let refused = answers.iter().filter(|answer| match answer {
+        Ok(_) => false,
+        Err(WriteFailed::Store(StoreError::Overloaded { .. })) => true,
+        Err(other) => panic!("{other}"),
+    });
+    let refused = refused.count();
+    assert!(refused > 0, "the queue was never full");
+    // What was refused is not there, what was not is.
+    assert_eq!(store.range(all("/k/")).await.unwrap().entries.len(), answers.len() - refused);
 }

@@ -93,6 +93,8 @@ pub(crate) enum StoreError {
     Compacted { requested: Revision, oldest: Revision },
     #[error("revision {requested} is in the future; the store is at {current}")]
     Future { requested: Revision, current: Revision },
+    #[error("{waiting} writes already wait for the disk; try again later")]
+    Overloaded { waiting: usize },
     #[error("the store's engine failed: {0}")]
     Engine(String),
     #[error("the store is closed")]

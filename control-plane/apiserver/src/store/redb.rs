@@ -30,13 +30,15 @@ const COMMAND_QUEUE: usize = 4096;
 pub(crate) struct Retention {
     /// Changes that are kept at most.
     pub(crate) events: u64,
+    /// Bytes of the values in them that are kept at most.
+    pub(crate) bytes: u64,
     /// No change older than this is kept.
     pub(crate) age: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { events: 10_000, age: Duration::from_secs(3600) }
+        Self { events: 10_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
     }
 }
 
@@ -107,9 +109,7 @@ impl RedbStore {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or(StoreError::Closed)?;
         commands.try_send(command(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => {
-                StoreError::Engine(format!("{COMMAND_QUEUE} commands already wait for the disk"))
-            }
+            TrySendError::Full(_) => StoreError::Overloaded { waiting: COMMAND_QUEUE },
             TrySendError::Disconnected(_) => StoreError::Closed,
         })?;
         answer.await.map_err(|_| StoreError::Closed)

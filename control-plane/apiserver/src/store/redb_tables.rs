@@ -7,7 +7,7 @@
 use super::{Change, Entry, Page, Range, Revision, StoreError, Write, WriteFailed};
 use bytes::Bytes;
 use redb::{
-    ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+    ReadTransaction, ReadableTable, TableDefinition, WriteTransaction,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -112,25 +112,33 @@ pub(super) fn compact(txn: &WriteTransaction, through: Revision) -> Result<(), S
     Ok(())
 }
 
-/// The revision through which the log can be dropped so that at most `keep` events stay and none
-/// is older than `oldest` (seconds since the epoch). `None` when nothing is to be dropped.
+/// The revision through which the log can be dropped so that at most `keep` events with `bytes` of
+/// values stay and none is older than `oldest` (seconds since the epoch). `None` when nothing is to
+/// be dropped.
 pub(super) fn surplus(
     txn: &ReadTransaction,
     keep: u64,
+    bytes: u64,
     oldest: u64,
 ) -> Result<Option<Revision>, StoreError> {
     let log = txn.open_table(LOG).map_err(engine)?;
-    let mut excess = log.len().map_err(engine)?.saturating_sub(keep);
-    let mut through = None;
-    for row in log.iter().map_err(engine)? {
+    let (mut events, mut held) = (0, 0);
+    for row in log.iter().map_err(engine)?.rev() {
         let (revision, event) = row.map_err(engine)?;
-        if excess == 0 && event.value().1 >= oldest {
-            break;
+        let (_, at, _, value, _, previous) = event.value();
+        events += 1;
+        held += (value.len() + previous.len()) as u64;
+        if events > keep || held > bytes || at < oldest {
+            return Ok(Some(revision.value()));
         }
-        excess = excess.saturating_sub(1);
-        through = Some(revision.value());
     }
-    Ok(through)
+    Ok(None)
+}
+
+/// The bytes of values that a change adds to the log.
+pub(super) fn logged_bytes(change: &Change) -> u64 {
+    let (value, previous) = (change.value.as_ref(), change.previous.as_ref());
+    (value.map_or(0, Bytes::len) + previous.map_or(0, |(_, value)| value.len())) as u64
 }
 
 pub(super) fn get(txn: &ReadTransaction, key: &str) -> Result<Option<Entry>, StoreError> {

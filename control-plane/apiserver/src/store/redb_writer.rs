@@ -23,6 +23,8 @@ const WATCHER_QUEUE: usize = 16 * 1024;
 const IDLE_COMPACTION: Duration = Duration::from_secs(60);
 /// Writes between two looks at the size of the history.
 const COMPACTION_STRIDE: u64 = 1024;
+/// The part of the bytes that the history may hold after which it is looked at in any case.
+const COMPACTION_PART: u64 = 4;
 
 /// What the writer is asked to do.
 pub(super) enum Command {
@@ -52,6 +54,7 @@ pub(super) struct Writer {
     retention: Retention,
     subscribers: Vec<Subscriber>,
     since_compaction: u64,
+    bytes_since_compaction: u64,
 }
 
 impl Writer {
@@ -62,7 +65,14 @@ impl Writer {
     ) -> Self {
         // The first write after a start looks at the history, whatever its size was before.
         let since_compaction = COMPACTION_STRIDE;
-        Self { database, committed, retention, subscribers: Vec::new(), since_compaction }
+        Self {
+            database,
+            committed,
+            retention,
+            subscribers: Vec::new(),
+            since_compaction,
+            bytes_since_compaction: 0,
+        }
     }
 
     /// Runs until every sender of commands is gone. What was sent before is still done.
@@ -116,6 +126,7 @@ impl Writer {
         match self.commit(batch, &mut answers) {
             Ok(changes) => {
                 self.since_compaction += changes.len() as u64;
+                self.bytes_since_compaction += changes.iter().map(tables::logged_bytes).sum::<u64>();
                 self.publish(changes);
                 for (reply, answer) in answers {
                     let _ = reply.send(answer);
@@ -130,7 +141,8 @@ impl Writer {
                 }
             }
         }
-        if self.since_compaction >= COMPACTION_STRIDE {
+        let grown = self.bytes_since_compaction > self.retention.bytes / COMPACTION_PART;
+        if grown || self.since_compaction >= COMPACTION_STRIDE {
             self.compact_surplus();
         }
         held
@@ -206,10 +218,11 @@ impl Writer {
 
     fn compact_surplus(&mut self) {
         self.since_compaction = 0;
+        self.bytes_since_compaction = 0;
         let oldest = seconds_since_epoch().saturating_sub(self.retention.age.as_secs());
         let compacted = (|| -> Result<(), StoreError> {
             let txn = self.database.begin_read().map_err(tables::engine)?;
-            match tables::surplus(&txn, self.retention.events, oldest)? {
+            match tables::surplus(&txn, self.retention.events, self.retention.bytes, oldest)? {
                 Some(through) => self.compact(through),
                 None => Ok(()),
             }

@@ -83,8 +83,29 @@ async fn a_node_writes_what_is_its_own() {
     let delete = |name: &str| call("DELETE", &format!("{PODS}/{name}")).by(n1()).send(&server);
     assert_eq!(delete("theirs").await.code, 403);
     delete("mine").await.expect(200);
-    for path in ["/api/v1/pods", "/api/v1/services", NODES_PATH, "/api/v1/endpoints"] {
+    for path in ["/api/v1/services", NODES_PATH, "/api/v1/endpoints"] {
         call("GET", path).by(n1()).send(&server).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_node_reads_the_pods_that_are_its_own() {
+    let server = server().await;
+    bound_pod(&server, "mine", "n1").await;
+    bound_pod(&server, "theirs", "n2").await;
+    let get = |path: &str| call("GET", path).by(Some(node("n1"))).send(&server);
+    let own = get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.expect(200);
+    assert_eq!(own["items"].as_array().unwrap().len(), 1);
+    get(&format!("{PODS}/mine")).await.expect(200);
+    for path in [
+        "/api/v1/pods",
+        "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2",
+        "/api/v1/pods?fieldSelector=spec.nodeName%21%3Dn1",
+        "/api/v1/pods?watch=true",
+        "/api/v1/namespaces/default/pods/theirs",
+        "/api/v1/namespaces/default/pods?fieldSelector=metadata.name%3Dtheirs",
+    ] {
+        assert_eq!(get(path).await.failure(), (403, "Forbidden"), "{path}");
     }
 }
 
@@ -168,6 +189,50 @@ async fn a_node_joins_with_the_secret_and_gets_only_its_own_identity() {
     let names = certificate.subject_alternative_name().unwrap().unwrap();
     // The address of the API server's own service is not the node's to have.
     assert_eq!(names.value.general_names.len(), 2, "{names:?}");
+}
+
+/// A node that is `Ready` as `ready` says, with an address.
+async fn joined(server: &Server, name: &str, address: &str, ready: &str) {
+    let made = call("POST", NODES_PATH).json(&node_object(name)).send(server).await;
+    assert!(matches!(made.code, 201 | 409), "{}", made.body);
+    let status = json!({ "status": {
+        "addresses": [{ "type": "InternalIP", "address": address }],
+        "conditions": [{ "type": "Ready", "status": ready }],
+    } });
+    call("PATCH", &format!("{NODES_PATH}/{name}/status"))
+        .header("content-type", "application/merge-patch+json")
+        .json(&status)
+        .send(server)
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn the_secret_gives_nobody_the_name_or_the_address_of_a_live_node() {
+    let server = server().await;
+    let token = server.api.join_token();
+    let secret = token.rsplit('.').next().unwrap();
+    let (csr, _) = request("system:node:n1");
+    joined(&server, "n1", "172.30.0.11", "True").await;
+    let taken = join(secret, "n1", &csr).send(&server).await;
+    assert_eq!(taken.failure(), (409, "Conflict"));
+    assert!(taken.body["message"].as_str().unwrap().contains("delete the node"), "{}", taken.body);
+    // Its own certificate renews it without the secret, and renews no other.
+    let renew = |as_node: &str| {
+        let path = "/bowline/v1/join?node=n1";
+        call("POST", path).by(Some(node(as_node))).raw(csr.as_str()).send(&server)
+    };
+    renew("n1").await.expect(200);
+    assert_eq!(renew("n2").await.failure(), (401, "Unauthorized"));
+    // A node that is lost may be set up anew.
+    joined(&server, "n1", "172.30.0.11", "Unknown").await;
+    join(secret, "n1", &csr).send(&server).await.expect(200);
+
+    let (csr, _) = request("system:node:n2");
+    let address = join(secret, "n2", &csr).send(&server).await;
+    assert_eq!(address.failure(), (409, "Conflict"));
+    let message = address.body["message"].as_str().unwrap();
+    assert!(message.contains("172.30.0.11 is that of node \"n1\""), "{message}");
 }
 
 #[tokio::test]

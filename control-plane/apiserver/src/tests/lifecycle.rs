@@ -128,3 +128,40 @@ async fn a_restart_keeps_objects_revisions_and_watches() {
     let mut events = call("GET", &path).stream(&after).await;
     assert_eq!(events.brief().await, ("ADDED".to_owned(), "b".to_owned()));
 }
+
+/// Its content is looked at after it is marked; what came later would outlive it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_put_into_a_namespace_that_ends() {
+    let server = std::sync::Arc::new(server().await);
+    let revision = |object: &Value| -> u64 {
+        object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    for round in 0..5 {
+        let name = format!("n{round}");
+        let namespace =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+        call("POST", "/api/v1/namespaces").json(&namespace).send(&server).await.expect(201);
+        let creates: Vec<_> = (0..64)
+            .map(|number| {
+                let (server, name) = (server.clone(), name.clone());
+                tokio::spawn(async move {
+                    let map = json!({
+                        "apiVersion": "v1", "kind": "ConfigMap",
+                        "metadata": { "name": format!("m{number}"), "namespace": name },
+                    });
+                    let path = format!("/api/v1/namespaces/{name}/configmaps");
+                    call("POST", &path).json(&map).send(&server).await
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let path = format!("/api/v1/namespaces/{name}");
+        let marked = call("DELETE", &path).send(&server).await.expect(200);
+        for create in creates {
+            let created = create.await.unwrap();
+            if created.code == 201 {
+                assert!(revision(&created.body) < revision(&marked), "{}", created.body);
+            }
+        }
+    }
+}

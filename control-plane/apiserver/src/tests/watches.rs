@@ -191,3 +191,17 @@ async fn in_process_clients_watch_and_write() {
     let twice = api.create(&PostParams::default(), &made).await.unwrap_err();
     assert!(matches!(twice, kube::Error::Api(status) if status.reason == "AlreadyExists"));
 }
+
+#[tokio::test]
+async fn a_watch_ends_in_time_also_when_there_is_always_something_to_say() {
+    let server = server().await;
+    for name in ["a", "b", "c"] {
+        put(&server, "POST", name, "x").await;
+    }
+    let path = format!("{CONFIGMAPS}?watch=true&timeoutSeconds=1");
+    let mut events = call("GET", &path).stream(&server).await;
+    assert_eq!(events.brief().await, event("ADDED", "a"));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    // Two are waiting, as they always are on a busy stream.
+    assert_eq!(events.next().await, None);
+}

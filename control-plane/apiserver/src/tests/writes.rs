@@ -275,3 +275,53 @@ async fn an_update_creates_only_what_its_writers_expect() {
     let missing = call("PUT", &format!("{PODS}/p")).json(&pod("p")).send(&server).await;
     assert_eq!(missing.failure(), (404, "NotFound"));
 }
+
+#[tokio::test]
+async fn fields_that_appear_twice_are_told_or_refused() {
+    let server = server().await;
+    let twice = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"},
+                    "data": {"k": "old", "k": "new"}}"#;
+    let send = |query: &str, body: &str, kind: &str| {
+        let call = call("POST", &format!("{CONFIGMAPS}{query}")).header("content-type", kind);
+        call.raw(body).send(&server)
+    };
+    let strict = send("?fieldValidation=Strict", twice, "application/json").await;
+    assert_eq!(strict.failure(), (400, "BadRequest"));
+    let message = strict.body["message"].as_str().unwrap();
+    assert!(message.ends_with("strict decoding error: duplicate field \"data.k\""), "{message}");
+    let told = send("", twice, "application/json").await;
+    let warning = told.headers["warning"].to_str().unwrap().to_owned();
+    assert_eq!(warning, r#"299 - "duplicate field \"data.k\"""#);
+    assert_eq!(told.expect(201)["data"], json!({ "k": "new" }));
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\nmetadata: {name: c}\n";
+    let strict = send("?fieldValidation=Strict", yaml, "application/yaml").await;
+    assert_eq!(strict.failure(), (400, "BadRequest"));
+    let ignored = send("?fieldValidation=Ignore", yaml, "application/yaml").await;
+    assert!(!ignored.headers.contains_key("warning"));
+    assert_eq!(ignored.expect(201)["metadata"]["name"], "c");
+}
+
+#[tokio::test]
+async fn a_scale_is_written_under_its_own_name() {
+    let server = server().await;
+    let path = "/apis/apps/v1/namespaces/default/replicasets";
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": { "name": "web" },
+        "spec": { "selector": { "matchLabels": { "a": "b" } }, "template": {
+            "metadata": { "labels": { "a": "b" } },
+            "spec": { "containers": [{ "name": "c", "image": "i" }] },
+        } },
+    });
+    call("POST", path).json(&set).send(&server).await.expect(201);
+    let put = |name: &str| {
+        let scale = json!({
+            "apiVersion": "autoscaling/v1", "kind": "Scale",
+            "metadata": { "name": name, "namespace": "default" }, "spec": { "replicas": 3 },
+        });
+        call("PUT", &format!("{path}/web/scale")).json(&scale).send(&server)
+    };
+    assert_eq!(put("other").await.failure(), (400, "BadRequest"));
+    let stored = call("GET", &format!("{path}/web")).send(&server).await.expect(200);
+    assert_eq!(stored["spec"]["replicas"], 1);
+    assert_eq!(put("web").await.expect(200)["spec"]["replicas"], 3);
+}
