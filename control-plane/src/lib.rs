@@ -5,7 +5,6 @@
 //! failure is returned. The kubeconfig and the token file are readable for their owner only, and
 //! they are there before the first connection is answered.
 
-
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;

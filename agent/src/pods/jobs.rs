@@ -48,9 +48,21 @@ pub(super) type Prepared = Result<Box<Grounded>, (&'static str, String)>;
 /// What jobs have to say to the worker.
 pub(super) enum News {
     Prepared(Prepared),
-    Started { container: String, attempt: u32, result: Box<Result<Started, StartFailed>> },
-    Ended { container: String, attempt: u32, end: Box<End> },
-    Probe { container: String, attempt: u32, report: ProbeReport },
+    Started {
+        container: String,
+        attempt: u32,
+        result: Box<Result<Started, StartFailed>>,
+    },
+    Ended {
+        container: String,
+        attempt: u32,
+        end: Box<End>,
+    },
+    Probe {
+        container: String,
+        attempt: u32,
+        report: ProbeReport,
+    },
     Released(Option<Ipv4Addr>),
     TornDown,
     /// A release or removal ended for a fault of the agent's own; this is the ground before it.
@@ -62,10 +74,7 @@ pub(super) const PANICKED: &str =
     "the agent made a mistake (a panic); its log says where, and it tries again";
 
 /// The job's news; those of `lost`, after a pause, if it panics.
-pub(super) async fn or_lost(
-    job: impl Future<Output = News>,
-    lost: impl FnOnce() -> News,
-) -> News {
+pub(super) async fn or_lost(job: impl Future<Output = News>, lost: impl FnOnce() -> News) -> News {
     match AssertUnwindSafe(job).catch_unwind().await {
         Ok(news) => news,
         Err(_) => {

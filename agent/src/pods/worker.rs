@@ -228,10 +228,7 @@ impl Worker {
     fn start(&mut self, name: &str, attempt: u32) {
         let Some(grounded) = self.grounded.clone() else { return };
         let record = self.state.containers.entry(name.to_owned()).or_default();
-        let reason = match &record.phase {
-            Phase::Blocked(blocked) => blocked.reason,
-            _ => "",
-        };
+        let reason = if let Phase::Blocked(blocked) = &record.phase { blocked.reason } else { "" };
         if let Phase::Ended(end) = &record.phase {
             record.last_end = Some(end.clone());
         }

@@ -27,8 +27,8 @@ pub(crate) fn check_secret(
     Err(Status::unauthorized())
 }
 
-/// Fails while a node of this name is alive: its agent has a certificate, and shows it when it wants
-/// another.
+/// Fails while a node of this name is alive: its agent has a certificate, and shows it when it
+/// wants another.
 pub(crate) fn check_absent(caches: &Caches, node: &str) -> Result<(), Status> {
     let Some(nodes) = find("", "v1", "nodes") else { return Ok(()) };
     if !caches.of(nodes).get(node).is_some_and(|object| is_ready(&object.value)) {

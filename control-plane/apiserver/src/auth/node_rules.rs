@@ -1,7 +1,7 @@
 //! What an agent may do.
 //!
-//! * Read: the objects that describe the cluster; the pods bound to it; a secret or config map only by name, and only
-//!   when a pod bound to the node refers to it.
+//! * Read: the objects that describe the cluster; the pods bound to it; a secret or config map only
+//!   by name, and only when a pod bound to the node refers to it.
 //! * Write: its own Node and its status, its own Lease, the status of pods bound to it, the
 //!   deletion of those pods, and events.
 //!
@@ -28,10 +28,11 @@ pub(super) fn authorize(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
         }
         ("events", "") if matches!(act.verb, "create" | "update" | "patch") => Ok(()),
         ("pods", "") if act.is_read() => own_pods(caches, node, act),
-        (
-            "services" | "endpoints" | "endpointslices" | "namespaces" | "serviceaccounts",
-            "",
-        ) if act.is_read() => Ok(()),
+        ("services" | "endpoints" | "endpointslices" | "namespaces" | "serviceaccounts", "")
+            if act.is_read() =>
+        {
+            Ok(())
+        }
         _ => Err(None),
     }
 }

@@ -45,9 +45,7 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Document, Statu
         "application/yaml" => document::from_yaml(body).map_err(|error| {
             Status::bad_request(format!("the body of the request is not valid YAML: {error}"))
         })?,
-        protobuf::MEDIA_TYPE => {
-            Document { value: protobuf::object(body)?, ..Document::default() }
-        }
+        protobuf::MEDIA_TYPE => Document { value: protobuf::object(body)?, ..Document::default() },
         _ => return Err(Status::unsupported_media_type(&READABLE)),
     };
     if document.value.is_object() {

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn other_values_are_as_before() {
-        let text = br#"{"n": 18446744073709551615, "m": -9223372036854775808, "s": "\u00e9", "l": []}"#;
+        let text =
+            br#"{"n": 18446744073709551615, "m": -9223372036854775808, "s": "\u00e9", "l": []}"#;
         let plain: Value = serde_json::from_slice(text).unwrap();
         assert_eq!(from_json(text).unwrap(), Document { value: plain, duplicates: Vec::new() });
     }

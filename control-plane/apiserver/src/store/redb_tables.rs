@@ -6,9 +6,7 @@
 
 use super::{Change, Entry, Page, Range, Revision, StoreError, Write, WriteFailed};
 use bytes::Bytes;
-use redb::{
-    ReadTransaction, ReadableTable, TableDefinition, WriteTransaction,
-};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use std::collections::{BTreeMap, VecDeque};
 
 /// key -> (modified, value)

@@ -126,7 +126,8 @@ impl Writer {
         match self.commit(batch, &mut answers) {
             Ok(changes) => {
                 self.since_compaction += changes.len() as u64;
-                self.bytes_since_compaction += changes.iter().map(tables::logged_bytes).sum::<u64>();
+                self.bytes_since_compaction +=
+                    changes.iter().map(tables::logged_bytes).sum::<u64>();
                 self.publish(changes);
                 for (reply, answer) in answers {
                     let _ = reply.send(answer);
