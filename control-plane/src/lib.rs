@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use bowline_api::cidr::Cidr;
+use bowline_api::cidr::{Cidr, DualStackCidr};
 use bowline_apiserver::ApiServer;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +57,7 @@ pub async fn run(
     check(&config)?;
     let server = ApiServer::start(bowline_apiserver::Config {
         data_dir: config.data_dir,
-        service_cidr: config.service_cidr,
+        service_cidr: DualStackCidr { v4: config.service_cidr, v6: None },
         cluster_domain: config.cluster_domain,
         join_secret: config.join_secret,
         advertise: config.advertise,

@@ -23,6 +23,50 @@ pub enum ParseCidrFailed {
     HostBits { text: String, network: Cidr },
 }
 
+/// An IPv4 range, and beside it an IPv6 range where the cluster has both families; as text
+/// `10.240.0.0/16` or `10.240.0.0/16,fd00:10:240::/48`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DualStackCidr {
+    pub v4: Cidr,
+    pub v6: Option<Cidr>,
+}
+
+/// Why a text is no [`DualStackCidr`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseDualStackCidrFailed {
+    #[error(transparent)]
+    Range(#[from] ParseCidrFailed),
+    #[error("{0}: give an IPv4 range, or an IPv4 and an IPv6 range in this order")]
+    Families(String),
+}
+
+impl DualStackCidr {
+    /// The range of each family, IPv4 first.
+    pub fn ranges(self) -> impl Iterator<Item = Cidr> {
+        std::iter::once(self.v4).chain(self.v6)
+    }
+}
+
+impl FromStr for DualStackCidr {
+    type Err = ParseDualStackCidrFailed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ranges = text.split(',').map(str::parse).collect::<Result<Vec<Cidr>, _>>()?;
+        match ranges[..] {
+            [v4] if !v4.is_ipv6() => Ok(Self { v4, v6: None }),
+            [v4, v6] if !v4.is_ipv6() && v6.is_ipv6() => Ok(Self { v4, v6: Some(v6) }),
+            _ => Err(ParseDualStackCidrFailed::Families(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for DualStackCidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.v4)?;
+        self.v6.map_or(Ok(()), |v6| write!(f, ",{v6}"))
+    }
+}
+
 impl Cidr {
     /// The network of `prefix` bits that holds `address`; `None` if the address has fewer bits.
     pub fn containing(address: impl Into<IpAddr>, prefix: u8) -> Option<Self> {
@@ -179,6 +223,23 @@ mod tests {
             got.to_string(),
             "10.240.1.0/16 has bits set after the prefix, did you mean 10.240.0.0/16?"
         );
+    }
+
+    #[test]
+    fn a_pair_has_ipv4_first() {
+        for text in ["10.240.0.0/16", "10.240.0.0/16,fd00:10:240::/48"] {
+            assert_eq!(text.parse::<DualStackCidr>().unwrap().to_string(), text);
+        }
+        for (text, why) in [
+            ("fd00::/64", "give an IPv4 range"),
+            ("fd00::/64,10.240.0.0/16", "in this order"),
+            ("10.240.0.0/16,10.241.0.0/16", "in this order"),
+            ("10.240.0.0/16,", "invalid CIDR address"),
+            ("10.240.0.0/16,fd00::1/64", "did you mean fd00::/64"),
+        ] {
+            let error = text.parse::<DualStackCidr>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -92,8 +92,9 @@ pub(crate) fn service(service: &mut Value) {
     if spec["sessionAffinity"] == "None" {
         spec.remove("sessionAffinityConfig");
     } else if spec["sessionAffinity"] == "ClientIP" {
-        let config = json!({"clientIP": {"timeoutSeconds": CLIENT_IP_TIMEOUT_SECONDS}});
-        default(spec, "sessionAffinityConfig", config);
+        default(spec, "sessionAffinityConfig", json!({}));
+        let client = child_mut(&mut spec["sessionAffinityConfig"], "clientIP");
+        default(client, "timeoutSeconds", CLIENT_IP_TIMEOUT_SECONDS);
     }
     for port in items(spec, "ports") {
         default_text(port, "protocol", "TCP");
@@ -115,8 +116,6 @@ pub(crate) fn service(service: &mut Value) {
         _ => {}
     }
     default_text(spec, "internalTrafficPolicy", "Cluster");
-    default_text(spec, "ipFamilyPolicy", "SingleStack");
-    default(spec, "ipFamilies", json!(["IPv4"]));
     let address = spec.get("clusterIP").and_then(Value::as_str).unwrap_or_default().to_owned();
     let first = spec.get("clusterIPs").and_then(|list| list[0].as_str()).unwrap_or_default();
     if address.is_empty() && !first.is_empty() {
@@ -159,6 +158,7 @@ pub(crate) fn carry_over_service(new: &mut Value, old: &Value) {
             spec.insert(field.to_owned(), value.clone());
         }
     }
+    release_second_family(spec, &old["spec"]);
     // A client that writes the one address means the list's first, too.
     let before = &old["spec"];
     if spec.get("clusterIP") != before.get("clusterIP")
@@ -168,6 +168,22 @@ pub(crate) fn carry_over_service(new: &mut Value, old: &Value) {
         spec.insert("clusterIPs".to_owned(), json!([address]));
     }
     carry_over_node_ports(spec, before);
+}
+
+/// `SingleStack` alone is enough to give up the second family; whoever leaves out its address and
+/// says nothing else keeps it.
+fn release_second_family(spec: &mut Map<String, Value>, old: &Value) {
+    let single = spec.get("ipFamilyPolicy").is_some_and(|policy| policy == "SingleStack");
+    for field in ["clusterIPs", "ipFamilies"] {
+        let before = old[field].as_array().filter(|before| before.len() == 2);
+        let (Some(before), Some(now)) = (before, spec.get_mut(field)) else { continue };
+        if single && old["ipFamilyPolicy"] != "SingleStack" && now.as_array() == Some(before) {
+            *now = json!([before[0]]);
+        }
+        if !single && field == "clusterIPs" && *now == json!([before[0]]) {
+            *now = old[field].clone();
+        }
+    }
 }
 
 fn carry_over_node_ports(spec: &mut Map<String, Value>, old: &Value) {

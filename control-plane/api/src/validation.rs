@@ -11,6 +11,7 @@ mod metadata;
 mod names;
 mod network;
 mod pod;
+mod service_addresses;
 mod volumes;
 mod workload;
 

@@ -155,7 +155,11 @@ fn dns_service(address: &str) -> Value {
 
 fn endpoints(advertise: SocketAddr) -> Value {
     json!({
-        "metadata": { "name": "kubernetes" },
+        "metadata": {
+            "name": "kubernetes",
+            // Its slice is written beside it.
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        },
         "subsets": [{
             "addresses": [{ "ip": advertise.ip().to_string() }],
             "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],

@@ -26,7 +26,7 @@ use auth::pki::Authority;
 use auth::{MASTERS, User};
 use axum::Router;
 use axum::body::Body;
-use bowline_api::cidr::Cidr;
+use bowline_api::cidr::DualStackCidr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,8 +54,8 @@ const ADMIN: &str = "kubernetes-admin";
 pub struct Config {
     /// Where the store and the keys are kept. Made when absent.
     pub data_dir: PathBuf,
-    /// The range of cluster addresses for services.
-    pub service_cidr: Cidr,
+    /// The ranges of cluster addresses for services.
+    pub service_cidr: DualStackCidr,
     /// The domain below which services have names.
     pub cluster_domain: String,
     /// What agents join with. Made once and kept when `None`.
@@ -117,7 +117,7 @@ impl ApiServer {
         let path = &config.data_dir;
         std::fs::create_dir_all(path)
             .map_err(|source| StartFailed::DataDirectory { path: path.clone(), source })?;
-        let service_address = bootstrap::kubernetes_address(config.service_cidr)?;
+        let service_address = bootstrap::kubernetes_address(config.service_cidr.v4)?;
         let names = server_names(&config, &service_address);
         let secret = config.join_secret.clone();
         let authority = Arc::new(Authority::open(&path.join(PKI_DIRECTORY), secret, &names)?);
@@ -131,7 +131,7 @@ impl ApiServer {
         let admission =
             admission::Admission::new(caches.clone(), config.service_cidr, toleration_seconds);
         let objects = objects::Objects::new(store, caches.clone(), admission);
-        bootstrap::run(&objects, config.service_cidr, config.advertise).await?;
+        bootstrap::run(&objects, config.service_cidr.v4, config.advertise).await?;
 
         let agents = http::AgentClient::new(authority.agent_tls()?);
         let authorizer = Box::new(BuiltIn::new(caches.clone()));

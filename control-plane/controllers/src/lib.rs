@@ -98,6 +98,7 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
     replicas::start(&world, &world.replication_controllers);
     deployment::start(&world);
     endpoint_slice::start(&world);
+    endpoint_slice::mirror::start(&world);
     endpoints::start(&world);
     node_lifecycle::start(&world, config.node_monitor_grace_period);
     node_lifecycle::eviction::start(&world);

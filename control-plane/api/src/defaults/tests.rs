@@ -112,8 +112,7 @@ fn service() {
         got,
         json!({
             "spec": {"ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
-                "sessionAffinity": "None", "type": "ClusterIP", "internalTrafficPolicy": "Cluster",
-                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"},
+                "sessionAffinity": "None", "type": "ClusterIP", "internalTrafficPolicy": "Cluster"},
             "status": {"loadBalancer": {}},
         })
     );
@@ -141,6 +140,18 @@ fn service_update_keeps_its_address() {
     moved["spec"]["clusterIP"] = json!("10.9.0.10");
     carry_over_service(&mut moved, &old);
     assert_eq!(moved["spec"]["clusterIPs"], json!(["10.9.0.10"]));
+    let mut dual = old.clone();
+    dual["spec"]["clusterIPs"] = json!(["10.9.0.9", "fd00::9"]);
+    dual["spec"]["ipFamilies"] = json!(["IPv4", "IPv6"]);
+    dual["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
+    let mut first_only = json!({"spec": {"clusterIP": "10.9.0.9", "clusterIPs": ["10.9.0.9"]}});
+    carry_over_service(&mut first_only, &dual);
+    assert_eq!(first_only["spec"]["clusterIPs"], json!(["10.9.0.9", "fd00::9"]));
+    let mut single = dual.clone();
+    single["spec"]["ipFamilyPolicy"] = json!("SingleStack");
+    carry_over_service(&mut single, &dual);
+    assert_eq!(single["spec"]["clusterIPs"], json!(["10.9.0.9"]));
+    assert_eq!(single["spec"]["ipFamilies"], json!(["IPv4"]));
     let mut external = old.clone();
     external["spec"]["type"] = json!("ExternalName");
     carry_over_service(&mut external, &old);

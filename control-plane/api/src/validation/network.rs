@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 
 use super::containers::{list, port_or_name, text};
 use super::metadata::{SUBDOMAIN, labels, metadata};
-use super::names::{endpoint_ip, ip, label, label_1035, port, subdomain};
-use super::{Errors, FieldError, Path};
+use super::names::{endpoint_ip, label, label_1035, port, subdomain};
+use super::{Errors, FieldError, Path, service_addresses};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
+const SLICE_HINTS: usize = 8;
 const SLICE_ENDPOINTS: usize = 1000;
 const SLICE_PORTS: usize = 100;
 const STICKY_SECONDS: i64 = 86_400;
@@ -43,7 +45,13 @@ pub(crate) fn service(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     for field in ["internalTrafficPolicy", "externalTrafficPolicy"] {
         errors.one_of(&path.child(field), &spec[field], &["Cluster", "Local"]);
     }
-    cluster_addresses(&mut errors, spec, old, &path);
+    errors.one_of(&path.child("trafficDistribution"), &spec["trafficDistribution"], DISTRIBUTIONS);
+    if !external {
+        service_addresses::check(&mut errors, spec, &path);
+    }
+    if let Some(old) = old {
+        service_addresses::check_update(&mut errors, spec, &old["spec"], &path);
+    }
     for (index, address) in list(spec, "externalIPs").iter().filter_map(Value::as_str).enumerate() {
         errors.complain(&path.child("externalIPs").index(index), address, endpoint_ip(address));
     }
@@ -57,32 +65,7 @@ fn external_name(errors: &mut Errors, spec: &Value, path: &Path) {
     } else {
         errors.complain(&path.child("externalName"), name, subdomain(name));
     }
-    let address = text(spec, "clusterIP");
-    if !address.is_empty() {
-        let why = "may not be set for ExternalName services";
-        errors.forbidden(&path.child("clusterIPs"), why);
-    }
-}
-
-fn cluster_addresses(errors: &mut Errors, spec: &Value, old: Option<&Value>, path: &Path) {
-    let path_of_list = path.child("clusterIPs");
-    let first = text(spec, "clusterIP");
-    if !first.is_empty() && first != "None" {
-        errors.complain(&path_of_list.index(0), first, ip(first));
-    }
-    if let Some(listed) = list(spec, "clusterIPs").first()
-        && *listed != spec["clusterIP"]
-    {
-        let why = "first value must match `clusterIP`";
-        errors.invalid(&path_of_list, &spec["clusterIPs"], why);
-    }
-    let Some(old) = old.map(|old| &old["spec"]) else { return };
-    let external = |spec: &Value| spec["type"] == "ExternalName";
-    let before = text(old, "clusterIP");
-    if !external(old) && !external(spec) && !before.is_empty() && before != first {
-        let why = "may not change once set";
-        errors.invalid(&path_of_list.index(0), &json!([first]), why);
-    }
+    service_addresses::forbid(errors, spec, path);
 }
 
 fn service_ports(errors: &mut Errors, spec: &Value, path: &Path) {
@@ -185,6 +168,7 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>) -> Vec<FieldError
         errors.too_many(&path, endpoints.len(), SLICE_ENDPOINTS);
     }
     for (index, endpoint) in endpoints.iter().enumerate() {
+        hints(&mut errors, &endpoint["hints"], &path.index(index).child("hints"));
         let path = path.index(index).child("addresses");
         let addresses = list(endpoint, "addresses");
         if addresses.is_empty() {
@@ -196,6 +180,24 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>) -> Vec<FieldError
     }
     slice_ports(&mut errors, new);
     errors.into_vec()
+}
+
+/// Topology hints: names, few of them, each once.
+fn hints(errors: &mut Errors, hints: &Value, path: &Path) {
+    for field in ["forZones", "forNodes"] {
+        let (named, path) = (list(hints, field), path.child(field));
+        if named.len() > SLICE_HINTS {
+            errors.too_many(&path, named.len(), SLICE_HINTS);
+        }
+        for (index, one) in named.iter().enumerate() {
+            let path = path.index(index).child("name");
+            if text(one, "name").is_empty() {
+                errors.required(&path, "");
+            } else if named[..index].contains(one) {
+                errors.duplicate(&path, &one["name"]);
+            }
+        }
+    }
 }
 
 fn slice_address(kind: &str, address: &str) -> Vec<String> {

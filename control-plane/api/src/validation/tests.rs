@@ -242,6 +242,53 @@ fn services() {
             json!({"ports": [{"port": 80}], "clusterIP": "10.9"}),
             vec!["spec.clusterIPs[0]: Invalid value: \"10.9\": must be a valid IP address"],
         ),
+        (
+            json!({"ports": [{"port": 80}], "trafficDistribution": "PreferFar"}),
+            vec![
+                "spec.trafficDistribution: Unsupported value: \"PreferFar\": supported values: \
+                 \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"",
+            ],
+        ),
+        (
+            json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),
+            vec![
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 86401: must \
+                 be greater than 0 and less than 86400",
+            ],
+        ),
+        (
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "Both",
+                "ipFamilies": ["IPv5", "IPv6", "IPv6"]}),
+            vec![
+                "spec.ipFamilyPolicy: Unsupported value: \"Both\"",
+                "spec.ipFamilies[0]: Unsupported value: \"IPv5\"",
+                "spec.ipFamilies[2]: Duplicate value: \"IPv6\"",
+            ],
+        ),
+        (
+            json!({"ports": [{"port": 80}], "ipFamilies": ["IPv4", "IPv6"]}),
+            vec!["spec.ipFamilyPolicy: Required value: must be RequireDualStack"],
+        ),
+        (
+            json!({"ports": [{"port": 80}], "ipFamilies": ["IPv6"], "clusterIP": "10.9.8.7"}),
+            vec![
+                "spec.clusterIPs[0]: Invalid value: \"10.9.8.7\": expected an IPv6 value as \
+                 indicated by `ipFamilies[0]`",
+            ],
+        ),
+        (
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack",
+                "clusterIPs": ["10.9.8.7", "10.9.8.8"]}),
+            vec![
+                "spec.clusterIPs: Invalid value: [\"10.9.8.7\",\"10.9.8.8\"]: may specify no more",
+            ],
+        ),
+        (
+            json!({"type": "ExternalName", "externalName": "a.example",
+                "clusterIPs": ["10.9.8.7"], "ipFamilyPolicy": "SingleStack"}),
+            vec!["spec.clusterIPs: Forbidden", "spec.ipFamilyPolicy: Forbidden"],
+        ),
     ];
     for (spec, expected) in table {
         let service = json!({"metadata": {"name": "s", "namespace": "d"}, "spec": spec});
@@ -262,6 +309,44 @@ fn services() {
     new["spec"]["clusterIPs"] = json!(["10.9.8.8"]);
     let expected = "spec.clusterIPs[0]: Invalid value: [\"10.9.8.8\"]: may not change once set";
     assert_eq!(problems("", "services", new, Some(&old)), [expected]);
+    let dual = json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"],
+        "clusterIP": "10.9.8.7", "clusterIPs": ["10.9.8.7", "fd00::7"]});
+    for (field, value) in dual.as_object().unwrap() {
+        old["spec"][field] = value.clone();
+    }
+    let table = [
+        (
+            json!({"ipFamilies": ["IPv6", "IPv4"]}),
+            vec![
+                "spec.clusterIPs[0]: Invalid value: \"10.9.8.7\": expected an IPv6",
+                "spec.clusterIPs[1]: Invalid value: \"fd00::7\": expected an IPv4",
+                "spec.ipFamilies[0]: Invalid value: \"IPv6\": may not change once set",
+                "spec.ipFamilies[1]: Invalid value: \"IPv4\": may not change once set",
+            ],
+        ),
+        (
+            json!({"clusterIPs": ["10.9.8.7", "fd00::8"]}),
+            vec!["spec.clusterIPs[1]: Invalid value: \"fd00::8\": may not change once set"],
+        ),
+        (
+            json!({"ipFamilies": ["IPv4"], "clusterIPs": ["10.9.8.7"]}),
+            vec![
+                "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be set to 'SingleStack'",
+            ],
+        ),
+        (
+            json!({"ipFamilies": ["IPv4"], "clusterIPs": ["10.9.8.7"],
+            "ipFamilyPolicy": "SingleStack"}),
+            vec![],
+        ),
+    ];
+    for (change, expected) in table {
+        let mut new = old.clone();
+        for (field, value) in change.as_object().unwrap() {
+            new["spec"][field] = value.clone();
+        }
+        starts(&problems("", "services", new, Some(&old)), &expected, &change.to_string());
+    }
 }
 
 fn deployment(spec: Value) -> Value {

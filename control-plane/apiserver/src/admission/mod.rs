@@ -11,11 +11,12 @@ mod namespace;
 mod node;
 mod pod;
 mod service;
+mod service_addresses;
 
 use crate::auth::User;
 use crate::objects::Place;
 use crate::watch::Caches;
-use bowline_api::cidr::Cidr;
+use bowline_api::cidr::DualStackCidr;
 use bowline_api::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
@@ -34,7 +35,11 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(caches: Arc<Caches>, service_cidr: Cidr, toleration_seconds: i64) -> Self {
+    pub(crate) fn new(
+        caches: Arc<Caches>,
+        service_cidr: DualStackCidr,
+        toleration_seconds: i64,
+    ) -> Self {
         let services = service::Allocator::new(service_cidr);
         Self { caches, services, toleration_seconds }
     }
@@ -70,6 +75,14 @@ impl Admission {
     /// Decides about a delete.
     pub(crate) fn check_delete(&self, place: &Place) -> Result<(), Status> {
         namespace::check_delete(place)
+    }
+
+    /// What the writer of an object is told beside the success.
+    pub(crate) fn warnings(place: &Place, value: &Value) -> Vec<String> {
+        match place.resource.plural {
+            "services" => service::Allocator::warnings(value),
+            _ => Vec::new(),
+        }
     }
 
     /// Gives a service its addresses and ports. The write must be visible in the caches before

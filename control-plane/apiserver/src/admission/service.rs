@@ -1,32 +1,30 @@
-//! Cluster addresses and node ports of services.
+//! Cluster addresses and node ports of services, and what is to be said about them.
 //!
 //! There is no table of what is taken: the stored services are the table. An allocation holds a
 //! lock until the service is stored and visible, so two can never get the same, and a deleted
 //! service's address is free at once; nothing can leak.
 
 use super::Reserved;
+use super::service_addresses::{self, addresses_of};
 use crate::objects::Place;
 use crate::watch::{Caches, Filter};
-use bowline_api::cidr::Cidr;
+use bowline_api::cidr::DualStackCidr;
 use bowline_api::object;
 use bowline_api::status::Status;
 use bowline_api::validation::FieldError;
 use rand::Rng;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-const NONE: &str = "None";
 const NODE_PORTS: RangeInclusive<i64> = 30_000..=32_767;
-/// Addresses at the start of the range that are only given on request: the API server, DNS.
-const RESERVED_ADDRESSES: u64 = 16;
 
 /// See the module's documentation.
 pub(super) struct Allocator {
-    cidr: Cidr,
+    ranges: DualStackCidr,
     lock: Arc<Mutex<()>>,
 }
 
@@ -38,8 +36,8 @@ struct Taken {
 }
 
 impl Allocator {
-    pub(super) fn new(cidr: Cidr) -> Self {
-        Self { cidr, lock: Arc::default() }
+    pub(super) fn new(ranges: DualStackCidr) -> Self {
+        Self { ranges, lock: Arc::default() }
     }
 
     pub(super) async fn allocate(
@@ -54,13 +52,14 @@ impl Allocator {
             release(value);
             return Ok(None);
         }
-        let held = old.map(address_of).unwrap_or_default();
+        let held = old.map(addresses_of).unwrap_or_default();
         let guard = self.lock.clone().lock_owned().await;
         let taken = taken(caches, place);
-        let mut errors = Vec::new();
-        match self.address(value, held, &taken) {
-            Ok(address) => set_address(value, &address),
-            Err(error) => errors.push(error),
+        let mut errors = service_addresses::settle_families(value, self.ranges);
+        if errors.is_empty() {
+            let settled =
+                service_addresses::settle_addresses(value, &held, self.ranges, &taken.addresses);
+            errors.extend(settled.err());
         }
         if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
             errors.extend(assign_ports(value, &taken));
@@ -73,80 +72,22 @@ impl Allocator {
         Err(Status::invalid(place.resource, object::name(value), &errors))
     }
 
-    /// The address that the service gets: the asked one, or a free one.
-    fn address(&self, value: &Value, held: String, taken: &Taken) -> Result<String, FieldError> {
-        let asked = address_of(value);
-        if asked == NONE || (!asked.is_empty() && asked == held) {
-            return Ok(asked);
-        }
-        let invalid = |address: &str, why: String| FieldError {
-            field: "spec.clusterIPs".to_owned(),
-            reason: "FieldValueInvalid",
-            detail: format!(
-                "Invalid value: [\"{address}\"]: failed to allocate IP {address}: {why}"
-            ),
-        };
-        if asked.is_empty() {
-            return self.free_address(taken).ok_or_else(|| FieldError {
-                field: "spec.clusterIPs".to_owned(),
-                reason: "FieldValueInvalid",
-                detail: format!(
-                    "Invalid value: []: failed to allocate a serviceIP: range {} is full",
-                    self.cidr
-                ),
-            });
-        }
-        let Ok(address) = asked.parse::<Ipv4Addr>() else {
-            return Err(invalid(&asked, "it is not an IPv4 address".to_owned()));
-        };
-        let last = self.cidr.size() - 1;
-        let usable = self.cidr.index_of(address).is_some_and(|i| i != 0 && i != last);
-        if !usable {
-            let range = self.cidr;
-            let why = format!(
-                "the provided IP ({address}) is not in the valid range. The range \
-                               of valid IPs is {range}"
-            );
-            return Err(invalid(&asked, why));
-        }
-        if taken.addresses.contains(&address.into()) {
-            return Err(invalid(&asked, "provided IP is already allocated".to_owned()));
-        }
-        Ok(asked)
-    }
-
-    /// Starts somewhere at random, so that an address just freed is not given again at once.
-    fn free_address(&self, taken: &Taken) -> Option<String> {
-        let first = RESERVED_ADDRESSES.min(self.cidr.size() / 2).max(1);
-        let count = self.cidr.size().checked_sub(first + 1).filter(|count| *count > 0)?;
-        let start = rand::rng().random_range(0..count);
-        (0..count)
-            .filter_map(|step| self.cidr.address(first + (start + step) % count))
-            .find(|address| !taken.addresses.contains(address))
-            .map(|address| address.to_string())
+    /// What a service's owner should know although nothing is wrong with the object.
+    pub(super) fn warnings(value: &Value) -> Vec<String> {
+        let ports = value["spec"]["ports"].as_array().into_iter().flatten();
+        let sctp = ports.enumerate().filter(|(_, port)| port["protocol"] == "SCTP");
+        sctp.map(|(index, _)| {
+            format!(
+                "spec.ports[{index}].protocol: SCTP is not balanced by this cluster's data plane; \
+                 connect to the endpoints' own addresses"
+            )
+        })
+        .collect()
     }
 }
 
 fn service_type(value: &Value) -> String {
     value["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned()
-}
-
-fn address_of(value: &Value) -> String {
-    let spec = &value["spec"];
-    let first = spec["clusterIPs"][0].as_str();
-    spec["clusterIP"].as_str().filter(|ip| !ip.is_empty()).or(first).unwrap_or_default().to_owned()
-}
-
-fn set_address(value: &mut Value, address: &str) {
-    let spec = &mut value["spec"];
-    spec["clusterIP"] = Value::from(address);
-    spec["clusterIPs"] = json!([address]);
-    if spec["ipFamilies"].is_null() {
-        spec["ipFamilies"] = json!(["IPv4"]);
-    }
-    if spec["ipFamilyPolicy"].is_null() {
-        spec["ipFamilyPolicy"] = json!("SingleStack");
-    }
 }
 
 fn release(value: &mut Value) {
@@ -234,7 +175,8 @@ fn taken(caches: &Caches, place: &Place) -> Taken {
         if itself {
             continue;
         }
-        taken.addresses.extend(address_of(value).parse::<IpAddr>().ok());
+        let addresses = addresses_of(value).into_iter();
+        taken.addresses.extend(addresses.filter_map(|text| text.parse::<IpAddr>().ok()));
         for port in value["spec"]["ports"].as_array().into_iter().flatten() {
             if let Some(number) = port["nodePort"].as_i64() {
                 taken.ports.insert((protocol(port), number));

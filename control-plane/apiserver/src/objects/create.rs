@@ -1,6 +1,7 @@
 //! Creating objects.
 
 use super::{Caller, Objects, Place, settle, store_failed, timestamp};
+use crate::admission::Admission;
 use crate::store::{Write, WriteFailed};
 use crate::watch::Object;
 use bowline_api::object::{self, Creation};
@@ -38,7 +39,10 @@ impl Objects {
         let mut last = Status::already_exists(resource, object::name(&value));
         for _ in 0..tries {
             match self.create_once(caller, place, value.clone()).await? {
-                Ok(created) => return Ok(created),
+                Ok(created) => {
+                    caller.warnings.extend(Admission::warnings(place, &created.value));
+                    return Ok(created);
+                }
                 Err(taken) => last = Status::already_exists(resource, &taken),
             }
         }

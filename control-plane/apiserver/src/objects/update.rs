@@ -1,6 +1,7 @@
 //! Changing objects.
 
 use super::{CONFLICT_RETRIES, Caller, Objects, Place, settle, store_failed};
+use crate::admission::Admission;
 use crate::store::{Write, WriteFailed};
 use crate::watch::Object;
 use bowline_api::object;
@@ -88,7 +89,12 @@ impl Objects {
             let proposed = make(&current)?;
             caller.warnings.clear();
             match self.try_update(caller, place, part, &current, proposed).await? {
-                Tried::Done(object) => return Ok(object),
+                Tried::Done(object) => {
+                    if matches!(part, Part::Main) {
+                        caller.warnings.extend(Admission::warnings(place, &object.value));
+                    }
+                    return Ok(object);
+                }
                 Tried::Overtaken => {}
             }
         }

@@ -112,3 +112,137 @@ async fn another_service_range_is_refused() {
     };
     assert!(refused.contains("10.9.0.1") && refused.contains("10.10.0.1"), "{refused}");
 }
+
+fn dual_config(dir: &Path) -> Config {
+    Config { service_cidr: "10.9.0.0/16,fd00:10:9::/112".parse().unwrap(), ..config(dir) }
+}
+
+async fn dual_server() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let api = ApiServer::start(dual_config(dir.path())).await.unwrap();
+    Server { api, dir }
+}
+
+/// The families, and whether each address is of its family.
+fn families(service: &Value) -> Vec<&str> {
+    let spec = &service["spec"];
+    assert_eq!(spec["clusterIP"], spec["clusterIPs"][0]);
+    let families: Vec<&str> =
+        spec["ipFamilies"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    let addresses = spec["clusterIPs"].as_array().unwrap();
+    assert_eq!(addresses.len(), families.len(), "{spec}");
+    for (address, family) in addresses.iter().zip(&families) {
+        let start = if *family == "IPv6" { "fd00:10:9::" } else { "10.9." };
+        assert!(address.as_str().unwrap().starts_with(start), "{spec}");
+    }
+    families
+}
+
+#[tokio::test]
+async fn families_and_policies_of_a_dual_stack_cluster() {
+    let server = dual_server().await;
+    let table: [(Value, &str, &[&str]); 7] = [
+        (json!({}), "SingleStack", &["IPv4"]),
+        (json!({ "ipFamilies": ["IPv6"] }), "SingleStack", &["IPv6"]),
+        (json!({ "clusterIP": "fd00:10:9::77" }), "SingleStack", &["IPv6"]),
+        (json!({ "ipFamilyPolicy": "PreferDualStack" }), "PreferDualStack", &["IPv4", "IPv6"]),
+        (json!({ "ipFamilyPolicy": "RequireDualStack" }), "RequireDualStack", &["IPv4", "IPv6"]),
+        (
+            json!({ "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"] }),
+            "RequireDualStack",
+            &["IPv6", "IPv4"],
+        ),
+        (
+            json!({ "ipFamilyPolicy": "PreferDualStack",
+                "clusterIPs": ["fd00:10:9::78", "10.9.8.8"] }),
+            "PreferDualStack",
+            &["IPv6", "IPv4"],
+        ),
+    ];
+    for (index, (spec, policy, expected)) in table.into_iter().enumerate() {
+        let made = create(&server, &format!("s{index}"), spec.clone()).await.expect(201);
+        assert_eq!(made["spec"]["ipFamilyPolicy"], policy, "{spec}");
+        assert_eq!(families(&made), expected, "{spec}");
+    }
+    let taken = create(&server, "t", json!({ "clusterIP": "fd00:10:9::78" })).await;
+    assert_eq!(taken.failure(), (422, "Invalid"));
+    // Whoever writes the endpoints of a service without selector says their families.
+    let mut headless = service("h", json!({ "clusterIP": "None" }));
+    headless["spec"].as_object_mut().unwrap().remove("selector");
+    let made = call("POST", SERVICES).json(&headless).send(&server).await.expect(201);
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(made["spec"]["ipFamilyPolicy"], "RequireDualStack");
+}
+
+#[tokio::test]
+async fn a_single_stack_cluster_says_what_it_lacks() {
+    let server = server().await;
+    let made = create(&server, "a", json!({ "ipFamilyPolicy": "PreferDualStack" })).await;
+    assert_eq!(families(&made.expect(201)), ["IPv4"]);
+    let table = [
+        (
+            json!({ "ipFamilyPolicy": "RequireDualStack" }),
+            "spec.ipFamilyPolicy",
+            "this cluster is not configured for dual-stack services",
+        ),
+        (json!({ "ipFamilies": ["IPv6"] }), "spec.ipFamilies[0]", "not configured on this cluster"),
+        (json!({ "clusterIP": "fd00::7" }), "spec.ipFamilies[0]", "not configured on this cluster"),
+    ];
+    for (spec, field, why) in table {
+        let refused = create(&server, "b", spec.clone()).await;
+        assert_eq!(refused.failure(), (422, "Invalid"), "{spec}");
+        assert_eq!(refused.body["details"]["causes"][0]["field"], field, "{spec}");
+        assert!(refused.body["message"].as_str().unwrap().contains(why), "{}", refused.body);
+    }
+}
+
+#[tokio::test]
+async fn a_second_address_comes_and_goes_with_the_policy_and_outlives_the_server() {
+    let server = dual_server().await;
+    let path = format!("{SERVICES}/a");
+    let single = create(&server, "a", json!({})).await.expect(201);
+    let change = |policy: &'static str| {
+        let mut wanted = service("a", json!({ "ipFamilyPolicy": policy }));
+        wanted["metadata"]["resourceVersion"] = json!("");
+        call("PUT", &path).json(&wanted)
+    };
+    let dual = change("RequireDualStack").send(&server).await.expect(200);
+    assert_eq!(families(&dual), ["IPv4", "IPv6"]);
+    assert_eq!(dual["spec"]["clusterIP"], single["spec"]["clusterIP"]);
+    let second = dual["spec"]["clusterIPs"][1].clone();
+    // Said again, it stays the same.
+    let again = change("RequireDualStack").send(&server).await.expect(200);
+    assert_eq!(again["spec"], dual["spec"]);
+
+    let Server { api, dir } = server;
+    drop(api);
+    let api = loop {
+        match ApiServer::start(dual_config(dir.path())).await {
+            Err(crate::StartFailed::Store(crate::OpenFailed::InUse { .. })) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other => break other.unwrap(),
+        }
+    };
+    let server = Server { api, dir };
+    let asked = json!({ "clusterIP": second });
+    assert_eq!(create(&server, "thief", asked.clone()).await.failure(), (422, "Invalid"));
+    let released = change("SingleStack").send(&server).await.expect(200);
+    assert_eq!(families(&released), ["IPv4"]);
+    create(&server, "heir", asked).await.expect(201);
+}
+
+#[tokio::test]
+async fn sctp_is_accepted_with_a_warning() {
+    let server = server().await;
+    let ports = json!({ "ports": [{ "port": 80, "name": "a" },
+        { "port": 81, "name": "b", "protocol": "SCTP" }] });
+    let made = create(&server, "s", ports).await;
+    let warning = made.headers["warning"].to_str().unwrap().to_owned();
+    assert!(
+        warning.starts_with("299 - \"spec.ports[1].protocol: SCTP is not balanced"),
+        "{warning}"
+    );
+    made.expect(201);
+    assert!(create(&server, "t", json!({})).await.headers.get("warning").is_none());
+}

@@ -5,6 +5,7 @@
 //! its slice; a slice that would not change is not written. Slices that somebody else manages, and
 //! services without a selector, are left alone.
 
+pub(crate) mod mirror;
 mod reconcile;
 
 use std::sync::Arc;
@@ -113,8 +114,12 @@ fn zone_of(node: &Node) -> Option<&str> {
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
+    managed_by(slice, MANAGER)
+}
+
+fn managed_by(slice: &EndpointSlice, manager: &str) -> bool {
     let labels = slice.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|found| found == manager)
 }
 
 impl Slices {
@@ -141,34 +146,40 @@ impl Slices {
             Some(_) => return Ok(Next::Rest),
             None => reconcile::Changes { delete: existing, ..reconcile::Changes::default() },
         };
-        self.apply(&key.namespace, changes).await?;
+        write(&self.client, &self.slices, &key.namespace, changes).await?;
         Ok(Next::Rest)
     }
+}
 
-    async fn apply(&self, namespace: &str, changes: reconcile::Changes) -> Result<(), SyncFailed> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace);
-        // New and changed slices first: an endpoint that moves is never missing.
-        for slice in changes.create {
-            let service = slice.metadata.generate_name.clone().unwrap_or_default();
-            let made = api.create(&PostParams::default(), &slice).await;
-            self.slices.written(made.doing("creating an endpoint slice for", service)?);
-        }
-        for slice in changes.update {
-            let key = Key::of(&slice.metadata);
-            let written = api.replace(&key.name, &PostParams::default(), &slice).await;
-            match written.if_found("updating endpoint slice", &key)? {
-                Some(slice) => self.slices.written(slice),
-                None => self.slices.remove(&key, slice.metadata.uid.as_deref()),
-            }
-        }
-        for slice in changes.delete {
-            let key = Key::of(&slice.metadata);
-            let preconditions =
-                Preconditions { uid: slice.metadata.uid.clone(), ..Preconditions::default() };
-            let params = DeleteParams::default().preconditions(preconditions);
-            api.delete(&key.name, &params).await.if_found("deleting endpoint slice", &key)?;
-            self.slices.remove(&key, slice.metadata.uid.as_deref());
-        }
-        Ok(())
+/// Writes the changes of one service's slices.
+async fn write(
+    client: &Client,
+    slices: &Cache<EndpointSlice>,
+    namespace: &str,
+    changes: reconcile::Changes,
+) -> Result<(), SyncFailed> {
+    let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    // New and changed slices first: an endpoint that moves is never missing.
+    for slice in changes.create {
+        let service = slice.metadata.generate_name.clone().unwrap_or_default();
+        let made = api.create(&PostParams::default(), &slice).await;
+        slices.written(made.doing("creating an endpoint slice for", service)?);
     }
+    for slice in changes.update {
+        let key = Key::of(&slice.metadata);
+        let written = api.replace(&key.name, &PostParams::default(), &slice).await;
+        match written.if_found("updating endpoint slice", &key)? {
+            Some(slice) => slices.written(slice),
+            None => slices.remove(&key, slice.metadata.uid.as_deref()),
+        }
+    }
+    for slice in changes.delete {
+        let key = Key::of(&slice.metadata);
+        let preconditions =
+            Preconditions { uid: slice.metadata.uid.clone(), ..Preconditions::default() };
+        let params = DeleteParams::default().preconditions(preconditions);
+        api.delete(&key.name, &params).await.if_found("deleting endpoint slice", &key)?;
+        slices.remove(&key, slice.metadata.uid.as_deref());
+    }
+    Ok(())
 }

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::Resource;
 
@@ -28,9 +30,9 @@ pub(super) struct Changes {
 
 /// What the endpoints of one slice share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Group {
-    address_type: &'static str,
-    ports: Vec<BackendPort>,
+pub(super) struct Group {
+    pub(super) address_type: &'static str,
+    pub(super) ports: Vec<BackendPort>,
 }
 
 /// The pod an endpoint stands for; the address is part of it, as it may change.
@@ -109,12 +111,13 @@ fn endpoint(
 ) -> Endpoint {
     let terminating = pods::is_terminating(pod);
     let published = backends::publishes_not_ready(service);
-    let serving = published || pods::is_ready(pod);
+    let serving = pods::is_ready(pod);
     let node = pods::node_name(pod);
+    let zone = node.and_then(zone);
     Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
-            ready: Some(serving && (published || !terminating)),
+            ready: Some(published || (serving && !terminating)),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
@@ -127,12 +130,27 @@ fn endpoint(
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-        zone: node.and_then(zone),
+        hints: hints(service, node, zone.as_deref()),
+        zone,
         ..Endpoint::default()
     }
 }
 
-fn group_of(slice: &EndpointSlice) -> Group {
+/// Who is to use an endpoint, where the service wants that to be said (KEP-4444, KEP-3015). Zones
+/// are named for `PreferSameNode` too: for nodes that have no endpoint of their own.
+fn hints(service: &Service, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let distribution = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let by_node = distribution == "PreferSameNode";
+    if !by_node && !matches!(distribution, "PreferClose" | "PreferSameZone") {
+        return None;
+    }
+    let for_nodes = node.filter(|_| by_node).map(|name| vec![ForNode { name: name.to_owned() }]);
+    let for_zones = zone.map(|name| vec![ForZone { name: name.to_owned() }]);
+    let said = for_nodes.is_some() || for_zones.is_some();
+    said.then_some(EndpointHints { for_nodes, for_zones })
+}
+
+pub(super) fn group_of(slice: &EndpointSlice) -> Group {
     let mut ports: Vec<BackendPort> = slice
         .ports
         .iter()
@@ -234,19 +252,18 @@ fn new_slice(service: &Service, group: &Group, endpoints: Vec<Endpoint>) -> Endp
             owner_references: ownership::controller_reference(service).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
-        ports: Some(
-            group
-                .ports
-                .iter()
-                .map(|port| EndpointPort {
-                    name: Some(port.name.clone()),
-                    protocol: Some(port.protocol.clone()),
-                    port: Some(port.port),
-                    app_protocol: port.app_protocol.clone(),
-                })
-                .collect(),
-        ),
+        ports: Some(slice_ports(group)),
     }
+}
+
+pub(super) fn slice_ports(group: &Group) -> Vec<EndpointPort> {
+    let ports = group.ports.iter().map(|port| EndpointPort {
+        name: Some(port.name.clone()),
+        protocol: Some(port.protocol.clone()),
+        port: Some(port.port),
+        app_protocol: port.app_protocol.clone(),
+    });
+    ports.collect()
 }
 
 #[cfg(test)]

@@ -112,7 +112,8 @@ fn conditions() {
         ("not ready", unready(backend(0)), false, (false, false, false)),
         ("leaving, still serving", terminating(backend(0)), false, (false, true, true)),
         ("leaving", terminating(unready(backend(0))), false, (false, false, true)),
-        ("published", unready(backend(0)), true, (true, true, false)),
+        ("published", unready(backend(0)), true, (true, false, false)),
+        ("published and leaving", terminating(backend(0)), true, (true, true, true)),
     ];
     for (name, pod, published, expected) in table {
         let mut service = plain();
@@ -183,4 +184,45 @@ fn slices_say_whose_they_are_and_where_the_endpoint_is() {
     assert_eq!(endpoint.node_name.as_deref(), Some("node1"));
     assert_eq!(endpoint.zone.as_deref(), Some("z1"));
     assert_eq!(endpoint.target_ref.as_ref().unwrap().uid.as_deref(), Some("uid-p000"));
+}
+
+#[test]
+fn hints_are_what_the_service_prefers() {
+    let zone = |node: &str| (node == "node1").then(|| "z1".to_owned());
+    let table: [(Option<&str>, &dyn Fn(&str) -> Option<String>, &str, &str); 6] = [
+        (None, &zone, "", ""),
+        (Some("PreferClose"), &zone, "z1", ""),
+        (Some("PreferSameZone"), &zone, "z1", ""),
+        (Some("PreferSameZone"), &no_zone, "", ""),
+        (Some("PreferSameNode"), &zone, "z1", "node1"),
+        (Some("PreferSameNode"), &no_zone, "", "node1"),
+    ];
+    for (distribution, zone, zones, nodes) in table {
+        let mut service = plain();
+        service.spec.as_mut().unwrap().traffic_distribution = distribution.map(str::to_owned);
+        let changes = reconcile(&service, &backends_of(0..1), &[], zone);
+        let hints = changes.create[0].endpoints.as_ref().unwrap()[0].hints.clone();
+        let hints = hints.unwrap_or_default();
+        let named_zones: Vec<_> = hints.for_zones.iter().flatten().map(|z| &*z.name).collect();
+        let named_nodes: Vec<_> = hints.for_nodes.iter().flatten().map(|n| &*n.name).collect();
+        assert_eq!(named_zones.join(" "), zones, "{distribution:?}");
+        assert_eq!(named_nodes.join(" "), nodes, "{distribution:?}");
+    }
+}
+
+#[test]
+fn each_family_has_slices_of_its_own() {
+    let mut service = plain();
+    let both = vec!["IPv4".to_owned(), "IPv6".to_owned()];
+    service.spec.as_mut().unwrap().ip_families = Some(both);
+    let mut pod = backend(0);
+    let ips = pod.status.as_mut().unwrap().pod_ips.as_mut().unwrap();
+    ips.push(PodIP { ip: "fd00:10:240::2".into() });
+    let slices = made(&service, &[Arc::new(pod), Arc::new(backend(1))]);
+    let shape = |slice: &Arc<EndpointSlice>| {
+        (slice.address_type.clone(), slice.endpoints.as_ref().unwrap().len())
+    };
+    let mut shapes: Vec<_> = slices.iter().map(shape).collect();
+    shapes.sort();
+    assert_eq!(shapes, [("IPv4".to_owned(), 2), ("IPv6".to_owned(), 1)]);
 }
