@@ -189,15 +189,16 @@ fn slices_say_whose_they_are_and_where_the_endpoint_is() {
 #[test]
 fn hints_are_what_the_service_prefers() {
     let zone = |node: &str| (node == "node1").then(|| "z1".to_owned());
-    let table: [(Option<&str>, &dyn Fn(&str) -> Option<String>, &str, &str); 6] = [
-        (None, &zone, "", ""),
-        (Some("PreferClose"), &zone, "z1", ""),
-        (Some("PreferSameZone"), &zone, "z1", ""),
-        (Some("PreferSameZone"), &no_zone, "", ""),
-        (Some("PreferSameNode"), &zone, "z1", "node1"),
-        (Some("PreferSameNode"), &no_zone, "", "node1"),
+    let table = [
+        (None, true, "", ""),
+        (Some("PreferClose"), true, "z1", ""),
+        (Some("PreferSameZone"), true, "z1", ""),
+        (Some("PreferSameZone"), false, "", ""),
+        (Some("PreferSameNode"), true, "z1", "node1"),
+        (Some("PreferSameNode"), false, "", "node1"),
     ];
-    for (distribution, zone, zones, nodes) in table {
+    for (distribution, has_zone, zones, nodes) in table {
+        let zone: &dyn Fn(&str) -> Option<String> = if has_zone { &zone } else { &no_zone };
         let mut service = plain();
         service.spec.as_mut().unwrap().traffic_distribution = distribution.map(str::to_owned);
         let changes = reconcile(&service, &backends_of(0..1), &[], zone);
