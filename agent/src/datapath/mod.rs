@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "bpf(2) takes pointers; each block says why it is sound")]
 
 mod links;
+mod measure;
 mod names;
 mod pins;
 mod programs;
@@ -24,6 +25,7 @@ pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
 pub use bowline_api::cidr::Cidr;
 pub use links::AttachProgramFailed;
+pub use measure::{EmptyPrograms, Runs};
 pub use programs::LoadProgramsFailed;
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
 pub use table::{ReadMapsFailed, WriteMapFailed};

@@ -285,21 +285,31 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 /// Whether the kernel lets a connect hook choose the error (5.18 has the helper, later kernels
 /// give it to this kind of program): the smallest program that does so is loaded and dropped.
 pub(super) fn can_set_retval() -> bool {
-    const CGROUP_SOCK_ADDR: u32 = 18;
     // r1 = -111; call bpf_set_retval; r0 = 0; exit
-    let instructions: [u64; 4] = [
+    let instructions = [
         0xffff_ff91_0000_01b7,
         0x0000_00bb_0000_0085,
         0x0000_0000_0000_00b7,
         0x0000_0000_0000_0095,
     ];
+    load_socket_program(&instructions, AttachPoint::Connect4).is_ok()
+}
+
+/// A socket program that only allows.
+pub(super) fn load_empty(point: AttachPoint) -> io::Result<OwnedFd> {
+    // r0 = 1; exit
+    load_socket_program(&[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095], point)
+}
+
+fn load_socket_program(instructions: &[u64], point: AttachPoint) -> io::Result<OwnedFd> {
+    const CGROUP_SOCK_ADDR: u32 = 18;
     let mut attr = ProgramLoadAttr {
         kind: CGROUP_SOCK_ADDR,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,
-        expected_attach_point: AttachPoint::Connect4 as u32,
+        expected_attach_point: point as u32,
         ..ProgramLoadAttr::default()
     };
-    bpf(PROG_LOAD, &mut attr).map(owned).is_ok()
+    bpf(PROG_LOAD, &mut attr).map(owned)
 }

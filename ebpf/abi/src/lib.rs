@@ -19,9 +19,9 @@ mod maps;
 pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
 pub use maps::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Pod, ReverseKey, Route, RouteKey,
-    Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, affinity_kind, flow_kind, map,
-    pod_flags, protocol, route_flags, size, state,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod, ReverseKey, Route,
+    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, affinity_kind,
+    flow_kind, map, pod_flags, protocol, route_flags, size, state,
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
@@ -52,6 +52,7 @@ plain! {
     FlowKey = 40,
     Frontend = 20,
     Mac = 6,
+    Peer = 48,
     Pod = 12,
     ReverseKey = 32,
     Route = 24,

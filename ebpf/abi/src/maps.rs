@@ -14,6 +14,7 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     pub const SLOTS: &str = "SLOTS";
     pub const BACKENDS: &str = "BACKENDS";
+    pub const PEERS: &str = "PEERS";
     pub const REVERSE: &str = "REVERSE";
     pub const AFFINITY: &str = "AFFINITY";
     pub const PODS: &str = "PODS";
@@ -28,6 +29,8 @@ pub mod size {
     pub const SERVICES: u32 = 65_536;
     pub const SLOTS: u32 = 1_048_576;
     pub const BACKENDS: u32 = 65_536;
+    /// A power of two.
+    pub const PEERS: u32 = 262_144;
     pub const REVERSE: u32 = 262_144;
     pub const AFFINITY: u32 = 65_536;
     pub const PODS: u32 = 4_096;
@@ -49,6 +52,16 @@ impl ServiceKey {
     #[inline(always)]
     pub const fn new(address: Address, port: U16Be, protocol: u8) -> Self {
         Self { address, port, protocol, pad: 0 }
+    }
+
+    /// The same from whole words: the kernel hashes words, and a word that was just written in
+    /// parts is slow to read.
+    #[inline(always)]
+    pub const fn from_words(address: [u32; 4], port: u16, protocol: u8) -> Self {
+        let [a, b, c, d] = address;
+        let last = u32::from_ne_bytes([port.to_ne_bytes()[0], port.to_ne_bytes()[1], protocol, 0]);
+        // SAFETY: integers of the same size, without padding, valid for every bit pattern.
+        unsafe { core::mem::transmute::<[u32; 5], Self>([a, b, c, d, last]) }
     }
 
     /// Written into each slot of the service. A reader that finds another tag has read a range
@@ -100,7 +113,32 @@ pub struct Backend {
     pub pad: u8,
 }
 
-/// REVERSE key: one socket talking to one backend.
+/// PEERS value: whom a socket talks to, and under which name. The index is the socket's cookie
+/// without its high bits: cookies count up, so two sockets share an entry only when a whole table
+/// of newer ones was made between them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The socket's. Zero is nobody's.
+    pub cookie: u64,
+    pub name: Frontend,
+    pub backend: Address,
+    pub port: U16Be,
+    /// How often a datagram got its name from here, up to a bound.
+    pub uses: u8,
+    /// Not zero: REVERSE knows more of this socket, or of another one that had this entry.
+    pub more: u8,
+}
+
+impl Peer {
+    /// Whether `backend` is the one that this entry names.
+    #[inline(always)]
+    pub const fn is(&self, backend: &Address, port: U16Be) -> bool {
+        self.backend.same(backend) && self.port.bits() == port.bits()
+    }
+}
+
+/// REVERSE key: one socket talking to one backend, for what has no place in PEERS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReverseKey {
@@ -118,6 +156,13 @@ pub struct Frontend {
     pub address: Address,
     pub port: U16Be,
     pub pad: u16,
+}
+
+impl Frontend {
+    #[inline(always)]
+    pub const fn same(&self, other: &Self) -> bool {
+        self.address.same(&other.address) && self.port.bits() == other.port.bits()
+    }
 }
 
 /// Values of [`AffinityKey::kind`].

@@ -2,8 +2,8 @@
 //! After raising the version, write the file anew with `UPDATE_GOLDEN=1`.
 
 use bowline_ebpf_abi::{
-    ABI_VERSION, Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Pod, ReverseKey,
-    Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, map,
+    ABI_VERSION, Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod,
+    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, map,
 };
 use std::fmt::Write;
 use std::mem::{align_of, offset_of, size_of};
@@ -23,6 +23,7 @@ fn layouts() -> String {
         map::SERVICES, "value", Service { id, first_slot, slot_count, flags, affinity_seconds }
         map::SLOTS, "value", Slot { backend, tag }
         map::BACKENDS, "value", Backend { address, port, state, pad }
+        map::PEERS, "value", Peer { cookie, name, backend, port, uses, more }
         map::REVERSE, "key", ReverseKey { cookie, backend, port, pad, pad_word }
         map::REVERSE, "value", Frontend { address, port, pad }
         map::AFFINITY, "key", AffinityKey { service, kind, client }

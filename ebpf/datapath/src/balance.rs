@@ -33,16 +33,16 @@ pub enum Choice {
 
 const ATTEMPTS: u32 = 3;
 
-/// Chooses a backend for `key`. `pick` is any number whose high bits are evenly spread; `client` is
-/// asked only for services with session affinity.
+/// Chooses a backend for `key`. `pick` gives any number whose high bits are evenly spread, and is
+/// asked only for services; `client` is asked only for those with session affinity.
 #[inline(always)]
 pub fn choose<M: ServiceMaps>(
     maps: &M,
     key: &ServiceKey,
-    pick: u32,
+    pick: impl Fn() -> u32,
     client: impl Fn() -> Client,
 ) -> Choice {
-    let (service, id, backend) = match anew(maps, key, pick) {
+    let (service, id, backend) = match anew(maps, key, &pick) {
         Anew::NotAService => return Choice::NotAService,
         Anew::NoBackend { service } => return Choice::NoBackend { service },
         Anew::Backend { service, id, backend } => (service, id, backend),
@@ -62,7 +62,7 @@ enum Anew {
 }
 
 #[inline(always)]
-fn anew<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: u32) -> Anew {
+fn anew<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: &impl Fn() -> u32) -> Anew {
     let mut refused = 0;
     for _ in 0..ATTEMPTS {
         let Some(service) = maps.service(key) else {
@@ -72,7 +72,7 @@ fn anew<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: u32) -> Anew {
         if service.slot_count == 0 {
             continue;
         }
-        let Some(slot) = maps.slot(service.first_slot + spread(pick, service.slot_count)) else {
+        let Some(slot) = maps.slot(service.first_slot + spread(pick(), service.slot_count)) else {
             continue;
         };
         if slot.tag != key.tag() {
@@ -104,7 +104,7 @@ mod tests {
 
     fn pick(maps: &impl ServiceMaps, key: &ServiceKey, pick: u32) -> Choice {
         let client = Client { kind: affinity_kind::ADDRESS, name: Address::default() };
-        choose(maps, key, pick, || client)
+        choose(maps, key, || pick, || client)
     }
 
     #[test]

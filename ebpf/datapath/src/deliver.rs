@@ -276,7 +276,7 @@ fn remembered<M: PacketMaps, T: Transport>(
 fn remember<M: PacketMaps>(maps: &M, key: &FlowKey) -> Result<Option<Flow>, Reason> {
     let service = ServiceKey::new(key.destination, key.destination_port, key.protocol);
     let client = || Client { kind: affinity_kind::ADDRESS, name: key.source };
-    let (id, number, backend) = match choose(maps, &service, maps.random(), client) {
+    let (id, number, backend) = match choose(maps, &service, || maps.random(), client) {
         Choice::NotAService => return Ok(None),
         Choice::NoBackend { service } => {
             maps.count_refused(service);

@@ -14,11 +14,13 @@ mod affinity;
 mod balance;
 mod deliver;
 mod packet;
+mod peers;
 
 pub use affinity::Client;
 pub use balance::{Choice, ServiceMaps, choose, spread};
 pub use deliver::{Decision, PacketMaps, Rewrite, Side, Verdict, from_pod, from_uplink, to_pod};
 pub use packet::{Ipv4Header, Ports, Transport};
+pub use peers::{Conversation, Converse, PeerMaps, connect, converse, name_of};
 
 use bowline_ebpf_abi as abi;
 pub use bowline_ebpf_abi::Reason;

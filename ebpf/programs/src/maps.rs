@@ -1,4 +1,4 @@
-//! The maps, all pinned by name. Written here: REVERSE, AFFINITY, FLOWS, the counters, and the
+//! The maps, all pinned by name. Written here: PEERS, REVERSE, AFFINITY, FLOWS, the counters, and the
 //! `HAS_FLOWS` flag in PODS; everything else is written by the agent.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
@@ -6,10 +6,10 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use bowline_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
+    Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Peer, Pod, Reason,
     ReverseKey, Route, Service, ServiceKey, ServiceTraffic, Slot, Traffic, pod_flags, size,
 };
-use bowline_ebpf_datapath::{PacketMaps, ServiceMaps};
+use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ServiceMaps};
 
 /// Memory for a service is taken when there is one.
 const NO_PREALLOC: u32 = 1;
@@ -20,6 +20,8 @@ static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(size::SERVICES, 
 static SLOTS: Array<Slot> = Array::pinned(size::SLOTS, 0);
 #[map]
 static BACKENDS: Array<Backend> = Array::pinned(size::BACKENDS, 0);
+#[map]
+static PEERS: Array<Peer> = Array::pinned(size::PEERS, 0);
 #[map]
 static REVERSE: LruHashMap<ReverseKey, Frontend> = LruHashMap::pinned(size::REVERSE, 0);
 #[map]
@@ -70,6 +72,58 @@ impl ServiceMaps for KernelMaps {
     fn now_ns(&self) -> u64 {
         // SAFETY: the helper takes nothing.
         unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+const _: () = assert!(size::PEERS.is_power_of_two());
+
+#[inline(always)]
+fn place(cookie: u64) -> u32 {
+    cookie as u32 & (size::PEERS - 1)
+}
+
+impl PeerMaps for KernelMaps {
+    #[inline(always)]
+    fn peer(&self, cookie: u64) -> Option<Peer> {
+        PEERS.get(place(cookie)).copied()
+    }
+
+    #[inline(always)]
+    fn set_peer(&self, peer: &Peer) {
+        let Some(entry) = PEERS.get_ptr_mut(place(peer.cookie)) else {
+            return;
+        };
+        // SAFETY: array entries stay where they are. A reader on another CPU that meets the entry
+        // half written finds it nobody's: the cookie goes first and comes last.
+        unsafe {
+            (&raw mut (*entry).cookie).write_volatile(0);
+            (*entry).name = peer.name;
+            (*entry).backend = peer.backend;
+            (*entry).port = peer.port;
+            (*entry).uses = peer.uses;
+            (*entry).more = peer.more;
+            (&raw mut (*entry).cookie).write_volatile(peer.cookie);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_peer(&self, peer: &Peer) {
+        if let Some(entry) = PEERS.get_ptr_mut(place(peer.cookie)) {
+            // SAFETY: as above. The worst of two writers at once is a name kept in vain.
+            unsafe { ((*entry).uses, (*entry).more) = (peer.uses, peer.more) };
+        }
+    }
+
+    #[inline(always)]
+    fn other_name(&self, key: &ReverseKey) -> Option<Frontend> {
+        // SAFETY: copied; the key holds the socket's own cookie, so a recycled entry is another
+        // backend's name at worst for a socket whose entry was just evicted.
+        unsafe { REVERSE.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn store_other_name(&self, key: &ReverseKey, name: &Frontend) -> bool {
+        REVERSE.insert(key, name, 0).is_ok()
     }
 }
 
@@ -159,18 +213,4 @@ pub fn count_service_packet(service: u32, bytes: u32) {
             (*traffic).bytes += u64::from(bytes);
         }
     }
-}
-
-/// The name under which the socket's owner reached this backend.
-#[inline(always)]
-pub fn frontend(key: &ReverseKey) -> Option<Frontend> {
-    // SAFETY: copied; the key holds the socket's own cookie, so a recycled entry is another
-    // backend's name at worst for a socket whose entry was just evicted.
-    unsafe { REVERSE.get(key) }.copied()
-}
-
-/// Whether the name could be stored.
-#[inline(always)]
-pub fn store_frontend(key: &ReverseKey, name: &Frontend) -> bool {
-    REVERSE.insert(key, name, 0).is_ok()
 }

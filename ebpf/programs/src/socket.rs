@@ -12,12 +12,13 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use bowline_ebpf_abi::{
-    Address, Backend, Direction, Frontend, Reason, ReverseKey, ServiceKey, U16Be, U32Be,
-    affinity_kind, protocol,
+    Address, Backend, Direction, Frontend, Reason, ServiceKey, U16Be, U32Be, affinity_kind,
+    protocol,
 };
-use bowline_ebpf_datapath::{Choice, Client, choose};
+use bowline_ebpf_datapath as datapath;
+use bowline_ebpf_datapath::{Choice, Client, Conversation, Converse, choose};
 
-use crate::maps::{KernelMaps, count, count_connection, count_refused, frontend, store_frontend};
+use crate::maps::{KernelMaps, count, count_connection, count_refused};
 use crate::settings::can_set_retval;
 
 const REFUSE: i32 = 0;
@@ -53,22 +54,22 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    name_peer(&ctx, Family::V4)
+    name_peer(&ctx, Family::V4, true)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    name_peer(&ctx, Family::V6)
+    name_peer(&ctx, Family::V6, true)
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    name_peer(&ctx, Family::V4)
+    name_peer(&ctx, Family::V4, false)
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    name_peer(&ctx, Family::V6)
+    name_peer(&ctx, Family::V6, false)
 }
 
 /// A new connection goes to a backend chosen at random.
@@ -78,61 +79,79 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     };
     // SAFETY: the helper takes nothing.
-    let pick = unsafe { bpf_get_prandom_u32() };
+    let pick = || unsafe { bpf_get_prandom_u32() };
     let (service, backend) = match choose(&KernelMaps, &key, pick, || client(ctx)) {
         Choice::NotAService => return ALLOW,
         Choice::NoBackend { service } => return refuse(service),
         Choice::Backend { service, backend, .. } => (service, backend),
     };
-    let reverse = reverse_key(cookie(ctx), &backend);
-    if !store_frontend(&reverse, &name_of(&key)) {
-        count(Reason::FlowNotStored, Direction::Socket, 0);
-        return REFUSE;
+    if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &backend)) {
+        return not_stored();
     }
     set_address(ctx, family, &backend.address, backend.port);
     count_connection(service);
     ALLOW
 }
 
-/// Datagrams of one socket go to one backend as long as the set stays as it is.
+/// How many backends are tried for one that the socket does not know by another name.
+const NAMES: u32 = 4;
+
+/// Datagrams of one socket go to one backend as long as the set stays as it is. Where two services
+/// of the socket share a backend, each gets one of its own if there is any, so that an answer has
+/// one name only; otherwise the answer has the name that was used last.
 #[inline(always)]
 fn send(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(key) = destination(ctx, family) else {
         return ALLOW;
     };
     let cookie = cookie(ctx);
-    let (service, backend) = match choose(&KernelMaps, &key, hashed(cookie), || client(ctx)) {
-        Choice::NotAService => return ALLOW,
-        Choice::NoBackend { service } => return refuse(service),
-        Choice::Backend { service, backend, .. } => (service, backend),
-    };
-    let reverse = reverse_key(cookie, &backend);
-    let known = match frontend(&reverse) {
-        Some(name) => name.address.same(&key.address) && name.port.bits() == key.port.bits(),
-        None => false,
-    };
-    if !known {
-        if !store_frontend(&reverse, &name_of(&key)) {
-            count(Reason::FlowNotStored, Direction::Socket, 0);
-            return REFUSE;
+    let mut pick = hashed(cookie);
+    for attempt in 1..=NAMES {
+        let (service, backend) = match choose(&KernelMaps, &key, || pick, || client(ctx)) {
+            Choice::NotAService => return ALLOW,
+            Choice::NoBackend { service } => return refuse(service),
+            Choice::Backend { service, backend, .. } => (service, backend),
+        };
+        let wanted = conversation(cookie, &key, &backend);
+        match datapath::converse(&KernelMaps, &wanted, attempt == NAMES) {
+            Converse::Known => {}
+            Converse::Begun => count_connection(service),
+            Converse::OtherName => {
+                pick = hashed(u64::from(pick) + u64::from(attempt));
+                continue;
+            }
+            Converse::NotStored => return not_stored(),
         }
-        count_connection(service);
+        set_address(ctx, family, &backend.address, backend.port);
+        return ALLOW;
     }
-    set_address(ctx, family, &backend.address, backend.port);
     ALLOW
 }
 
 /// The service's name instead of the backend's. These hooks may only allow.
 #[inline(always)]
-fn name_peer(ctx: &SockAddrContext, family: Family) -> i32 {
+fn name_peer(ctx: &SockAddrContext, family: Family, datagram: bool) -> i32 {
     let Some(key) = destination(ctx, family) else {
         return ALLOW;
     };
-    let backend = Backend { address: key.address, port: key.port, state: 0, pad: 0 };
-    if let Some(name) = frontend(&reverse_key(cookie(ctx), &backend)) {
+    let name = datapath::name_of(&KernelMaps, cookie(ctx), &key.address, key.port, datagram);
+    if let Some(name) = name {
         set_address(ctx, family, &name.address, name.port);
     }
     ALLOW
+}
+
+#[inline(always)]
+fn conversation(cookie: u64, key: &ServiceKey, backend: &Backend) -> Conversation {
+    let name = Frontend { address: key.address, port: key.port, pad: 0 };
+    Conversation { cookie, name, backend: backend.address, port: backend.port }
+}
+
+/// Refuses the call: the answer could not be given its name.
+#[inline(always)]
+fn not_stored() -> i32 {
+    count(Reason::FlowNotStored, Direction::Socket, 0);
+    REFUSE
 }
 
 /// Refuses the call, with ECONNREFUSED where the kernel lets a program say so.
@@ -160,17 +179,18 @@ fn destination(ctx: &SockAddrContext, family: Family) -> Option<ServiceKey> {
         }
         let address = match family {
             Family::V4 => {
-                Address::from_v4(U32Be::from_bits((&raw const (*addr).user_ip4).read_volatile()))
+                let word = U32Be::from_bits((&raw const (*addr).user_ip4).read_volatile());
+                Address::from_v4(word).words().map(U32Be::bits)
             }
-            Family::V6 => Address::from_words([
-                U32Be::from_bits((&raw const (*addr).user_ip6[0]).read_volatile()),
-                U32Be::from_bits((&raw const (*addr).user_ip6[1]).read_volatile()),
-                U32Be::from_bits((&raw const (*addr).user_ip6[2]).read_volatile()),
-                U32Be::from_bits((&raw const (*addr).user_ip6[3]).read_volatile()),
-            ]),
+            Family::V6 => [
+                (&raw const (*addr).user_ip6[0]).read_volatile(),
+                (&raw const (*addr).user_ip6[1]).read_volatile(),
+                (&raw const (*addr).user_ip6[2]).read_volatile(),
+                (&raw const (*addr).user_ip6[3]).read_volatile(),
+            ],
         };
         let port = (&raw const (*addr).user_port).read_volatile();
-        Some(ServiceKey::new(address, U16Be::from_bits(port as u16), number as u8))
+        Some(ServiceKey::from_words(address, port as u16, number as u8))
     }
 }
 
@@ -216,14 +236,4 @@ fn client(ctx: &SockAddrContext) -> Client {
 #[inline(always)]
 fn hashed(cookie: u64) -> u32 {
     (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
-}
-
-#[inline(always)]
-fn reverse_key(cookie: u64, backend: &Backend) -> ReverseKey {
-    ReverseKey { cookie, backend: backend.address, port: backend.port, pad: 0, pad_word: 0 }
-}
-
-#[inline(always)]
-fn name_of(key: &ServiceKey) -> Frontend {
-    Frontend { address: key.address, port: key.port, pad: 0 }
 }

@@ -1,0 +1,318 @@
+//! Which name a socket gave to whom it talks to.
+//!
+//! A socket has one entry in PEERS, found by its cookie without a search. What does not fit there
+//! goes to REVERSE, an LRU map: further conversations of an unconnected socket, and the entry of a
+//! socket in use when a much newer one takes its place.
+//!
+//! Guarantees: an answer never gets a name that its socket did not use. A datagram's answer gets
+//! its name as long as REVERSE has room. The name of a TCP peer can be lost after as many newer
+//! connections as PEERS has entries; the connection itself knows nothing of names.
+
+use crate::abi::{Address, Frontend, Peer, ReverseKey, U16Be};
+
+/// The maps that names are kept in.
+pub trait PeerMaps {
+    /// The entry at the socket's place, whosever it is.
+    fn peer(&self, cookie: u64) -> Option<Peer>;
+    /// Replaces that entry. Never fails where there is one.
+    fn set_peer(&self, peer: &Peer);
+    /// Changes only `uses` and `more` of the entry at that place.
+    fn mark_peer(&self, peer: &Peer);
+    fn other_name(&self, key: &ReverseKey) -> Option<Frontend>;
+    /// Whether there was room.
+    fn store_other_name(&self, key: &ReverseKey, name: &Frontend) -> bool;
+}
+
+/// From this many on, an entry is worth keeping when its place is taken.
+const IN_USE: u8 = 8;
+/// How many takers of a place look after what was there, once something was.
+const CAREFUL: u8 = 7;
+/// In [`Peer::more`]: REVERSE has more of the socket itself. Below it the number of takers left.
+const HAS_MORE: u8 = 0x80;
+
+/// One end of a conversation.
+#[derive(Clone, Copy)]
+pub struct Conversation {
+    pub cookie: u64,
+    pub name: Frontend,
+    pub backend: Address,
+    pub port: U16Be,
+}
+
+/// What [`converse`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Converse {
+    Known,
+    Begun,
+    /// The socket knows this backend under another name.
+    OtherName,
+    /// There is no room to remember it.
+    NotStored,
+}
+
+impl Conversation {
+    const fn key(&self) -> ReverseKey {
+        ReverseKey {
+            cookie: self.cookie,
+            backend: self.backend,
+            port: self.port,
+            pad: 0,
+            pad_word: 0,
+        }
+    }
+
+    const fn peer(&self, more: u8) -> Peer {
+        let Self { cookie, name, backend, port } = *self;
+        Peer { cookie, name, backend, port, uses: 0, more }
+    }
+}
+
+/// The socket talks to this peer alone from now on.
+#[inline(always)]
+pub fn connect<M: PeerMaps>(maps: &M, wanted: &Conversation) -> bool {
+    let Some(there) = maps.peer(wanted.cookie) else {
+        return false;
+    };
+    let more = if there.cookie == wanted.cookie { there.more } else { take_over(maps, &there) };
+    maps.set_peer(&wanted.peer(more & !HAS_MORE));
+    true
+}
+
+/// The socket sends to this peer, perhaps among others. With `insist` the backend gets this name
+/// even if the socket knows it by another.
+#[inline(always)]
+pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> Converse {
+    let Some(there) = maps.peer(wanted.cookie) else {
+        return Converse::NotStored;
+    };
+    if there.cookie != wanted.cookie {
+        // Moved out by a newer socket: two that are in use do not push each other about.
+        if there.more != 0
+            && let Some(name) = maps.other_name(&wanted.key())
+            && name.same(&wanted.name)
+        {
+            return Converse::Known;
+        }
+        let more = take_over(maps, &there);
+        maps.set_peer(&wanted.peer(more));
+        return Converse::Begun;
+    }
+    if there.is(&wanted.backend, wanted.port) {
+        if there.name.same(&wanted.name) {
+            return Converse::Known;
+        }
+        if !insist {
+            return Converse::OtherName;
+        }
+        maps.set_peer(&wanted.peer(there.more));
+        return Converse::Begun;
+    }
+    let key = wanted.key();
+    if let Some(name) = maps.other_name(&key) {
+        if name.same(&wanted.name) {
+            return Converse::Known;
+        }
+        if !insist {
+            return Converse::OtherName;
+        }
+    }
+    if !maps.store_other_name(&key, &wanted.name) {
+        return Converse::NotStored;
+    }
+    if there.more & HAS_MORE == 0 {
+        maps.mark_peer(&Peer { more: there.more | HAS_MORE, ..there });
+    }
+    Converse::Begun
+}
+
+/// The name under which the socket talks to this address. `datagram`: it is asked because one
+/// arrived.
+#[inline(always)]
+pub fn name_of<M: PeerMaps>(
+    maps: &M,
+    cookie: u64,
+    backend: &Address,
+    port: U16Be,
+    datagram: bool,
+) -> Option<Frontend> {
+    let there = maps.peer(cookie)?;
+    if there.cookie == cookie && there.is(backend, port) {
+        if datagram && there.uses < IN_USE {
+            maps.mark_peer(&Peer { uses: there.uses + 1, ..there });
+        }
+        return Some(there.name);
+    }
+    if there.more == 0 {
+        return None;
+    }
+    let key = ReverseKey { cookie, backend: *backend, port, pad: 0, pad_word: 0 };
+    let name = maps.other_name(&key)?;
+    if there.cookie != cookie && there.more & CAREFUL != CAREFUL {
+        maps.mark_peer(&Peer { more: there.more | CAREFUL, ..there });
+    }
+    Some(name)
+}
+
+/// A newer socket takes the place: what an older one still uses moves to REVERSE. Gives what the
+/// newer one has to say in [`Peer::more`].
+#[inline(always)]
+fn take_over<M: PeerMaps>(maps: &M, there: &Peer) -> u8 {
+    if there.cookie == 0 {
+        return 0;
+    }
+    let in_use = there.uses >= IN_USE;
+    let careful = there.more & CAREFUL;
+    if in_use || careful > 0 {
+        let key = ReverseKey {
+            cookie: there.cookie,
+            backend: there.backend,
+            port: there.port,
+            pad: 0,
+            pad_word: 0,
+        };
+        let _ = maps.store_other_name(&key, &there.name);
+    }
+    if in_use || there.more & HAS_MORE != 0 { CAREFUL } else { careful.saturating_sub(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::fake::address;
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    const PLACES: u64 = 8;
+
+    #[derive(Default)]
+    struct Fake {
+        peers: RefCell<[Peer; PLACES as usize]>,
+        others: RefCell<BTreeMap<(u64, Address, U16Be), Frontend>>,
+    }
+
+    impl PeerMaps for Fake {
+        fn peer(&self, cookie: u64) -> Option<Peer> {
+            Some(self.peers.borrow()[(cookie % PLACES) as usize])
+        }
+        fn set_peer(&self, peer: &Peer) {
+            self.peers.borrow_mut()[(peer.cookie % PLACES) as usize] = *peer;
+        }
+        fn mark_peer(&self, peer: &Peer) {
+            let there = &mut self.peers.borrow_mut()[(peer.cookie % PLACES) as usize];
+            (there.uses, there.more) = (peer.uses, peer.more);
+        }
+        fn other_name(&self, key: &ReverseKey) -> Option<Frontend> {
+            self.others.borrow().get(&(key.cookie, key.backend, key.port)).copied()
+        }
+        fn store_other_name(&self, key: &ReverseKey, name: &Frontend) -> bool {
+            self.others.borrow_mut().insert((key.cookie, key.backend, key.port), *name);
+            true
+        }
+    }
+
+    fn name(text: &str) -> Frontend {
+        Frontend { address: address(text), port: U16Be::new(53), pad: 0 }
+    }
+
+    fn talk(cookie: u64, service: &str, backend: &str) -> Conversation {
+        let (backend, port) = (address(backend), U16Be::new(8053));
+        Conversation { cookie, name: name(service), backend, port }
+    }
+
+    fn named(maps: &Fake, talk: &Conversation) -> Option<Frontend> {
+        name_of(maps, talk.cookie, &talk.backend, talk.port, true)
+    }
+
+    const A: &str = "10.9.0.1";
+    const B: &str = "10.9.0.2";
+
+    #[test]
+    fn a_connected_socket_knows_its_peer_by_name_and_nobody_else() {
+        let maps = Fake::default();
+        let mine = talk(3, A, "10.240.0.1");
+        assert!(connect(&maps, &mine));
+        assert_eq!(named(&maps, &mine), Some(name(A)));
+        assert_eq!(named(&maps, &talk(3, A, "10.240.0.2")), None);
+        assert_eq!(named(&maps, &talk(4, A, "10.240.0.1")), None);
+        // Connected anew, the old peer is forgotten.
+        let next = talk(3, B, "10.240.0.2");
+        assert!(connect(&maps, &next));
+        assert_eq!((named(&maps, &next), named(&maps, &mine)), (Some(name(B)), None));
+    }
+
+    #[test]
+    fn a_socket_talks_to_many() {
+        let maps = Fake::default();
+        let all: Vec<Conversation> =
+            ["10.240.0.1", "10.240.0.2", "10.240.0.3"].map(|b| talk(3, A, b)).to_vec();
+        for one in &all {
+            assert_eq!(converse(&maps, one, false), Converse::Begun);
+        }
+        for one in &all {
+            assert_eq!(converse(&maps, one, false), Converse::Known);
+            assert_eq!(named(&maps, one), Some(name(A)));
+        }
+    }
+
+    #[test]
+    fn a_backend_of_two_services_gets_another_name_only_on_insistence() {
+        for earlier in [None, Some("10.240.0.9")] {
+            let maps = Fake::default();
+            if let Some(backend) = earlier {
+                converse(&maps, &talk(3, A, backend), false);
+            }
+            let (first, second) = (talk(3, A, "10.240.0.1"), talk(3, B, "10.240.0.1"));
+            assert_eq!(converse(&maps, &first, false), Converse::Begun);
+            assert_eq!(converse(&maps, &second, false), Converse::OtherName);
+            assert_eq!(named(&maps, &first), Some(name(A)));
+            assert_eq!(converse(&maps, &second, true), Converse::Begun);
+            assert_eq!(named(&maps, &first), Some(name(B)));
+        }
+    }
+
+    #[test]
+    fn a_socket_in_use_keeps_its_name_when_a_newer_one_takes_its_place() {
+        let maps = Fake::default();
+        let (old, new) = (talk(3, A, "10.240.0.1"), talk(3 + PLACES, B, "10.240.0.2"));
+        connect(&maps, &old);
+        for _ in 0..IN_USE {
+            named(&maps, &old);
+        }
+        connect(&maps, &new);
+        assert_eq!((named(&maps, &old), named(&maps, &new)), (Some(name(A)), Some(name(B))));
+        // Both go on, in turns.
+        for _ in 0..100 {
+            converse(&maps, &old, false);
+            converse(&maps, &new, false);
+            assert_eq!((named(&maps, &old), named(&maps, &new)), (Some(name(A)), Some(name(B))));
+        }
+    }
+
+    #[test]
+    fn places_of_short_lives_are_taken_without_ado() {
+        let maps = Fake::default();
+        for round in 0..100 {
+            let one = talk(3 + round * PLACES, A, "10.240.0.1");
+            connect(&maps, &one);
+            assert_eq!(named(&maps, &one), Some(name(A)));
+        }
+        assert!(maps.others.borrow().is_empty());
+    }
+
+    #[test]
+    fn care_ends_when_nobody_needs_it() {
+        let maps = Fake::default();
+        let long = talk(3, A, "10.240.0.1");
+        connect(&maps, &long);
+        for _ in 0..IN_USE {
+            named(&maps, &long);
+        }
+        for round in 1..100 {
+            connect(&maps, &talk(3 + round * PLACES, A, "10.240.0.1"));
+        }
+        assert_eq!(maps.others.borrow().len(), 1 + usize::from(CAREFUL));
+        assert_eq!(maps.peer(3).unwrap().more, 0);
+    }
+}
