@@ -56,14 +56,13 @@ fn vip(number: u32) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 9, 0, 1)) + number), PORT))
 }
 
-/// This many services, each TCP and UDP, with one and the same backend.
-fn services(count: u32, backend: Ipv4Addr) -> ServiceTable {
+/// This many services of one port, with one and the same backend.
+fn services(count: u32, protocol: &str, backend: Ipv4Addr) -> ServiceTable {
     let service = |number: u32| -> Service {
         serde_json::from_value(json!({
             "metadata": {"namespace": "default", "name": format!("s{number}")},
             "spec": {"clusterIP": vip(number).ip(), "ports": [
-                {"name": "tcp", "port": PORT, "protocol": "TCP"},
-                {"name": "udp", "port": PORT, "protocol": "UDP"}]}}))
+                {"port": PORT, "protocol": protocol}]}}))
         .unwrap()
     };
     let slice = |number: u32| -> EndpointSlice {
@@ -71,8 +70,7 @@ fn services(count: u32, backend: Ipv4Addr) -> ServiceTable {
             "metadata": {"namespace": "default", "name": format!("s{number}-1"),
                          "labels": {"kubernetes.io/service-name": format!("s{number}")}},
             "addressType": "IPv4", "endpoints": [{"addresses": [backend]}],
-            "ports": [{"name": "tcp", "port": BACKEND_PORT, "protocol": "TCP"},
-                      {"name": "udp", "port": BACKEND_PORT, "protocol": "UDP"}]}))
+            "ports": [{"port": BACKEND_PORT, "protocol": protocol}]}))
         .unwrap()
     };
     let slices: Vec<EndpointSlice> = (0..count).map(slice).collect();
@@ -306,9 +304,9 @@ fn main() {
     let own = world.client().address;
     let mut figures = Vec::new();
     for count in [1, arguments.services] {
-        here.apply_services(&services(count, own)).unwrap();
+        here.apply_services(&services(count, "UDP", own)).unwrap();
         figures.extend(measure(&world, &here, &arguments, count));
-        here.apply_services(&services(count, world.backends()[1].address)).unwrap();
+        here.apply_services(&services(count, "TCP", world.backends()[1].address)).unwrap();
         figures.push(compare(&world, &arguments, count));
     }
     if let Some(file) = &arguments.json {

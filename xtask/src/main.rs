@@ -1,10 +1,11 @@
-//! `cargo xtask`: everything a developer does with this workspace, as six commands.
+//! `cargo xtask`: everything a developer does with this workspace, as seven commands.
 //!
 //! Guarantees: each command can be run on a clean clone and repeated; it says what it runs; it
 //! ends with a non-zero status as soon as one step failed.
 //!
 //! Does not: ask questions, or need root where the work does not (`tidy`, `build`).
 
+mod bench;
 mod bpf;
 mod build;
 mod debian;
@@ -49,6 +50,8 @@ enum Command {
     Kernels(kernels::Args),
     /// Play the founding scenario on a real three-node cluster and print what was seen.
     Demo(demo::Args),
+    /// Measure what has a goal, and print each figure beside it. Needs root.
+    Bench(bench::Args),
     /// Check the habits a program can check: sizes, names, module docs, where unsafe may live.
     Tidy(tidy::Args),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Tidy(args) => tidy::run(&args),
     };
     match result {

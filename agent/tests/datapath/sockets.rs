@@ -1,15 +1,15 @@
 //! Socket load balancing: connect, send, receive, and the peer's name.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::io::{ErrorKind, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recvfrom, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType,
+    SockaddrIn, recvfrom, sendmmsg, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -193,6 +193,230 @@ fn session_affinity_holds_until_the_client_was_idle_or_the_backend_goes() {
     assert_eq!(world.client().namespace.run(answering), [others[0]; 2]);
     here.apply_services(&service(&[kept[0]]).table()).unwrap();
     assert_eq!(world.client().namespace.run(answering), [kept[0]; 2]);
+}
+
+/// An unconnected UDP socket of the calling thread.
+fn datagrams() -> UdpSocket {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// The next datagram: what it says, and from whom it is.
+fn receive(socket: &UdpSocket) -> (Answer, SocketAddr) {
+    let mut buffer = [0; 256];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    (Answer::parse(&String::from_utf8_lossy(&buffer[..length])), from)
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn answers_of_services_that_share_backends_have_the_right_names() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    let vips = [1, 2].map(|number| Ipv4Addr::new(10, 9, 9, number));
+    let all = vips.map(|vip| TestService::new(&format!("s{vip}"), vip, &addresses));
+    here.apply_services(&TestService::tables(&all.each_ref())).unwrap();
+    world.here.cgroup.enter();
+    let names = vips.map(|vip| SocketAddr::from((vip, 80)));
+    world.client().namespace.run(move || {
+        for round in 0..50 {
+            let socket = datagrams();
+            // All questions are under way before the first answer is read.
+            for turn in 0..3 {
+                for name in names {
+                    socket.send_to(format!("{round} {turn} {name}").as_bytes(), name).unwrap();
+                }
+            }
+            for _ in 0..6 {
+                let (answer, from) = receive(&socket);
+                assert!(answer.line.ends_with(&from.to_string()), "{answer:?} from {from}");
+            }
+        }
+    });
+
+    // With one backend for both, the name that was used last is the best to be had.
+    let all = vips.map(|vip| TestService::new(&format!("s{vip}"), vip, &addresses[..1]));
+    here.apply_services(&TestService::tables(&all.each_ref())).unwrap();
+    world.client().namespace.run(move || {
+        let socket = datagrams();
+        for name in names.into_iter().cycle().take(10) {
+            socket.send_to(b"hello", name).unwrap();
+            assert_eq!(receive(&socket).1, name);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_pod_reaches_itself_through_its_own_service() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _server = Server::start(world.client());
+    let own = world.client().address;
+    here.apply_services(&service_with(&[own])).unwrap();
+    world.here.cgroup.enter();
+    world.client().namespace.run(move || {
+        let mut connection = Connection::open(SERVICE).unwrap();
+        let answer = connection.ask("hello").unwrap();
+        assert_eq!((answer.backend, answer.client), (own, own), "TCP, no NAT");
+        assert_eq!(connection.peer(), SERVICE);
+        let socket = datagrams();
+        socket.send_to(b"hello", SERVICE).unwrap();
+        let (answer, from) = receive(&socket);
+        assert_eq!((answer.backend, answer.client, from), (own, own, SERVICE), "UDP");
+    });
+    assert_eq!(world.here.counted("from-pod"), 0);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn the_nodes_own_processes_are_clients_and_backends() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _server = Server::start(world.backends()[1]);
+    let (node, pod) = (world.here.address(), world.backends()[1].address);
+    let listener = world
+        .here
+        .namespace
+        .run(move || std::net::TcpListener::bind((node, BACKEND_PORT)).unwrap());
+    let serving = world.here.namespace.spawn(move || {
+        use std::io::Write;
+        for _ in 0..2 {
+            let (mut stream, client) = listener.accept().unwrap();
+            writeln!(stream, "{node} {} hello", client.ip()).unwrap();
+        }
+    });
+    world.here.cgroup.enter();
+    // A pod's service, asked by the node.
+    here.apply_services(&service_with(&[pod])).unwrap();
+    let answer = world.here.namespace.run(|| {
+        let mut connection = Connection::open(SERVICE).unwrap();
+        assert_eq!(connection.peer(), SERVICE);
+        connection.ask("hello").unwrap()
+    });
+    assert_eq!((answer.backend, answer.client), (pod, node));
+    // The node's own service, asked by the node and by a pod.
+    here.apply_services(&service_with(&[node])).unwrap();
+    for (place, client) in
+        [(&world.here.namespace, node), (&world.client().namespace, world.client().address)]
+    {
+        let answer = place.run(|| Connection::open(SERVICE).unwrap().ask("hello").unwrap());
+        assert_eq!((answer.backend, answer.client), (node, client));
+    }
+    serving.join().unwrap();
+}
+
+/// Answers one connection and one datagram on `address` with the address of the client.
+fn answer_once(address: SocketAddr) -> std::thread::JoinHandle<()> {
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    let socket = UdpSocket::bind(address).unwrap();
+    std::thread::spawn(move || {
+        use std::io::Write;
+        let (mut stream, client) = listener.accept().unwrap();
+        write!(stream, "{}", client.ip()).unwrap();
+        drop(stream);
+        let mut buffer = [0; 64];
+        let (_, client) = socket.recv_from(&mut buffer).unwrap();
+        socket.send_to(client.ip().to_string().as_bytes(), client).unwrap();
+    })
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn each_family_has_its_own_backends_also_on_dual_stack_sockets() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let vip4 = VIP;
+    let vip6: Ipv6Addr = "fd00:9::7".parse().unwrap();
+    let pod4 = world.client().address;
+    let pod6: Ipv6Addr = "fd00:240::5".parse().unwrap();
+    world.client().namespace.ip(&format!("addr add {pod6}/128 dev lo nodad"));
+    let four = TestService::new("web", vip4, &[pod4]);
+    let six = TestService::new("web6", vip6, &[pod6]);
+    here.apply_services(&TestService::tables(&[&four, &six])).unwrap();
+    let mapped = SocketAddr::from((vip4.to_ipv6_mapped(), 80));
+    let cases = [
+        (SocketAddr::from((vip4, 80)), IpAddr::from(pod4), "0.0.0.0:0"),
+        (SocketAddr::from((vip6, 80)), IpAddr::from(pod6), "[::]:0"),
+        (mapped, IpAddr::from(pod4), "[::]:0"),
+    ];
+    for (service, backend, any) in cases {
+        let server = world
+            .client()
+            .namespace
+            .run(move || answer_once(SocketAddr::from((backend, BACKEND_PORT))));
+        world.here.cgroup.enter();
+        world.client().namespace.run(move || {
+            use std::io::Read;
+            let mut stream = std::net::TcpStream::connect_timeout(&service, PATIENCE).unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), service, "getpeername");
+            let mut seen = String::new();
+            stream.read_to_string(&mut seen).unwrap();
+            assert_eq!(seen, backend.to_string(), "the client is the pod itself");
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.send_to(b"hello", service).unwrap();
+            let mut buffer = [0; 64];
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, service, "recvmsg");
+            assert_eq!(buffer[..length], *backend.to_string().as_bytes());
+            socket.connect(service).unwrap();
+            assert_eq!(socket.peer_addr().unwrap(), service, "connected UDP");
+        });
+        world.here.cgroup.leave();
+        server.join().unwrap();
+    }
+    // Nobody ready in one family refuses that family alone.
+    let nobody = TestService::new("web6", vip6, &[] as &[Ipv6Addr]);
+    here.apply_services(&TestService::tables(&[&four, &nobody])).unwrap();
+    world.here.cgroup.enter();
+    world.client().namespace.run(move || {
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        let error = socket.send_to(b"hello", SocketAddr::from((vip6, 80))).unwrap_err();
+        let expected = [Errno::ECONNREFUSED, Errno::EPERM].map(|errno| Some(errno as i32));
+        assert!(expected.contains(&error.raw_os_error()), "{error}");
+        socket.connect(mapped).unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn many_datagrams_in_one_call_are_all_balanced() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    here.apply_services(&service_with(&addresses)).unwrap();
+    world.here.cgroup.enter();
+    world.client().namespace.run(move || {
+        let socket = datagrams();
+        let SocketAddr::V4(service) = SERVICE else { unreachable!() };
+        let to = Some(SockaddrIn::from(service));
+        let texts: Vec<String> = (0..8).map(|number| format!("datagram {number}")).collect();
+        let parts: Vec<[IoSlice<'_>; 1]> =
+            texts.iter().map(|text| [IoSlice::new(text.as_bytes())]).collect();
+        let mut headers = MultiHeaders::<SockaddrIn>::preallocate(parts.len(), None);
+        let sent = sendmmsg(
+            socket.as_raw_fd(),
+            &mut headers,
+            &parts,
+            vec![to; parts.len()],
+            Vec::<ControlMessage<'_>>::new(),
+            MsgFlags::empty(),
+        );
+        assert_eq!(sent.unwrap().count(), texts.len());
+        let mut seen = Vec::new();
+        for _ in &texts {
+            let (answer, from) = receive(&socket);
+            assert_eq!(from, SERVICE);
+            seen.push(answer.line);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, texts);
+    });
 }
 
 #[test]

@@ -105,8 +105,10 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     };
     let cookie = cookie(ctx);
-    let mut pick = hashed(cookie);
+    let first = hashed(cookie);
     for attempt in 1..=NAMES {
+        // Steps of a quarter of the set: two are enough to meet another backend.
+        let pick = first.wrapping_add((attempt - 1).wrapping_mul(u32::MAX / NAMES));
         let (service, backend) = match choose(&KernelMaps, &key, || pick, || client(ctx)) {
             Choice::NotAService => return ALLOW,
             Choice::NoBackend { service } => return refuse(service),
@@ -116,10 +118,7 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
         match datapath::converse(&KernelMaps, &wanted, attempt == NAMES) {
             Converse::Known => {}
             Converse::Begun => count_connection(service),
-            Converse::OtherName => {
-                pick = hashed(u64::from(pick) + u64::from(attempt));
-                continue;
-            }
+            Converse::OtherName => continue,
             Converse::NotStored => return not_stored(),
         }
         set_address(ctx, family, &backend.address, backend.port);
