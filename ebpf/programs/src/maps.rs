@@ -1,5 +1,5 @@
-//! The maps, all pinned by name. Written here: PEERS, REVERSE, AFFINITY, FLOWS, the counters, and the
-//! `HAS_FLOWS` flag in PODS; everything else is written by the agent.
+//! The maps, all pinned by name. Written here: PEERS, REVERSE, AFFINITY, FLOWS, the counters, and
+//! the `HAS_FLOWS` flag in PODS; everything else is written by the agent.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
