@@ -4,12 +4,13 @@
 //! whether the machine can honour them (`preflight`).
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
-use crate::datapath::MapSizes;
+use crate::datapath::{Feature, MapSizes};
 
 /// The address on `lo` at which every agent answers DNS for its own node.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
@@ -64,6 +65,8 @@ pub struct Config {
     pub dns_upstream: Vec<SocketAddr>,
     /// How many entries the BPF maps have room for.
     pub map_sizes: MapSizes,
+    /// Kernel features to do without although they are there.
+    pub disabled_features: BTreeSet<Feature>,
 }
 
 impl Config {
@@ -92,6 +95,7 @@ impl Config {
             lease_renew_interval: Duration::from_secs(10),
             dns_upstream: Vec::new(),
             map_sizes: MapSizes::default(),
+            disabled_features: BTreeSet::new(),
         }
     }
 }

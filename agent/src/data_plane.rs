@@ -22,6 +22,9 @@ use crate::{
 /// File in the run directory with the names of what is programmed.
 pub(crate) const NAMES_FILE: &str = "names.json";
 
+/// File in the run directory with the features in use and what found no room.
+pub(crate) const CONDITION_FILE: &str = "datapath.json";
+
 /// The data plane of this node. A handle: clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct DataPlane(Arc<Mutex<Datapath>>);
@@ -46,7 +49,9 @@ impl DataPlane {
             uplink: uplink.name.clone(),
             tunnel: None,
             names_file: config.run_dir.join(NAMES_FILE),
+            condition_file: config.run_dir.join(CONDITION_FILE),
             sizes: config.map_sizes,
+            disabled_features: config.disabled_features.clone(),
         })?;
         Ok(Self(Arc::new(Mutex::new(opened))))
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use bowline_agent::datapath::MapSizes;
+use bowline_agent::datapath::{Feature, MapSizes};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -80,6 +80,9 @@ pub(crate) struct Args {
     /// be repeated
     #[arg(long, value_name = "NAME=ENTRIES")]
     map_size: Vec<String>,
+    /// Kernel feature to do without although it is there, to test the other way: tcx, set-retval
+    #[arg(long, value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
+    disable_feature: Vec<Feature>,
     /// Seconds between two heartbeats
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     node_lease_renew_interval: u64,
@@ -135,5 +138,6 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         lease_renew_interval: Duration::from_secs(args.node_lease_renew_interval.max(1)),
         dns_upstream: args.dns_upstream,
         map_sizes,
+        disabled_features: args.disable_feature.into_iter().collect(),
     })
 }

@@ -12,12 +12,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aya::programs::links::Link as _;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
 use aya::programs::{ProgramError, TcAttachType};
 use nix::libc;
 
+use super::features::{Feature, Features};
 use super::pins::Pins;
 use super::programs::{LoadProgramsFailed, PacketProgram, Programs, SOCKET_PROGRAMS};
 use super::syscall::{self, AttachPoint};
@@ -40,6 +42,13 @@ pub enum AttachProgramFailed {
 pub(super) enum PacketHook {
     Tcx,
     Clsact,
+}
+
+impl PacketHook {
+    /// The one to use with these features.
+    pub(super) fn of(features: &Features) -> Self {
+        if features.uses(Feature::Tcx) { Self::Tcx } else { Self::Clsact }
+    }
 }
 
 /// The place of our filter among those of an interface.
@@ -96,21 +105,45 @@ pub(super) fn attach_packets(
     }
 }
 
-/// Whether the kernel has TCX, tried on the uplink: below 6.6 the attach point is unknown.
-pub(super) fn probe_packet_hook(
+/// Attaches a packet program in place of an earlier agent's, which may have used another hook:
+/// packets are seen by one of them or for a moment by both.
+pub(super) fn take_over_packets(
     programs: &mut Programs,
     pins: &Pins,
-    uplink: u32,
-) -> Result<PacketHook, AttachProgramFailed> {
-    let which = PacketProgram::FromUplink;
-    match attach_packets(programs, pins, which, uplink, PacketHook::Tcx) {
-        Ok(()) => return Ok(PacketHook::Tcx),
-        Err(AttachProgramFailed::Link { source, .. })
-            if source.raw_os_error() == Some(libc::EINVAL) => {}
-        Err(error) => return Err(error),
+    which: PacketProgram,
+    ifindex: u32,
+    hook: PacketHook,
+) -> Result<(), AttachProgramFailed> {
+    attach_packets(programs, pins, which, ifindex, hook)?;
+    forget_other_hook(pins, which, ifindex, hook).map_err(|source| AttachProgramFailed::Link {
+        program: which.name(),
+        target: format!("interface {ifindex}"),
+        source,
+    })
+}
+
+fn forget_other_hook(
+    pins: &Pins,
+    which: PacketProgram,
+    ifindex: u32,
+    hook: PacketHook,
+) -> io::Result<()> {
+    if hook == PacketHook::Clsact {
+        return remove_if_there(&packet_pin(pins, which, ifindex));
     }
-    attach_packets(programs, pins, which, uplink, PacketHook::Clsact)?;
-    Ok(PacketHook::Clsact)
+    let Some(name) = interface_name(ifindex) else { return Ok(()) };
+    let NlOptions { priority, handle, classid } = FILTER;
+    let filter = SchedClassifierLink::attached(&name, direction(which), priority, handle, classid)?;
+    // It fails where there is no such filter, which is as it should be.
+    let _ = filter.detach();
+    Ok(())
+}
+
+const fn direction(which: PacketProgram) -> TcAttachType {
+    match which {
+        PacketProgram::ToPod => TcAttachType::Egress,
+        _ => TcAttachType::Ingress,
+    }
 }
 
 /// The name of an interface of the calling thread's network namespace, if it exists.
@@ -182,10 +215,7 @@ fn attach_filter(
     };
     let name = interface_name(ifindex)
         .ok_or_else(|| failed(&ifindex.to_string(), "it does not exist".to_owned()))?;
-    let direction = match which {
-        PacketProgram::ToPod => TcAttachType::Egress,
-        _ => TcAttachType::Ingress,
-    };
+    let direction = direction(which);
     match qdisc_add_clsact(&name) {
         Err(error) if !already_there(&error) => return Err(failed(&name, error.to_string())),
         _ => {}

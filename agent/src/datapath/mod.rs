@@ -8,6 +8,8 @@
 
 #![expect(unsafe_code, reason = "bpf(2) takes pointers; each block says why it is sound")]
 
+mod condition;
+mod features;
 mod links;
 mod measure;
 mod names;
@@ -15,6 +17,7 @@ mod pins;
 mod programs;
 mod resize;
 mod snapshot;
+mod status;
 mod store;
 mod syscall;
 mod table;
@@ -24,13 +27,17 @@ mod tests;
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
 pub use bowline_api::cidr::Cidr;
+pub use condition::FullMap;
+pub(crate) use features::missing as missing_features;
+pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use links::AttachProgramFailed;
 pub use measure::{EmptyPrograms, Runs};
 pub use programs::LoadProgramsFailed;
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
+pub use status::{MapStatus, ProgramStatus, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,6 +46,8 @@ use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, route_flags, siz
 
 use crate::apply::services::ServiceWriter;
 use crate::plan::services::ServiceStep;
+use condition::ConditionFile;
+use features::Features;
 use links::PacketHook;
 use names::{Gone, NamesWriter, PodName};
 use pins::Pins;
@@ -60,7 +69,11 @@ pub struct Config {
     pub tunnel: Option<String>,
     /// Where the names of programmed objects are kept for those who read the maps.
     pub names_file: PathBuf,
+    /// Where features and failures are kept for those who look at the data plane.
+    pub condition_file: PathBuf,
     pub sizes: MapSizes,
+    /// Features to do without although the kernel has them.
+    pub disabled_features: BTreeSet<Feature>,
 }
 
 /// How many entries each map has room for.
@@ -151,6 +164,8 @@ pub enum OpenDatapathFailed {
     PinDirectory { path: PathBuf, source: io::Error },
     #[error("there is no interface {name} to reach other nodes by: {source}")]
     Interface { name: String, source: nix::Error },
+    #[error("this kernel lacks what the data plane cannot do without: {0}")]
+    Features(String),
     #[error("resizing map {map} failed: {message}")]
     Resize { map: &'static str, message: String },
     #[error(transparent)]
@@ -216,6 +231,7 @@ pub struct Datapath {
     store: MapStore,
     services: ServiceWriter,
     names: NamesWriter,
+    condition: ConditionFile,
 }
 
 impl Datapath {
@@ -234,8 +250,13 @@ impl Datapath {
             Some(name) => Some(Tunnel { ifindex: number(&name)?, name }),
             None => None,
         };
+        let features = Features::probe(config.disabled_features);
+        let missing = features.missing();
+        if !missing.is_empty() {
+            return Err(OpenDatapathFailed::Features(missing));
+        }
         let resized = resize::set_aside(&pins, &config.sizes)?;
-        let mut programs = Programs::load(&pins, &config.sizes)?;
+        let mut programs = Programs::load(&pins, &config.sizes, &features)?;
         resize::copy_back(&pins, &resized)?;
 
         let pods = Table::open(&pins.maps, map::PODS)?;
@@ -244,11 +265,20 @@ impl Datapath {
         let services = store.recover()?;
 
         links::attach_sockets(&programs, &pins, &config.socket_cgroup)?;
-        let hook = links::probe_packet_hook(&mut programs, &pins, uplink)?;
-        if let Some(tunnel) = &tunnel {
-            let which = PacketProgram::FromUplink;
-            links::attach_packets(&mut programs, &pins, which, tunnel.ifindex, hook)?;
+        let hook = PacketHook::of(&features);
+        let uplinks: Vec<u32> =
+            [uplink].into_iter().chain(tunnel.as_ref().map(|tunnel| tunnel.ifindex)).collect();
+        for ifindex in &uplinks {
+            links::take_over_packets(
+                &mut programs,
+                &pins,
+                PacketProgram::FromUplink,
+                *ifindex,
+                hook,
+            )?;
         }
+        let mut condition = ConditionFile::start(config.condition_file, features.rows());
+        condition.set_programs(programs.listed(hook, &config.socket_cgroup, &uplinks));
         let names = NamesWriter::start(config.names_file.clone())
             .map_err(|source| OpenDatapathFailed::Names { path: config.names_file, source })?;
         let attached = BTreeMap::new();
@@ -264,6 +294,7 @@ impl Datapath {
             store,
             services,
             names,
+            condition,
         };
         datapath.take_over_pods()?;
         resize::discard(&datapath.pins, &resized)?;
@@ -275,7 +306,10 @@ impl Datapath {
     fn take_over_pods(&mut self) -> Result<(), OpenDatapathFailed> {
         for (address, pod) in self.pods.entries()? {
             if links::interface_name(pod.ifindex).is_some() {
-                self.attach_programs(pod.ifindex)?;
+                for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
+                    let Self { programs, pins, hook, .. } = self;
+                    links::take_over_packets(programs, pins, which, pod.ifindex, *hook)?;
+                }
                 self.attached.insert(address.into(), pod.ifindex);
             } else {
                 self.pods.delete(&address)?;
@@ -294,7 +328,12 @@ impl Datapath {
 
     /// Makes a pod reachable and polices what it sends. May be called again with the same pod.
     pub fn attach_pod(&mut self, pod: &PodLink) -> Result<(), AttachPodFailed> {
-        self.try_attach_pod(pod).map_err(|source| AttachPodFailed {
+        let (done, name) = (self.try_attach_pod(pod), format!("{}/{}", pod.namespace, pod.name));
+        match &done {
+            Err(PodFailure::Write(error)) => self.condition.found_no_room(name, error),
+            _ => self.condition.found_room(map::PODS, &name),
+        }
+        done.map_err(|source| AttachPodFailed {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             source: Box::new(source),
@@ -373,6 +412,16 @@ impl Datapath {
 
     /// Sets which node each other pod range is reached by, and how.
     pub fn set_routes(&mut self, wanted: &BTreeMap<Cidr, Hop>) -> Result<(), SetRoutesFailed> {
+        let done = self.try_set_routes(wanted);
+        let full = match &done {
+            Err(SetRoutesFailed::Write(error)) => Some(("routes to other nodes".to_owned(), error)),
+            _ => None,
+        };
+        self.condition.note_full(&[map::ROUTES], full.into_iter());
+        done
+    }
+
+    fn try_set_routes(&mut self, wanted: &BTreeMap<Cidr, Hop>) -> Result<(), SetRoutesFailed> {
         if wanted.values().any(|hop| matches!(hop, Hop::Tunnel(_))) {
             self.follow_tunnel()?;
         }
@@ -442,6 +491,9 @@ impl Datapath {
     ) -> (Result<ServiceSummary, ApplyServicesFailed>, Gone) {
         let mut backends = self.services.backends_of(steps);
         let done = self.services.apply(&mut self.store, steps);
+        let failures = done.as_ref().err().into_iter().flat_map(|failed| &failed.failures);
+        let failures = failures.map(|(service, error)| (service.clone(), error));
+        self.condition.note_full(&[map::SERVICES, map::SLOTS, map::BACKENDS], failures);
         backends.retain(|backend| !self.services.uses(backend));
         let removed = steps.iter().filter(|step| matches!(step, ServiceStep::Remove { .. }));
         let mut addresses: Vec<Address> = removed.map(|step| step.key().address).collect();

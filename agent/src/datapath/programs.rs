@@ -1,8 +1,8 @@
 //! Loads the BPF object: creates the maps or takes over the pinned ones, and has the kernel verify
 //! every program.
 
-use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -10,6 +10,9 @@ use bowline_ebpf_abi::map;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::MapSizes;
+use super::condition::LoadedProgram;
+use super::features::{Feature, Features};
+use super::links::PacketHook;
 use super::pins::Pins;
 use super::syscall::{self, AttachPoint};
 
@@ -93,14 +96,18 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Self, LoadProgramsFailed> {
+    pub(super) fn load(
+        pins: &Pins,
+        sizes: &MapSizes,
+        features: &Features,
+    ) -> Result<Self, LoadProgramsFailed> {
         if OBJECT.is_empty() {
             return Err(LoadProgramsFailed::NotBuilt);
         }
         // Kernels below 5.11 count map memory against this limit. Where it may not be raised the
         // maps are refused with a message of their own.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        let can_set_retval = u32::from(syscall::can_set_retval());
+        let can_set_retval = u32::from(features.uses(Feature::SetRetval));
         let maps: &PathBuf = &pins.maps;
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(maps).override_global(
@@ -128,8 +135,36 @@ impl Programs {
         Ok(Self { object })
     }
 
+    /// All of them, for those who look. `cgroup` and `uplinks` are where those run that do not
+    /// run at pods.
+    pub(super) fn listed(
+        &self,
+        hook: PacketHook,
+        cgroup: &Path,
+        uplinks: &[u32],
+    ) -> Vec<LoadedProgram> {
+        let describe = |(name, program): (&str, &Program)| {
+            let number = syscall::program_number(program.fd().ok()?.as_fd()).ok()?;
+            let socket = matches!(program, Program::CgroupSockAddr(_));
+            let places = match name {
+                _ if socket => vec![format!("cgroup {}", cgroup.display())],
+                "from_uplink" => uplinks.iter().map(|link| format!("link {link}")).collect(),
+                _ => Vec::new(),
+            };
+            let direction = if name == PacketProgram::ToPod.name() { "egress" } else { "ingress" };
+            let hook = match hook {
+                _ if socket => name.to_owned(),
+                PacketHook::Tcx => format!("tcx {direction}"),
+                PacketHook::Clsact => format!("clsact {direction}"),
+            };
+            Some(LoadedProgram { name: name.to_owned(), number, hook, places })
+        };
+        let mut all: Vec<LoadedProgram> = self.object.programs().filter_map(describe).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
     pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadProgramsFailed> {
-        use std::os::fd::AsFd;
         let program = self.object.program(name).ok_or(LoadProgramsFailed::Missing(name))?;
         let fd = program
             .fd()

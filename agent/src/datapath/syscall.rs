@@ -18,6 +18,7 @@ const MAP_GET_NEXT_KEY: i32 = 4;
 const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_GET_FD_BY_ID: i32 = 13;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
@@ -125,13 +126,35 @@ struct MapInfo {
     flags: u32,
 }
 
+/// `bpf_prog_info` up to what is read here.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: u64,
+    jited_length: u32,
+    xlated_length: u32,
+    unread: [u64; 24],
+    verified: u32,
+    tail: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IdAttr {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
 /// `bpf_link_info` of a cgroup or TCX link.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LinkInfo {
     kind: u32,
     id: u32,
-    program: u32,
+    pub(super) program: u32,
     pad: u32,
     /// A cgroup link's cgroup; a TCX link's interface is in the low half.
     pub(super) target: u64,
@@ -282,34 +305,58 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Whether the kernel lets a connect hook choose the error (5.18 has the helper, later kernels
-/// give it to this kind of program): the smallest program that does so is loaded and dropped.
-pub(super) fn can_set_retval() -> bool {
-    // r1 = -111; call bpf_set_retval; r0 = 0; exit
-    let instructions = [
-        0xffff_ff91_0000_01b7,
-        0x0000_00bb_0000_0085,
-        0x0000_0000_0000_00b7,
-        0x0000_0000_0000_0095,
-    ];
-    load_socket_program(&instructions, AttachPoint::Connect4).is_ok()
+/// Loads a program of a socket hook, or else of a packet hook.
+pub(super) fn load_program(
+    socket: Option<AttachPoint>,
+    instructions: &[u64],
+) -> io::Result<OwnedFd> {
+    const SCHED_CLS: u32 = 3;
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    let mut attr = ProgramLoadAttr {
+        kind: if socket.is_some() { CGROUP_SOCK_ADDR } else { SCHED_CLS },
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        expected_attach_point: socket.map_or(0, |point| point as u32),
+        ..ProgramLoadAttr::default()
+    };
+    bpf(PROG_LOAD, &mut attr).map(owned)
 }
 
 /// A socket program that only allows.
 pub(super) fn load_empty(point: AttachPoint) -> io::Result<OwnedFd> {
     // r0 = 1; exit
-    load_socket_program(&[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095], point)
+    load_program(Some(point), &[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095])
 }
 
-fn load_socket_program(instructions: &[u64], point: AttachPoint) -> io::Result<OwnedFd> {
-    const CGROUP_SOCK_ADDR: u32 = 18;
-    let mut attr = ProgramLoadAttr {
-        kind: CGROUP_SOCK_ADDR,
-        instruction_count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: c"Dual MIT/GPL".as_ptr() as u64,
-        expected_attach_point: point as u32,
-        ..ProgramLoadAttr::default()
+/// Whether the kernel knows the call of [`update_batch`]: one that does misses the map.
+pub(super) fn knows_batch_update() -> bool {
+    let mut attr = BatchAttr { map: u32::MAX, count: 1, ..BatchAttr::default() };
+    let answer = bpf(MAP_UPDATE_BATCH, &mut attr);
+    answer.is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
+}
+
+/// Sizes of a loaded program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProgramFacts {
+    /// As the verifier left it.
+    pub(super) instructions: u32,
+    /// How many instructions the verifier went through; 0 below Linux 5.16.
+    pub(super) verified: u32,
+}
+
+/// The number of a program.
+pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(info::<ProgramInfo>(program)?.id)
+}
+
+/// The sizes of the program with this number; none if there is none (any more).
+pub(super) fn program_facts(number: u32) -> io::Result<Option<ProgramFacts>> {
+    let mut attr = IdAttr { id: number, ..IdAttr::default() };
+    let Some(program) = missing_is_none(bpf(PROG_GET_FD_BY_ID, &mut attr))? else {
+        return Ok(None);
     };
-    bpf(PROG_LOAD, &mut attr).map(owned)
+    use std::os::fd::AsFd;
+    let info: ProgramInfo = info(owned(program).as_fd())?;
+    Ok(Some(ProgramFacts { instructions: info.xlated_length / 8, verified: info.verified }))
 }

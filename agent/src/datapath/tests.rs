@@ -1,7 +1,7 @@
 //! The packet programs in the kernel, run on made-up packets: what comes out, byte for byte with
 //! both checksums, and which counters moved. Needs root; says so and does nothing without.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use bowline_ebpf_abi::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use super::features::Features;
 use super::pins::Pins;
 use super::programs::{PacketProgram, Programs};
 use super::table::Table;
@@ -150,7 +151,8 @@ impl Kernel {
         let bpffs = directory.join("bpf");
         let pins = Pins::prepare(&bpffs).unwrap();
         let programs =
-            Programs::load(&pins, &MapSizes::default()).unwrap_or_else(|error| panic!("{error}"));
+            Programs::load(&pins, &MapSizes::default(), &Features::probe(BTreeSet::new()))
+                .unwrap_or_else(|error| panic!("{error}"));
         let counters = Table::open_per_cpu(&pins.maps, map::COUNTERS).unwrap();
         Self { programs, pins, counters, bpffs }
     }
@@ -421,7 +423,9 @@ fn filters_replace_each_other_and_outlive_their_maker() {
         attach(&mut kernel);
         let first = filters();
         assert_eq!(first.len(), 2, "{first:?}");
-        kernel.programs = Programs::load(&kernel.pins, &MapSizes::default()).unwrap();
+        kernel.programs =
+            Programs::load(&kernel.pins, &MapSizes::default(), &Features::probe(BTreeSet::new()))
+                .unwrap();
         assert_eq!(filters(), first, "they outlive the programs' owner");
         attach(&mut kernel);
         let second = filters();

@@ -1,30 +1,106 @@
 //! What `cargo xtask kernels` runs in every guest: all programs at work between two nodes, in one
 //! world, because software emulation makes each world dear.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::servers::{Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, service_with};
-use crate::world::{Pod, World};
+use bowline_agent::datapath::{Datapath, Feature, ProgramStatus};
 
+use crate::servers::{Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, service_with};
+use crate::world::{Node, Pod, World};
+
+/// Also says what the guest's row in the table needs.
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn traffic_flows_between_two_nodes() {
     let world = World::new();
-    let (mut here, _there) = world.open();
+    let (here, _there) = world.open();
+    let status = world.here.status();
+    for feature in &status.features {
+        assert!(feature.present || feature.otherwise.is_some(), "{feature:?}");
+        if feature.used {
+            println!("bowline-fact feature {}", feature.name);
+        }
+    }
+    let at_work =
+        |program: &&ProgramStatus| program.instructions.is_some() && !program.attached.is_empty();
+    let count = status.programs.iter().filter(at_work).count();
+    println!("bowline-fact programs {count}/{}", status.programs.len());
+    assert!(count >= 11 && count == status.programs.len(), "{:?}", status.programs);
+    flows_between_two_nodes(&world, here);
+}
+
+/// What newer kernels have is switched off, and the older way carries the same traffic.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn traffic_flows_without_the_features_that_have_another_way() {
+    let world = World::new();
+    let (newest, _there) = world.open();
+    let used = |node: &Node| {
+        let features = node.status().features.into_iter().filter(|feature| feature.used);
+        features.map(|feature| feature.name).collect::<Vec<_>>()
+    };
+    let before = used(&world.here);
+    drop(newest);
+    let all = [Feature::Tcx, Feature::SetRetval];
+    let here = world.open_without(&all);
+    let after = used(&world.here);
+    assert!(!after.iter().any(|name| name == "tcx" || name == "set-retval"), "{after:?}");
+    assert!(before.iter().any(|name| name == "redirect-peer") && before.len() <= after.len() + 2);
+
+    let status = world.here.status();
+    let hooks: Vec<&str> = status.programs.iter().map(|program| program.hook.as_str()).collect();
+    assert!(hooks.contains(&"clsact ingress") && !hooks.contains(&"tcx ingress"), "{hooks:?}");
+    // Each packet is seen by the filters alone: what the links left is gone.
+    let pins = world.here.bpffs().join(links());
+    let left = world.here.namespace.run(move || {
+        let pins = fs::read_dir(pins).unwrap();
+        pins.map(|pin| pin.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(!left.iter().any(|pin| pin.contains("_pod") || pin.contains("uplink")), "{left:?}");
+
+    let here = refused_with(&world, here, ErrorKind::PermissionDenied);
+    flows_between_two_nodes(&world, here);
+    let here = world.open_without(&[]);
+    let error = match before.iter().any(|name| name == "set-retval") {
+        true => ErrorKind::ConnectionRefused,
+        false => ErrorKind::PermissionDenied,
+    };
+    let here = refused_with(&world, here, error);
+    flows_between_two_nodes(&world, here);
+}
+
+/// Where links are pinned in a BPF file system.
+fn links() -> PathBuf {
+    format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION).into()
+}
+
+fn refused_with(world: &World, mut here: Datapath, expected: ErrorKind) -> Datapath {
+    here.apply_services(&service_with(&[])).unwrap();
+    world.here.cgroup.enter();
+    let refused = world.client().namespace.run(|| Connection::open(SERVICE).err());
+    world.here.cgroup.leave();
+    assert_eq!(refused.map(|error| error.kind()), Some(expected));
+    here
+}
+
+fn flows_between_two_nodes(world: &World, mut here: Datapath) {
     let _servers = world.backends().map(Server::start);
     for backend in world.backends() {
         here.apply_services(&service_with(&[backend.address])).unwrap();
         let direct = SocketAddr::from((backend.address, BACKEND_PORT));
-        assert_eq!(asked(&world, direct), expected(&world, backend), "pod to pod");
+        assert_eq!(asked(world, direct), expected(world, backend), "pod to pod");
         // Outside the cgroup no socket hook runs, so each packet is translated.
         let before = world.here.counted("balanced");
-        assert_eq!(asked(&world, SERVICE), expected(&world, backend), "packet programs");
+        assert_eq!(asked(world, SERVICE), expected(world, backend), "packet programs");
         let translated = settled(|| world.here.counted("balanced"));
         assert!(translated > before, "{before} {translated}");
 
         world.here.cgroup.enter();
-        assert_eq!(asked(&world, SERVICE), expected(&world, backend), "socket programs");
+        assert_eq!(asked(world, SERVICE), expected(world, backend), "socket programs");
         assert_eq!(world.here.counted("balanced"), translated, "no packet was translated");
         world.here.cgroup.leave();
     }

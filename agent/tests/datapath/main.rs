@@ -5,6 +5,7 @@
 
 mod kernels;
 mod lifecycle;
+mod limits;
 mod packets;
 mod servers;
 mod sockets;

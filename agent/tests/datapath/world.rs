@@ -11,7 +11,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use bowline_agent::datapath::{Cidr, Config, Datapath, Hop, MapSizes, PodLink, Snapshot};
+use bowline_agent::datapath::{
+    Cidr, Config, Datapath, Feature, Hop, MapSizes, PodLink, Snapshot, Status,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -191,14 +193,31 @@ impl Node {
         self.directory.join("names.json")
     }
 
+    fn condition_file(&self) -> PathBuf {
+        self.directory.join("datapath.json")
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let (bpffs, condition) = (self.bpffs(), self.condition_file());
+        self.namespace.run(move || Status::read(&bpffs, &condition).unwrap())
+    }
+
     pub(crate) fn open_with(&self, sizes: MapSizes) -> Datapath {
+        self.open_without(sizes, &[])
+    }
+
+    /// Opens it without the features that have another way.
+    pub(crate) fn open_without(&self, sizes: MapSizes, disabled: &[Feature]) -> Datapath {
+        let disabled_features = disabled.iter().copied().collect();
         let config = Config {
             bpffs: self.bpffs(),
             socket_cgroup: self.cgroup.path.clone(),
             uplink: UPLINK.to_owned(),
             tunnel: None,
             names_file: self.names_file(),
+            condition_file: self.condition_file(),
             sizes,
+            disabled_features,
         };
         self.namespace.run(move || Datapath::open(config)).unwrap_or_else(|e| panic!("{e}"))
     }
@@ -305,13 +324,23 @@ impl World {
 
     /// Opens both nodes' data planes, with routes to each other.
     pub(crate) fn open(&self) -> (Datapath, Datapath) {
-        let open = |node: &Node, other: &Node| {
-            let mut datapath = node.open();
-            let routes = BTreeMap::from([(other.range(), Hop::Uplink(other.address().into()))]);
-            datapath.set_routes(&routes).unwrap();
-            datapath
-        };
+        let open = |node: &Node, other: &Node| Self::route(node.open(), other);
         (open(&self.here, &self.there), open(&self.there, &self.here))
+    }
+
+    /// Opens the data plane of `here` anew, without these features.
+    pub(crate) fn open_without(&self, disabled: &[Feature]) -> Datapath {
+        let mut datapath = self.here.open_without(MapSizes::default(), disabled);
+        for pod in &self.here.pods {
+            datapath = self.here.attach(datapath, pod);
+        }
+        Self::route(datapath, &self.there)
+    }
+
+    fn route(mut datapath: Datapath, other: &Node) -> Datapath {
+        let routes = BTreeMap::from([(other.range(), Hop::Uplink(other.address().into()))]);
+        datapath.set_routes(&routes).unwrap();
+        datapath
     }
 
     /// The pod that the tests connect from.

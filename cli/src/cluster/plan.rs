@@ -149,6 +149,9 @@ fn agent(place: &Place, wishes: &Args, node: &str, address: Ipv4Addr, root: &Pat
     ];
     flags.extend(wishes.node_cpu.clone().map(|cpu| ("--node-cpu", cpu)));
     flags.extend(wishes.node_memory.clone().map(|memory| ("--node-memory", memory)));
+    flags.extend(wishes.map_size.iter().map(|size| ("--map-size", size.clone())));
+    let disabled = wishes.disable_feature.iter();
+    flags.extend(disabled.map(|feature| ("--disable-feature", feature.to_string())));
     flags.extend(wishes.insecure_registry.iter().map(|it| ("--insecure-registry", it.clone())));
     Process {
         name: node.to_owned(),
@@ -251,6 +254,10 @@ mod tests {
             "4",
             "--node-memory",
             "16Gi",
+            "--map-size",
+            "SLOTS=4096",
+            "--disable-feature",
+            "tcx,set-retval",
             "--insecure-registry",
             "172.30.0.2:5000",
         ]);
@@ -258,7 +265,8 @@ mod tests {
             let command = node.agent.command.join(" ");
             assert!(
                 command.ends_with(
-                    "--node-cpu 4 --node-memory 16Gi --insecure-registry 172.30.0.2:5000"
+                    "--node-cpu 4 --node-memory 16Gi --map-size SLOTS=4096 --disable-feature tcx \
+                     --disable-feature set-retval --insecure-registry 172.30.0.2:5000"
                 ),
                 "{command}"
             );

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use bowline_agent::datapath::{Feature, MapSizes};
 use bowline_api::cidr::Cidr;
 use bowline_api::quantity::Quantity;
 use thiserror::Error;
@@ -49,6 +50,12 @@ pub(crate) struct Args {
     /// Registry (host:port) that nodes pull from over plain HTTP; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Room in the nodes' BPF maps, as `bowline agent --map-size` takes it; may be repeated
+    #[arg(long, value_name = "NAME=ENTRIES")]
+    pub(crate) map_size: Vec<String>,
+    /// Kernel features that the nodes do without, as `bowline agent --disable-feature` takes them
+    #[arg(long, value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
+    pub(crate) disable_feature: Vec<Feature>,
     /// Seconds without a heartbeat after which a node is not ready
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub(crate) node_monitor_grace_period: u64,
@@ -79,6 +86,8 @@ pub(crate) enum InvalidSpec {
     Overlap { left_flag: &'static str, left: Cidr, right_flag: &'static str, right: Cidr },
     #[error("{flag} {value}: not a quantity above zero, such as 4, 500m or 16Gi")]
     Quantity { flag: &'static str, value: String },
+    #[error("--map-size: {0}")]
+    MapSize(String),
     #[error("--dir {}: give an absolute path", .0.display())]
     RelativeDir(PathBuf),
 }
@@ -94,6 +103,10 @@ impl Args {
             return Err(InvalidSpec::NodeCount(self.nodes));
         }
         self.check_ranges()?;
+        for assignment in &self.map_size {
+            let checked = MapSizes::default().set(assignment);
+            checked.map_err(|error| InvalidSpec::MapSize(error.to_string()))?;
+        }
         for (flag, value) in [("--node-cpu", &self.node_cpu), ("--node-memory", &self.node_memory)]
         {
             if let Some(value) = value {
@@ -188,6 +201,8 @@ mod tests {
             ("--pod-cidr 10.240.0.1/16", "did you mean 10.240.0.0/16"),
             ("--pod-cidr 10.240.0.0", "invalid CIDR address"),
             ("--pod-cidr 10.240.0.0/33", "invalid CIDR address"),
+            ("--map-size SLOTS=0", "--map-size: \"SLOTS=0\" sets no map's size"),
+            ("--disable-feature redirect-peer", "those are set-retval, tcx"),
             ("--node-cpu four", "--node-cpu four: not a quantity"),
             ("--node-memory 0", "--node-memory 0: not a quantity above zero"),
             ("--dir x", "--dir x: give an absolute path"),

@@ -4,18 +4,21 @@
 //! may show an entry that is just going or miss one that is just coming.
 
 mod rows;
+mod status;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use bowline_agent::datapath::Snapshot;
+use bowline_agent::datapath::{Snapshot, Status};
 use clap::Subcommand;
 
 use crate::cluster::{self, Place, Record};
 use crate::output::Format;
 
-/// File below the agent's run directory with names of pods and services.
+/// Files below the agent's run directory: names of pods and services, and what only the agent
+/// knows of its data plane.
 const NAMES: &str = "names.json";
+const CONDITION: &str = "datapath.json";
 
 /// Show what a node's data plane holds.
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,7 @@ const NAMES: &str = "names.json";
   bowline net services --node node1
   bowline net backends --name demo --node node2 -o json
   bowline net counters --bpffs /sys/fs/bpf
+  bowline net status --node node1
   nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -58,6 +62,8 @@ enum What {
     Counters,
     /// How full the maps are
     Maps,
+    /// Kernel features, memory of the maps, what found no room, and the programs
+    Status,
 }
 
 /// Where a node's data plane is.
@@ -71,6 +77,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let source = source(args)?;
     if !nix::unistd::geteuid().is_root() {
         bail!("reading BPF maps needs root: run it with sudo");
+    }
+    if matches!(args.what, What::Status) {
+        let condition = source.run_dir.join(CONDITION);
+        let status = Status::read(&source.bpffs, &condition)
+            .with_context(|| format!("is an agent at work with {}?", source.bpffs.display()))?;
+        return status::print(&status, args.output);
     }
     let snapshot = Snapshot::read(&source.bpffs)
         .with_context(|| format!("is an agent at work with {}?", source.bpffs.display()))?

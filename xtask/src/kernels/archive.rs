@@ -72,6 +72,6 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.matches("070701").count(), 4, "bin, a, b and the end");
         assert!(text.starts_with("07070100000001000041ed"), "{text}");
-        assert!(text.contains("bin/a\0\0\0\x31\x32\x33\x34\x35\0\0\0"), "{text:?}");
+        assert!(text.contains("bin/a\x0012345\0\0\x00070701"), "{text:?}");
     }
 }

@@ -1,0 +1,127 @@
+//! `bowline net status`: features, maps and programs of a node, for people.
+
+use bowline_agent::datapath::{FeatureRow, MapStatus, ProgramStatus, Status};
+
+use crate::output::{self, Format, Table};
+
+/// Stands for what is not known.
+const UNKNOWN: &str = "-";
+
+/// Prints all of it; as tables one after the other.
+pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
+    if format != Format::Table {
+        return output::document(status, format);
+    }
+    features(&status.features).print();
+    println!();
+    maps(&status.maps, status.map_bytes).print();
+    println!();
+    programs(&status.programs).print();
+    for line in full(&status.maps) {
+        println!("\n{line}");
+    }
+    Ok(())
+}
+
+fn features(rows: &[FeatureRow]) -> Table {
+    let mut table = Table::new(["feature", "needed from", "present", "used", "otherwise"]);
+    let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    for row in rows {
+        let otherwise = row.otherwise.clone().unwrap_or_else(|| "(required)".to_owned());
+        let since = format!("Linux {}", row.needed_from);
+        table.row([row.name.clone(), since, yes(row.present), yes(row.used), otherwise]);
+    }
+    table
+}
+
+fn maps(rows: &[MapStatus], total: u64) -> Table {
+    let mut table = Table::new(["map", "used", "size", "memory", "full", "raised by"]);
+    for row in rows {
+        table.row([
+            row.name.clone(),
+            row.used.map_or_else(|| UNKNOWN.to_owned(), |used| used.to_string()),
+            row.size.to_string(),
+            bytes(row.bytes),
+            if row.full.is_some() { "FULL" } else { "no" }.to_owned(),
+            row.flag.unwrap_or(UNKNOWN).to_owned(),
+        ]);
+    }
+    let empty = String::new;
+    table.row(["(all)".to_owned(), empty(), empty(), bytes(total), empty(), empty()]);
+    table
+}
+
+fn programs(rows: &[ProgramStatus]) -> Table {
+    let mut table =
+        Table::new(["program", "id", "hook", "instructions", "verified", "attached to"]);
+    let count = |count: Option<u32>| count.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string());
+    for row in rows {
+        table.row([
+            row.name.clone(),
+            row.id.to_string(),
+            row.hook.clone(),
+            count(row.instructions),
+            count(row.verified),
+            if row.attached.is_empty() { UNKNOWN.to_owned() } else { row.attached.join(", ") },
+        ]);
+    }
+    table
+}
+
+/// What found no room, and what to do about it.
+fn full(rows: &[MapStatus]) -> Vec<String> {
+    const NAMED: usize = 5;
+    let line = |map: &MapStatus| {
+        let full = map.full.as_ref()?;
+        let named: Vec<&str> = full.refused.iter().take(NAMED).map(String::as_str).collect();
+        let more = match full.refused.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("{}\nwithout room: {}{more}", full.message, named.join(", ")))
+    };
+    rows.iter().filter_map(line).collect()
+}
+
+/// A size as people read it.
+fn bytes(count: u64) -> String {
+    const UNITS: [(u64, &str); 2] = [(1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.iter().find(|(unit, _)| count >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", count as f64 / *unit as f64),
+        None => format!("{count} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_agent::datapath::FullMap;
+
+    use super::*;
+
+    fn slots() -> MapStatus {
+        let message = "map SLOTS is full (4 entries)".to_owned();
+        let refused = (0..7).map(|number| format!("default/web{number}")).collect();
+        MapStatus {
+            name: "SLOTS".to_owned(),
+            used: Some(4),
+            size: 4,
+            bytes: 3 << 19,
+            flag: Some("--map-size SLOTS="),
+            full: Some(FullMap { message, refused }),
+        }
+    }
+
+    #[test]
+    fn a_full_map_is_shown_with_what_it_refused() {
+        let text = maps(&[slots()], 3 << 19).render(false);
+        assert!(text.starts_with("SLOTS   4      4      1.5 MiB   FULL   --map-size"), "{text}");
+        let lines = full(&[slots()]);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with("default/web4 and 2 more"), "{lines:?}");
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!([bytes(12), bytes(2048), bytes(5 << 20)], ["12 B", "2.0 KiB", "5.0 MiB"]);
+    }
+}
