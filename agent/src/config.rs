@@ -3,14 +3,12 @@
 //! Guarantees: a `Config` holds plain values; nothing in it was looked up or checked. Not here:
 //! whether the machine can honour them (`preflight`).
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use crate::datapath::{Feature, MapSizes};
+use crate::{
+    datapath::{Feature, MapSizes},
+    dns::DnsOptions,
+};
 
 /// The address on `lo` at which every agent answers DNS for its own node.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
@@ -61,8 +59,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// How often the node's Lease is renewed.
     pub lease_renew_interval: Duration,
-    /// Servers for names outside the cluster's domain. Empty: such names are refused.
-    pub dns_upstream: Vec<SocketAddr>,
+    /// Whom the DNS server asks, and its limits.
+    pub dns: DnsOptions,
     /// How many entries the BPF maps have room for.
     pub map_sizes: MapSizes,
     /// Kernel features to do without although they are there.
@@ -93,7 +91,7 @@ impl Config {
             max_pods: 110,
             insecure_registries: Vec::new(),
             lease_renew_interval: Duration::from_secs(10),
-            dns_upstream: Vec::new(),
+            dns: DnsOptions::default(),
             map_sizes: MapSizes::default(),
             disabled_features: BTreeSet::new(),
         }

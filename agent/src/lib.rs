@@ -28,7 +28,12 @@ mod runtime;
 mod server;
 mod watch;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use tokio::{net::TcpListener, sync::watch as signal};
@@ -39,7 +44,9 @@ pub use remove::{RemoveStateFailed, remove_node_state};
 
 use converge::NodeNetwork;
 use data_plane::DataPlane;
-use dns::DnsServer;
+pub use dns::{DnsCount, DnsFigures, DnsOptions, DnsUpstream, InvalidDnsOption, StubDomain};
+
+use dns::{Dns, DnsServer};
 use join::Identity;
 use network::{Netlink, PodNetwork, Uplink};
 use pods::{ClusterDns, PodManager, PodsConfig, log_router};
@@ -125,7 +132,10 @@ impl Agent {
         self.spawn(|stop| async move { reporter.heartbeat(stop).await });
         let (config, identity) = (parts.config.clone(), parts.identity.clone());
         self.spawn(|stop| join::renew(config, address, identity, stop));
-        self.spawn_dns(&parts.config, watched.clone());
+        let dns = Dns::new(&parts.config.cluster_domain, watched.clone(), &parts.config.dns)?;
+        self.spawn_dns(&dns, DNS_ADDRESS.into());
+        let run_dir = parts.config.run_dir.clone();
+        self.spawn(|stop| async move { dns.keep_figures(&run_dir, stop).await });
         watched.synced().await;
 
         let name = parts.config.node_name.clone();
@@ -179,15 +189,11 @@ impl Agent {
     }
 
     /// Answers DNS for as long as the agent runs, once the node network has the address for it.
-    fn spawn_dns(&self, config: &Arc<Config>, watched: Arc<Watched>) {
-        let config = config.clone();
+    fn spawn_dns(&self, dns: &Dns, address: IpAddr) {
+        let dns = dns.clone();
         self.spawn(|stop| async move {
             for attempt in 0_u32.. {
-                let upstream = config.dns_upstream.clone();
-                let domain = &config.cluster_domain;
-                let bound =
-                    DnsServer::bind(DNS_ADDRESS, DNS_PORT, domain, watched.clone(), upstream).await;
-                match bound {
+                match DnsServer::bind(dns.clone(), address, DNS_PORT).await {
                     Ok(server) => return server.serve(stop).await,
                     Err(error) if attempt == DNS_PATIENCE => {
                         tracing::warn!(%error, "this node answers no DNS, retrying");

@@ -14,7 +14,11 @@ use nix::sys::{
     statfs::{CGROUP2_SUPER_MAGIC, statfs},
 };
 
-use crate::{config::Config, datapath::missing_features};
+use crate::{
+    config::{Config, DNS_ADDRESS},
+    datapath::missing_features,
+    dns::InvalidDnsOption,
+};
 
 /// The agent cannot run here.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,8 @@ pub(crate) enum PreflightFailed {
     OtherMounts(PathBuf),
     #[error("{value:?} is not a quantity for {option}, such as 4 or 16Gi")]
     BadQuantity { option: &'static str, value: String },
+    #[error(transparent)]
+    Dns(#[from] InvalidDnsOption),
     #[error("{0:?} cannot be the name of a node: lower case letters, digits, '-' and '.' only")]
     BadName(String),
 }
@@ -47,6 +53,8 @@ pub(crate) enum PreflightFailed {
 /// Checks everything that can be checked without making anything.
 pub(crate) fn check(config: &Config) -> Result<(), PreflightFailed> {
     check_name(&config.node_name)?;
+    let own = [DNS_ADDRESS.into(), config.cluster_dns.into()];
+    config.dns.check(&own, &config.cluster_domain)?;
     for (option, value) in
         [("--node-cpu", &config.node_cpu), ("--node-memory", &config.node_memory)]
     {

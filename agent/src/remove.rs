@@ -14,6 +14,7 @@ use std::{
 use crate::{
     config::{Config, DNS_ADDRESS},
     data_plane::NAMES_FILE,
+    dns::DNS_FIGURES_FILE,
     network::{
         LOOPBACK, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
         SetUpSandboxFailed, TearDownCause, Uplink, is_pod_link,
@@ -77,8 +78,10 @@ pub async fn remove_node_state(config: &Config) -> Result<(), Vec<RemoveStateFai
         Err(error) => failures.push(error.into()),
     }
     failures.extend(remove_tree(&config.bpffs.join("bowline")).err());
-    let names = config.run_dir.join(NAMES_FILE);
-    failures.extend(present(&names, fs::remove_file(&names)).err());
+    for file in [NAMES_FILE, DNS_FIGURES_FILE] {
+        let path = config.run_dir.join(file);
+        failures.extend(present(&path, fs::remove_file(&path)).err());
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
@@ -152,6 +155,7 @@ mod tests {
             let pins = config.bpffs.join("bowline/v1/maps");
             fs::create_dir_all(&pins).unwrap();
             fs::write(config.run_dir.join(NAMES_FILE), "{}").unwrap();
+            fs::write(config.run_dir.join(DNS_FIGURES_FILE), "{}").unwrap();
             fs::write(config.run_dir.join("somebody-elses"), "").unwrap();
 
             for _ in 0..2 {

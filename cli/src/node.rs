@@ -1,11 +1,12 @@
 //! `bowline agent`: the node agent as a process.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use bowline_agent::datapath::{Feature, MapSizes};
+use bowline_agent::{DnsOptions, DnsUpstream, StubDomain};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -61,9 +62,8 @@ pub(crate) struct Args {
     /// Address that pods ask for names: the service kube-dns
     #[arg(long, value_name = "ADDRESS", default_value = "10.9.0.10")]
     cluster_dns: Ipv4Addr,
-    /// DNS server for other names; may be repeated [default: such names are refused]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    dns_upstream: Vec<SocketAddr>,
+    #[command(flatten)]
+    dns: DnsArgs,
     /// CPUs to declare [default: what the machine has]
     #[arg(long, value_name = "QUANTITY")]
     node_cpu: Option<String>,
@@ -89,6 +89,42 @@ pub(crate) struct Args {
     /// Threads of the runtime
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     workers: usize,
+}
+
+/// What the DNS server of a node is told.
+#[derive(Debug, clap::Args)]
+struct DnsArgs {
+    /// DNS server for other names; may be repeated [default: such names are refused]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    dns_upstream: Vec<DnsUpstream>,
+    /// DNS server for the names of a domain; may be repeated
+    #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT]")]
+    dns_stub_domain: Vec<StubDomain>,
+    /// Answers of other DNS servers that are kept; 0 keeps none
+    #[arg(long, value_name = "COUNT", default_value_t = DnsOptions::default().cache_size)]
+    dns_cache_size: u64,
+    /// DNS questions that wait for other servers at one time
+    #[arg(long, value_name = "COUNT", default_value_t = DnsOptions::default().forwards)]
+    dns_forwards: usize,
+    /// DNS connections over TCP at one time
+    #[arg(long, value_name = "COUNT", default_value_t = DnsOptions::default().tcp_clients)]
+    dns_tcp_clients: usize,
+    /// Seconds after which a silent DNS connection is closed
+    #[arg(long, value_name = "SECONDS", default_value_t = DnsOptions::default().tcp_idle.as_secs())]
+    dns_tcp_idle: u64,
+}
+
+impl DnsArgs {
+    fn options(self) -> DnsOptions {
+        DnsOptions {
+            upstream: self.dns_upstream,
+            stub_domains: self.dns_stub_domain,
+            cache_size: self.dns_cache_size,
+            forwards: self.dns_forwards,
+            tcp_clients: self.dns_tcp_clients,
+            tcp_idle: Duration::from_secs(self.dns_tcp_idle.max(1)),
+        }
+    }
 }
 
 /// Runs the agent until it is told to stop. Call it while the process has one thread.
@@ -136,7 +172,7 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         max_pods: args.max_pods,
         insecure_registries: args.insecure_registry,
         lease_renew_interval: Duration::from_secs(args.node_lease_renew_interval.max(1)),
-        dns_upstream: args.dns_upstream,
+        dns: args.dns.options(),
         map_sizes,
         disabled_features: args.disable_feature.into_iter().collect(),
     })

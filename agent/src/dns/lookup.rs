@@ -1,21 +1,30 @@
 //! What the cluster's DNS says about a name: pure, from the watched services.
 //!
-//! - `<service>.<namespace>.svc.<domain>`: the cluster IP; without one, every ready endpoint; for
+//! After the Kubernetes DNS specification 1.1.0 (kubernetes/dns, docs/specification.md):
+//!
+//! - `<service>.<namespace>.svc.<domain>`: the cluster IPs; without one, every ready endpoint; for
 //!   an ExternalName service, the name that it stands for.
 //! - `<hostname>.<service>.<namespace>.svc.<domain>`: one endpoint of a headless service, by its
 //!   hostname or by its address with dashes.
 //! - `_<port>._<protocol>.<service>.<namespace>.svc.<domain>`: SRV records.
-//! - `<address with dashes>.<namespace>.pod.<domain>`: that address.
-//! - `<reversed address>.in-addr.arpa`: the service that has the address.
+//! - `<reversed address>.in-addr.arpa` and `.ip6.arpa`: the service that has the address, or the
+//!   endpoints of headless services that have it.
+//! - `dns-version.<domain>`: the version of the specification.
+//! - `<address with dashes>.<namespace>.pod.<domain>`: that address. The specification has dropped
+//!   these names; clients still use them.
 //!
-//! Guarantees: a name inside the domain is always answered from here and never leaves the node.
-//! Not here: IPv6 addresses; whether a pod with such an address exists.
+//! Guarantees: a name inside the domain is always answered from here and never leaves the node; a
+//! name with names below it exists (RFC 8020). Not here: whether a pod with such an address exists.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, CNAME, PTR, SOA, SRV},
+    rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT},
 };
 use k8s_openapi::api::core::v1::Service;
 
@@ -24,11 +33,16 @@ use crate::watch::{Announced, Endpoint, ServiceTable};
 /// How long answers may be kept: short, because endpoints come and go.
 const TTL: u32 = 5;
 
+/// The version of the specification.
+const SPECIFICATION: &str = "1.1.0";
+
 /// What is known about a name.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Answer {
     /// The name exists and has these records; perhaps none of the type that was asked for.
     Found { answers: Vec<Record>, additionals: Vec<Record> },
+    /// The name stands for another one, which may be anybody's.
+    Alias(Name),
     /// The name lies in the domain and does not exist.
     NoSuchName,
     /// The name lies outside of the domain.
@@ -45,16 +59,31 @@ pub(super) struct Zone<'a> {
 struct HeadlessEndpoint {
     /// Its hostname, else its address with dashes.
     label: String,
-    address: Ipv4Addr,
-    /// Name, protocol and number of its ports.
-    ports: Vec<(String, String, u16)>,
+    address: IpAddr,
+    ports: Vec<Port>,
+}
+
+/// A port as names spell it, in lower case.
+#[derive(Clone)]
+struct Port {
+    /// Empty for the only port of a service: it has no SRV record.
+    name: String,
+    protocol: String,
+    number: u16,
+}
+
+/// A port with the host that has it.
+struct HostPort {
+    host: Name,
+    address: IpAddr,
+    port: Port,
 }
 
 impl Zone<'_> {
     /// Answers one question.
     pub(super) fn lookup(&self, name: &Name, record_type: RecordType) -> Answer {
         if let Some(address) = reversed_address(name) {
-            return self.service_name_of(name, address, record_type);
+            return self.names_of(name, address, record_type);
         }
         if !self.domain.zone_of(name) {
             return Answer::NotOurs;
@@ -68,12 +97,16 @@ impl Zone<'_> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         match labels[..] {
             [] if record_type == RecordType::SOA => found(vec![self.soa()]),
-            [] | ["svc" | "pod"] => nothing(),
+            ["dns-version"] if record_type == RecordType::TXT => {
+                found(vec![record(name, RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()])))])
+            }
+            [] | ["svc" | "pod" | "dns-version"] | [_, "pod"] => nothing(),
             [namespace, "svc"] if self.services.has_namespace(namespace) => nothing(),
             [service, namespace, "svc"] => self.service(name, service, namespace, record_type),
-            [endpoint, service, namespace, "svc"] if !endpoint.starts_with('_') => {
-                self.endpoint(name, endpoint, service, namespace, record_type)
-            }
+            [label, service, namespace, "svc"] => match label.strip_prefix('_') {
+                Some(protocol) => self.protocol(protocol, service, namespace),
+                None => self.endpoint(name, label, service, namespace, record_type),
+            },
             [port, protocol, service, namespace, "svc"] => {
                 match (port.strip_prefix('_'), protocol.strip_prefix('_')) {
                     (Some(port), Some(protocol)) => {
@@ -91,7 +124,7 @@ impl Zone<'_> {
         }
     }
 
-    /// The record that says how long a negative answer may be kept.
+    /// The record that says how long a negative answer may be kept (RFC 2308 section 3).
     pub(super) fn soa(&self) -> Record {
         let below = |label: &str| self.domain.prepend_label(label).unwrap_or_else(|_| Name::root());
         let data = SOA::new(below("ns"), below("hostmaster"), 1, 7200, 1800, 86400, TTL);
@@ -99,26 +132,24 @@ impl Zone<'_> {
     }
 
     fn service(&self, name: &Name, service: &str, namespace: &str, wanted: RecordType) -> Answer {
-        let Some(known) = self.services.get(namespace, service) else {
+        let Some((object, known)) = self.find(service, namespace) else {
             return Answer::NoSuchName;
         };
-        let Some(object) = known.service.as_deref() else { return Answer::NoSuchName };
-        if let Some(target) = external_name(object) {
+        if let Some(target) = external_name(&object) {
             let Ok(target) = Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) else {
                 return Answer::NoSuchName;
             };
-            return found(vec![record(name, RData::CNAME(CNAME(target)))]);
+            return Answer::Alias(target);
         }
-        if let Some(address) = cluster_address(object) {
-            return addresses(name, wanted, [address]);
+        let own = cluster_addresses(&object);
+        if !own.is_empty() {
+            return addresses(name, wanted, own);
         }
-        let endpoints = headless_endpoints(object, &known);
+        let endpoints = headless_endpoints(&object, &known);
         if endpoints.is_empty() {
             return Answer::NoSuchName;
         }
-        let mut all: Vec<Ipv4Addr> = endpoints.into_iter().map(|e| e.address).collect();
-        all.sort_unstable();
-        all.dedup();
+        let all: BTreeSet<IpAddr> = endpoints.into_iter().map(|e| e.address).collect();
         addresses(name, wanted, all)
     }
 
@@ -130,19 +161,23 @@ impl Zone<'_> {
         namespace: &str,
         wanted: RecordType,
     ) -> Answer {
-        let Some(known) = self.services.get(namespace, service) else {
+        let Some((object, known)) = self.find(service, namespace) else {
             return Answer::NoSuchName;
         };
-        let Some(object) = known.service.as_deref() else { return Answer::NoSuchName };
-        if cluster_address(object).is_some() || external_name(object).is_some() {
+        if !cluster_addresses(&object).is_empty() || external_name(&object).is_some() {
             return Answer::NoSuchName;
         }
-        let endpoints = headless_endpoints(object, &known).into_iter();
-        let mut named: Vec<Ipv4Addr> =
+        let endpoints = headless_endpoints(&object, &known).into_iter();
+        let named: BTreeSet<IpAddr> =
             endpoints.filter(|e| e.label == label).map(|e| e.address).collect();
-        named.sort_unstable();
-        named.dedup();
         if named.is_empty() { Answer::NoSuchName } else { addresses(name, wanted, named) }
+    }
+
+    /// `_tcp.<service>...` has no records, but names below it if a port has that protocol.
+    fn protocol(&self, protocol: &str, service: &str, namespace: &str) -> Answer {
+        let mut ports = self.all_ports(service, namespace).into_iter();
+        let known = ports.any(|at| !at.port.name.is_empty() && at.port.protocol == protocol);
+        if known { nothing() } else { Answer::NoSuchName }
     }
 
     fn ports(
@@ -153,57 +188,77 @@ impl Zone<'_> {
         namespace: &str,
         wanted: RecordType,
     ) -> Answer {
-        let Some(known) = self.services.get(namespace, service) else {
-            return Answer::NoSuchName;
-        };
-        let Some(object) = known.service.as_deref() else { return Answer::NoSuchName };
-        let Some(own_name) = self.name_of(service, namespace) else { return Answer::NoSuchName };
-        let mut records = Vec::new();
-        if let Some(address) = cluster_address(object) {
-            for (found, of, number) in service_ports(object) {
-                if found == port && of == protocol {
-                    records.push((own_name.clone(), number, address));
-                }
-            }
-        } else {
-            for endpoint in headless_endpoints(object, &known) {
-                let Ok(target) = own_name.prepend_label(endpoint.label.as_str()) else { continue };
-                for (found, of, number) in &endpoint.ports {
-                    if found == port && of == protocol {
-                        records.push((target.clone(), *number, endpoint.address));
-                    }
-                }
-            }
-        }
-        if records.is_empty() {
+        let mut all = self.all_ports(service, namespace);
+        all.retain(|at| at.port.name == port && at.port.protocol == protocol);
+        if all.is_empty() || port.is_empty() {
             return Answer::NoSuchName;
         }
-        if wanted != RecordType::SRV && wanted != RecordType::ANY {
+        if wanted != RecordType::SRV {
             return nothing();
         }
-        let answers = records
-            .iter()
-            .map(|(target, port, _)| {
-                record(name, RData::SRV(SRV::new(0, 100, *port, target.clone())))
-            })
-            .collect();
-        let additionals = records
-            .into_iter()
-            .map(|(target, _, address)| record(&target, RData::A(A(address))))
-            .collect();
+        // An endpoint with an address of each family is one target.
+        let targets: BTreeSet<(&Name, u16)> =
+            all.iter().map(|at| (&at.host, at.port.number)).collect();
+        let srv = |(target, port): (&Name, u16)| SRV::new(0, 100, port, target.clone());
+        let answers =
+            targets.into_iter().map(|target| record(name, RData::SRV(srv(target)))).collect();
+        let hints: BTreeSet<(&Name, IpAddr)> =
+            all.iter().map(|at| (&at.host, at.address)).collect();
+        let additionals =
+            hints.into_iter().map(|(host, address)| address_record(host, address)).collect();
         Answer::Found { answers, additionals }
     }
 
-    fn service_name_of(&self, name: &Name, address: Ipv4Addr, wanted: RecordType) -> Answer {
-        let key = self.services.at_address(IpAddr::V4(address));
-        let target = key.and_then(|key| self.name_of(&key.name, &key.namespace));
-        match target {
-            Some(target) if wanted == RecordType::PTR || wanted == RecordType::ANY => {
-                found(vec![record(name, RData::PTR(PTR(target)))])
+    /// Every port of a service, at every address.
+    fn all_ports(&self, service: &str, namespace: &str) -> Vec<HostPort> {
+        let Some((object, known)) = self.find(service, namespace) else { return Vec::new() };
+        let Some(own_name) = self.name_of(service, namespace) else { return Vec::new() };
+        let own = cluster_addresses(&object);
+        let mut all = Vec::new();
+        if !own.is_empty() {
+            for port in service_ports(&object) {
+                all.extend(own.iter().map(|&address| HostPort {
+                    host: own_name.clone(),
+                    address,
+                    port: port.clone(),
+                }));
             }
-            Some(_) => nothing(),
-            None => Answer::NotOurs,
+        } else if external_name(&object).is_none() {
+            for HeadlessEndpoint { label, address, ports } in headless_endpoints(&object, &known) {
+                let Ok(host) = own_name.prepend_label(label.as_str()) else { continue };
+                let at = |port| HostPort { host: host.clone(), address, port };
+                all.extend(ports.into_iter().map(at));
+            }
         }
+        all
+    }
+
+    /// The names of an address: a cluster IP has one, an endpoint one in each headless service.
+    fn names_of(&self, name: &Name, address: IpAddr, wanted: RecordType) -> Answer {
+        let mut names: BTreeSet<Name> = BTreeSet::new();
+        if let Some(key) = self.services.at_address(address) {
+            names.extend(self.name_of(&key.name, &key.namespace));
+        } else {
+            for (key, known) in self.services.headless_at(address) {
+                let Some(object) = known.service.as_deref() else { continue };
+                let Some(parent) = self.name_of(&key.name, &key.namespace) else { continue };
+                let shown = headless_endpoints(object, &known).into_iter();
+                let labels = shown.filter(|e| e.address == address).map(|e| e.label);
+                names.extend(labels.filter_map(|label| parent.prepend_label(label.as_str()).ok()));
+            }
+        }
+        if names.is_empty() {
+            Answer::NotOurs
+        } else if wanted == RecordType::PTR {
+            found(names.into_iter().map(|own| record(name, RData::PTR(PTR(own)))).collect())
+        } else {
+            nothing()
+        }
+    }
+
+    fn find(&self, service: &str, namespace: &str) -> Option<(Arc<Service>, Announced)> {
+        let known = self.services.get(namespace, service)?;
+        Some((known.service.clone()?, known))
     }
 
     fn name_of(&self, service: &str, namespace: &str) -> Option<Name> {
@@ -214,6 +269,19 @@ impl Zone<'_> {
 
 fn record(name: &Name, data: RData) -> Record {
     Record::from_rdata(name.clone(), TTL, data)
+}
+
+/// The record that says that a name stands for another one.
+pub(super) fn alias(name: &Name, target: &Name) -> Record {
+    record(name, RData::CNAME(CNAME(target.clone())))
+}
+
+fn address_record(name: &Name, address: IpAddr) -> Record {
+    let data = match address {
+        IpAddr::V4(address) => RData::A(A(address)),
+        IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+    };
+    record(name, data)
 }
 
 fn found(answers: Vec<Record>) -> Answer {
@@ -227,12 +295,10 @@ fn nothing() -> Answer {
 fn addresses(
     name: &Name,
     wanted: RecordType,
-    addresses: impl IntoIterator<Item = Ipv4Addr>,
+    addresses: impl IntoIterator<Item = IpAddr>,
 ) -> Answer {
-    if wanted != RecordType::A && wanted != RecordType::ANY {
-        return nothing();
-    }
-    found(addresses.into_iter().map(|address| record(name, RData::A(A(address)))).collect())
+    let records = addresses.into_iter().map(|address| address_record(name, address));
+    found(records.filter(|record| record.record_type() == wanted).collect())
 }
 
 fn external_name(service: &Service) -> Option<&str> {
@@ -241,23 +307,23 @@ fn external_name(service: &Service) -> Option<&str> {
     is_external.then_some(spec.external_name.as_deref()).flatten()
 }
 
-/// The cluster IP; `None` for a headless service.
-fn cluster_address(service: &Service) -> Option<Ipv4Addr> {
-    let spec = service.spec.as_ref()?;
+/// The cluster IPs; none for a headless service.
+fn cluster_addresses(service: &Service) -> BTreeSet<IpAddr> {
+    let Some(spec) = service.spec.as_ref() else { return BTreeSet::new() };
     let many = spec.cluster_ips.iter().flatten();
-    spec.cluster_ip.iter().chain(many).find_map(|address| address.parse().ok())
+    spec.cluster_ip.iter().chain(many).filter_map(|address| address.parse().ok()).collect()
 }
 
-fn service_ports(service: &Service) -> Vec<(String, String, u16)> {
+fn service_ports(service: &Service) -> Vec<Port> {
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     ports
         .iter()
         .filter_map(|port| {
-            Some((
-                port.name.clone().unwrap_or_default().to_ascii_lowercase(),
-                port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
-                u16::try_from(port.port).ok()?,
-            ))
+            Some(Port {
+                name: port.name.clone().unwrap_or_default().to_ascii_lowercase(),
+                protocol: port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
+                number: u16::try_from(port.port).ok()?,
+            })
         })
         .collect()
 }
@@ -269,13 +335,15 @@ fn headless_endpoints(service: &Service, known: &Announced) -> Vec<HeadlessEndpo
     let shown = |endpoint: &&Endpoint| unready_too || endpoint.ready;
     let mut all = Vec::new();
     for slice in known.slices.values() {
-        let ports = slice.ports.iter().map(|port| {
-            (port.name.to_ascii_lowercase(), port.protocol.to_ascii_lowercase(), port.number)
+        let ports = slice.ports.iter().map(|port| Port {
+            name: port.name.to_ascii_lowercase(),
+            protocol: port.protocol.to_ascii_lowercase(),
+            number: port.number,
         });
-        let ports: Vec<(String, String, u16)> = ports.collect();
+        let ports: Vec<Port> = ports.collect();
         for endpoint in slice.endpoints.iter().filter(shown) {
-            let IpAddr::V4(address) = endpoint.address else { continue };
-            let dashes = || address.to_string().replace('.', "-");
+            let address = endpoint.address;
+            let dashes = || address.to_string().replace(['.', ':'], "-");
             let label = endpoint.hostname.as_deref().map_or_else(dashes, str::to_ascii_lowercase);
             all.push(HeadlessEndpoint { label, address, ports: ports.clone() });
         }
@@ -283,19 +351,17 @@ fn headless_endpoints(service: &Service, known: &Announced) -> Vec<HeadlessEndpo
     all
 }
 
-fn dashed_address(label: &str) -> Option<Ipv4Addr> {
-    (label.split('-').count() == 4).then(|| label.replace('-', ".").parse().ok()).flatten()
+/// The address of a label such as `10-9-0-10` or `fd00--10`.
+fn dashed_address(label: &str) -> Option<IpAddr> {
+    let v4 = || label.replace('-', ".").parse().ok();
+    let v6 = || label.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    v4().or_else(v6)
 }
 
-/// The address of a name such as `10.0.9.10.in-addr.arpa`.
-fn reversed_address(name: &Name) -> Option<Ipv4Addr> {
-    let labels: Vec<String> =
-        name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    match labels[..] {
-        [d, c, b, a, "in-addr", "arpa"] => format!("{a}.{b}.{c}.{d}").parse().ok(),
-        _ => None,
-    }
+/// The address of a name such as `10.0.9.10.in-addr.arpa`; none if it names a range.
+fn reversed_address(name: &Name) -> Option<IpAddr> {
+    let range = name.parse_arpa_name().ok()?;
+    (range.prefix_len() == range.max_prefix_len()).then(|| range.addr())
 }
 
 #[cfg(test)]

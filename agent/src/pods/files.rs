@@ -53,60 +53,97 @@ pub(crate) fn hosts_file(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
     text
 }
 
-/// `node` is the node's own file: it is used by pods whose DNS policy is `Default`.
+/// What resolvers of pods can do (the same bounds as kubelet's).
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_CHARS_MAX: usize = 2048;
+
+/// The pod's `resolv.conf`, by its DNS policy and its DNS configuration. `node` is the node's own
+/// file: pods with the policy `Default` get it, and the search lists of the others end with its.
+/// What exceeds the bounds of resolvers is left out.
 pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, node: &str) -> String {
     let spec = pod.spec.clone().unwrap_or_default();
-    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let (mut servers, mut searches, mut options) = match policy {
-        "None" => Default::default(),
-        "Default" => parse_resolv_conf(node),
-        "ClusterFirst" if is_host_network(&spec) => parse_resolv_conf(node),
+    let own = parse_resolv_conf(node);
+    let mut resolver = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
+        "None" => Resolver::default(),
+        "Default" => own,
+        "ClusterFirst" if is_host_network(&spec) => own,
         _ => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             let domain = &dns.domain;
-            let searches =
-                [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
-            (vec![dns.address.to_string()], searches.to_vec(), vec!["ndots:5".to_owned()])
+            let mut searches =
+                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            searches.extend(own.searches);
+            Resolver {
+                servers: vec![dns.address.to_string()],
+                searches,
+                options: vec!["ndots:5".to_owned()],
+            }
         }
     };
     if let Some(extra) = spec.dns_config {
-        servers.extend(extra.nameservers.into_iter().flatten());
-        searches.extend(extra.searches.into_iter().flatten());
+        resolver.servers.extend(extra.nameservers.into_iter().flatten());
+        resolver.searches.extend(extra.searches.into_iter().flatten());
         for option in extra.options.into_iter().flatten() {
             let name = option.name.unwrap_or_default();
-            options.retain(|given| given.split(':').next() != Some(name.as_str()));
-            options.push(match option.value {
+            resolver.options.retain(|given| given.split(':').next() != Some(name.as_str()));
+            resolver.options.push(match option.value {
                 Some(value) => format!("{name}:{value}"),
                 None => name,
             });
         }
     }
-    let mut text = String::new();
-    for server in servers {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    if !searches.is_empty() {
-        let _ = writeln!(text, "search {}", searches.join(" "));
-    }
-    if !options.is_empty() {
-        let _ = writeln!(text, "options {}", options.join(" "));
-    }
-    text
+    resolver.bound();
+    resolver.text()
 }
 
-type Resolver = (Vec<String>, Vec<String>, Vec<String>);
+/// The lines of a `resolv.conf` that matter.
+#[derive(Default)]
+struct Resolver {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
 
+impl Resolver {
+    /// Leaves out what comes twice, and what is too much.
+    fn bound(&mut self) {
+        for list in [&mut self.servers, &mut self.searches] {
+            let mut seen = std::collections::BTreeSet::new();
+            list.retain(|item| seen.insert(item.trim_end_matches('.').to_owned()));
+        }
+        self.servers.truncate(NAMESERVERS_MAX);
+        self.searches.truncate(SEARCHES_MAX);
+        while self.searches.join(" ").len() > SEARCH_CHARS_MAX {
+            self.searches.pop();
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for server in &self.servers {
+            let _ = writeln!(text, "nameserver {server}");
+        }
+        for (word, list) in [("search", &self.searches), ("options", &self.options)] {
+            if !list.is_empty() {
+                let _ = writeln!(text, "{word} {}", list.join(" "));
+            }
+        }
+        text
+    }
+}
+
+/// Of several search lists the last one counts; options add up (resolv.conf(5)).
 fn parse_resolv_conf(text: &str) -> Resolver {
     let mut resolver = Resolver::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();
-        let target = match words.next() {
-            Some("nameserver") => &mut resolver.0,
-            Some("search") => &mut resolver.1,
-            Some("options") => &mut resolver.2,
-            _ => continue,
-        };
-        target.extend(words.map(str::to_owned));
+        match words.next() {
+            Some("nameserver") => resolver.servers.extend(words.next().map(str::to_owned)),
+            Some("search" | "domain") => resolver.searches = words.map(str::to_owned).collect(),
+            Some("options") => resolver.options.extend(words.map(str::to_owned)),
+            _ => {}
+        }
     }
     resolver
 }
@@ -157,8 +194,11 @@ mod tests {
     fn resolvers() {
         let node = "# written by a person\nnameserver 192.0.2.1\nsearch example\noptions edns0\n";
         let cluster = "nameserver 10.9.0.10\n\
-                       search shop.svc.cluster.local svc.cluster.local cluster.local\n\
+                       search shop.svc.cluster.local svc.cluster.local cluster.local example\n\
                        options ndots:5\n";
+        let more = "nameserver 10.9.0.10\nnameserver 192.0.2.9\n\
+                    search shop.svc.cluster.local svc.cluster.local cluster.local example other\n\
+                    options timeout:1 ndots:2\n";
         let own = "nameserver 192.0.2.1\nsearch example\noptions edns0\n";
         for (spec, expected) in [
             (serde_json::json!({}), cluster),
@@ -169,6 +209,15 @@ mod tests {
                 cluster,
             ),
             (
+                serde_json::json!({"dnsConfig": {
+                    "nameservers": ["192.0.2.9"],
+                    "searches": ["other", "cluster.local."],
+                    "options": [{"name": "timeout", "value": "1"}, {"name": "ndots", "value": "2"}],
+                }}),
+                more,
+            ),
+            (serde_json::json!({"dnsPolicy": "None"}), ""),
+            (
                 serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.9"],
                     "options": [{"name": "ndots", "value": "1"}]}}),
                 "nameserver 192.0.2.9\noptions ndots:1\n",
@@ -176,6 +225,27 @@ mod tests {
         ] {
             assert_eq!(resolv_conf(&pod(spec.clone()), &dns(), node), expected, "{spec}");
         }
+    }
+
+    #[test]
+    fn resolvers_stay_within_their_bounds() {
+        let domains: Vec<String> =
+            (0..40).map(|n| format!("{n}.{}.example", "x".repeat(60))).collect();
+        let servers: Vec<String> = (1..=5).map(|n| format!("192.0.2.{n}")).collect();
+        let spec = serde_json::json!({"dnsPolicy": "None",
+            "dnsConfig": {"nameservers": servers, "searches": domains}});
+        let text = resolv_conf(&pod(spec), &dns(), "");
+        assert_eq!(text.matches("nameserver").count(), 3);
+        let search = text.lines().find_map(|line| line.strip_prefix("search ")).unwrap();
+        assert!(search.len() <= 2048, "{}", search.len());
+        assert!((20..=32).contains(&search.split(' ').count()));
+    }
+
+    #[test]
+    fn the_last_search_list_of_the_node_counts() {
+        let node = "domain a\nsearch b c\n;search d\n# search e\noptions x\noptions y\n";
+        let spec = serde_json::json!({"dnsPolicy": "Default"});
+        assert_eq!(resolv_conf(&pod(spec), &dns(), node), "search b c\noptions x y\n");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(crate) struct ServiceTable {
 struct Inner {
     announced: BTreeMap<ServiceKey, Announced>,
     by_address: HashMap<IpAddr, ServiceKey>,
+    /// Services without a cluster address: their endpoints have names of their own.
+    headless: BTreeSet<ServiceKey>,
     /// Which service each slice (namespace, name) was last counted under.
     slice_owner: HashMap<(String, String), ServiceKey>,
     incoming_services: BTreeMap<ServiceKey, Service>,
@@ -122,6 +124,22 @@ impl ServiceTable {
         let inner = self.read();
         let known = |name: &ServiceKey| inner.announced.get(name).cloned().unwrap_or_default();
         names.into_iter().map(|name| (known(&name), name)).map(|(now, name)| (name, now)).collect()
+    }
+
+    /// The headless services that have an endpoint at this address, ready or not.
+    pub(crate) fn headless_at(&self, address: IpAddr) -> Vec<(ServiceKey, Announced)> {
+        let has = |known: &Announced| {
+            let mut endpoints = known.slices.values().flat_map(|slice| &slice.endpoints);
+            endpoints.any(|endpoint| endpoint.address == address)
+        };
+        let inner = self.read();
+        let all = inner.headless.iter().filter_map(|key| Some((key, inner.announced.get(key)?)));
+        all.filter(|(_, known)| has(known)).map(|(key, it)| (key.clone(), it.clone())).collect()
+    }
+
+    /// Whether the first whole lists have come in: until then, what is not here may still exist.
+    pub(crate) fn is_synced(&self) -> bool {
+        *self.synced.borrow() == (true, true)
     }
 
     /// Every name that is known.
@@ -261,6 +279,11 @@ impl Inner {
             }
         }
         let now = self.announced.get(key).and_then(|held| held.service.clone());
+        if now.as_deref().is_some_and(is_headless) {
+            self.headless.insert(key.clone());
+        } else {
+            self.headless.remove(key);
+        }
         for address in now.iter().flat_map(|service| cluster_addresses(service)) {
             self.by_address.insert(address, key.clone());
         }
@@ -276,6 +299,11 @@ fn cluster_addresses(service: &Service) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
+}
+
+fn is_headless(service: &Service) -> bool {
+    let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+    address == Some("None")
 }
 
 fn same_version<K: ResourceExt>(held: &K, new: &K) -> bool {

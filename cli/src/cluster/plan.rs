@@ -153,6 +153,8 @@ fn agent(place: &Place, wishes: &Args, node: &str, address: Ipv4Addr, root: &Pat
     let disabled = wishes.disable_feature.iter();
     flags.extend(disabled.map(|feature| ("--disable-feature", feature.to_string())));
     flags.extend(wishes.insecure_registry.iter().map(|it| ("--insecure-registry", it.clone())));
+    flags.extend(wishes.dns_upstream.iter().map(|it| ("--dns-upstream", it.to_string())));
+    flags.extend(wishes.dns_stub_domain.iter().map(|it| ("--dns-stub-domain", it.to_string())));
     Process {
         name: node.to_owned(),
         cgroup: cgroup.join("agent"),
@@ -260,13 +262,19 @@ mod tests {
             "tcx,set-retval",
             "--insecure-registry",
             "172.30.0.2:5000",
+            "--dns-upstream",
+            "172.30.0.1",
+            "--dns-stub-domain",
+            "Example.internal=172.30.0.1:5353",
         ]);
         for node in plan.nodes {
             let command = node.agent.command.join(" ");
             assert!(
                 command.ends_with(
                     "--node-cpu 4 --node-memory 16Gi --map-size SLOTS=4096 --disable-feature tcx \
-                     --disable-feature set-retval --insecure-registry 172.30.0.2:5000"
+                     --disable-feature set-retval --insecure-registry 172.30.0.2:5000 \
+                     --dns-upstream 172.30.0.1:53 \
+                     --dns-stub-domain example.internal.=172.30.0.1:5353"
                 ),
                 "{command}"
             );

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use bowline_agent::datapath::{Feature, MapSizes};
+use bowline_agent::{DnsUpstream, StubDomain};
 use bowline_api::cidr::Cidr;
 use bowline_api::quantity::Quantity;
 use thiserror::Error;
@@ -56,6 +57,12 @@ pub(crate) struct Args {
     /// Kernel features that the nodes do without, as `bowline agent --disable-feature` takes them
     #[arg(long, value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
     pub(crate) disable_feature: Vec<Feature>,
+    /// DNS server that nodes ask for names outside of the cluster; may be repeated
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) dns_upstream: Vec<DnsUpstream>,
+    /// DNS server that nodes ask for the names of a domain; may be repeated
+    #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT]")]
+    pub(crate) dns_stub_domain: Vec<StubDomain>,
     /// Seconds without a heartbeat after which a node is not ready
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub(crate) node_monitor_grace_period: u64,

@@ -1,8 +1,10 @@
-//! `bowline net`: what a node's data plane holds, read from its pinned BPF maps.
+//! `bowline net`: what a node's data plane holds, read from its pinned BPF maps, and what its DNS
+//! server did, read from the agent's run directory.
 //!
 //! Guarantees: reads only, and works without server and agent. A map that changes while it is read
 //! may show an entry that is just going or miss one that is just coming.
 
+mod dns;
 mod rows;
 mod status;
 
@@ -64,6 +66,8 @@ enum What {
     Maps,
     /// Kernel features, memory of the maps, what found no room, and the programs
     Status,
+    /// What the node's DNS server was asked and answered, and its limits
+    Dns,
 }
 
 /// Where a node's data plane is.
@@ -75,6 +79,9 @@ struct Source {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let source = source(args)?;
+    if let What::Dns = args.what {
+        return dns::print(&source.run_dir, args.output);
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("reading BPF maps needs root: run it with sudo");
     }

@@ -26,8 +26,8 @@ pub(super) fn print(what: What, snapshot: &Snapshot, format: Format) -> anyhow::
         (What::Pods, _) => return output::document(&snapshot.pods, format),
         (What::Routes, _) => return output::document(&snapshot.routes, format),
         (What::Counters, _) => return output::document(&snapshot.counters, format),
-        // It has tables of its own.
-        (What::Status, _) => return Ok(()),
+        // They have tables of their own.
+        (What::Status | What::Dns, _) => return Ok(()),
         (What::Maps, _) => return output::document(&snapshot.maps, format),
     };
     table.print();

@@ -47,9 +47,10 @@ fn slice(name: &str, owner: &str, endpoints: Vec<Endpoint>) -> Event<EndpointSli
         port: Some(9376),
         ..Default::default()
     }];
+    let is_v6 = endpoints.iter().any(|endpoint| endpoint.addresses[0].contains(':'));
     Event::InitApply(EndpointSlice {
         metadata,
-        address_type: "IPv4".to_owned(),
+        address_type: if is_v6 { "IPv6" } else { "IPv4" }.to_owned(),
         endpoints: Some(endpoints),
         ports: Some(ports),
     })
@@ -77,6 +78,14 @@ fn cluster() -> ServiceTable {
         ..Default::default()
     };
     table.take_service(service("outside", external));
+    let addresses = |all: [&str; 2]| ServiceSpec {
+        cluster_ip: Some(all[0].to_owned()),
+        cluster_ips: Some(all.map(str::to_owned).to_vec()),
+        ports: Some(vec![port("http", "TCP", 80), port("", "TCP", 81)]),
+        ..Default::default()
+    };
+    table.take_service(service("dual", addresses(["10.9.8.8", "fd00:10:9::8"])));
+    table.take_service(service("both", headless()));
     table.take_service(Event::InitDone);
     table.take_slice(Event::Init);
     let ready = [
@@ -87,6 +96,11 @@ fn cluster() -> ServiceTable {
     table.take_slice(slice("db-a", "db", ready.to_vec()));
     table.take_slice(slice("db-b", "db", vec![endpoint("10.240.4.2", None, Some(true))]));
     table.take_slice(slice("all-a", "all", vec![endpoint("10.240.5.2", None, Some(false))]));
+    let v4 = endpoint("10.240.6.2", Some("both-0"), None);
+    let v6 = endpoint("fd00:10:240:6::2", Some("both-0"), None);
+    table.take_slice(slice("both-4", "both", vec![v4]));
+    let unnamed = endpoint("fd00:10:240:7::2", None, None);
+    table.take_slice(slice("both-6", "both", vec![v6, unnamed]));
     table.take_slice(Event::InitDone);
     table
 }
@@ -104,18 +118,22 @@ fn texts(records: &[Record]) -> Vec<String> {
 
 #[test]
 fn addresses_of_names() {
-    let table: [(&str, &[&str]); 11] = [
+    let table: [(&str, &[&str]); 15] = [
         ("nifty-svc.default.svc.cluster.local.", &["10.9.8.7"]),
         ("NIFTY-svc.Default.SVC.cluster.LOCAL.", &["10.9.8.7"]),
         ("db.default.svc.cluster.local.", &["10.240.1.2", "10.240.2.2", "10.240.4.2"]),
         ("all.default.svc.cluster.local.", &["10.240.5.2"]),
         ("db-0.db.default.svc.cluster.local.", &["10.240.1.2"]),
         ("10-240-4-2.db.default.svc.cluster.local.", &["10.240.4.2"]),
-        ("outside.default.svc.cluster.local.", &["db.example.com."]),
+        ("dual.default.svc.cluster.local.", &["10.9.8.8"]),
+        ("both.default.svc.cluster.local.", &["10.240.6.2"]),
+        ("both-0.both.default.svc.cluster.local.", &["10.240.6.2"]),
         ("10-240-1-2.default.pod.cluster.local.", &["10.240.1.2"]),
         ("cluster.local.", &[]),
         ("svc.cluster.local.", &[]),
         ("default.svc.cluster.local.", &[]),
+        ("default.pod.cluster.local.", &[]),
+        ("_tcp.nifty-svc.default.svc.cluster.local.", &[]),
     ];
     for (name, wanted) in table {
         let Answer::Found { answers, additionals } = ask(name, RecordType::A) else {
@@ -126,6 +144,42 @@ fn addresses_of_names() {
         let asked = Name::from_ascii(name).unwrap();
         assert!(answers.iter().all(|record| record.name.eq_case(&asked)), "{name}: case is kept");
     }
+}
+
+#[test]
+fn ipv6_addresses_of_names() {
+    let table: [(&str, &[&str]); 7] = [
+        ("dual.default.svc.cluster.local.", &["fd00:10:9::8"]),
+        ("nifty-svc.default.svc.cluster.local.", &[]),
+        ("both.default.svc.cluster.local.", &["fd00:10:240:6::2", "fd00:10:240:7::2"]),
+        ("both-0.both.default.svc.cluster.local.", &["fd00:10:240:6::2"]),
+        ("fd00-10-240-7--2.both.default.svc.cluster.local.", &["fd00:10:240:7::2"]),
+        ("FD00-10-240-7--2.default.pod.cluster.local.", &["fd00:10:240:7::2"]),
+        ("10-240-1-2.default.pod.cluster.local.", &[]),
+    ];
+    for (name, wanted) in table {
+        let Answer::Found { answers, .. } = ask(name, RecordType::AAAA) else {
+            panic!("{name} has no answer");
+        };
+        assert_eq!(texts(&answers), wanted, "{name}");
+    }
+}
+
+#[test]
+fn a_name_may_stand_for_another() {
+    for record_type in [RecordType::A, RecordType::AAAA, RecordType::CNAME] {
+        let answer = ask("outside.default.svc.cluster.local.", record_type);
+        let Answer::Alias(target) = answer else { panic!("{answer:?}") };
+        assert_eq!(target.to_string(), "db.example.com.");
+    }
+}
+
+#[test]
+fn the_version_of_the_specification() {
+    let Answer::Found { answers, .. } = ask("dns-version.cluster.local.", RecordType::TXT) else {
+        panic!("no version");
+    };
+    assert_eq!(texts(&answers), ["1.1.0"]);
 }
 
 #[test]
@@ -144,6 +198,10 @@ fn names_that_are_not_there() {
         "a.b.c.d.e.f.cluster.local.",
         "_nope._tcp.nifty-svc.default.svc.cluster.local.",
         "_http._udp.nifty-svc.default.svc.cluster.local.",
+        "_._tcp.dual.default.svc.cluster.local.",
+        "_udp.dual.default.svc.cluster.local.",
+        "_http._tcp.outside.default.svc.cluster.local.",
+        "10-240-6-2.both.default.svc.cluster.local.",
     ] {
         assert_eq!(ask(name, RecordType::A), Answer::NoSuchName, "{name}");
     }
@@ -167,7 +225,20 @@ fn a_name_without_a_record_of_the_type_exists_all_the_same() {
 
 #[test]
 fn ports_of_services() {
-    let table: [(&str, &[&str], &[&str]); 3] = [
+    let table: [(&str, &[&str], &[&str]); 5] = [
+        (
+            "_http._tcp.dual.default.svc.cluster.local.",
+            &["0 100 80 dual.default.svc.cluster.local."],
+            &["10.9.8.8", "fd00:10:9::8"],
+        ),
+        (
+            "_peer._tcp.both.default.svc.cluster.local.",
+            &[
+                "0 100 9376 both-0.both.default.svc.cluster.local.",
+                "0 100 9376 fd00-10-240-7--2.both.default.svc.cluster.local.",
+            ],
+            &["10.240.6.2", "fd00:10:240:6::2", "fd00:10:240:7::2"],
+        ),
         (
             "_http._tcp.nifty-svc.default.svc.cluster.local.",
             &["0 100 80 nifty-svc.default.svc.cluster.local."],
@@ -185,22 +256,45 @@ fn ports_of_services() {
                 "0 100 9376 db-0.db.default.svc.cluster.local.",
                 "0 100 9376 10-240-4-2.db.default.svc.cluster.local.",
             ],
-            &["10.240.2.2", "10.240.1.2", "10.240.4.2"],
+            &["10.240.1.2", "10.240.2.2", "10.240.4.2"],
         ),
     ];
     for (name, wanted, hints) in table {
         let Answer::Found { answers, additionals } = ask(name, RecordType::SRV) else {
             panic!("{name} has no answer");
         };
-        assert_eq!(texts(&answers), wanted, "{name}");
-        assert_eq!(texts(&additionals), hints, "{name}");
+        let sorted = |records: &[Record]| {
+            let mut all = texts(records);
+            all.sort();
+            all
+        };
+        let mut wanted = wanted.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(sorted(&answers), wanted, "{name}");
+        assert_eq!(sorted(&additionals), hints, "{name}");
     }
 }
 
 #[test]
 fn names_of_addresses() {
-    let Answer::Found { answers, .. } = ask("7.8.9.10.in-addr.arpa.", RecordType::PTR) else {
-        panic!("the address has no name");
-    };
-    assert_eq!(texts(&answers), ["nifty-svc.default.svc.cluster.local."]);
+    let table: [(&str, &[&str]); 6] = [
+        ("10.9.8.7", &["nifty-svc.default.svc.cluster.local."]),
+        ("10.9.8.8", &["dual.default.svc.cluster.local."]),
+        ("fd00:10:9::8", &["dual.default.svc.cluster.local."]),
+        ("10.240.1.2", &["db-0.db.default.svc.cluster.local."]),
+        ("10.240.4.2", &["10-240-4-2.db.default.svc.cluster.local."]),
+        ("fd00:10:240:6::2", &["both-0.both.default.svc.cluster.local."]),
+    ];
+    for (address, wanted) in table {
+        let name = Name::from(address.parse::<IpAddr>().unwrap()).to_string();
+        let Answer::Found { answers, .. } = ask(&name, RecordType::PTR) else {
+            panic!("{address} has no name");
+        };
+        assert_eq!(texts(&answers), wanted, "{address}");
+        assert_eq!(ask(&name, RecordType::A), nothing(), "{address}");
+    }
+    // Not ready, unknown, and a range.
+    for name in ["2.3.240.10.in-addr.arpa.", "9.9.9.10.in-addr.arpa.", "9.10.in-addr.arpa."] {
+        assert_eq!(ask(name, RecordType::PTR), Answer::NotOurs, "{name}");
+    }
 }
