@@ -23,6 +23,7 @@ mod syscall;
 mod table;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
@@ -36,6 +37,7 @@ pub use programs::LoadProgramsFailed;
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
 pub use status::{MapStatus, ProgramStatus, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
+pub use udp::StartMoverFailed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -54,6 +56,7 @@ use pins::Pins;
 use programs::{PacketProgram, Programs};
 use store::MapStore;
 use table::Table;
+use udp::{Departures, UdpMover};
 
 /// Where the data plane lives and how large it may grow.
 #[derive(Clone, Debug)]
@@ -178,6 +181,8 @@ pub enum OpenDatapathFailed {
     Write(#[from] WriteMapFailed),
     #[error("starting the writer of {} failed: {source}", path.display())]
     Names { path: PathBuf, source: io::Error },
+    #[error("moving UDP sockets off dead backends: {0}")]
+    Mover(#[from] StartMoverFailed),
 }
 
 /// A pod could not be attached.
@@ -230,6 +235,8 @@ pub struct Datapath {
     attached: BTreeMap<IpAddr, u32>,
     store: MapStore,
     services: ServiceWriter,
+    departures: Departures,
+    mover: UdpMover,
     names: NamesWriter,
     condition: ConditionFile,
 }
@@ -263,6 +270,8 @@ impl Datapath {
         let routes = Table::open(&pins.maps, map::ROUTES)?;
         let store = MapStore::open(&pins)?;
         let services = store.recover()?;
+        let departures = Departures::recover(services.programmed());
+        let mover = UdpMover::start(&pins, config.socket_cgroup.clone())?;
 
         links::attach_sockets(&programs, &pins, &config.socket_cgroup)?;
         let hook = PacketHook::of(&features);
@@ -293,6 +302,8 @@ impl Datapath {
             attached,
             store,
             services,
+            departures,
+            mover,
             names,
             condition,
         };
@@ -470,6 +481,8 @@ impl Datapath {
     ) -> Result<ServiceSummary, ApplyServicesFailed> {
         let steps = crate::plan::services::plan(wanted, self.services.programmed());
         let (done, _) = self.take_service_steps(&steps);
+        self.departures.keep(&wanted.services);
+        self.move_udp_sockets(wanted);
         self.names.replace_services(wanted);
         done
     }
@@ -481,8 +494,16 @@ impl Datapath {
     ) -> Result<ServiceSummary, ApplyServicesFailed> {
         let steps = crate::plan::services::plan_changes(changes, self.services.programmed());
         let (done, gone) = self.take_service_steps(&steps);
+        changes.removed.iter().for_each(|key| self.departures.remove(key));
+        self.move_udp_sockets(&changes.put);
         self.names.follow_services(&changes.put, gone);
         done
+    }
+
+    /// Has connected UDP sockets leave the backends that these services have no longer.
+    fn move_udp_sockets(&mut self, put: &ServiceTable) {
+        let left = put.services.iter().flat_map(|(key, wanted)| self.departures.put(key, wanted));
+        self.mover.tell(left.collect());
     }
 
     fn take_service_steps(

@@ -70,6 +70,9 @@ pub(crate) struct WantedService {
     pub(crate) name: Arc<str>,
     /// Each backend with the object that it is, where the slice says so (`namespace/name`).
     pub(crate) backends: Backends,
+    /// Endpoints that serve but are not used: they terminate while others are ready, or are others'
+    /// by their hints. UDP only, whose sockets must know who is gone.
+    pub(crate) lingering: Vec<BackendAddress>,
     /// Zero: none.
     pub(crate) affinity_seconds: u32,
 }
@@ -79,6 +82,12 @@ pub(crate) struct WantedService {
 pub(crate) struct BackendAddress {
     pub(crate) address: Address,
     pub(crate) port: U16Be,
+}
+
+impl BackendAddress {
+    pub(crate) fn is(&self, address: &Address, port: u16) -> bool {
+        self.address == *address && self.port.get() == port
+    }
 }
 
 /// What the maps hold for one virtual address, as far as planning is concerned.
@@ -204,16 +213,26 @@ where
     for address in virtual_addresses(spec.cluster_ip.as_ref(), spec.cluster_ips.as_deref()) {
         for port in spec.ports.iter().flatten() {
             let Some(key) = service_key(address, port) else { continue };
+            let mut lingering = Vec::new();
             let backends = if is_node_dns && address.is_ipv4() {
                 let (address, port) = NODE_DNS;
                 let dns = BackendAddress { address: address.into(), port: U16Be::new(port) };
                 BTreeMap::from([(dns, None)])
             } else {
-                Wish { address, port, only_local, place }.backends(slices.clone().into_iter())
+                let wish = Wish { address, port, only_local, place };
+                let backends = wish.backends(slices.clone().into_iter());
+                if key.protocol == protocol::UDP {
+                    lingering = wish.serving(slices.clone().into_iter());
+                    lingering.retain(|backend| !backends.contains_key(backend));
+                }
+                backends
             };
             let (namespace, name) = (namespace.clone(), name.clone());
             let affinity_seconds = affinity_seconds(spec);
-            wanted.push((key, WantedService { namespace, name, backends, affinity_seconds }));
+            wanted.push((
+                key,
+                WantedService { namespace, name, backends, lingering, affinity_seconds },
+            ));
         }
     }
     wanted

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
 
 mod kernels;
+mod clients;
 mod lifecycle;
 mod limits;
 mod packets;

@@ -419,6 +419,82 @@ fn many_datagrams_in_one_call_are_all_balanced() {
     });
 }
 
+/// Asks over a connected socket, as often as it takes, and gives who answered after how long.
+fn ask_until(socket: &UdpSocket, wanted: impl Fn(Ipv4Addr) -> bool) -> (Ipv4Addr, Duration) {
+    let start = std::time::Instant::now();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut buffer = [0; 256];
+    while start.elapsed() < PATIENCE {
+        // A client of its kind knows nothing but these two calls.
+        let _ = socket.send(b"hello");
+        let Ok(length) = socket.recv(&mut buffer) else { continue };
+        let backend = Answer::parse(&String::from_utf8_lossy(&buffer[..length])).backend;
+        if wanted(backend) {
+            return (backend, start.elapsed());
+        }
+    }
+    panic!("nobody answered");
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    here.apply_services(&service_with(&addresses)).unwrap();
+    world.here.cgroup.enter();
+    let (socket, first) = world.client().namespace.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(SERVICE).unwrap();
+        let (first, _) = ask_until(&socket, |_| true);
+        (socket, first)
+    });
+    // One that named the pod itself is not the service's business.
+    let direct = world.client().namespace.run(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((first, BACKEND_PORT)).unwrap();
+        socket
+    });
+    let local = socket.local_addr().unwrap();
+    let second = addresses.into_iter().find(|address| *address != first).unwrap();
+
+    // Who only terminates still serves its clients.
+    let service = TestService::new("web", VIP, &[first, second]);
+    here.apply_services(&service.first_backend_is(false, true).table()).unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(ask_until(&socket, |_| true).0, first);
+
+    // A receive call that waits meanwhile goes on waiting, and gets the answer.
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let waiting = socket.try_clone().unwrap();
+    let waiting = std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        let length = waiting.recv(&mut buffer).unwrap();
+        Answer::parse(&String::from_utf8_lossy(&buffer[..length])).backend
+    });
+    here.apply_services(&service_with(&[second])).unwrap();
+    let start = std::time::Instant::now();
+    while !waiting.is_finished() && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(600));
+        socket.send(b"hello").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(waiting.join().unwrap(), second);
+    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    assert_eq!(socket.local_addr().unwrap(), local, "the client's own name stays");
+    assert_eq!(socket.peer_addr().unwrap(), SERVICE);
+    assert_eq!(direct.peer_addr().unwrap(), SocketAddr::from((first, BACKEND_PORT)));
+
+    // Nobody there: it is moved as soon as there is.
+    here.apply_services(&service_with(&[])).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    here.apply_services(&service_with(&[first])).unwrap();
+    let (_, after) = ask_until(&socket, |backend| backend == first);
+    assert!(after < Duration::from_secs(1), "took {after:?}");
+}
+
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn pods_reach_each_other_and_the_nodes_untranslated() {

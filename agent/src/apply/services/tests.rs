@@ -87,6 +87,7 @@ fn table(services: &[(&str, &[&str])]) -> ServiceTable {
             name: (*vip).into(),
             backends: backends.iter().map(|text| (backend(text), None)).collect(),
             affinity_seconds: 0,
+            ..WantedService::default()
         };
         table.services.insert(key(vip), wanted);
     }

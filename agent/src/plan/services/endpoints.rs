@@ -53,6 +53,23 @@ impl Wish<'_> {
         collect(ready.into_iter().filter(|(endpoint, _)| near.includes(endpoint)))
     }
 
+    /// All that serve, whether or not this node uses them for new connections.
+    pub(super) fn serving<'a>(
+        &self,
+        slices: impl Iterator<Item = &'a Slice>,
+    ) -> Vec<BackendAddress> {
+        slices
+            .filter_map(|slice| Some((slice, self.target_port(slice)?)))
+            .flat_map(|(slice, port)| slice.endpoints.iter().map(move |found| (found, port)))
+            .filter(|(endpoint, _)| endpoint.address.is_ipv4() == self.address.is_ipv4())
+            .filter(|(endpoint, _)| endpoint.ready || (endpoint.serving && endpoint.terminating))
+            .map(|(endpoint, port)| BackendAddress {
+                address: endpoint.address.into(),
+                port: U16Be::new(port),
+            })
+            .collect()
+    }
+
     fn is_here(&self, endpoint: &Endpoint) -> bool {
         endpoint.node.as_deref() == Some(&*self.place.node)
     }
