@@ -1,8 +1,8 @@
 //! Logs of containers: files that the runtime's shim appends to.
 //!
 //! Guarantees: output is kept while the agent is dead, and the log of the run before the current
-//! one is kept; of a long log, the newest part; only root can read them. Times of lines come from an
-//! index (`log_times`).
+//! one is kept; of a long log, the newest part; only root can read them. Times of lines come from
+//! an index (`log_times`).
 //! Not kept: which of the two streams a line came from.
 
 use std::io::{self, SeekFrom};
