@@ -112,8 +112,7 @@ while True:
 fn server(pod: &Pod) -> Serving {
     let script = std::env::temp_dir().join(format!("bowline-server-{}.py", std::process::id()));
     std::fs::write(&script, NAME_SERVER).unwrap();
-    let serving =
-        Serving::start(pod, "python3", &format!("{} {}", script.display(), pod.address));
+    let serving = Serving::start(pod, "python3", &format!("{} {}", script.display(), pod.address));
     std::fs::remove_file(script).unwrap();
     serving
 }

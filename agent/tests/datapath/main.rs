@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
 
-mod kernels;
 mod clients;
+mod kernels;
 mod lifecycle;
 mod limits;
 mod packets;
