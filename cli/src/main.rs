@@ -22,6 +22,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// A container orchestrator with the Kubernetes API and an eBPF network.
 #[derive(Debug, Parser)]
@@ -113,7 +114,7 @@ fn wait(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
 }
 
 fn log_to_stderr(level: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level)
+    let filter = log_filter(level)
         .with_context(|| format!("--log-level {level} is not valid: use info, or module=debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -121,6 +122,17 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     Ok(())
+}
+
+/// `None` for what is neither a level nor `module=level`. A lone word that is no level would be
+/// taken for a module, and everything of it would be logged: nothing, in other words.
+fn log_filter(levels: &str) -> Option<EnvFilter> {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    let known = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
+    if !levels.split(',').all(known) {
+        return None;
+    }
+    EnvFilter::try_new(levels).ok()
 }
 
 fn completion(shell: Shell) -> anyhow::Result<()> {
@@ -156,6 +168,26 @@ mod tests {
             let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(examples.contains("Example"), "{name} has no example");
         }
+    }
+
+    #[test]
+    fn log_levels_are_levels() {
+        for good in ["info", "off", "DEBUG", "warn,kube_client=off", "bowline_agent=debug"] {
+            assert!(log_filter(good).is_some(), "{good}");
+        }
+        for bad in ["silly", "", "info,loud", "bowline=silly"] {
+            assert!(log_filter(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for() {
+        let parse = |line: &str| CommandLine::try_parse_from(line.split_whitespace());
+        let negative = parse("bowline scale rc/x --replicas -1").unwrap_err().to_string();
+        assert!(negative.contains("-1 is not in 0.."), "{negative}");
+        let Command::Delete(args) = parse("bowline delete").unwrap().command else { panic!() };
+        let error = wait(verbs::delete::run(&args)).unwrap_err().to_string();
+        assert!(error.contains("say what to delete") && error.lines().count() == 1, "{error}");
     }
 
     #[test]

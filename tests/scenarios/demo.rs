@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use bowline_tests::Wishes;
 use bowline_tests::first_light::{Audience, Report, Stage, Step};
+use bowline_tests::{Wishes, artifacts};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Play the founding scenario on a three-node cluster.
 #[derive(Parser)]
@@ -28,8 +29,26 @@ struct Options {
 /// Where local clusters are by default.
 const PARENT: &str = "/var/lib/bowline";
 
-fn main() -> ExitCode {
-    match run(&Options::parse()) {
+/// What a shell calls the end of a program that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    // From here on an interrupt is an error like any other: the cluster is removed.
+    let interrupted = match watch_interrupts() {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            eprintln!("error: cannot watch signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = run(&options, interrupted.clone()).await;
+    match ended {
+        _ if *interrupted.borrow() => {
+            eprintln!("error: interrupted; what was made is removed");
+            ExitCode::from(INTERRUPTED)
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -38,10 +57,23 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(options: &Options) -> Result<()> {
-    // From here on an interrupt is an error like any other: the cluster is removed.
+fn watch_interrupts() -> std::io::Result<watch::Receiver<bool>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (tell, interrupted) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tell.send_replace(true);
+        // Nobody hears of the end of this task.
+        std::future::pending::<()>().await;
+    });
+    Ok(interrupted)
+}
+
+async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Result<()> {
     let mut screen = Screen(ProgressBar::new_spinner());
     let style = ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?;
     screen.0.set_style(style);
@@ -54,25 +86,28 @@ async fn run(options: &Options) -> Result<()> {
     };
     let mut stage = Stage::new(&wishes).await?;
     let report = tokio::select! {
+        biased;
+        Ok(_) = interrupted.wait_for(|yes| *yes) => Err(anyhow!("interrupted")),
         report = stage.play(&mut screen) => report,
-        _ = interrupt.recv() => Err(anyhow!("interrupted")),
     };
-    if options.keep {
+    screen.0.finish_and_clear();
+    let keep = options.keep && !*interrupted.borrow();
+    if keep {
         stage.cluster().keep();
     }
-    screen.0.finish_and_clear();
-    let report = report?;
-    println!("\n{report}");
-    if let Some(file) = &options.json {
-        write(file, &report)?;
+    if let Ok(report) = &report {
+        println!("\n{report}");
+        if let Some(file) = &options.json {
+            write(file, report)?;
+        }
     }
-    if options.keep {
-        println!("the cluster is still up:\n{}", how_to_use(&options.name));
+    if keep {
+        println!("the cluster is still up:\n{}", how_to_use(&options.name)?);
     } else {
         drop(stage);
         println!("the cluster is removed; `cargo xtask demo --keep` leaves it up");
     }
-    Ok(())
+    report.map(drop)
 }
 
 fn write(file: &Path, report: &Report) -> Result<()> {
@@ -80,12 +115,16 @@ fn write(file: &Path, report: &Report) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn how_to_use(name: &str) -> String {
-    format!(
-        "  bowline get pods --name {name}\n  bowline net services --name {name} --node node1\n  \
+/// Commands that work as they are printed, from any directory.
+fn how_to_use(name: &str) -> Result<String> {
+    let bowline = artifacts::bowline()?;
+    let bowline = bowline.display();
+    Ok(format!(
+        "  {bowline} status --name {name}\n  {bowline} get pods -o wide --name {name}\n  \
+         {bowline} net services --name {name} --node node1\n  \
          kubectl --kubeconfig {PARENT}/{name}/admin.kubeconfig get pods -o wide\n  \
-         bowline down --name {name}"
-    )
+         {bowline} down --name {name}"
+    ))
 }
 
 /// Progress on the terminal; finished steps stay above the spinner.

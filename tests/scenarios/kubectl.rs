@@ -2,10 +2,12 @@
 //! people use first.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::command::shown;
 use bowline_tests::kubectl::Kubectl;
 use bowline_tests::{Cluster, Wishes, artifacts};
 use serde_json::Value;
@@ -49,7 +51,8 @@ async fn play(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     says(kubectl, "describe service web", &["10.9.8.8", "Endpoints"])?;
     says(kubectl, "describe node node1", &["Capacity", "cpu", "Taints"])?;
     json_and_describe(kubectl)?;
-    watch_sees_a_scale(kubectl)?;
+    watches_see_changes(kubectl)?;
+    logs_are_followed(cluster, kubectl).await?;
     says(kubectl, "label pods -l app=web tier=front", &["labeled"])?;
     says(kubectl, "get pods -l tier=front --no-headers", &["web-"])?;
     create_and_delete(kubectl)?;
@@ -74,20 +77,146 @@ fn json_and_describe(kubectl: &Kubectl) -> Result<()> {
     says(kubectl, &format!("get pod {name} -o jsonpath={{.status.podIP}}"), &["10.240."])
 }
 
-/// `get -w` prints the change that `scale` makes.
-fn watch_sees_a_scale(kubectl: &Kubectl) -> Result<()> {
-    let mut watch = kubectl
-        .command("get replicasets -l app=web -w --no-headers --request-timeout=60s")
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut lines = BufReader::new(watch.stdout.take().context("no output")?).lines();
-    let first = lines.next().context("the watch printed nothing")??;
-    ensure!(first.split_whitespace().nth(1) == Some("3"), "not three: {first}");
+/// A `get -w` or `logs -f` that runs, line by line.
+struct Following {
+    line: String,
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Following {
+    fn start(mut command: Command) -> Result<Self> {
+        let line = shown(&command);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let output = BufReader::new(child.stdout.take().context("no output")?);
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { line, child, lines })
+    }
+
+    /// Waits for a line that has all the words.
+    fn sees(&self, words: &[&str]) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            let Ok(line) = self.lines.recv_timeout(left) else { break };
+            if words.iter().all(|word| line.split_whitespace().any(|one| one.contains(word))) {
+                return Ok(line);
+            }
+            seen.push(line);
+        }
+        bail!("`{}` does not show {words:?}; it showed:\n{}", self.line, seen.join("\n"))
+    }
+
+    /// Waits until it ends by itself.
+    fn ends(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "`{}` ended with {status}", self.line);
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("`{}` does not end", self.line)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// `get -w` prints what is there, and then each change.
+fn watches_see_changes(kubectl: &Kubectl) -> Result<()> {
+    let watch =
+        |what: &str| Following::start(kubectl.command(&format!("get {what} -w --no-headers")));
+    let sets = watch("replicasets -l app=web")?;
+    let pods = watch("pods -l app=web")?;
+    let deployments = watch("deployments")?;
+    let services = watch("services")?;
+    let nodes = watch("nodes")?;
+    sets.sees(&["web-", "3"])?;
+    pods.sees(&["web-", "1/1", "Running"])?;
+    deployments.sees(&["web", "3/3"])?;
+    services.sees(&["web", "10.9.8.8"])?;
+    nodes.sees(&["node2", "Ready"])?;
+
     says(kubectl, "scale deployment web --replicas=2", &["scaled"])?;
-    let second = lines.next().context("the watch ended")??;
-    watch.kill()?;
-    watch.wait()?;
-    ensure!(second.split_whitespace().nth(1) == Some("2"), "not two: {second}");
+    sets.sees(&["web-", "2"])?;
+    pods.sees(&["web-", "Terminating"])?;
+    deployments.sees(&["web", "2/2"])?;
+    says(kubectl, "create service clusterip extra --tcp=80:9376", &["created"])?;
+    services.sees(&["extra", "ClusterIP", "80/TCP"])?;
+    says(kubectl, "delete service extra", &["deleted"])?;
+    services.sees(&["extra", "ClusterIP"])?;
+    says(kubectl, "cordon node2", &["cordoned"])?;
+    nodes.sees(&["node2", "Ready,SchedulingDisabled"])?;
+    says(kubectl, "uncordon node2", &["uncordoned"])
+}
+
+const TALKERS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: talker}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: talker
+      image: 172.30.0.1:5000/workload:v1
+      command: [/bin/sh, -c, "n=0; while true; do n=$((n+1)); echo line-$n; sleep 0.2; done"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: restarter}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: restarter
+      image: 172.30.0.1:5000/workload:v1
+      command: [/bin/sh, -c, "echo begun; sleep 4; echo done; exit 1"]
+"#;
+
+/// `logs -f` of both programs goes on while a pod prints, and ends with the run it follows.
+async fn logs_are_followed(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
+    let manifest = cluster.dir.join("logs/talkers.yaml");
+    std::fs::write(&manifest, TALKERS)?;
+    let manifest = manifest.display();
+    says(kubectl, &format!("apply -f {manifest}"), &["talker created", "restarter created"])?;
+    says(kubectl, "wait --for=condition=Ready pod/talker pod/restarter", &["condition met"])?;
+    let of_both = |name: &str| -> Result<[Following; 2]> {
+        let bowline = cluster.bowline(&["logs", "-f", name])?;
+        let kubectl = kubectl.command(&format!("logs -f {name}"));
+        Ok([Following::start(bowline)?, Following::start(kubectl)?])
+    };
+    let [ours, theirs] = of_both("talker")?;
+    let [mut our_run, mut their_run] = of_both("restarter")?;
+    for talker in [&ours, &theirs] {
+        // The first ones from the file, the later ones as they are written.
+        for number in [1, 2, 15, 30] {
+            talker.sees(&[&format!("line-{number}")])?;
+        }
+    }
+    for run in [&mut our_run, &mut their_run] {
+        run.sees(&["begun"])?;
+        run.sees(&["done"])?;
+        run.ends()?;
+    }
+    // The next run has a log of its own, and the one before is kept.
+    let [again, _] = of_both("restarter")?;
+    again.sees(&["begun"])?;
+    says(kubectl, "logs restarter --previous", &["begun", "done"])?;
+    says(kubectl, &format!("delete -f {manifest}"), &["deleted"])?;
+    ours.sees(&["line-31"])?;
     Ok(())
 }
 

@@ -37,22 +37,32 @@ impl std::fmt::Display for Toolchain {
 
 /// The compiler that will be taken, if there is one.
 pub(crate) fn find_toolchain() -> Option<Toolchain> {
-    for rustc in workspace::find_all_programs("rustc") {
-        if sysroot(Command::new(&rustc))
-            .is_some_and(|s| s.join("lib/rustlib").join(TARGET).is_dir())
-        {
-            return Some(Toolchain::PrebuiltCore { rustc });
-        }
-    }
-    let mut nightly = Command::new("rustup");
-    nightly.args(["run", "nightly", "rustc"]);
-    let source = "lib/rustlib/src/rust/library/core";
-    sysroot(nightly)
-        .is_some_and(|s| s.join(source).is_dir())
-        .then_some(Toolchain::NightlyWithSource)
+    let compilers = workspace::find_all_programs("rustc").into_iter().filter_map(|rustc| {
+        let sysroot = sysroot(&mut Command::new(&rustc))?;
+        Some((rustc, sysroot))
+    });
+    let nightly = || {
+        let mut nightly = Command::new("rustup");
+        // A toolchain that a rustup above us chose would win over the words below.
+        sysroot(nightly.env_remove("RUSTUP_TOOLCHAIN").args(["run", "nightly", "rustc"]))
+    };
+    choose(compilers, nightly)
 }
 
-fn sysroot(mut rustc: Command) -> Option<PathBuf> {
+/// The first compiler with a built `core` for BPF; else the nightly, if it has `core`'s source.
+fn choose(
+    mut compilers: impl Iterator<Item = (PathBuf, PathBuf)>,
+    nightly: impl FnOnce() -> Option<PathBuf>,
+) -> Option<Toolchain> {
+    let ready = |sysroot: &Path| sysroot.join("lib/rustlib").join(TARGET).is_dir();
+    if let Some((rustc, _)) = compilers.find(|(_, sysroot)| ready(sysroot)) {
+        return Some(Toolchain::PrebuiltCore { rustc });
+    }
+    let source = nightly()?.join("lib/rustlib/src/rust/library/core");
+    source.is_dir().then_some(Toolchain::NightlyWithSource)
+}
+
+fn sysroot(rustc: &mut Command) -> Option<PathBuf> {
     let path = process::output(rustc.args(["--print", "sysroot"])).ok()?;
     Some(PathBuf::from(path.trim()))
 }
@@ -116,4 +126,53 @@ fn install(built: &Path, object: &Path) -> Result<()> {
             .with_context(|| format!("cannot make {}", parent.display()))?;
     }
     std::fs::write(object, bytes).with_context(|| format!("cannot write {}", object.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ready_compiler_is_taken_before_a_nightly_and_a_nightly_only_with_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let sysroot = |name: &str, inside: &str| {
+            let root = dir.path().join(name);
+            std::fs::create_dir_all(root.join(inside)).unwrap();
+            root
+        };
+        let plain = sysroot("plain", "lib/rustlib/x86_64-unknown-linux-gnu");
+        let debian = sysroot("debian", "lib/rustlib/bpfel-unknown-none/lib");
+        let bare = sysroot("bare", "lib/rustlib");
+        let full = sysroot("full", "lib/rustlib/src/rust/library/core/src");
+        let of = |compilers: &[&PathBuf], nightly: Option<&PathBuf>| {
+            let compilers =
+                compilers.iter().map(|root| (root.join("bin/rustc"), root.to_path_buf()));
+            choose(compilers, || nightly.cloned())
+        };
+        let ready = Some(Toolchain::PrebuiltCore { rustc: debian.join("bin/rustc") });
+        assert_eq!(of(&[&plain, &debian], Some(&full)), ready);
+        assert_eq!(of(&[&plain], Some(&full)), Some(Toolchain::NightlyWithSource));
+        assert_eq!(of(&[&plain], Some(&bare)), None);
+        assert_eq!(of(&[&plain], None), None);
+        assert_eq!(of(&[], Some(&full)), Some(Toolchain::NightlyWithSource));
+    }
+
+    #[test]
+    fn each_toolchain_is_asked_in_its_own_way() {
+        let line = |toolchain| process::shown(&command(&toolchain, Path::new("/out")));
+        let nightly = line(Toolchain::NightlyWithSource);
+        assert!(
+            nightly.starts_with("rustup run nightly cargo build -Z build-std=core"),
+            "{nightly}"
+        );
+        let debian = Toolchain::PrebuiltCore { rustc: "/usr/bin/rustc".into() };
+        let command = command(&debian, Path::new("/out"));
+        let set = |name: &str| {
+            let mut all = command.get_envs();
+            all.find(|(key, _)| *key == name).and_then(|(_, value)| value).map(ToOwned::to_owned)
+        };
+        assert_eq!(set("RUSTC"), Some("/usr/bin/rustc".into()));
+        assert_eq!(set("RUSTC_BOOTSTRAP"), Some("1".into()));
+        assert!(!line(debian).contains("build-std"));
+    }
 }

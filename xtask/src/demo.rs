@@ -52,5 +52,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.keep {
         demo.arg("--keep");
     }
-    process::run(&mut demo)
+    // In our place: an interrupt is the demo's alone, and who waits for us waits for its clean-up.
+    Err(process::become_program(&mut demo))
 }

@@ -1,11 +1,12 @@
 //! Running other programs: one line that says what runs, and an error that says what failed.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 /// A command line as a person would type it.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|a| a.to_string_lossy().into_owned()));
     words.join(" ")
@@ -20,6 +21,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
+}
+
+/// Becomes the program; returns only when that failed.
+pub(crate) fn become_program(command: &mut Command) -> anyhow::Error {
+    let line = shown(command);
+    eprintln!("+ {line}");
+    anyhow::Error::new(command.exec()).context(format!("cannot start `{line}`"))
 }
 
 /// Run it silently and give its standard output; its standard error goes into the error.

@@ -102,8 +102,30 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         output::document(&status, args.output)?;
     }
     match trouble {
-        Some(trouble) => Err(anyhow::anyhow!("{trouble}")),
+        Some(trouble) => {
+            Err(anyhow::anyhow!("{}", advice(&trouble, &status, nix::unistd::geteuid().is_root())))
+        }
         None => Ok(()),
+    }
+}
+
+/// What went wrong and what to do about it.
+fn advice(trouble: &str, status: &Status, is_root: bool) -> String {
+    let name = &status.name;
+    if !is_root {
+        return format!("the files of cluster {name} are root's: run it as root ({trouble})");
+    }
+    match status.processes.iter().find(|process| process.name == "server") {
+        Some(Process { pid: None, log, .. }) => format!(
+            "the API server of cluster {name} does not run; its log is {log}; pods and services go \
+             on without it; `bowline down --name {name}` and `bowline up` make the cluster anew"
+        ),
+        Some(Process { log, .. }) => {
+            format!(
+                "the API server of cluster {name} runs and does not answer ({trouble}); see {log}"
+            )
+        }
+        None => trouble.to_owned(),
     }
 }
 
@@ -209,6 +231,33 @@ fn print(status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_fits_the_trouble() {
+        let status = |pid| Status {
+            name: "demo".into(),
+            directory: String::new(),
+            version: String::new(),
+            kubeconfig: String::new(),
+            server_version: None,
+            processes: vec![Process {
+                name: "server".into(),
+                pid,
+                resident_bytes: None,
+                log: "/logs/server.log".into(),
+            }],
+            nodes: Vec::new(),
+            pods: Pods::default(),
+        };
+        for (pid, is_root, expected) in [
+            (None, true, "does not run; its log is /logs/server.log"),
+            (Some(7), true, "runs and does not answer (refused); see /logs/server.log"),
+            (Some(7), false, "run it as root"),
+        ] {
+            let advice = advice("refused", &status(pid), is_root);
+            assert!(advice.contains(expected), "{advice}");
+        }
+    }
 
     #[test]
     fn resident_memory_is_read_from_the_status_file() {

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(50);
   bowline delete pods -l app=web --wait=false")]
 pub(crate) struct Args {
     /// TYPE NAME..., TYPE/NAME ..., or TYPE with --selector or --all
-    #[arg(required_unless_present = "filename", conflicts_with = "filename")]
+    #[arg(conflicts_with = "filename")]
     what: Vec<String>,
     /// Delete what is in manifests
     #[arg(long, short = 'f', value_name = "FILE")]
@@ -63,6 +63,9 @@ struct Doomed {
 }
 
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
+    if args.what.is_empty() && args.filename.is_empty() {
+        bail!("say what to delete: a type and a name such as `pod web-1`, or -f FILE");
+    }
     let connection = args.server.connect().await?;
     let catalog = Catalog::read(&connection).await?;
     let mut doomed = if args.filename.is_empty() {

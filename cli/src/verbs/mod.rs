@@ -46,6 +46,9 @@ fn targets(words: &[String]) -> anyhow::Result<Vec<Target>> {
     };
     if first.contains('/') {
         let pair = |word: &String| match word.split_once('/') {
+            Some(_) if word.contains(',') => Err(anyhow::anyhow!(
+                "`{word}`: TYPE/NAME words are separated by spaces, as in `pod/a svc/b`"
+            )),
             Some((kind, name)) if !kind.is_empty() && !name.is_empty() => {
                 Ok(Target { resource: kind.to_owned(), names: vec![name.to_owned()] })
             }
@@ -102,8 +105,16 @@ mod tests {
 
     #[test]
     fn mixed_forms_are_refused() {
-        for line in ["", "pod/a b", "pod svc/b", "pod/", "/a"] {
-            assert!(parse(line).is_err(), "{line}");
+        for (line, expected) in [
+            ("", "say what"),
+            ("pod/a b", "do not mix"),
+            ("pod svc/b", "do not mix"),
+            ("pod/", "not TYPE/NAME"),
+            ("/a", "not TYPE/NAME"),
+            ("pod/a,svc", "separated by spaces"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(required = true)]
     what: Vec<String>,
     /// How many
-    #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..), allow_negative_numbers = true)]
     replicas: i32,
     #[command(flatten)]
     scope: Scope,

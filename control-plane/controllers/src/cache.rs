@@ -93,10 +93,15 @@ pub(crate) struct Cache<K> {
     synced: watch::Sender<bool>,
 }
 
-impl<K> Cache<K>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+/// What can be watched and kept.
+pub(crate) trait Watched:
+    Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
+}
+
+impl<K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Watched for K {}
+
+impl<K: Watched> Cache<K> {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             objects: RwLock::new(Objects { by_namespace: HashMap::new() }),

@@ -28,6 +28,12 @@ impl Kinds {
         Arc::new(Self { client, known: Mutex::new(None) })
     }
 
+    /// Kinds that are known already.
+    #[cfg(test)]
+    pub(crate) fn of(client: Client, kinds: Vec<Kind>) -> Arc<Self> {
+        Arc::new(Self { client, known: Mutex::new(Some((Instant::now(), Arc::new(kinds)))) })
+    }
+
     pub(crate) async fn all(&self, max_age: Duration) -> Result<Arc<Vec<Kind>>, kube::Error> {
         let mut known = self.known.lock().await;
         if let Some((read, kinds)) = &*known

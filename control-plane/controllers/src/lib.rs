@@ -40,12 +40,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::Resource;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Watched};
 use crate::kinds::Kinds;
 use crate::recorder::Recorder;
 
@@ -159,13 +158,7 @@ impl World {
 
     fn follow<K>(&self, cache: &Arc<Cache<K>>)
     where
-        K: Resource<DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
+        K: Watched + Resource<DynamicType = ()>,
     {
         let api = Api::all(self.client.clone());
         let token = self.token.clone();

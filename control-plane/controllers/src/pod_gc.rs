@@ -2,7 +2,7 @@
 //! they got a node, and the oldest finished ones when there are too many.
 //!
 //! Guarantees: a pod is removed for its node only when the node has been missing for a while and is
-//! missing in a fresh read, too.
+//! missing in a fresh read, too; a pod or node that cannot be read or removed holds up no other.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -42,27 +42,33 @@ impl PodGc {
     async fn run(&self, token: &CancellationToken) {
         let mut missing: HashMap<String, Instant> = HashMap::new();
         while token.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            if let Err(error) = self.round(&mut missing).await {
+            for error in self.round(&mut missing).await {
                 tracing::warn!(%error, "pod clean-up is tried again");
             }
         }
     }
 
-    async fn round(&self, missing: &mut HashMap<String, Instant>) -> Result<(), SyncFailed> {
+    /// Goes on past failures and returns them.
+    async fn round(&self, missing: &mut HashMap<String, Instant>) -> Vec<SyncFailed> {
+        let mut failures = Vec::new();
         let pods = self.pods.all();
         note_missing(missing, &pods, &self.nodes, Instant::now());
         let mut gone = HashSet::new();
         let nodes: Api<Node> = Api::all(self.client.clone());
         for (node, since) in missing.iter() {
-            let long = since.elapsed() >= NODE_MISSING;
-            if long && nodes.get(node).await.if_found("reading node", node)?.is_none() {
-                gone.insert(node.clone());
+            if since.elapsed() < NODE_MISSING {
+                continue;
+            }
+            match nodes.get(node).await.if_found("reading node", node) {
+                Ok(None) => drop(gone.insert(node.clone())),
+                Ok(Some(_)) => {}
+                Err(error) => failures.push(error),
             }
         }
         for pod in doomed(&pods, &gone, FINISHED_KEPT) {
-            self.remove(pod).await?;
+            failures.extend(self.remove(pod).await.err());
         }
-        Ok(())
+        failures
     }
 
     async fn remove(&self, pod: &Pod) -> Result<(), SyncFailed> {
@@ -136,5 +142,34 @@ mod tests {
         let names: Vec<_> =
             doomed(&pods, &gone, 1).iter().map(|pod| pod.metadata.name.clone().unwrap()).collect();
         assert_eq!(names, ["node gone", "never placed", "older"]);
+    }
+
+    #[tokio::test]
+    async fn one_pod_that_cannot_be_removed_holds_up_no_other() {
+        let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let api = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let path = request.uri().path().to_owned();
+            let code = if path.ends_with("/first") { 500 } else { 200 };
+            let body = match code {
+                200 => r#"{"kind": "Status", "apiVersion": "v1", "status": "Success"}"#,
+                _ => r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}"#,
+            };
+            seen.lock().unwrap().push(path);
+            let answer = http::Response::builder().status(code);
+            let answer = answer.body(kube::client::Body::from(body.as_bytes().to_vec())).unwrap();
+            async { Ok::<_, std::convert::Infallible>(answer) }
+        });
+        let collector =
+            PodGc { client: Client::new(api, "default"), pods: Cache::new(), nodes: Cache::new() };
+        for name in ["first", "second", "third"] {
+            collector.pods.written(terminating(on_node(pod(name), None)));
+        }
+        let failures = collector.round(&mut HashMap::new()).await;
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        let asked = asked.lock().unwrap().join(" ");
+        for name in ["first", "second", "third"] {
+            assert!(asked.contains(&format!("/{name}")), "{name}: {asked}");
+        }
     }
 }

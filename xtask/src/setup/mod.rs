@@ -127,6 +127,10 @@ fn nextest() -> Result<()> {
     eprintln!("installing cargo-nextest: runs the tests, each in a process of its own");
     process::run(
         Command::new(workspace::cargo())
+            // Made to be used here, not to be given away: most of its build time is optimization.
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             // Its self-updater would pull in a second TLS stack that nothing here uses.
             .args(["install", "cargo-nextest", "--locked", "--no-default-features"])
             .args(["--features", "default-no-update"]),

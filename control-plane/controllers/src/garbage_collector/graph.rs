@@ -27,7 +27,7 @@ pub(super) struct Object {
 }
 
 impl Object {
-    fn of(meta: &ObjectMeta, resource: Arc<ApiResource>) -> Self {
+    pub(super) fn of(meta: &ObjectMeta, resource: Arc<ApiResource>) -> Self {
         Self {
             resource,
             namespace: meta.namespace.clone(),

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: an object is deleted only when each of its owners is known to be gone, or waits in a
 //! foreground deletion; an owner that the graph does not know is read from the API before it counts
-//! as gone; the deletion carries the uid and version that the decision was made on.
+//! as gone; what is left behind on purpose is listed anew before its owner goes; the deletion
+//! carries the uid and version that the decision was made on.
 //!
 //! The typed caches feed the graph; only kinds that no controller watches get a watch of their own,
 //! of metadata alone. Events are left out: they have no dependents and expire.
@@ -15,16 +16,17 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+};
 use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::watcher;
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::graph::{FOREGROUND, Fate, Graph, ORPHAN, Object, Owner, Policy, Uid};
 use crate::World;
-use crate::cache::Cache;
+use crate::cache::{Cache, Watched};
 use crate::failure::{Doing, SyncFailed};
 use crate::kinds::{Kind, Kinds};
 use crate::queue::{Next, WorkQueue, start_workers};
@@ -57,13 +59,7 @@ struct Feed {
 impl Feed {
     fn typed<K>(&self, cache: &Cache<K>) -> (String, String)
     where
-        K: Resource<DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
+        K: Watched + Resource<DynamicType = ()>,
     {
         let resource = ApiResource::erase::<K>(&());
         let name = (resource.group.clone(), resource.plural.clone());
@@ -73,7 +69,7 @@ impl Feed {
 
     fn from<K>(&self, cache: &Cache<K>, resource: ApiResource)
     where
-        K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Watched,
     {
         let (feed, resource) = (self.clone(), Arc::new(resource));
         cache.on_change(move |change| {
@@ -246,11 +242,7 @@ impl Collector {
     }
 
     async fn orphan_dependents(&self, uid: &Uid, object: &Object) -> Result<Next, SyncFailed> {
-        let dependents: Vec<(Uid, Object)> = {
-            let graph = self.graph.lock();
-            graph.dependents(uid).into_iter().map(|(uid, object)| (uid, object.clone())).collect()
-        };
-        for (dependent_uid, dependent) in dependents {
+        for (dependent_uid, dependent) in self.live_dependents(uid, object).await? {
             let owners: Vec<_> =
                 dependent.owners.iter().filter(|owner| owner.uid != *uid).cloned().collect();
             let patch = serde_json::json!({ "ownerReferences": owners });
@@ -258,6 +250,32 @@ impl Collector {
         }
         self.drop_finalizer(uid, object, ORPHAN).await?;
         Ok(Next::Rest)
+    }
+
+    /// What the API has now: a dependent that was made a moment ago may be in no watch yet, and
+    /// would be collected once its owner is gone.
+    async fn live_dependents(
+        &self,
+        uid: &Uid,
+        owner: &Object,
+    ) -> Result<Vec<(Uid, Object)>, SyncFailed> {
+        let kinds = self.kinds.all(NEW_KINDS).await.doing("reading the kinds for", &owner.name)?;
+        let mut found = Vec::new();
+        // An object in a namespace owns nothing outside of it.
+        let possible = |kind: &&Kind| owner.namespace.is_none() || kind.namespaced;
+        for kind in kinds.iter().filter(|kind| kind.can_delete).filter(possible) {
+            let resource = Arc::new(kind.resource.clone());
+            let api = self.api(&resource, owner.namespace.as_deref());
+            let list = api.list_metadata(&ListParams::default()).await;
+            let list = list.doing("listing dependents among", &resource.plural)?;
+            let own = list.items.into_iter().map(|item| item.metadata).filter(|meta| {
+                meta.owner_references.iter().flatten().any(|owner| owner.uid == *uid)
+            });
+            found.extend(own.map(|meta| {
+                (meta.uid.clone().unwrap_or_default(), Object::of(&meta, resource.clone()))
+            }));
+        }
+        Ok(found)
     }
 
     async fn drop_finalizer(
@@ -316,5 +334,73 @@ impl Collector {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::client::Body;
+    use serde_json::json;
+
+    fn kind<K: Resource<DynamicType = ()>>() -> Kind {
+        Kind {
+            resource: ApiResource::erase::<K>(&()),
+            namespaced: true,
+            can_watch: true,
+            can_delete: true,
+            can_delete_collection: true,
+        }
+    }
+
+    /// The graph has not heard of the pod: no watch has told of it yet.
+    #[tokio::test]
+    async fn a_dependent_that_was_made_a_moment_ago_is_left_behind_too() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let seen = written.clone();
+        let api = tower::service_fn(move |request: http::Request<Body>| {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let seen = seen.clone();
+            async move {
+                let body = if method == http::Method::GET {
+                    json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                        "metadata": {}, "items": [{
+                            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                            "metadata": { "name": "young", "namespace": "default", "uid": "p",
+                                "ownerReferences": [{ "apiVersion": "apps/v1", "uid": "set",
+                                    "kind": "ReplicaSet", "name": "web" }] } }] })
+                } else {
+                    let patch = request.into_body().collect_bytes().await.unwrap();
+                    let patch: serde_json::Value = serde_json::from_slice(&patch).unwrap();
+                    seen.lock().unwrap().push((path, patch["metadata"].clone()));
+                    json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": "x" } })
+                };
+                let body = Body::from(body.to_string().into_bytes());
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            }
+        });
+        let client = Client::new(api, "default");
+        let collector = Collector {
+            client: client.clone(),
+            kinds: Kinds::of(client, vec![kind::<Pod>()]),
+            graph: Arc::new(Shared(Mutex::new(Graph::default()))),
+            queue: WorkQueue::new(),
+        };
+        let set = Object {
+            resource: Arc::new(ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&())),
+            namespace: Some("default".into()),
+            name: "web".into(),
+            version: Some("7".into()),
+            owners: Vec::new(),
+            finalizers: vec![ORPHAN.into()],
+            deleting: true,
+        };
+        collector.orphan_dependents(&"set".to_owned(), &set).await.unwrap();
+        let written = written.lock().unwrap();
+        let [(pod, left), (owner, freed)] = written.as_slice() else { panic!("{written:?}") };
+        assert!(pod.ends_with("/pods/young") && owner.ends_with("/replicasets/web"), "{written:?}");
+        assert!(left["ownerReferences"].is_null() && left["uid"] == "p", "{left}");
+        assert!(freed["finalizers"].is_null(), "{freed}");
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Guarantees: no pod is made twice because of a lagging cache (what was written is in the cache
 //! before the next look, see `cache`); creations grow in batches and stop at the first refusal; a
-//! refused creation shows in the condition `ReplicaFailure` and is retried with back-off.
+//! refused creation shows in the condition `ReplicaFailure` and is retried with back-off; a pod
+//! that cannot be adopted or released holds up no other pod, but none is made before all are
+//! adopted.
 
 pub(crate) mod plan;
 mod status;
@@ -110,11 +112,12 @@ impl<K: ReplicaOwner> Replicas<K> {
     async fn look(&self, key: &Key) -> Result<Next, SyncFailed> {
         let Some(owner) = self.owners.get(key) else { return Ok(Next::Rest) };
         let Some(selector) = owner.selector() else { return Ok(Next::Rest) };
-        let pods = self.claim_pods(&owner, &selector).await?;
-        let outcome = if owner.meta().deletion_timestamp.is_none() {
-            self.converge(&owner, &pods).await
-        } else {
-            Ok(())
+        let (pods, claimed) = self.claim_pods(&owner, &selector).await;
+        let leaves = owner.meta().deletion_timestamp.is_some();
+        // Not knowing which pods are its own, it could make too many.
+        let outcome = match claimed {
+            Ok(()) if !leaves => self.converge(&owner, &pods).await,
+            claimed => claimed,
         };
         let pods: Vec<_> =
             pods.iter().map(|pod| self.fresh(pod)).chain(self.made(&owner, &pods)).collect();
@@ -141,34 +144,40 @@ impl<K: ReplicaOwner> Replicas<K> {
             .collect()
     }
 
+    /// The pods that are the owner's, and the first failure to make one so or not so.
     async fn claim_pods(
         &self,
         owner: &K,
         selector: &Selector,
-    ) -> Result<Vec<Arc<Pod>>, SyncFailed> {
+    ) -> (Vec<Arc<Pod>>, Result<(), SyncFailed>) {
         let meta = owner.meta();
         let uid = meta.uid.as_deref().unwrap_or_default();
         let leaves = meta.deletion_timestamp.is_some();
         let none = std::collections::BTreeMap::new();
         let mut claimed = Vec::new();
+        let mut failure = Ok(());
         for pod in self.pods.in_namespace(meta.namespace.as_deref().unwrap_or_default()) {
             let selected = selector.matches(pod.metadata.labels.as_ref().unwrap_or(&none));
             match ownership::claim(&pod.metadata, uid, leaves, selected) {
                 Claim::Keep => claimed.push(pod),
-                Claim::Adopt if pods::is_active(&pod) => {
-                    claimed.extend(self.adopt(owner, &pod).await?);
-                }
+                Claim::Adopt if pods::is_active(&pod) => match self.adopt(owner, &pod).await {
+                    Ok(adopted) => claimed.extend(adopted),
+                    Err(error) => failure = failure.and(Err(error)),
+                },
                 Claim::Release => {
                     let owners = ownership::without_owner(&pod.metadata, uid);
                     let act = "releasing pod";
-                    let written =
-                        ownership::write_owners(&self.client, &pod.metadata, act, &owners).await?;
-                    written.into_iter().for_each(|pod| self.pods.written(pod));
+                    match ownership::write_owners(&self.client, &pod.metadata, act, &owners).await {
+                        Ok(written) => {
+                            written.into_iter().for_each(|pod| self.pods.written(pod));
+                        }
+                        Err(error) => failure = failure.and(Err(error)),
+                    }
                 }
                 Claim::Adopt | Claim::Ignore => {}
             }
         }
-        Ok(claimed)
+        (claimed, failure)
     }
 
     async fn adopt(&self, owner: &K, pod: &Pod) -> Result<Option<Arc<Pod>>, SyncFailed> {
