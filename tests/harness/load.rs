@@ -82,7 +82,8 @@ impl Load {
         Self::spawn(place, &["hold", &target, "--connections", &connections])
     }
 
-    fn spawn(place: &Place, arguments: &[&str]) -> Result<Self> {
+    /// Any mode of the workload that ends when its input closes.
+    pub fn spawn(place: &Place, arguments: &[&str]) -> Result<Self> {
         let mut command = workload(place)?;
         command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -92,7 +93,12 @@ impl Load {
     }
 
     /// Stop it and read what it saw.
-    pub fn stop(mut self) -> Result<LoadReport> {
+    pub fn stop(self) -> Result<LoadReport> {
+        self.stop_with()
+    }
+
+    /// Stop it and read a report of its own kind.
+    pub fn stop_with<T: DeserializeOwned>(mut self) -> Result<T> {
         // Closing its input is the signal.
         drop(self.process.stdin.take());
         let output = self.process.wait_with_output()?;

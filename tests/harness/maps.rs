@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
-use bowline_ebpf_abi::{Address, Service, ServiceKey, U16Be, map, protocol};
+use aya::maps::{Array, HashMap, Map, MapData};
+use bowline_ebpf_abi::{Address, Backend, Service, ServiceKey, U16Be, map, protocol, state};
 
 const KEY: usize = size_of::<ServiceKey>();
 const VALUE: usize = size_of::<Service>();
@@ -29,6 +29,20 @@ impl Maps {
         let data = MapData::from_pin(&path)
             .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
         Ok(Services(HashMap::try_from(Map::HashMap(data))?))
+    }
+}
+
+impl Maps {
+    /// How many entries of BACKENDS take connections.
+    pub fn active_backends(&self) -> Result<usize> {
+        let path = self.pins.join(map::BACKENDS);
+        let data = MapData::from_pin(&path)
+            .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
+        let backends: Array<MapData, [u8; size_of::<Backend>()]> =
+            Array::try_from(Map::Array(data))?;
+        let at = std::mem::offset_of!(Backend, state);
+        let active = |entry: &[u8; size_of::<Backend>()]| entry[at] == state::ACTIVE;
+        Ok(backends.iter().flatten().filter(active).count())
     }
 }
 

@@ -53,6 +53,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .current_dir(workspace::root())
         .env("BOWLINE_BIN", workspace::target().join("debug/bowline"))
         .args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    if args.thorough {
+        nextest.env("BOWLINE_THOROUGH", "1");
+    }
     if workspace::is_root() {
         nextest.args(["--run-ignored", "all"]);
     } else {

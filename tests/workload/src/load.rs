@@ -17,14 +17,14 @@ use crate::statistics::{Tally, quantile};
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// When to stop: after so many requests, or when standard input closes.
-struct Budget {
+pub(crate) struct Budget {
     left: AtomicU64,
     stopped: AtomicBool,
     end: Instant,
 }
 
 impl Budget {
-    fn new(requests: Option<u64>) -> Arc<Self> {
+    pub(crate) fn new(requests: Option<u64>) -> Arc<Self> {
         let budget = Arc::new(Self {
             left: AtomicU64::new(requests.unwrap_or(u64::MAX)),
             stopped: AtomicBool::new(false),
@@ -42,8 +42,14 @@ impl Budget {
         budget
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.stopped.load(Ordering::SeqCst) || Instant::now() > self.end
+    }
+
+    pub(crate) fn wait(&self) {
+        while !self.is_over() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn take(&self) -> bool {

@@ -15,6 +15,7 @@ mod raw;
 mod serve;
 mod sockets;
 mod statistics;
+mod swarm;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ const USAGE: &str = "usage:
   bowline-workload compare TARGET OTHER [--rounds N] [--requests N]
   bowline-workload udp TARGET [--requests N]
   bowline-workload raw TARGET
+  bowline-workload answer [--port N]                               until standard input closes
+  bowline-workload visit FIRST [--services N] [--workers N] [--every-us N]
+                         services at consecutive addresses, until standard input closes
   bowline-workload resolve NAME";
 
 fn main() -> ExitCode {
@@ -56,6 +60,8 @@ fn run(mode: &str, options: &Options) -> Result<Option<serde_json::Value>, Strin
         "compare" => load::compare(options).map(Some),
         "udp" => sockets::udp(options).map(Some),
         "raw" => raw::run(options).map(Some),
+        "answer" => swarm::answer(options).map(Some),
+        "visit" => swarm::visit(options).map(Some),
         "resolve" => dns::run(options).map(Some),
         _ => Err(USAGE.to_owned()),
     }

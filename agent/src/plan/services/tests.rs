@@ -177,3 +177,164 @@ fn a_plan_holds_the_difference_and_nothing_else() {
     assert_eq!(plan(&two, &programmed(&one)), [ServiceStep::Change { key, wanted }]);
     assert_eq!(plan(&two, &programmed(&none)), [ServiceStep::Add { key, wanted }]);
 }
+
+/// One endpoint: `address[@node][!zone,zone][~node,node][=state]`, where `!` and `~` are the hints
+/// for zones and nodes, and the state is one of ready, starting, leaving (it still serves), gone.
+fn endpoint(text: &str) -> Value {
+    let (rest, state) = text.split_once('=').unwrap_or((text, "ready"));
+    let (rest, nodes) = rest.split_once('~').unwrap_or((rest, ""));
+    let (rest, zones) = rest.split_once('!').unwrap_or((rest, ""));
+    let (address, node) = rest.split_once('@').unwrap_or((rest, ""));
+    let named = |list: &str| -> Vec<Value> {
+        list.split(',').filter(|name| !name.is_empty()).map(|name| json!({"name": name})).collect()
+    };
+    let (ready, serving, terminating) = match state {
+        "ready" => (true, true, false),
+        "starting" => (false, false, false),
+        "leaving" => (false, true, true),
+        "gone" => (false, false, true),
+        other => panic!("{other}"),
+    };
+    let mut endpoint = json!({
+        "addresses": [address],
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+    });
+    if !node.is_empty() {
+        endpoint["nodeName"] = json!(node);
+    }
+    if !zones.is_empty() || !nodes.is_empty() {
+        endpoint["hints"] = json!({"forZones": named(zones), "forNodes": named(nodes)});
+    }
+    endpoint
+}
+
+/// The slices of a table's row, one for each of its texts: `[v6 ]endpoint endpoint...`.
+fn slices(texts: &[&str]) -> Vec<EndpointSlice> {
+    let one = |text: &&str| {
+        let six = text.starts_with("v6");
+        let endpoints: Vec<Value> =
+            text.trim_start_matches("v6").split_whitespace().map(endpoint).collect();
+        let mut slice = slice(&json!(endpoints));
+        slice.address_type = if six { "IPv6" } else { "IPv4" }.to_owned();
+        slice
+    };
+    texts.iter().map(one).collect()
+}
+
+/// The rows of the matrix: what, spec, slices, the last parts of the backends' addresses.
+type Row = (&'static str, Value, &'static [&'static str], &'static str);
+
+#[test]
+fn endpoints_by_state_policy_and_place() {
+    let local = || json!({"internalTrafficPolicy": "Local"});
+    let table: Vec<Row> = vec![
+        ("nobody", json!({}), &[], ""),
+        ("an empty slice", json!({}), &[""], ""),
+        ("ready ones only", json!({}), &["10.240.0.1 10.240.0.2=starting"], "1"),
+        ("a leaving one rests", json!({}), &["10.240.0.1 10.240.0.2=leaving"], "1"),
+        ("leaving ones are the last", json!({}), &["10.240.0.1=starting 10.240.0.2=leaving"], "2"),
+        ("gone ones never", json!({}), &["10.240.0.1=gone 10.240.0.2=starting"], ""),
+        ("two slices", json!({}), &["10.240.0.1", "10.240.0.2"], "1 2"),
+        ("twice in one", json!({}), &["10.240.0.1 10.240.0.1"], "1"),
+        ("twice in two", json!({}), &["10.240.0.1", "10.240.0.1 10.240.0.3"], "1 3"),
+        ("ready here, leaving there", json!({}), &["10.240.0.1=leaving", "10.240.0.1"], "1"),
+        ("local", local(), &["10.240.0.1@node1 10.240.0.2@node2"], "1"),
+        ("local, nobody here", local(), &["10.240.0.2@node2 10.240.0.3"], ""),
+        ("local, leaving here", local(), &["10.240.0.1@node1=leaving 10.240.0.2@node2"], "1"),
+        ("local is not moved by hints", local(), &["10.240.0.1@node1!b 10.240.0.2@node2!a"], "1"),
+        ("zone", json!({}), &["10.240.0.1!a 10.240.0.2!b 10.240.0.3!a,b"], "1 3"),
+        ("zone over two slices", json!({}), &["10.240.0.1!a", "10.240.0.2!b"], "1"),
+        ("one without a hint", json!({}), &["10.240.0.1!a 10.240.0.2"], "1 2"),
+        ("nobody for this zone", json!({}), &["10.240.0.1!b 10.240.0.2!c"], "1 2"),
+        ("hints of others count not", json!({}), &["10.240.0.1!a 10.240.0.2=starting"], "1"),
+        ("ours is not ready", json!({}), &["10.240.0.1!a=starting 10.240.0.2!b"], "2"),
+        (
+            "all leaving, hints aside",
+            json!({}),
+            &["10.240.0.1!a=leaving 10.240.0.2!b=leaving"],
+            "1 2",
+        ),
+        ("node", json!({}), &["10.240.0.1!a~node1 10.240.0.2!a~node2"], "1"),
+        ("no endpoint on the node", json!({}), &["10.240.0.1!a~node3 10.240.0.2!b~node2"], "1"),
+        ("neither node nor zone", json!({}), &["10.240.0.1!b~node3 10.240.0.2!b~node2"], "1 2"),
+        ("one without a node hint", json!({}), &["10.240.0.1!a~node1 10.240.0.2!a"], "1 2"),
+        ("other families' slices", json!({}), &["10.240.0.1", "v6 fd00::2"], "1"),
+        ("host-network pods", json!({}), &["172.30.0.5@node1 172.30.0.6@node2"], "5 6"),
+    ];
+    let place = Place { node: "node1".into(), zone: Some("a".into()) };
+    for (what, spec, texts, expected) in table {
+        let service = service(&json!({"spec": spec}));
+        let found = service_table([&service], &slices(texts), place.clone());
+        let found = rows(&found).concat();
+        let backends = found.split_once("-> ").unwrap().1.split_whitespace();
+        let short = backends.map(|b| b.trim_end_matches(":9376").rsplit('.').next().unwrap());
+        assert_eq!(short.collect::<Vec<_>>().join(" "), expected, "{what}: {found}");
+    }
+}
+
+#[test]
+fn a_node_without_a_zone_follows_no_zone_hints() {
+    let found = service_table(
+        [&service(&json!({}))],
+        &slices(&["10.240.0.1!a 10.240.0.2!b"]),
+        Place::from("node1"),
+    );
+    assert_eq!(rows(&found), ["10.9.8.7:80/6 -> 10.240.0.1:9376 10.240.0.2:9376"]);
+}
+
+#[test]
+fn each_address_has_the_slices_of_its_own_family() {
+    let table: [(Value, &[&str]); 3] = [
+        (
+            json!({"clusterIP": "10.9.8.7", "clusterIPs": ["10.9.8.7", "fd00:9::7"]}),
+            &["10.9.8.7:80/6 -> 10.240.0.1:9376", "fd00:9::7:80/6 -> fd00::1:9376"],
+        ),
+        (
+            json!({"clusterIP": "fd00:9::7", "clusterIPs": ["fd00:9::7"]}),
+            &["fd00:9::7:80/6 -> fd00::1:9376"],
+        ),
+        (
+            json!({"clusterIP": "10.9.8.7", "clusterIPs": ["10.9.8.7"]}),
+            &["10.9.8.7:80/6 -> 10.240.0.1:9376"],
+        ),
+    ];
+    for (spec, expected) in table {
+        let service = service(&json!({"spec": spec}));
+        // A slice says its family; an address of the other one in it is nobody's.
+        let slices = slices(&["10.240.0.1 fd00::9", "v6 fd00::1 10.240.0.9"]);
+        assert_eq!(table_of(&service, &slices), expected);
+    }
+}
+
+#[test]
+fn ports_are_each_slice_s_own() {
+    let dns = json!([
+        {"name": "udp", "port": 53, "protocol": "UDP"},
+        {"name": "tcp", "port": 53, "protocol": "TCP"},
+        {"name": "web", "port": 80, "protocol": "TCP"}]);
+    let service = service(&json!({"spec": {"ports": dns}}));
+    // A named target port leads to another number on other pods: they are in other slices.
+    let with = |address: &str, ports: Value| {
+        let mut slice = slice(&json!([{"addresses": [address]}]));
+        slice.ports = serde_json::from_value(ports).unwrap();
+        slice
+    };
+    let slices = [
+        with("10.240.0.1", json!([{"name": "web", "port": 8080}])),
+        with("10.240.0.2", json!([{"name": "web", "port": 9090}])),
+        with(
+            "10.240.0.3",
+            json!([{"name": "udp", "port": 5353, "protocol": "UDP"},
+                {"name": "tcp", "port": 5354, "protocol": "TCP"}]),
+        ),
+        with("10.240.0.4", json!([{"name": "web"}])),
+    ];
+    assert_eq!(
+        table_of(&service, &slices),
+        [
+            "10.9.8.7:53/6 -> 10.240.0.3:5354",
+            "10.9.8.7:53/17 -> 10.240.0.3:5353",
+            "10.9.8.7:80/6 -> 10.240.0.1:8080 10.240.0.2:9090",
+        ]
+    );
+}

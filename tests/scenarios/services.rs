@@ -1,0 +1,271 @@
+//! What a service's fields mean to its clients: traffic policy and distribution, addresses that are
+//! not ready, endpoints written by hand, ports, and pods on their way out.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bowline_tests::api::{Api, address};
+use bowline_tests::load::{self, Load, LoadReport};
+use bowline_tests::{Cluster, Wishes};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pod serves after it was told to end.
+const LAMEDUCK: Duration = Duration::from_secs(20);
+
+/// One pod on each node, `web1` to `web3`; the third listens elsewhere, under the same port name.
+struct Stage {
+    cluster: Cluster,
+    api: Api,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn fields_of_services_mean_what_they_say() -> Result<()> {
+    let cluster = Cluster::up(&Wishes::default())?;
+    let api = cluster.api().await?;
+    let stage = Stage { cluster, api };
+    let played = stage.play().await;
+    played.map_err(|error| stage.cluster.with_logs(error))
+}
+
+impl Stage {
+    async fn play(&self) -> Result<()> {
+        self.set_up().await.context("making pods and services")?;
+        self.named_ports().await.context("named ports")?;
+        self.local_policy().await.context("internalTrafficPolicy")?;
+        self.distribution().await.context("trafficDistribution")?;
+        self.not_ready().await.context("publishNotReadyAddresses")?;
+        self.by_hand().await.context("endpoints written by hand")?;
+        self.open_connections().await.context("open connections")?;
+        self.same_number().await.context("TCP and UDP on one port number")?;
+        self.on_the_way_out().await.context("terminating pods")
+    }
+
+    async fn set_up(&self) -> Result<()> {
+        for (index, node) in self.cluster.nodes.iter().enumerate() {
+            let zone = if index < 2 { "a" } else { "b" };
+            let patch =
+                json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": zone } } });
+            let patch = kube::api::Patch::Merge(patch);
+            let params = kube::api::PatchParams::default();
+            self.api.of_cluster::<Node>().patch(&node.name, &params, &patch).await?;
+            let port = if index < 2 { 9376 } else { 9377 };
+            self.create_pod(&format!("web{}", index + 1), "web", &node.name, port, 7007).await?;
+        }
+        self.create_pod("sleepy", "sleepy", &self.cluster.nodes[0].name, 9376, 1).await?;
+        let web = json!({ "app": "web" });
+        let sleepy = json!({ "app": "sleepy" });
+        for (name, last, selector, spec) in [
+            ("all", 1, web.clone(), json!({})),
+            ("local", 2, web.clone(), json!({ "internalTrafficPolicy": "Local" })),
+            ("zone", 3, web.clone(), json!({ "trafficDistribution": "PreferSameZone" })),
+            ("node", 4, web.clone(), json!({ "trafficDistribution": "PreferSameNode" })),
+            ("strict", 5, sleepy.clone(), json!({})),
+            ("published", 6, sleepy, json!({ "publishNotReadyAddresses": true })),
+            ("third", 7, json!({ "app": "web", "pod": "web3" }), json!({})),
+            ("hand", 8, Value::Null, json!({})),
+        ] {
+            self.create_service(name, last, selector, spec).await?;
+        }
+        self.api.ready_pods("app=web", 3, PATIENCE).await?;
+        Ok(())
+    }
+
+    async fn create_pod(
+        &self,
+        name: &str,
+        app: &str,
+        node: &str,
+        http: u16,
+        ready: u16,
+    ) -> Result<()> {
+        let lameduck = LAMEDUCK.as_millis().to_string();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": name, "labels": { "app": app, "pod": name } },
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": 2 * LAMEDUCK.as_secs(),
+                "containers": [{
+                    "name": "web",
+                    "image": "172.30.0.1:5000/workload:v1",
+                    "args": ["serve", "--http", http.to_string(), "--udp-echo", "7007",
+                             "--tcp-echo", "7007", "--lameduck-ms", lameduck],
+                    "ports": [{ "name": "web", "containerPort": http }],
+                    "readinessProbe": { "tcpSocket": { "port": ready }, "periodSeconds": 1 },
+                }],
+            },
+        }))?;
+        self.api.of().create(&PostParams::default(), &pod).await?;
+        Ok(())
+    }
+
+    async fn create_service(
+        &self,
+        name: &str,
+        last: u8,
+        selector: Value,
+        spec: Value,
+    ) -> Result<()> {
+        let mut object = json!({
+            "metadata": { "name": name },
+            "spec": {
+                "clusterIP": vip(last).ip(),
+                "selector": selector,
+                "ports": [
+                    { "name": "web", "port": 80, "targetPort": "web" },
+                    { "name": "echo", "port": 80, "targetPort": 7007, "protocol": "UDP" },
+                ],
+            },
+        });
+        for (field, value) in spec.as_object().into_iter().flatten() {
+            object["spec"][field] = value.clone();
+        }
+        let service: Service = serde_json::from_value(object)?;
+        self.api.of().create(&PostParams::default(), &service).await?;
+        Ok(())
+    }
+
+    fn requests(&self, node: usize, service: u8) -> Result<LoadReport> {
+        load::requests(&self.cluster.nodes[node - 1].place()?, vip(service), 60)
+    }
+
+    /// Waits until a node's clients reach exactly these pods through a service; none is refused
+    /// then. Nobody means that all are refused.
+    async fn expect(&self, node: usize, service: u8, pods: &[u8]) -> Result<()> {
+        let wanted: BTreeSet<String> = pods.iter().map(|pod| format!("web{pod}")).collect();
+        let start = Instant::now();
+        loop {
+            let report = self.requests(node, service)?;
+            let seen: BTreeSet<String> = report.values("pod").into_iter().collect();
+            let failed = if wanted.is_empty() { report.requests } else { 0 };
+            if seen == wanted && report.failed == failed {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < PATIENCE / 4,
+                "from node{node}: {seen:?} instead of {wanted:?}; errors: {:?}",
+                report.errors
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn named_ports(&self) -> Result<()> {
+        self.expect(1, 1, &[1, 2, 3]).await
+    }
+
+    async fn local_policy(&self) -> Result<()> {
+        self.expect(1, 2, &[1]).await?;
+        self.expect(3, 2, &[3]).await
+    }
+
+    async fn distribution(&self) -> Result<()> {
+        self.expect(1, 3, &[1, 2]).await.context("zone a")?;
+        self.expect(3, 3, &[3]).await.context("zone b")?;
+        self.expect(1, 4, &[1]).await.context("node1")?;
+        self.expect(2, 4, &[2]).await.context("node2")
+    }
+
+    async fn not_ready(&self) -> Result<()> {
+        self.expect(2, 5, &[]).await.context("a pod that is not ready")?;
+        let start = Instant::now();
+        loop {
+            let report = self.requests(2, 6)?;
+            if report.failed == 0 && report.values("pod") == ["sleepy"] {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < PATIENCE / 4, "published: {report:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// A service without a selector, and the older kind of object for its endpoints.
+    async fn by_hand(&self) -> Result<()> {
+        self.expect(1, 8, &[]).await.context("nobody yet")?;
+        let pod: Pod = self.api.of().get("web2").await?;
+        let endpoints: Endpoints = serde_json::from_value(json!({
+            "metadata": { "name": "hand" },
+            "subsets": [{
+                "addresses": [{ "ip": address(&pod)? }],
+                "ports": [{ "name": "web", "port": 9376 }],
+            }],
+        }))?;
+        self.api.of().create(&PostParams::default(), &endpoints).await?;
+        self.expect(1, 8, &[2]).await?;
+        self.api.of::<Endpoints>().delete("hand", &DeleteParams::default()).await?;
+        self.expect(1, 8, &[]).await.context("deleted")
+    }
+
+    /// What is open stays open when its endpoint is on its way out; what is new goes elsewhere.
+    async fn open_connections(&self) -> Result<()> {
+        let [first, second]: [Pod; 2] =
+            [self.api.of().get("web1").await?, self.api.of().get("web2").await?];
+        let leaving = json!({ "ready": false, "serving": true, "terminating": true });
+        let ready = json!({ "ready": true });
+        let slice = |endpoints: Value| -> Result<EndpointSlice> {
+            Ok(serde_json::from_value(json!({
+                "metadata": {
+                    "name": "by-hand",
+                    "labels": { "kubernetes.io/service-name": "hand" },
+                },
+                "addressType": "IPv4",
+                "ports": [{ "name": "web", "port": 9376 }],
+                "endpoints": endpoints,
+            }))?)
+        };
+        let slices = self.api.of::<EndpointSlice>();
+        let one = slice(json!([{ "addresses": [address(&second)?], "conditions": ready }]))?;
+        slices.create(&PostParams::default(), &one).await?;
+        self.expect(1, 8, &[2]).await?;
+        let open = Load::hold(&self.cluster.nodes[0].place()?, vip(8), 10)?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let both = slice(json!([
+            { "addresses": [address(&second)?], "conditions": leaving },
+            { "addresses": [address(&first)?], "conditions": ready },
+        ]))?;
+        slices.replace("by-hand", &PostParams::default(), &both).await?;
+        self.expect(1, 8, &[1]).await?;
+        let report = open.stop()?;
+        report.expect_no_failure("on open connections to an endpoint on its way out")?;
+        ensure!(report.values("pod") == ["web2"], "open connections moved: {report:?}");
+        Ok(())
+    }
+
+    async fn same_number(&self) -> Result<()> {
+        self.expect(2, 1, &[1, 2, 3]).await?;
+        let place = self.cluster.nodes[1].place()?;
+        let target = vip(1).to_string();
+        let seen: Value = load::run(&place, &["udp", &target, "--requests", "60"])?;
+        for kind in ["connected", "unconnected"] {
+            let report: LoadReport = serde_json::from_value(seen[kind].clone())?;
+            report.expect_no_failure(kind)?;
+            ensure!(report.values("pod") == ["web1", "web2", "web3"], "{kind}: {report:?}");
+        }
+        Ok(())
+    }
+
+    /// No new connection to a pod on its way out while another is ready; used while there is no
+    /// other.
+    async fn on_the_way_out(&self) -> Result<()> {
+        self.expect(1, 7, &[3]).await?;
+        self.api.of::<Pod>().delete("web3", &DeleteParams::default()).await?;
+        let start = Instant::now();
+        self.expect(1, 1, &[1, 2]).await.context("others are ready")?;
+        self.expect(1, 7, &[3]).await.context("no other is there")?;
+        ensure!(start.elapsed() < LAMEDUCK - Duration::from_secs(3), "too slow to tell");
+        self.api.no_pods("pod=web3", PATIENCE).await?;
+        self.expect(1, 7, &[]).await.context("gone")?;
+        self.expect(3, 2, &[]).await.context("internalTrafficPolicy without a pod here")?;
+        self.expect(3, 3, &[1, 2]).await.context("no endpoint in the zone")
+    }
+}
+
+fn vip(last: u8) -> SocketAddr {
+    (Ipv4Addr::new(10, 9, 7, last), 80).into()
+}
