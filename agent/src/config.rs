@@ -3,7 +3,14 @@
 //! Guarantees: a `Config` holds plain values; nothing in it was looked up or checked. Not here:
 //! whether the machine can honour them (`preflight`).
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use crate::{
     datapath::{Feature, MapSizes},
@@ -16,13 +23,54 @@ pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 /// The port of the agent's HTTPS server.
 pub const AGENT_PORT: u16 = 10250;
 
+/// The UDP port that Linux and other pod networks use for VXLAN. IANA's is 4789.
+pub const DEFAULT_VXLAN_PORT: u16 = 8472;
+
+/// How packets reach the pods of other nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// As they are: every node is on the link of the uplink.
+    #[default]
+    Native,
+    /// Wrapped in VXLAN (RFC 7348) for the other node.
+    Tunnel,
+    /// As they are to nodes on the link of the uplink, wrapped to all others.
+    Auto,
+}
+
+/// A text names no way of routing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no way of routing: use native, tunnel or auto")]
+pub struct ParseRoutingFailed(String);
+
+impl FromStr for Routing {
+    type Err = ParseRoutingFailed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Native, Self::Tunnel, Self::Auto];
+        let found = all.into_iter().find(|routing| routing.to_string() == text);
+        found.ok_or_else(|| ParseRoutingFailed(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Routing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Tunnel => "tunnel",
+            Self::Auto => "auto",
+        })
+    }
+}
+
 /// Everything an agent is told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Name of the Node object.
     pub node_name: String,
-    /// Address of the node; without one, the address that the way to the server starts from.
-    pub node_address: Option<Ipv4Addr>,
+    /// Addresses of the node, one of each family at most; without an IPv4 address, the one that
+    /// the way to the server starts from; without an IPv6 address, the uplink's.
+    pub node_addresses: Vec<IpAddr>,
     /// Link that leads to the other nodes; without one, the link that has the node's address.
     pub uplink: Option<String>,
     /// `https://host:port` of the API server.
@@ -65,6 +113,12 @@ pub struct Config {
     pub map_sizes: MapSizes,
     /// Kernel features to do without although they are there.
     pub disabled_features: BTreeSet<Feature>,
+    /// How packets reach the pods of other nodes.
+    pub routing: Routing,
+    /// UDP port of the tunnel, the same on every node.
+    pub vxlan_port: u16,
+    /// Packets that leave the cluster get the address of this node as their source.
+    pub masquerade: bool,
 }
 
 impl Config {
@@ -73,7 +127,7 @@ impl Config {
     pub fn new(node_name: impl Into<String>, server: impl Into<String>) -> Self {
         Self {
             node_name: node_name.into(),
-            node_address: None,
+            node_addresses: Vec::new(),
             uplink: None,
             server: server.into(),
             token: None,
@@ -94,6 +148,9 @@ impl Config {
             dns: DnsOptions::default(),
             map_sizes: MapSizes::default(),
             disabled_features: BTreeSet::new(),
+            routing: Routing::default(),
+            vxlan_port: DEFAULT_VXLAN_PORT,
+            masquerade: false,
         }
     }
 }

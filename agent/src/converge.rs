@@ -5,7 +5,7 @@
 
 mod services;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     apply,
     data_plane::DataPlane,
-    network::{Ipv4Range, Netlink, PodNetwork, Uplink},
+    network::{Netlink, PodNetwork, Reach, TUNNEL_LINK, Uplink},
     observe,
-    plan::network::{Step, desired, plan},
+    plan::network::{Step, Told, desired, plan, settings},
     pods::PodManager,
     report::Health,
     runtime::Runtime,
@@ -34,6 +34,9 @@ const RESYNC: Duration = Duration::from_secs(5);
 /// What is wrong with a node that is new: the node controller is about to change that.
 const NO_RANGE: &str = "the node has no pod range yet";
 
+/// How often one round compares: again after the tunnel device was made.
+const PASSES: usize = 3;
+
 /// How long the container runtime may take to say that it is there.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
 
@@ -41,6 +44,8 @@ const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
 pub(crate) struct NodeNetwork {
     pub(crate) node_name: String,
     pub(crate) uplink: Uplink,
+    pub(crate) reach: Reach,
+    pub(crate) masquerade: bool,
     pub(crate) netlink: Netlink,
     pub(crate) sandboxes: PodNetwork,
     pub(crate) data_plane: DataPlane,
@@ -82,31 +87,59 @@ impl NodeNetwork {
         }
     }
 
-    async fn round(&self, told: &mut Option<BTreeMap<Ipv4Range, Ipv4Addr>>) -> Result<(), String> {
+    async fn round(&self, told: &mut Option<Told>) -> Result<(), String> {
+        for _ in 0..PASSES {
+            if self.pass(told).await? {
+                return Ok(());
+            }
+        }
+        Err("the tunnel device does not stay".to_owned())
+    }
+
+    /// Compares once. False: the tunnel device was made, and what needs its number is missing.
+    async fn pass(&self, told: &mut Option<Told>) -> Result<bool, String> {
         let _settled = self.sandboxes.settle().await;
         let nodes = self.watched.nodes.all();
         let links = self.sandboxes.links();
-        let wanted = desired(&nodes, &self.node_name, &self.uplink, links);
-        if let Some(range) = wanted.own_range {
-            self.sandboxes.set_range(range);
+        let (uplink, reach) = (&self.uplink, self.reach);
+        let wanted = desired(&nodes, &self.node_name, uplink, reach, self.masquerade, links);
+        if let Some(ranges) = wanted.own_ranges {
+            self.sandboxes.set_ranges(ranges);
         }
-        let observed = observe::network(&self.netlink, &self.sandboxes, told.clone())
+        // Where no rule is wanted, one that an earlier agent left is looked for once.
+        let rules = self.masquerade || told.is_none();
+        let settings = settings(&uplink.name, wanted.has_ipv6());
+        let (netlink, sandboxes) = (&self.netlink, &self.sandboxes);
+        let observed = observe::network(netlink, sandboxes, &settings, rules, told.clone())
             .await
             .map_err(|error| error.to_string())?;
         let steps = plan(&wanted, &observed);
         let tells = steps.iter().any(|step| matches!(step, Step::SetDataPlaneRoutes(_)));
-        let failures =
-            apply::network::apply(steps, &self.netlink, &self.sandboxes, &self.data_plane).await;
+        let made_tunnel = steps.iter().any(|step| matches!(step, Step::MakeTunnel(_)));
+        let failures = apply::network::apply(steps, netlink, sandboxes, &self.data_plane).await;
         let was_told =
             !failures.iter().any(|failure| matches!(failure.step, Step::SetDataPlaneRoutes(_)));
-        if tells {
-            *told = was_told.then(|| wanted.remote.clone());
+        if tells || made_tunnel {
+            let link = netlink.link(TUNNEL_LINK).await.map_err(|error| error.to_string())?;
+            let tunnel = reach.tunnel.and(link).map(|link| link.index);
+            let routes = wanted.remote.clone();
+            *told = (was_told && !made_tunnel).then_some(Told { routes, tunnel });
         }
         if let Some(first) = failures.first() {
             return Err(format!("{first} ({} failed)", failures.len()));
         }
-        match wanted.own_range {
-            Some(_) => Ok(()),
+        if made_tunnel {
+            return Ok(false);
+        }
+        if let Some(node) = wanted.stranded.first() {
+            return Err(format!(
+                "node {node} is not on the link of {}: start every agent with --routing auto or \
+                 tunnel",
+                uplink.name
+            ));
+        }
+        match wanted.own_ranges {
+            Some(_) => Ok(true),
             None => Err(NO_RANGE.to_owned()),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use crate::{
         self, ApplyServicesFailed, Cidr, Datapath, Hop, OpenDatapathFailed, ServiceChanges,
         ServiceSummary, ServiceTable,
     },
-    network::{Ipv4Range, PodLink, PodLinks, Refused, Uplink},
+    network::{PodLink, PodLinks, Reach, Refused, TUNNEL_LINK, Uplink},
 };
 
 /// File in the run directory with the names of what is programmed.
@@ -42,12 +42,16 @@ type ServicesProgrammed = Result<ServiceSummary, ProgramServicesFailed>;
 
 impl DataPlane {
     /// Loads it, or takes over what an earlier agent left pinned.
-    pub(crate) fn open(config: &Config, uplink: &Uplink) -> Result<Self, OpenDatapathFailed> {
+    pub(crate) fn open(
+        config: &Config,
+        uplink: &Uplink,
+        reach: Reach,
+    ) -> Result<Self, OpenDatapathFailed> {
         let opened = Datapath::open(datapath::Config {
             bpffs: config.bpffs.clone(),
             socket_cgroup: config.socket_cgroup.clone(),
             uplink: uplink.name.clone(),
-            tunnel: None,
+            tunnel: reach.tunnel.map(|_| TUNNEL_LINK.to_owned()),
             names_file: config.run_dir.join(NAMES_FILE),
             condition_file: config.run_dir.join(CONDITION_FILE),
             sizes: config.map_sizes,
@@ -101,7 +105,7 @@ impl PodLinks for DataPlane {
             namespace: link.namespace.clone(),
             name: link.pod.clone(),
             ifindex: link.index,
-            addresses: vec![link.address.into()],
+            addresses: link.addresses.iter().collect(),
             mac: link.pod_mac,
             netns: link.netns.clone(),
         };
@@ -109,19 +113,12 @@ impl PodLinks for DataPlane {
     }
 
     fn detach(&self, link: &PodLink) -> Result<(), Refused> {
-        Ok(self.lock().detach_pod(&[link.address.into()])?)
+        Ok(self.lock().detach_pod(&link.addresses.iter().collect::<Vec<_>>())?)
     }
 }
 
 impl NodeRoutes for DataPlane {
-    fn set_routes(&self, routes: &BTreeMap<Ipv4Range, Ipv4Addr>) -> Result<(), Refused> {
-        let wanted = routes
-            .iter()
-            .filter_map(|(range, node)| {
-                let range = Cidr::containing(range.network(), range.prefix())?;
-                Some((range, Hop::Uplink((*node).into())))
-            })
-            .collect();
-        Ok(self.lock().set_routes(&wanted)?)
+    fn set_routes(&self, routes: &BTreeMap<Cidr, Hop>) -> Result<(), Refused> {
+        Ok(self.lock().set_routes(routes)?)
     }
 }

@@ -39,7 +39,7 @@ use anyhow::{Context, anyhow};
 use tokio::{net::TcpListener, sync::watch as signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use config::{AGENT_PORT, Config, DNS_ADDRESS};
+pub use config::{AGENT_PORT, Config, DEFAULT_VXLAN_PORT, DNS_ADDRESS, Routing};
 pub use remove::{RemoveStateFailed, remove_node_state};
 
 use converge::NodeNetwork;
@@ -48,7 +48,7 @@ pub use dns::{DnsCount, DnsFigures, DnsOptions, DnsUpstream, InvalidDnsOption, S
 
 use dns::{Dns, DnsServer};
 use join::Identity;
-use network::{Netlink, PodNetwork, Uplink};
+use network::{Netlink, PodNetwork, Reach, Uplink};
 use pods::{ClusterDns, PodManager, PodsConfig, log_router};
 use report::{Facts, Health, Reporter};
 use runtime::{Containerd, ContainerdConfig, Runtime};
@@ -86,6 +86,7 @@ struct Agent {
 struct Parts {
     config: Arc<Config>,
     uplink: Uplink,
+    reach: Reach,
     identity: Identity,
     client: kube::Client,
     facts: Facts,
@@ -111,11 +112,11 @@ impl Agent {
         let config = &parts.config;
         let watched = Watched::start(&parts.client, &config.node_name, &self.tasks, &self.shutdown);
         let (health, healthy) = signal::channel(Health::unknown());
-        let address = parts.uplink.address;
+        let addresses = parts.uplink.addresses;
         let reporter = Arc::new(Reporter::new(
             config,
             parts.client.clone(),
-            address,
+            addresses,
             parts.facts.clone(),
             watched.clone(),
             healthy,
@@ -131,7 +132,7 @@ impl Agent {
         });
         self.spawn(|stop| async move { reporter.heartbeat(stop).await });
         let (config, identity) = (parts.config.clone(), parts.identity.clone());
-        self.spawn(|stop| join::renew(config, address, identity, stop));
+        self.spawn(|stop| join::renew(config, addresses.v4, identity, stop));
         let dns = Dns::new(&parts.config.cluster_domain, watched.clone(), &parts.config.dns)?;
         self.spawn_dns(&dns, DNS_ADDRESS.into());
         let run_dir = parts.config.run_dir.clone();
@@ -145,6 +146,8 @@ impl Agent {
         let network = NodeNetwork {
             node_name: parts.config.node_name.clone(),
             uplink: parts.uplink.clone(),
+            reach: parts.reach,
+            masquerade: parts.config.masquerade,
             netlink: parts.netlink.clone(),
             sandboxes: parts.sandboxes.clone(),
             data_plane: parts.data_plane.clone(),
@@ -166,7 +169,7 @@ impl Agent {
         let config = &parts.config;
         let pods = PodsConfig {
             node_name: config.node_name.clone(),
-            node_ip: parts.uplink.address,
+            node_ips: parts.uplink.addresses,
             node_memory: parts.facts.memory_bytes,
             data_dir: config.data_dir.clone(),
             cgroup_parent: config.cgroup_parent.clone().into(),
@@ -231,16 +234,17 @@ impl Agent {
 }
 
 impl Parts {
-    /// Everything that must succeed before an agent runs. Until the data plane is opened, nothing
-    /// is changed on the node but the data directory.
+    /// Everything that must succeed before an agent runs. Until the tunnel device is made and the
+    /// data plane is opened, nothing is changed on the node but the data directory.
     async fn gather(config: Arc<Config>) -> anyhow::Result<Self> {
         preflight::check(&config)?;
         let server = join::server_url(&config)?;
         let netlink = Netlink::open()?;
         let server_address = resolve(&server).await?;
-        let (name, address) = (config.uplink.as_deref(), config.node_address);
-        let uplink = network::uplink::find(&netlink, name, address, server_address).await?;
-        let listener = server::listen((uplink.address, AGENT_PORT).into()).await?;
+        let (name, addresses) = (config.uplink.as_deref(), &config.node_addresses);
+        let uplink = network::uplink::find(&netlink, name, addresses, server_address).await?;
+        let reach = Reach::new(config.routing, config.vxlan_port, &uplink);
+        let listener = server::listen((uplink.addresses.v4, AGENT_PORT).into()).await?;
         let facts = Facts::read(&config)?;
         let runtime = Containerd::connect(&ContainerdConfig {
             socket: config.containerd_socket.clone(),
@@ -248,16 +252,25 @@ impl Parts {
             runc_root: None,
         })
         .await?;
-        let identity = join::identity(&config, uplink.address).await?;
+        let identity = join::identity(&config, uplink.addresses.v4).await?;
         let tls = connect::verified(&identity.ca, Some(identity.keys.clone()))
             .context("setting up TLS towards the server")?;
         let client = connect::api(server, tls);
 
-        let data_plane = DataPlane::open(&config, &uplink)?;
+        if let Some(tunnel) = &reach.tunnel {
+            tunnel.make(&netlink).await?;
+        }
+        let data_plane = DataPlane::open(&config, &uplink, reach)?;
         let links = Arc::new(data_plane.clone());
-        let sandboxes = PodNetwork::open(&config.run_dir, netlink.clone(), uplink.clone(), links)?;
-        let known: BTreeSet<_> =
-            sandboxes.sandboxes().into_iter().map(|(_, sandbox)| sandbox.address.into()).collect();
+        let sandboxes = PodNetwork::open(
+            &config.run_dir,
+            netlink.clone(),
+            uplink.clone(),
+            reach.pod_mtu,
+            links,
+        )?;
+        let known = sandboxes.sandboxes().into_iter();
+        let known: BTreeSet<_> = known.flat_map(|(_, sandbox)| sandbox.addresses.iter()).collect();
         data_plane.keep_pods(&known);
         for error in sandboxes.reattach().await {
             tracing::warn!(%error, "a pod of an earlier agent");
@@ -266,6 +279,7 @@ impl Parts {
         Ok(Self {
             config,
             uplink,
+            reach,
             identity,
             client,
             facts,

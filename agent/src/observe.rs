@@ -2,32 +2,54 @@
 //!
 //! Reads only. What the node network is made of is read anew each time: nothing here remembers.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::BTreeSet;
 
 use crate::{
     config::DNS_ADDRESS,
-    network::{Ipv4Range, Netlink, NetlinkRequestFailed, PodNetwork, sysctl},
-    plan::network::{Observed, SETTINGS},
+    network::{
+        Masquerade, Netlink, NetlinkRequestFailed, PodNetwork, masquerade::NftFailed, sysctl,
+    },
+    plan::network::{Observed, Setting, Told},
 };
 
-/// What the node network is. `data_plane` is what the data plane was last told.
+/// What there is could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObserveFailed {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkRequestFailed),
+    #[error(transparent)]
+    Nft(#[from] NftFailed),
+}
+
+/// What the node network is: with the values of `settings`, and where `rules` says so with the
+/// masquerading rule, which takes a process to read. `told` is what the data plane was told last.
 pub(crate) async fn network(
     netlink: &Netlink,
     sandboxes: &PodNetwork,
-    data_plane: Option<BTreeMap<Ipv4Range, Ipv4Addr>>,
-) -> Result<Observed, NetlinkRequestFailed> {
+    settings: &[Setting],
+    rules: bool,
+    told: Option<Told>,
+) -> Result<Observed, ObserveFailed> {
     let links = netlink.links().await?;
     let addresses = netlink.addresses().await?;
     let routes: BTreeSet<_> = netlink.routes().await?.into_iter().collect();
     let neighbours: BTreeSet<_> = netlink.neighbours().await?.into_iter().collect();
-    let settings = SETTINGS
+    let settings = settings
         .iter()
-        .filter_map(|setting| Some((setting.name, sysctl::read(setting.name)?)))
+        .filter_map(|setting| Some((setting.name.clone(), sysctl::read(&setting.name)?)))
         .collect();
     let dns_address = addresses.iter().any(|seen| seen.address == DNS_ADDRESS);
+    let masquerade = if rules { Masquerade::read().await? } else { None };
     let abandoned = sandboxes.abandoned();
-    Ok(Observed { links, routes, neighbours, dns_address, settings, abandoned, data_plane })
+    let data_plane = told;
+    Ok(Observed {
+        links,
+        routes,
+        neighbours,
+        dns_address,
+        settings,
+        masquerade,
+        abandoned,
+        data_plane,
+    })
 }

@@ -18,6 +18,7 @@ use crate::{
     config::{Config, DNS_ADDRESS},
     datapath::missing_features,
     dns::InvalidDnsOption,
+    network::masquerade,
 };
 
 /// The agent cannot run here.
@@ -46,6 +47,8 @@ pub(crate) enum PreflightFailed {
     BadQuantity { option: &'static str, value: String },
     #[error(transparent)]
     Dns(#[from] InvalidDnsOption),
+    #[error("--masquerade needs the program nft: install nftables")]
+    NoNft,
     #[error("{0:?} cannot be the name of a node: lower case letters, digits, '-' and '.' only")]
     BadName(String),
 }
@@ -68,6 +71,9 @@ pub(crate) fn check(config: &Config) -> Result<(), PreflightFailed> {
         return Err(PreflightFailed::NotRoot);
     }
     check_kernel(kernel_release(), missing_features())?;
+    if config.masquerade && !is_in_path(masquerade::PROGRAM) {
+        return Err(PreflightFailed::NoNft);
+    }
     let cgroup = &config.socket_cgroup;
     if !statfs(cgroup).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return Err(PreflightFailed::NoCgroup2(cgroup.clone()));
@@ -82,6 +88,11 @@ fn check_name(name: &str) -> Result<(), PreflightFailed> {
         && edge(name.chars().last())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c));
     if sound { Ok(()) } else { Err(PreflightFailed::BadName(name.to_owned())) }
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 fn check_containerd(socket: &Path, run_dir: &Path) -> Result<(), PreflightFailed> {

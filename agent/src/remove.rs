@@ -1,7 +1,8 @@
 //! Removing what an agent left on a node: also after SIGKILL, also twice.
 //!
 //! Guarantees: goes on past errors and names them all; touches only what carries the agent's
-//! marks (its run directory, names of its links, its route protocol, its pins, its DNS address).
+//! marks (its run directory, names of its links, its route protocol, its nftables table, its pins,
+//! its DNS address).
 //! Containers are the runtime's: they must be gone before.
 
 use std::{
@@ -16,8 +17,8 @@ use crate::{
     data_plane::NAMES_FILE,
     dns::DNS_FIGURES_FILE,
     network::{
-        LOOPBACK, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
-        SetUpSandboxFailed, TearDownCause, Uplink, is_pod_link,
+        LOOPBACK, LinkSeen, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
+        SetUpSandboxFailed, TUNNEL_LINK, TearDownCause, Uplink, is_pod_link, masquerade,
     },
 };
 
@@ -94,9 +95,9 @@ async fn remove_sandboxes(
         return;
     }
     // No sandbox is made, so it does not matter where the uplink leads.
-    let address = Ipv4Addr::UNSPECIFIED;
-    let uplink = Uplink { index: 0, name: String::new(), mtu: 0, address };
-    match PodNetwork::open(&config.run_dir, netlink.clone(), uplink, Arc::new(Nobody)) {
+    let addresses = Ipv4Addr::UNSPECIFIED.into();
+    let uplink = Uplink { index: 0, name: String::new(), mtu: 0, addresses, networks: Vec::new() };
+    match PodNetwork::open(&config.run_dir, netlink.clone(), uplink, 0, Arc::new(Nobody)) {
         Ok(sandboxes) => {
             failures.extend(sandboxes.remove_all().await.into_iter().map(Into::into));
         }
@@ -108,12 +109,15 @@ async fn remove_links_and_routes(
     netlink: &Netlink,
     failures: &mut Vec<RemoveStateFailed>,
 ) -> Result<(), NetlinkRequestFailed> {
-    for link in netlink.links().await?.iter().filter(|link| is_pod_link(&link.name)) {
+    let is_ours = |link: &&LinkSeen| is_pod_link(&link.name) || link.name == TUNNEL_LINK;
+    for link in netlink.links().await?.iter().filter(is_ours) {
         failures.extend(netlink.remove_link(link).await.err().map(Into::into));
     }
     for route in netlink.routes().await? {
         failures.extend(netlink.remove_route(&route).await.err().map(Into::into));
     }
+    failures
+        .extend(masquerade::remove().await.err().map(|e| RemoveStateFailed::Kernel(e.to_string())));
     netlink.remove_address(LOOPBACK, DNS_ADDRESS).await
 }
 

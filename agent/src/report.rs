@@ -7,7 +7,7 @@
 
 mod facts;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{AGENT_PORT, Config},
+    network::Addresses,
     watch::Watched,
 };
 pub(crate) use facts::Facts;
@@ -75,7 +76,7 @@ pub(crate) enum ReportFailed {
 pub(crate) struct Reporter {
     client: Client,
     node_name: String,
-    address: Ipv4Addr,
+    addresses: Addresses,
     lease_interval: Duration,
     facts: Facts,
     watched: Arc<Watched>,
@@ -86,7 +87,7 @@ impl Reporter {
     pub(crate) fn new(
         config: &Config,
         client: Client,
-        address: Ipv4Addr,
+        addresses: Addresses,
         facts: Facts,
         watched: Arc<Watched>,
         health: watch::Receiver<Health>,
@@ -94,7 +95,7 @@ impl Reporter {
         Self {
             client,
             node_name: config.node_name.clone(),
-            address,
+            addresses,
             lease_interval: config.lease_renew_interval,
             facts,
             watched,
@@ -216,6 +217,11 @@ impl Reporter {
 
     fn status(&self, conditions: &[Value]) -> Value {
         let facts = &self.facts;
+        let internal = self.addresses.iter().map(|address| ("InternalIP", address.to_string()));
+        let addresses: Vec<Value> = internal
+            .chain([("Hostname", self.node_name.clone())])
+            .map(|(kind, address)| json!({ "type": kind, "address": address }))
+            .collect();
         let runtime = self.health.borrow().runtime.clone().unwrap_or_default();
         let resources = json!({
             "cpu": facts.cpu,
@@ -224,10 +230,7 @@ impl Reporter {
             "pods": facts.pods.to_string(),
         });
         json!({
-            "addresses": [
-                { "type": "InternalIP", "address": self.address.to_string() },
-                { "type": "Hostname", "address": self.node_name },
-            ],
+            "addresses": addresses,
             "capacity": resources,
             "allocatable": resources,
             "conditions": conditions,

@@ -1,12 +1,12 @@
 //! `bowline agent`: the node agent as a process.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use bowline_agent::datapath::{Feature, MapSizes};
-use bowline_agent::{DnsOptions, DnsUpstream, StubDomain};
+use bowline_agent::{DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream, Routing, StubDomain};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -20,12 +20,23 @@ pub(crate) struct Args {
     /// Name of the node
     #[arg(long)]
     node_name: String,
-    /// Address of the node [default: the one from which the server is reached]
-    #[arg(long, value_name = "ADDRESS")]
-    node_address: Option<Ipv4Addr>,
+    /// Address of the node, one of each family at most [default: the one from which the server is
+    /// reached, and an IPv6 address of the uplink]
+    #[arg(long, value_name = "ADDRESS[,ADDRESS]", value_delimiter = ',')]
+    node_address: Vec<IpAddr>,
     /// Link that leads to the other nodes [default: the one with the node's address]
     #[arg(long, value_name = "LINK")]
     uplink: Option<String>,
+    /// How packets reach pods of other nodes: as they are (native), wrapped in VXLAN (tunnel), or
+    /// wrapped only for nodes that are not on the link of the uplink (auto)
+    #[arg(long, value_name = "native|tunnel|auto", default_value_t)]
+    routing: Routing,
+    /// UDP port of the tunnel, the same on every node
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_VXLAN_PORT)]
+    vxlan_port: u16,
+    /// Give packets that leave the cluster the address of this node: one nftables rule
+    #[arg(long)]
+    masquerade: bool,
     /// API server
     #[arg(long, value_name = "URL")]
     server: String,
@@ -154,7 +165,7 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
     }
     Ok(bowline_agent::Config {
         node_name: args.node_name,
-        node_address: args.node_address,
+        node_addresses: args.node_address,
         uplink: args.uplink,
         server: args.server,
         token,
@@ -175,5 +186,8 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         dns: args.dns.options(),
         map_sizes,
         disabled_features: args.disable_feature.into_iter().collect(),
+        routing: args.routing,
+        vxlan_port: args.vxlan_port,
+        masquerade: args.masquerade,
     })
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bowline_api::cidr::Cidr;
-use bowline_control_plane::Config;
+use bowline_api::cidr::DualStackCidr;
+use bowline_control_plane::{Config, NodeMaskSize};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -42,15 +42,18 @@ pub(crate) struct Args {
     /// Where to write the token that agents join with [default: in the data directory]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Range of pod addresses
-    #[arg(long, value_name = "CIDR", default_value = "10.240.0.0/16")]
-    pod_cidr: Cidr,
-    /// Prefix length of each node's part of it
+    /// Range of pod addresses; for dual stack an IPv4 and an IPv6 range
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.240.0.0/16")]
+    pod_cidr: DualStackCidr,
+    /// Prefix length of each node's part of the IPv4 range
     #[arg(long, value_name = "BITS", default_value_t = 24)]
     node_mask_size: u8,
-    /// Range of service addresses
-    #[arg(long, value_name = "CIDR", default_value = "10.9.0.0/16")]
-    service_cidr: Cidr,
+    /// Prefix length of each node's part of the IPv6 range
+    #[arg(long, value_name = "BITS", default_value_t = 64)]
+    node_mask_size_ipv6: u8,
+    /// Range of service addresses; for dual stack an IPv4 and an IPv6 range
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.9.0.0/16")]
+    service_cidr: DualStackCidr,
     /// DNS domain of the cluster
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
@@ -114,7 +117,7 @@ fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<Config> {
         advertise,
         server_names: args.server_name.into_iter().chain(names).collect(),
         pod_cidr: args.pod_cidr,
-        node_mask_size: args.node_mask_size,
+        node_mask_size: NodeMaskSize { v4: args.node_mask_size, v6: args.node_mask_size_ipv6 },
         service_cidr: args.service_cidr,
         cluster_domain: args.cluster_domain,
         join_secret: None,

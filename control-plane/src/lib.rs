@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use bowline_api::cidr::{Cidr, DualStackCidr};
+use bowline_api::cidr::DualStackCidr;
 use bowline_apiserver::ApiServer;
+pub use bowline_controllers::NodeMaskSize;
 use tokio_util::sync::CancellationToken;
 
 const CONTROLLERS: &str = "system:kube-controller-manager";
@@ -22,12 +23,12 @@ const SCHEDULER: &str = "system:kube-scheduler";
 pub struct Config {
     /// Where the store and the keys are kept.
     pub data_dir: PathBuf,
-    /// The range of pod addresses.
-    pub pod_cidr: Cidr,
-    /// The prefix length of a node's part of it.
-    pub node_mask_size: u8,
-    /// The range of service addresses.
-    pub service_cidr: Cidr,
+    /// The ranges of pod addresses.
+    pub pod_cidr: DualStackCidr,
+    /// The prefix lengths of a node's parts of them.
+    pub node_mask_size: NodeMaskSize,
+    /// The ranges of service addresses.
+    pub service_cidr: DualStackCidr,
     /// The domain below which services have names.
     pub cluster_domain: String,
     /// Where pods and agents reach the API server.
@@ -57,7 +58,7 @@ pub async fn run(
     check(&config)?;
     let server = ApiServer::start(bowline_apiserver::Config {
         data_dir: config.data_dir,
-        service_cidr: DualStackCidr { v4: config.service_cidr, v6: None },
+        service_cidr: config.service_cidr,
         cluster_domain: config.cluster_domain,
         join_secret: config.join_secret,
         advertise: config.advertise,
@@ -100,19 +101,22 @@ pub async fn run(
 
 /// What would only show later, and in a less clear way.
 fn check(config: &Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        !config.pod_cidr.overlaps(config.service_cidr),
-        "pod range {} overlaps service range {}: choose ranges that do not overlap",
-        config.pod_cidr,
-        config.service_cidr,
-    );
-    anyhow::ensure!(
-        (config.pod_cidr.prefix()..=30).contains(&config.node_mask_size),
-        "a node's part /{} does not fit into the pod range {}: choose {} to 30",
-        config.node_mask_size,
-        config.pod_cidr,
-        config.pod_cidr.prefix(),
-    );
+    for pods in config.pod_cidr.ranges() {
+        for services in config.service_cidr.ranges() {
+            anyhow::ensure!(
+                !pods.overlaps(services),
+                "pod range {pods} overlaps service range {services}: choose ranges that do not \
+                 overlap",
+            );
+        }
+        anyhow::ensure!(
+            config.node_mask_size.of(pods).is_some(),
+            "a node's part /{} does not fit into the pod range {pods}: choose {} to {}",
+            if pods.is_ipv6() { config.node_mask_size.v6 } else { config.node_mask_size.v4 },
+            pods.prefix(),
+            if pods.is_ipv6() { NodeMaskSize::LONGEST.v6 } else { NodeMaskSize::LONGEST.v4 },
+        );
+    }
     anyhow::ensure!(
         !config.node_monitor_grace_period.is_zero(),
         "the node monitor grace period is zero: every node would count as lost",

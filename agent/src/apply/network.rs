@@ -3,11 +3,14 @@
 //! Guarantees: a step that fails keeps no other one from being tried, and each failure is given
 //! back with its step. The caller holds `PodNetwork::settle`, so no sandbox changes meanwhile.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
+
+use bowline_api::cidr::Cidr;
 
 use crate::{
     config::DNS_ADDRESS,
-    network::{Ipv4Range, LOOPBACK, Netlink, PodNetwork, Refused, sysctl},
+    datapath::Hop,
+    network::{LOOPBACK, Netlink, PodNetwork, Refused, masquerade, sysctl},
     plan::network::Step,
 };
 
@@ -22,7 +25,7 @@ pub(crate) struct StepFailed {
 /// Who is told the ways to other nodes: the data plane.
 pub(crate) trait NodeRoutes: Send + Sync {
     /// Replaces all that was told before.
-    fn set_routes(&self, routes: &BTreeMap<Ipv4Range, Ipv4Addr>) -> Result<(), Refused>;
+    fn set_routes(&self, routes: &BTreeMap<Cidr, Hop>) -> Result<(), Refused>;
 }
 
 /// Carries out the steps in their order.
@@ -52,9 +55,14 @@ async fn apply_one(
         Step::RemoveSandbox { uid } => sandboxes.remove_abandoned(uid).await?,
         Step::RemoveLink(link) => netlink.remove_link(link).await?,
         Step::RemoveRoute(route) => netlink.remove_route(route).await?,
+        Step::RemoveNeighbour(neighbour) => netlink.remove_neighbour(*neighbour).await?,
+        Step::RemoveMasquerade => masquerade::remove().await?,
         Step::Set { name, value } => sysctl::write(name, value)?,
         Step::AddDnsAddress => netlink.add_address(LOOPBACK, DNS_ADDRESS, true).await?,
+        Step::MakeTunnel(tunnel) => tunnel.make(netlink).await?,
         Step::RestoreLink { uid } => sandboxes.restore_link(uid).await?,
+        Step::PutNeighbour(neighbour) => netlink.put_neighbour(*neighbour).await?,
+        Step::PutMasquerade(wanted) => wanted.write().await?,
         Step::PutRoute(route) => netlink.put_route(route).await?,
         Step::SetDataPlaneRoutes(routes) => data_plane.set_routes(routes)?,
     }

@@ -8,10 +8,10 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
-use super::Ipv4Range;
+use bowline_api::cidr::Cidr;
 
 /// How many given-back addresses are remembered in order. Only ranges larger than this can see
 /// an address again a little earlier than the rule above says.
@@ -21,7 +21,7 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("no free address in {range}, the pod range of this node: all {taken} are taken")]
 pub(crate) struct RangeExhausted {
-    pub(crate) range: Ipv4Range,
+    pub(crate) range: Cidr,
     pub(crate) taken: usize,
 }
 
@@ -46,18 +46,28 @@ impl AddressPool {
         Self { held, given_back }
     }
 
-    /// Takes an address of `range`.
-    pub(super) fn take(&mut self, range: Ipv4Range) -> Result<Ipv4Addr, RangeExhausted> {
-        let first = range.network().to_bits().saturating_add(2);
-        let last = range.last().to_bits();
+    /// Takes an address of `range` that `fits`.
+    pub(super) fn take(
+        &mut self,
+        range: Cidr,
+        fits: impl Fn(Ipv4Addr) -> bool,
+    ) -> Result<Ipv4Addr, RangeExhausted> {
+        let last = range.size().saturating_sub(1);
         let used: BTreeSet<Ipv4Addr> = self.given_back.iter().copied().collect();
-        let never_used = (first..last)
-            .map(Ipv4Addr::from_bits)
-            .find(|address| !self.held.contains(address) && !used.contains(address));
+        let all = (2..last).filter_map(|index| match range.address(index) {
+            Some(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        });
+        let never_used = all
+            .filter(|address| !self.held.contains(address) && !used.contains(address))
+            .find(|address| fits(*address));
         let address = match never_used {
             Some(address) => address,
             None => {
-                let usable = |address: &Ipv4Addr| (first..last).contains(&address.to_bits());
+                let usable = |address: &Ipv4Addr| {
+                    let index = range.index_of(*address);
+                    index.is_some_and(|index| (2..last).contains(&index)) && fits(*address)
+                };
                 let oldest = self.given_back.iter().position(usable);
                 oldest.and_then(|index| self.given_back.remove(index)).ok_or(RangeExhausted {
                     range,
@@ -93,7 +103,7 @@ mod tests {
         Ipv4Addr::new(10, 240, 1, last)
     }
 
-    fn range(text: &str) -> Ipv4Range {
+    fn range(text: &str) -> Cidr {
         text.parse().unwrap()
     }
 
@@ -101,15 +111,15 @@ mod tests {
     fn gives_unused_addresses_first_and_then_the_one_given_back_longest_ago() {
         let range = range("10.240.1.0/29"); // .2 to .6 can be given out
         let mut pool = AddressPool::default();
-        let first: Vec<_> = (0..3).map(|_| pool.take(range).unwrap()).collect();
+        let first: Vec<_> = (0..3).map(|_| pool.take(range, |_| true).unwrap()).collect();
         assert_eq!(first, [ip(2), ip(3), ip(4)]);
         pool.give_back(ip(3));
         pool.give_back(ip(2));
-        assert_eq!(pool.take(range), Ok(ip(5)));
-        assert_eq!(pool.take(range), Ok(ip(6)));
-        assert_eq!(pool.take(range), Ok(ip(3)));
-        assert_eq!(pool.take(range), Ok(ip(2)));
-        let refused = pool.take(range).unwrap_err();
+        assert_eq!(pool.take(range, |_| true), Ok(ip(5)));
+        assert_eq!(pool.take(range, |_| true), Ok(ip(6)));
+        assert_eq!(pool.take(range, |_| true), Ok(ip(3)));
+        assert_eq!(pool.take(range, |_| true), Ok(ip(2)));
+        let refused = pool.take(range, |_| true).unwrap_err();
         assert_eq!(refused, RangeExhausted { range, taken: 5 });
         assert!(refused.to_string().contains("10.240.1.0/29"), "{refused}");
     }
@@ -119,24 +129,34 @@ mod tests {
         let pod_range = range("10.240.1.0/29");
         let mut pool = AddressPool::new([ip(2), ip(4)], [ip(5), ip(4), ip(5), ip(3)]);
         assert_eq!(pool.given_back().collect::<Vec<_>>(), [ip(5), ip(3)]);
-        assert_eq!(pool.take(pod_range), Ok(ip(6)));
-        assert_eq!(pool.take(pod_range), Ok(ip(5)));
-        assert_eq!(pool.take(pod_range), Ok(ip(3)));
-        assert!(pool.take(pod_range).is_err());
+        assert_eq!(pool.take(pod_range, |_| true), Ok(ip(6)));
+        assert_eq!(pool.take(pod_range, |_| true), Ok(ip(5)));
+        assert_eq!(pool.take(pod_range, |_| true), Ok(ip(3)));
+        assert!(pool.take(pod_range, |_| true).is_err());
     }
 
     #[test]
     fn addresses_of_a_former_range_are_neither_given_out_nor_counted() {
         let mut pool = AddressPool::new([ip(2)], [ip(3)]);
         let new = range("10.240.9.0/30");
-        assert_eq!(pool.take(new), Ok(Ipv4Addr::new(10, 240, 9, 2)));
-        assert_eq!(pool.take(new), Err(RangeExhausted { range: new, taken: 1 }));
+        assert_eq!(pool.take(new, |_| true), Ok(Ipv4Addr::new(10, 240, 9, 2)));
+        assert_eq!(pool.take(new, |_| true), Err(RangeExhausted { range: new, taken: 1 }));
+    }
+
+    #[test]
+    fn an_address_that_does_not_fit_is_left() {
+        let mut pool = AddressPool::new([], [ip(4)]);
+        let range = range("10.240.1.0/29");
+        let fits = |address: Ipv4Addr| address != ip(2) && address != ip(4);
+        let taken: Vec<_> = (0..3).map(|_| pool.take(range, fits).unwrap()).collect();
+        assert_eq!(taken, [ip(3), ip(5), ip(6)]);
+        assert_eq!(pool.take(range, fits), Err(RangeExhausted { range, taken: 3 }));
     }
 
     #[test]
     fn giving_back_twice_is_harmless() {
         let mut pool = AddressPool::default();
-        let address = pool.take(range("10.240.1.0/24")).unwrap();
+        let address = pool.take(range("10.240.1.0/24"), |_| true).unwrap();
         pool.give_back(address);
         pool.give_back(address);
         assert_eq!(pool.given_back().count(), 1);

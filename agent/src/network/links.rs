@@ -6,25 +6,27 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
 use futures::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteHeader, RouteIpTunnel, RouteIpTunnelFlags,
+        RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteType,
     },
 };
 use nix::errno::Errno;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 
-use super::Ipv4Range;
+use bowline_api::cidr::Cidr;
+
+use super::tunnel;
 
 /// The protocol number that our routes carry: none of those in the kernel's `rtnetlink.h`.
 pub(crate) const ROUTE_PROTOCOL: u8 = 177;
@@ -48,32 +50,47 @@ pub(crate) struct LinkSeen {
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// Set if it is a VXLAN device.
+    pub(crate) vxlan: Option<VxlanSeen>,
 }
 
-/// An IPv4 address on a link.
+/// What makes one VXLAN device different from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct VxlanSeen {
+    pub(crate) port: u16,
+    /// Who sends through it says where each packet goes.
+    pub(crate) collects_metadata: bool,
+}
+
+/// A neighbour that was entered for good: the link, its address, its hardware address.
+pub(crate) type Neighbour = (u32, IpAddr, Mac);
+
+/// An address on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AddressSeen {
     pub(crate) link: u32,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) prefix: u8,
-    /// Usable as a source towards other machines.
+    /// Usable as a source towards other machines, and for as long as the link is.
     pub(crate) global: bool,
 }
 
 /// A route of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Route {
-    pub(crate) destination: Ipv4Range,
+    pub(crate) destination: Cidr,
     pub(crate) via: Via,
     /// The source address of packets that this node itself sends along the route.
-    pub(crate) source: Option<Ipv4Addr>,
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Via {
     /// To another node.
-    Node { address: Ipv4Addr, link: u32 },
+    Node { address: IpAddr, link: u32 },
+    /// To another node through the tunnel device.
+    Tunnel { node: Ipv4Addr, link: u32 },
     /// Straight out of a link: to a pod.
     Link { link: u32 },
     /// Nowhere: an address of this node's range that no pod has.
@@ -85,6 +102,9 @@ impl fmt::Display for Route {
         match self.via {
             Via::Node { address, link } => {
                 write!(f, "{} via {address} on link {link}", self.destination)
+            }
+            Via::Tunnel { node, link } => {
+                write!(f, "{} through the tunnel to {node} on link {link}", self.destination)
             }
             Via::Link { link } => write!(f, "{} on link {link}", self.destination),
             Via::Unreachable => write!(f, "unreachable {}", self.destination),
@@ -163,6 +183,40 @@ impl Netlink {
         }))
     }
 
+    /// Makes a VXLAN device in collect-metadata mode; it is down.
+    pub(super) async fn add_vxlan(
+        &self,
+        name: &str,
+        port: u16,
+    ) -> Result<(), NetlinkRequestFailed> {
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name)
+            .collect_metadata(true)
+            .learning(false)
+            .port(port)
+            .build();
+        let added = self.handle.link().add(message).execute().await;
+        added.map_err(failed(|| format!("making the VXLAN device {name} on UDP port {port}")))
+    }
+
+    /// Gives a link its hardware address and MTU. What is right is left alone: with a new address
+    /// a link loses its neighbours.
+    pub(super) async fn configure_link(
+        &self,
+        link: &LinkSeen,
+        mac: Mac,
+        mtu: u32,
+    ) -> Result<(), NetlinkRequestFailed> {
+        let mut message = LinkUnspec::new_with_index(link.index);
+        if link.mac != Some(mac) {
+            message = message.address(mac.to_vec());
+        }
+        if link.mtu != mtu {
+            message = message.mtu(mtu);
+        }
+        let set = self.handle.link().set(message.build()).execute().await;
+        set.map_err(failed(|| format!("setting the address and MTU {mtu} of link {}", link.name)))
+    }
+
     /// Brings a link up.
     pub(super) async fn bring_up(&self, index: u32) -> Result<(), NetlinkRequestFailed> {
         let message = LinkUnspec::new_with_index(index).up().build();
@@ -176,7 +230,7 @@ impl Netlink {
         ignore(removed, &[Errno::ENODEV]).map_err(failed(|| format!("removing link {}", link.name)))
     }
 
-    /// All IPv4 addresses.
+    /// All addresses.
     pub(crate) async fn addresses(&self) -> Result<Vec<AddressSeen>, NetlinkRequestFailed> {
         let addresses = self.handle.address().get().execute();
         let addresses: Vec<AddressMessage> =
@@ -184,17 +238,23 @@ impl Netlink {
         Ok(addresses.iter().filter_map(address_seen).collect())
     }
 
-    /// Adds an address of one host to a link. `host_scope`: never chosen as the source of packets
-    /// that leave the node.
+    /// Adds an address of one host to a link; an IPv6 address is used at once. `host_scope`: never
+    /// chosen as the source of packets that leave the node.
     pub(crate) async fn add_address(
         &self,
         link: u32,
-        address: Ipv4Addr,
+        address: impl Into<IpAddr>,
         host_scope: bool,
     ) -> Result<(), NetlinkRequestFailed> {
-        let mut request = self.handle.address().add(link, IpAddr::V4(address), 32);
+        let range = Cidr::host(address);
+        let address = range.network();
+        let mut request = self.handle.address().add(link, address, range.prefix());
+        let header = &mut request.message_mut().header;
         if host_scope {
-            request.message_mut().header.scope = AddressScope::Host;
+            header.scope = AddressScope::Host;
+        }
+        if address.is_ipv6() {
+            header.flags |= AddressHeaderFlags::Nodad;
         }
         ignore(request.execute().await, &[Errno::EEXIST])
             .map_err(failed(|| format!("adding address {address} to link {link}")))
@@ -204,18 +264,20 @@ impl Netlink {
     pub(crate) async fn remove_address(
         &self,
         link: u32,
-        address: Ipv4Addr,
+        address: impl Into<IpAddr>,
     ) -> Result<(), NetlinkRequestFailed> {
-        let mut message = self.handle.address().add(link, IpAddr::V4(address), 32);
+        let range = Cidr::host(address);
+        let address = range.network();
+        let mut message = self.handle.address().add(link, address, range.prefix());
         let message = message.message_mut().clone();
         let removed = self.handle.address().del(message).execute().await;
         ignore(removed, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
             .map_err(failed(|| format!("removing address {address} from link {link}")))
     }
 
-    /// The routes of ours in the main table.
+    /// The routes of ours in the main table, of both families.
     pub(crate) async fn routes(&self) -> Result<Vec<Route>, NetlinkRequestFailed> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let all = RouteMessageBuilder::<IpAddr>::new().build();
         let routes = self.handle.route().get(all).execute();
         let routes: Vec<RouteMessage> =
             routes.try_collect().await.map_err(failed(|| "listing routes".to_owned()))?;
@@ -235,74 +297,64 @@ impl Netlink {
             .map_err(failed(|| format!("removing route {route}")))
     }
 
-    /// Makes a gateway on a link that has no subnet the way to everything.
+    /// Makes a gateway on a link that has no subnet the way to everything of its family.
     pub(super) async fn put_default_route(
         &self,
         link: u32,
-        gateway: Ipv4Addr,
-        source: Ipv4Addr,
+        gateway: IpAddr,
+        source: IpAddr,
     ) -> Result<(), NetlinkRequestFailed> {
-        let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(gateway, 32)
-            .output_interface(link)
-            .scope(RouteScope::Link)
-            .pref_source(source)
-            .build();
-        let default = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(link)
-            .pref_source(source)
-            .onlink()
-            .build();
-        for message in [to_gateway, default] {
+        let act = || format!("adding the default route via {gateway}");
+        let add = async |message| {
             let added = self.handle.route().add(message).replace().execute().await;
-            added.map_err(failed(|| format!("adding the default route via {gateway}")))?;
-        }
-        Ok(())
+            added.map_err(failed(act))
+        };
+        let to_gateway = Cidr::host(gateway);
+        let everything = Cidr::containing(unspecified(gateway), 0).unwrap_or(to_gateway);
+        let on_link = route_to(to_gateway, Some(source)).output_interface(link);
+        let mut on_link = on_link.scope(RouteScope::Link).build();
+        on_link.header.protocol = RouteProtocol::Static;
+        let mut default =
+            route_to(everything, Some(source)).output_interface(link).onlink().build();
+        default.header.protocol = RouteProtocol::Static;
+        default.attributes.push(RouteAttribute::Gateway(gateway.into()));
+        add(on_link).await?;
+        add(default).await
     }
 
-    /// Enters a neighbour for good: nobody ever asks for it by ARP.
+    /// Enters a neighbour for good: nobody ever asks for it.
     pub(crate) async fn put_neighbour(
         &self,
-        link: u32,
-        address: Ipv4Addr,
-        mac: Mac,
+        (link, address, mac): Neighbour,
     ) -> Result<(), NetlinkRequestFailed> {
-        let request = self.handle.neighbours().add(link, IpAddr::V4(address));
+        let request = self.handle.neighbours().add(link, address);
         let added = request.link_layer_address(&mac).replace().execute().await;
         added.map_err(failed(|| format!("entering neighbour {address} on link {link}")))
     }
 
-    /// The neighbours that were entered for good.
-    pub(crate) async fn neighbours(
+    /// Removes a neighbour that was entered for good.
+    pub(crate) async fn remove_neighbour(
         &self,
-    ) -> Result<Vec<(u32, Ipv4Addr, Mac)>, NetlinkRequestFailed> {
-        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
-        let all: Vec<_> = request
+        (link, address, _): Neighbour,
+    ) -> Result<(), NetlinkRequestFailed> {
+        let mut request = self.handle.neighbours().add(link, address);
+        let message = request.message_mut().clone();
+        let removed = self.handle.neighbours().del(message).execute().await;
+        ignore(removed, &[Errno::ENOENT, Errno::ENODEV])
+            .map_err(failed(|| format!("removing neighbour {address} on link {link}")))
+    }
+
+    /// The neighbours that were entered for good.
+    pub(crate) async fn neighbours(&self) -> Result<Vec<Neighbour>, NetlinkRequestFailed> {
+        let all: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
             .execute()
             .try_collect()
             .await
             .map_err(failed(|| "listing neighbours".to_owned()))?;
-        Ok(all
-            .iter()
-            .filter(|entry| entry.header.state == NeighbourState::Permanent)
-            .filter_map(|entry| {
-                let mut address = None;
-                let mut mac = None;
-                for attribute in &entry.attributes {
-                    match attribute {
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
-                            address = Some(*found);
-                        }
-                        NeighbourAttribute::LinkLayerAddress(found) => {
-                            mac = Mac::try_from(found.as_slice()).ok();
-                        }
-                        _ => {}
-                    }
-                }
-                Some((entry.header.ifindex, address?, mac?))
-            })
-            .collect())
+        Ok(all.iter().filter_map(neighbour_seen).collect())
     }
 }
 
@@ -335,73 +387,171 @@ fn link_seen(message: LinkMessage) -> LinkSeen {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        vxlan: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = Mac::try_from(mac.as_slice()).ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkInfo(parts) => link.vxlan = vxlan_seen(&parts),
             _ => {}
         }
     }
     link
 }
 
-fn address_seen(message: &AddressMessage) -> Option<AddressSeen> {
-    // On a point-to-point link `Address` is the peer's; `Local` is always our own.
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+fn vxlan_seen(parts: &[LinkInfo]) -> Option<VxlanSeen> {
+    let settings = parts.iter().find_map(|part| match part {
+        LinkInfo::Data(InfoData::Vxlan(settings)) => Some(settings),
         _ => None,
     })?;
+    let mut seen = VxlanSeen::default();
+    for setting in settings {
+        match setting {
+            InfoVxlan::Port(port) => seen.port = *port,
+            InfoVxlan::CollectMetadata(collects) => seen.collects_metadata = *collects,
+            _ => {}
+        }
+    }
+    Some(seen)
+}
+
+fn address_seen(message: &AddressMessage) -> Option<AddressSeen> {
+    // On a point-to-point link of IPv4 `Address` is the peer's; `Local` is always our own, and
+    // missing for most IPv6 addresses.
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    let address = find(true).or_else(|| find(false))?;
+    // For IPv4 the first of these bits says that the address is not the first of its network.
+    let passing = AddressHeaderFlags::Secondary | AddressHeaderFlags::Deprecated;
+    let flags = message.header.flags;
     Some(AddressSeen {
         link: message.header.index,
-        address: local,
+        address,
         prefix: message.header.prefix_len,
-        global: message.header.scope == AddressScope::Universe,
+        global: message.header.scope == AddressScope::Universe
+            && !(address.is_ipv6() && flags.intersects(passing)),
     })
 }
 
-fn route_message(route: &Route) -> RouteMessage {
-    let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.destination.network(), route.destination.prefix())
-        .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
-    message = match route.via {
-        Via::Node { address, link } => message.gateway(address).output_interface(link),
-        Via::Link { link } => message.output_interface(link).scope(RouteScope::Link),
-        Via::Unreachable => message.kind(RouteType::Unreachable),
-    };
-    if let Some(source) = route.source {
-        message = message.pref_source(source);
+fn neighbour_seen(entry: &NeighbourMessage) -> Option<Neighbour> {
+    if entry.header.state != NeighbourState::Permanent {
+        return None;
     }
-    message.build()
+    let (mut address, mut mac) = (None, None);
+    for attribute in &entry.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
+                address = Some(IpAddr::V4(*found));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
+                address = Some(IpAddr::V6(*found));
+            }
+            NeighbourAttribute::LinkLayerAddress(found) => {
+                mac = Mac::try_from(found.as_slice()).ok();
+            }
+            _ => {}
+        }
+    }
+    Some((entry.header.ifindex, address?, mac?))
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// The beginning of a route message, of the destination's family.
+fn route_to(destination: Cidr, source: Option<IpAddr>) -> RouteMessageBuilder<IpAddr> {
+    let mut message = RouteMessageBuilder::<IpAddr>::new();
+    let inner = message.get_mut();
+    inner.header.address_family =
+        if destination.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    inner.header.destination_prefix_length = destination.prefix();
+    inner.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    inner.attributes.push(RouteAttribute::Destination(destination.network().into()));
+    inner.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+    message
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let message = route_to(route.destination, route.source);
+    match route.via {
+        Via::Node { address, link } => with_gateway(message.output_interface(link), address),
+        Via::Tunnel { node, link } => {
+            let wrap = vec![
+                RouteIpTunnel::Id(tunnel::NETWORK),
+                RouteIpTunnel::Destination(node),
+                RouteIpTunnel::Flags(RouteIpTunnelFlags::Key),
+            ];
+            let message = message.encap_ip(wrap).output_interface(link).onlink();
+            with_gateway(message, tunnel::gateway(route.destination, node))
+        }
+        Via::Link { link } => message.output_interface(link).scope(RouteScope::Link).build(),
+        Via::Unreachable => message.kind(RouteType::Unreachable).build(),
+    }
+}
+
+fn with_gateway(message: RouteMessageBuilder<IpAddr>, gateway: IpAddr) -> RouteMessage {
+    let mut message = message.build();
+    message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    message
 }
 
 fn route_seen(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL)
         || header.table != RouteHeader::RT_TABLE_MAIN
-        || header.address_family != AddressFamily::Inet
     {
         return None;
     }
-    let mut destination = Ipv4Addr::UNSPECIFIED;
-    let (mut gateway, mut link, mut source) = (None, None, None);
+    let mut destination = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let (mut gateway, mut link, mut source, mut node) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::PrefSource(address) => source = ip(address),
             RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Encap(wrap) => {
+                node = wrap.iter().find_map(|part| match part {
+                    RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(node)) => Some(*node),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
     let via = match (header.kind, gateway, link) {
-        (RouteType::Unicast, Some(address), Some(link)) => Via::Node { address, link },
+        (RouteType::Unicast, Some(address), Some(link)) => match node {
+            Some(node) => Via::Tunnel { node, link },
+            None => Via::Node { address, link },
+        },
         (RouteType::Unicast, None, Some(link)) => Via::Link { link },
         (RouteType::Unreachable, ..) => Via::Unreachable,
         // Not of a shape that we make, yet under our number: what leads nowhere is replaced.
         _ => return None,
     };
-    let destination = Ipv4Range::new(destination, header.destination_prefix_length);
+    let destination = Cidr::containing(destination, header.destination_prefix_length)?;
     Some(Route { destination, via, source })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
 }

@@ -1,8 +1,8 @@
 //! Sandboxes of pods on this node: namespaces, addresses, links, routes.
 //!
 //! A sandbox is three pinned namespaces (`net`, `ipc`, `uts`) under `<run>/sandboxes/<uid>/`, a
-//! veth pair, and one address of the node's pod range. It is there before a pod's containers and
-//! outlives them and the agent.
+//! veth pair, and one address of each of the node's pod ranges. It is there before a pod's
+//! containers and outlives them and the agent.
 //!
 //! Guarantees: `set_up` gives back the sandbox that a pod already has; an address is in use by at
 //! most one sandbox, also across SIGKILL of the agent; a sandbox that a crash left half made is
@@ -11,24 +11,30 @@
 //! pods tears down those that `sandboxes` lists and no pod wants.
 
 mod addresses;
+mod families;
 mod links;
+pub(crate) mod masquerade;
 mod namespaces;
-mod range;
 mod records;
 mod sandboxes;
 pub(crate) mod sysctl;
+pub(crate) mod tunnel;
 pub(crate) mod uplink;
 mod wiring;
 
-pub(crate) use links::{LinkSeen, Mac, Netlink, NetlinkRequestFailed, Route, Via};
-pub(crate) use range::Ipv4Range;
+pub(crate) use families::Addresses;
+#[cfg(test)]
+pub(crate) use links::VxlanSeen;
+pub(crate) use links::{LinkSeen, Mac, Neighbour, Netlink, NetlinkRequestFailed, Route, Via};
+pub(crate) use masquerade::Masquerade;
 pub(crate) use sandboxes::{
-    PodNetwork, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid,
+    PodNetwork, Ranges, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid,
 };
+pub(crate) use tunnel::{Reach, TUNNEL_LINK, Tunnel};
 pub(crate) use uplink::Uplink;
-pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_route};
+pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_neighbours, pod_routes};
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::path::PathBuf;
 
 /// What makes one pod's sandbox different from another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +51,8 @@ pub(crate) struct PodIdentity {
 /// A sandbox that is ready for containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sandbox {
-    /// The pod's address; the node's own for a pod on the host network.
-    pub(crate) address: Ipv4Addr,
+    /// The pod's addresses; the node's own for a pod on the host network.
+    pub(crate) addresses: Addresses,
     /// Path of the pinned network namespace.
     pub(crate) netns: PathBuf,
     /// Path of the pinned IPC namespace.
@@ -63,7 +69,7 @@ pub(crate) struct PodLink {
     pub(crate) pod: String,
     /// 0 when the link is gone already.
     pub(crate) index: u32,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) addresses: Addresses,
     pub(crate) pod_mac: Mac,
     pub(crate) netns: PathBuf,
 }

@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{PodIdentity, Sandbox};
+use super::{Addresses, PodIdentity, Sandbox};
 
 const RECORD: &str = "sandbox.json";
 const ORDER: &str = "addresses.json";
@@ -37,19 +37,20 @@ pub(super) struct Record {
     pub(super) name: String,
     pub(super) hostname: String,
     pub(super) host_network: bool,
-    pub(super) address: Ipv4Addr,
+    #[serde(flatten)]
+    pub(super) addresses: Addresses,
     pub(super) phase: Phase,
 }
 
 impl Record {
-    pub(super) fn new(pod: &PodIdentity, address: Ipv4Addr) -> Self {
+    pub(super) fn new(pod: &PodIdentity, addresses: Addresses) -> Self {
         Self {
             uid: pod.uid.clone(),
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             hostname: pod.hostname.clone(),
             host_network: pod.host_network,
-            address,
+            addresses,
             phase: Phase::Making,
         }
     }
@@ -90,7 +91,7 @@ impl Records {
     pub(super) fn sandbox(&self, record: &Record) -> Sandbox {
         let dir = self.dir(&record.uid);
         Sandbox {
-            address: record.address,
+            addresses: record.addresses,
             netns: dir.join("net"),
             ipc: dir.join("ipc"),
             uts: dir.join("uts"),
@@ -176,7 +177,7 @@ mod tests {
             hostname: "web".to_owned(),
             host_network: false,
         };
-        Record::new(&pod, Ipv4Addr::new(10, 240, 1, 2))
+        Record::new(&pod, Ipv4Addr::new(10, 240, 1, 2).into())
     }
 
     #[test]
@@ -195,6 +196,21 @@ mod tests {
         assert_eq!(records.load_order(), [Ipv4Addr::LOCALHOST]);
         records.remove_all().unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_of_an_agent_that_knew_one_family_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        let text = r#"{"uid":"u1","namespace":"default","name":"web","hostname":"web",
+            "host_network":false,"address":"10.240.1.2","phase":"Making"}"#;
+        fs::create_dir_all(records.dir("u1")).unwrap();
+        fs::write(records.dir("u1").join(RECORD), text).unwrap();
+        assert_eq!(records.load().unwrap(), [("u1".to_owned(), Some(record("u1")))]);
+        let both = Addresses { v6: "fd00::2".parse().ok(), ..record("u2").addresses };
+        let both = Record { addresses: both, ..record("u2") };
+        records.write(&both).unwrap();
+        assert!(records.load().unwrap().contains(&("u2".to_owned(), Some(both))));
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bowline_api::cidr::Cidr;
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
 use super::{
-    Ipv4Range, Netlink, NetlinkRequestFailed, PodIdentity, PodLink, PodLinks, Sandbox, Uplink,
+    Addresses, Netlink, NetlinkRequestFailed, PodIdentity, PodLink, PodLinks, Sandbox, Uplink,
     addresses::{AddressPool, RangeExhausted},
     namespaces::{self, NamespaceFailed},
     records::{Phase, Record, RecordFailed, Records},
@@ -93,6 +94,8 @@ struct Inner {
     /// The agent's own network namespace: where host ends of links belong.
     own_netns: File,
     uplink: Uplink,
+    /// What fits into a packet of a pod, wherever it goes.
+    pod_mtu: u32,
     pod_links: Arc<dyn PodLinks>,
     state: Mutex<State>,
     /// Held shared by every set-up and tear-down, alone by whoever compares the kernel with the
@@ -102,7 +105,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    range: Option<Ipv4Range>,
+    ranges: Option<Ranges>,
     pool: AddressPool,
     sandboxes: BTreeMap<String, Record>,
     /// Directories without a readable record: remains of a crash at the very start of a set-up.
@@ -111,12 +114,36 @@ struct State {
     busy: BTreeSet<String>,
 }
 
+/// The node's pod ranges. The IPv6 address of a pod is at the same place in its range as the IPv4
+/// address in its own, so that one decision gives both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    pub(crate) v4: Cidr,
+    pub(crate) v6: Option<Cidr>,
+}
+
+impl Ranges {
+    /// All of them, IPv4 first.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Cidr> {
+        std::iter::once(self.v4).chain(self.v6)
+    }
+
+    fn addresses(self, v4: Ipv4Addr) -> Addresses {
+        let mate = self.v6.and_then(|range| range.address(self.v4.index_of(v4)?));
+        let v6 = match mate {
+            Some(IpAddr::V6(address)) => Some(address),
+            _ => None,
+        };
+        Addresses { v4, v6 }
+    }
+}
+
 /// A sandbox with a link of its own, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SandboxLink {
     pub(crate) uid: String,
     pub(crate) link: String,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) addresses: Addresses,
 }
 
 impl fmt::Debug for PodNetwork {
@@ -132,6 +159,7 @@ impl PodNetwork {
         run_dir: &Path,
         netlink: Netlink,
         uplink: Uplink,
+        pod_mtu: u32,
         pod_links: Arc<dyn PodLinks>,
     ) -> Result<Self, SetUpSandboxFailed> {
         let records = Records::new(run_dir);
@@ -145,17 +173,18 @@ impl PodNetwork {
                 None => drop(state.unreadable.insert(uid)),
             }
         }
-        let held = state.sandboxes.values().filter(|r| !r.host_network).map(|r| r.address);
+        let held = state.sandboxes.values().filter(|r| !r.host_network).map(|r| r.addresses.v4);
         state.pool = AddressPool::new(held, records.load_order());
         let settled = RwLock::new(());
         let state = Mutex::new(state);
-        let inner = Inner { records, netlink, own_netns, uplink, pod_links, state, settled };
+        let inner =
+            Inner { records, netlink, own_netns, uplink, pod_mtu, pod_links, state, settled };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Sets the range that new sandboxes get their addresses from.
-    pub(crate) fn set_range(&self, range: Ipv4Range) {
-        self.inner.state().range = Some(range);
+    /// Sets the ranges that new sandboxes get their addresses from.
+    pub(crate) fn set_ranges(&self, ranges: Ranges) {
+        self.inner.state().ranges = Some(ranges);
     }
 
     /// Sets up the sandbox of a pod, or gives back the one that it has. Goes on to its end also
@@ -207,7 +236,7 @@ impl PodNetwork {
             .map(|record| SandboxLink {
                 uid: record.uid.clone(),
                 link: wiring::link_name(&record.uid),
-                address: record.address,
+                addresses: record.addresses,
             })
             .collect()
     }
@@ -329,13 +358,17 @@ impl Inner {
     /// Takes an address and enters the sandbox as being made.
     fn reserve(&self, pod: &PodIdentity) -> Result<Record, SetUpSandboxFailed> {
         let mut state = self.state();
-        let address = if pod.host_network {
-            self.uplink.address
+        let addresses = if pod.host_network {
+            self.uplink.addresses
         } else {
-            let range = state.range.ok_or(SetUpSandboxFailed::NoPodRange)?;
-            state.pool.take(range)?
+            let ranges = state.ranges.ok_or(SetUpSandboxFailed::NoPodRange)?;
+            // A sandbox of a former IPv4 range may still hold the IPv6 address.
+            let held: BTreeSet<_> =
+                state.sandboxes.values().filter_map(|record| record.addresses.v6).collect();
+            let fits = |v4| ranges.addresses(v4).v6.is_none_or(|v6| !held.contains(&v6));
+            ranges.addresses(state.pool.take(ranges.v4, fits)?)
         };
-        let record = Record::new(pod, address);
+        let record = Record::new(pod, addresses);
         state.sandboxes.insert(pod.uid.clone(), record.clone());
         Ok(record)
     }
@@ -379,15 +412,15 @@ impl Inner {
         Ok(wiring::Ends {
             node_link: wiring::link_name(&record.uid),
             node_netns,
-            address: record.address,
-            mtu: self.uplink.mtu,
+            addresses: record.addresses,
+            mtu: self.pod_mtu,
         })
     }
 
     async fn wire_node_side(&self, record: &Record) -> Result<(), SetUpSandboxFailed> {
         let name = wiring::link_name(&record.uid);
-        let node = self.uplink.address;
-        let index = wiring::wire_node_side(&self.netlink, &name, record.address, node).await?;
+        let (pod, node) = (record.addresses, self.uplink.addresses);
+        let index = wiring::wire_node_side(&self.netlink, &name, pod, node, self.pod_mtu).await?;
         let link = self.pod_link(record, index);
         self.pod_links
             .attach(&link)
@@ -400,8 +433,8 @@ impl Inner {
             namespace: record.namespace.clone(),
             pod: record.name.clone(),
             index,
-            address: record.address,
-            pod_mac: wiring::pod_mac(record.address),
+            addresses: record.addresses,
+            pod_mac: wiring::pod_mac(record.addresses),
             netns: self.records.dir(&record.uid).join("net"),
         }
     }
@@ -469,7 +502,7 @@ impl Inner {
         if record.host_network {
             return;
         }
-        state.pool.give_back(record.address);
+        state.pool.give_back(record.addresses.v4);
         let order = state.pool.given_back().collect::<Vec<_>>();
         if let Err(error) = self.records.write_order(&order) {
             tracing::warn!(%error, "the order of addresses is lost at the next start");

@@ -2,24 +2,31 @@
 //! nothing is ever sent outside of them. Needs root; says so loudly where it is missing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
+use bowline_api::cidr::Cidr;
+
 use super::*;
 use crate::{
     apply::network::NodeRoutes,
+    config::{DEFAULT_VXLAN_PORT, Routing},
+    datapath::Hop,
     observe,
-    plan::network::{Desired, Step, plan},
+    plan::network::{Desired, Step, Told, plan, settings},
 };
 
+const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, 0xb);
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
 const RANGE: &str = "10.240.1.0/29";
+const RANGE_V6: &str = "fd00:10:240:1::/64";
+const MTU: u32 = 1400;
 
 /// Remembers which links it was told about; refuses some on demand.
 #[derive(Debug, Default)]
@@ -44,9 +51,17 @@ impl PodLinks for Links {
 }
 
 impl NodeRoutes for Links {
-    fn set_routes(&self, _: &BTreeMap<Ipv4Range, Ipv4Addr>) -> Result<(), Refused> {
+    fn set_routes(&self, _: &BTreeMap<Cidr, Hop>) -> Result<(), Refused> {
         Ok(())
     }
+}
+
+fn ranges() -> Ranges {
+    Ranges { v4: RANGE.parse().unwrap(), v6: RANGE_V6.parse().ok() }
+}
+
+fn node_addresses() -> Addresses {
+    Addresses { v4: NODE, v6: Some(NODE_V6) }
 }
 
 /// A node of its own: a network namespace with an uplink, and a run directory.
@@ -55,6 +70,8 @@ pub(crate) struct TestNode {
     links: Arc<Links>,
     pub(crate) netlink: Netlink,
     uplink: Uplink,
+    reach: Reach,
+    remote: BTreeMap<Cidr, Hop>,
     pub(crate) network: PodNetwork,
 }
 
@@ -62,18 +79,25 @@ impl TestNode {
     fn reopen(&mut self) {
         let (netlink, uplink) = (self.netlink.clone(), self.uplink.clone());
         self.network =
-            PodNetwork::open(self.run.path(), netlink, uplink, self.links.clone()).unwrap();
-        self.network.set_range(RANGE.parse().unwrap());
+            PodNetwork::open(self.run.path(), netlink, uplink, MTU, self.links.clone()).unwrap();
+        self.network.set_ranges(ranges());
     }
 
     /// Brings the node network in line, as the agent does, and gives back what had to be done.
     pub(crate) async fn converge(&self) -> Vec<Step> {
         let _settled = self.network.settle().await;
-        let told = Some(BTreeMap::new());
-        let observed = observe::network(&self.netlink, &self.network, told).await.unwrap();
+        let tunnel = self.netlink.link(TUNNEL_LINK).await.unwrap().map(|link| link.index);
+        let tunnel = self.reach.tunnel.and(tunnel);
+        let told = Some(Told { routes: self.remote.clone(), tunnel });
+        let settings = settings(&self.uplink.name, true);
+        let observed =
+            observe::network(&self.netlink, &self.network, &settings, false, told).await.unwrap();
         let desired = Desired {
-            own_range: RANGE.parse().ok(),
-            remote: BTreeMap::new(),
+            own_ranges: Some(ranges()),
+            remote: self.remote.clone(),
+            stranded: BTreeSet::new(),
+            reach: self.reach,
+            masquerade: None,
             uplink: self.uplink.clone(),
             links: self.network.links(),
         };
@@ -108,7 +132,7 @@ impl TestNode {
 pub(crate) struct Picture {
     pub(crate) links: Vec<String>,
     pub(crate) routes: Vec<Route>,
-    pub(crate) neighbours: Vec<(u32, Ipv4Addr, Mac)>,
+    pub(crate) neighbours: Vec<Neighbour>,
     pub(crate) mounts: usize,
     pub(crate) files: Vec<PathBuf>,
 }
@@ -142,22 +166,26 @@ where
                 peer_name: "up0peer",
                 peer_mac: [2, 0, 0, 0, 0, 2],
                 peer_netns: std::os::fd::AsFd::as_fd(&own),
-                mtu: 1400,
+                mtu: MTU,
             };
             netlink.add_veth(&pair).await.unwrap();
             let up = netlink.link("up0").await.unwrap().unwrap();
             netlink.bring_up(up.index).await.unwrap();
             netlink.add_address(up.index, NODE, false).await.unwrap();
             let server = SocketAddr::from((NODE, 6443));
-            let uplink = uplink::find(&netlink, Some("up0"), None, server).await.unwrap();
-            assert_eq!((uplink.address, uplink.mtu), (NODE, 1400));
+            netlink.add_address(up.index, NODE_V6, false).await.unwrap();
+            let uplink = uplink::find(&netlink, Some("up0"), &[], server).await.unwrap();
+            assert_eq!((uplink.addresses, uplink.mtu), (node_addresses(), MTU));
             let run = tempfile::tempdir().unwrap();
             let links = Arc::new(Links::default());
             let network =
-                PodNetwork::open(run.path(), netlink.clone(), uplink.clone(), links.clone());
+                PodNetwork::open(run.path(), netlink.clone(), uplink.clone(), MTU, links.clone());
             let network = network.unwrap();
-            network.set_range(RANGE.parse().unwrap());
-            let node = test(TestNode { run, links, netlink, uplink, network }).await;
+            network.set_ranges(ranges());
+            let reach = Reach::new(Routing::Native, DEFAULT_VXLAN_PORT, &uplink);
+            let remote = BTreeMap::new();
+            let node = TestNode { run, links, netlink, uplink, reach, remote, network };
+            let node = test(node).await;
             let causes = node.network.remove_all().await;
             assert!(causes.is_empty(), "{causes:?}");
             assert_eq!(node.picture().await.mounts, 0);
@@ -176,20 +204,25 @@ fn inside<T: Send + 'static>(sandbox: &Sandbox, work: impl FnOnce() -> T + Send 
     thread::spawn(inside).join().unwrap()
 }
 
-/// Sends a datagram from one sandbox to another over the kernel's routes, and gives back the
-/// source address that the receiver saw.
-fn datagram(from: &Sandbox, to: &Sandbox) -> Option<SocketAddr> {
-    let target = SocketAddr::from((to.address, 9376));
-    let receiver = inside(to, move || UdpSocket::bind(target).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    let source = from.address;
-    inside(from, move || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        socket.connect(target).unwrap();
-        assert_eq!(socket.local_addr().unwrap().ip(), source);
-        socket.send(b"hello").unwrap();
-    });
-    receiver.recv_from(&mut [0; 16]).ok().map(|(_, source)| source)
+/// Sends a datagram from one sandbox to another over the kernel's routes, in each family; whether
+/// they arrived, with the sender's own address.
+fn datagrams_arrive(from: &Sandbox, to: &Sandbox) -> bool {
+    from.addresses.iter().zip(to.addresses.iter()).all(|(source, target)| {
+        let target = SocketAddr::from((target, 9376));
+        let receiver = inside(to, move || UdpSocket::bind(target).unwrap());
+        receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        inside(from, move || {
+            let socket = UdpSocket::bind((any(source), 0)).unwrap();
+            socket.connect(target).unwrap();
+            assert_eq!(socket.local_addr().unwrap().ip(), source);
+            socket.send(b"hello").unwrap();
+        });
+        receiver.recv_from(&mut [0; 16]).is_ok_and(|(_, seen)| seen.ip() == source)
+    })
+}
+
+fn any(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 #[test]
@@ -221,10 +254,11 @@ fn sandboxes_reach_each_other_over_kernel_routes() {
         node.converge().await;
         let one = node.network.set_up(&pod(1)).await.unwrap();
         let two = node.network.set_up(&pod(2)).await.unwrap();
-        assert_ne!(one.address, two.address);
-        let seen = datagram(&one, &two).expect("a datagram from pod to pod");
-        assert_eq!(seen.ip(), one.address);
-        assert!(datagram(&two, &one).is_some());
+        let second = |addresses: Addresses| addresses.v6.map(|v6| v6.to_string());
+        assert_eq!(one.addresses.v4.to_string(), "10.240.1.2");
+        assert_eq!(second(one.addresses).as_deref(), Some("fd00:10:240:1::2"));
+        assert_eq!(second(two.addresses).as_deref(), Some("fd00:10:240:1::3"));
+        assert!(datagrams_arrive(&one, &two) && datagrams_arrive(&two, &one));
         let hostname = fs::File::open(&two.uts).unwrap();
         let name = thread::spawn(move || {
             nix::sched::setns(hostname, nix::sched::CloneFlags::CLONE_NEWUTS).unwrap();
@@ -232,12 +266,61 @@ fn sandboxes_reach_each_other_over_kernel_routes() {
         });
         assert_eq!(name.join().unwrap(), "web-2");
         // From the node itself, with the node's address as the source.
-        let target = SocketAddr::from((two.address, 9377));
-        let receiver = inside(&two, move || UdpSocket::bind(target).unwrap());
-        receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().send_to(b"x", target).unwrap();
-        let (_, source) = receiver.recv_from(&mut [0; 4]).unwrap();
-        assert_eq!(source.ip(), NODE);
+        for (address, own) in two.addresses.iter().zip(node_addresses().iter()) {
+            let target = SocketAddr::from((address, 9377));
+            let receiver = inside(&two, move || UdpSocket::bind(target).unwrap());
+            receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            UdpSocket::bind((any(own), 0)).unwrap().send_to(b"x", target).unwrap();
+            let (_, source) = receiver.recv_from(&mut [0; 4]).unwrap();
+            assert_eq!(source.ip(), own);
+        }
+        node
+    });
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn the_tunnel_device_is_made_repaired_and_removed() {
+    on_a_node(async |mut node| {
+        let reach = Reach::new(Routing::Tunnel, 8479, &node.uplink);
+        let far = Ipv4Addr::new(172, 31, 0, 12);
+        let ways = ["10.240.2.0/24", "fd00:10:240:2::/64"];
+        let ways = ways.map(|range| (range.parse().unwrap(), Hop::Tunnel(far.into())));
+        node.reach = reach;
+        node.remote = ways.into();
+        let tunnel = reach.tunnel.unwrap();
+        assert!(node.converge().await.contains(&Step::MakeTunnel(tunnel)));
+        let second = node.converge().await;
+        assert!(second.iter().any(|step| matches!(step, Step::PutRoute(_))), "{second:?}");
+        assert_eq!(node.converge().await, []);
+        let seen = node.netlink.link(TUNNEL_LINK).await.unwrap().unwrap();
+        assert!(tunnel.is(&seen), "{seen:?}");
+        assert_eq!(seen.mtu, MTU - 50);
+
+        // Damage: another MTU, a neighbour entry, a route; then the whole device.
+        node.netlink.configure_link(&seen, tunnel.mac, 1300).await.unwrap();
+        let entry = node.netlink.neighbours().await.unwrap();
+        let entry = entry.into_iter().find(|(link, ..)| *link == seen.index).unwrap();
+        node.netlink.remove_neighbour(entry).await.unwrap();
+        let route = node.netlink.routes().await.unwrap();
+        let route = route.into_iter().find(|it| matches!(it.via, Via::Tunnel { .. })).unwrap();
+        node.netlink.remove_route(&route).await.unwrap();
+        let repairs = [Step::MakeTunnel(tunnel), Step::PutNeighbour(entry), Step::PutRoute(route)];
+        assert_eq!(node.converge().await, repairs);
+        node.netlink.remove_link(&seen).await.unwrap();
+        assert!(node.converge().await.contains(&Step::MakeTunnel(tunnel)));
+        node.converge().await;
+        assert_eq!(node.converge().await, []);
+
+        let other = Reach::new(Routing::Tunnel, 8480, &node.uplink);
+        node.reach = other;
+        node.converge().await;
+        let seen = node.netlink.link(TUNNEL_LINK).await.unwrap().unwrap();
+        assert!(other.tunnel.unwrap().is(&seen), "another port makes it anew: {seen:?}");
+        node.reach = Reach::new(Routing::Native, 8479, &node.uplink);
+        node.remote.clear();
+        node.converge().await;
+        assert_eq!(node.netlink.link(TUNNEL_LINK).await.unwrap(), None);
         node
     });
 }
@@ -256,12 +339,18 @@ fn what_somebody_removed_by_hand_is_repaired() {
         node.netlink.remove_link(&seen).await.unwrap();
         assert!(datagram_is_lost(&two, &one));
         assert_eq!(node.converge().await, restored);
-        assert!(datagram(&two, &one).is_some());
+        assert!(datagrams_arrive(&two, &one));
 
         let index = node.netlink.link(&link).await.unwrap().unwrap().index;
-        node.netlink.remove_route(&pod_route(index, one.address, NODE)).await.unwrap();
-        assert_eq!(node.converge().await, restored);
-        assert!(datagram(&one, &two).is_some());
+        for route in pod_routes(index, one.addresses, node_addresses()) {
+            node.netlink.remove_route(&route).await.unwrap();
+            assert_eq!(node.converge().await, restored);
+        }
+        for neighbour in pod_neighbours(index, one.addresses) {
+            node.netlink.remove_neighbour(neighbour).await.unwrap();
+            assert_eq!(node.converge().await, restored);
+        }
+        assert!(datagrams_arrive(&one, &two));
         node.netlink.remove_address(LOOPBACK, crate::DNS_ADDRESS).await.unwrap();
         assert_eq!(node.converge().await, [Step::AddDnsAddress]);
         assert_eq!(node.converge().await, []);
@@ -270,7 +359,7 @@ fn what_somebody_removed_by_hand_is_repaired() {
 }
 
 fn datagram_is_lost(from: &Sandbox, to: &Sandbox) -> bool {
-    let target = SocketAddr::from((to.address, 9376));
+    let target = SocketAddr::from((to.addresses.v4, 9376));
     inside(from, move || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -344,7 +433,7 @@ fn a_pod_on_the_host_network_shares_the_nodes_namespace() {
         node.converge().await;
         let pod = PodIdentity { host_network: true, ..pod(1) };
         let sandbox = node.network.set_up(&pod).await.unwrap();
-        assert_eq!(sandbox.address, NODE);
+        assert_eq!(sandbox.addresses, node_addresses());
         let same =
             |path: &std::path::Path| nix::sys::stat::stat(path).map(|stat| stat.st_ino).unwrap();
         assert_eq!(same(&sandbox.netns), same("/proc/thread-self/ns/net".as_ref()));

@@ -1,21 +1,30 @@
 //! The link between a pod and its node.
 //!
 //! Hardware addresses are made from the pod's address, so each side can enter the other as a
-//! permanent neighbour without asking: no ARP is ever spoken on these links, and a pod's default
-//! gateway needs no address on the node.
+//! permanent neighbour without asking: neither ARP nor neighbour discovery is ever spoken on these
+//! links, and a pod's default gateways need no addresses on the node. No link-local address of
+//! IPv6 is made at either end, and no router is listened to: a pod has the addresses that the node
+//! gave it, at once.
 
-use std::{fs::File, net::Ipv4Addr, os::fd::AsFd};
+use std::{
+    fs::File,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+};
+
+use bowline_api::cidr::Cidr;
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    Ipv4Range, Netlink, Route, SetUpSandboxFailed, Via,
-    links::{Mac, VethPair},
-    sysctl,
+    Addresses, Netlink, Route, SetUpSandboxFailed, Via,
+    links::{LinkSeen, Mac, Neighbour, VethPair},
+    sysctl::{self, SetSysctlFailed},
 };
 
-/// What every pod has as its gateway. Link-local, so it can never be a pod or a node.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// What every pod has as its gateways. Link-local, so they can never be a pod or a node.
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The pod's end of the link.
 const POD_LINK: &str = "eth0";
@@ -27,7 +36,7 @@ pub(crate) const LOOPBACK: u32 = 1;
 pub(super) struct Ends {
     pub(super) node_link: String,
     pub(super) node_netns: File,
-    pub(super) address: Ipv4Addr,
+    pub(super) addresses: Addresses,
     pub(super) mtu: u32,
 }
 
@@ -52,13 +61,13 @@ pub(crate) fn is_pod_link(name: &str) -> bool {
 }
 
 /// The hardware address of the node's end.
-pub(super) fn node_mac(pod: Ipv4Addr) -> Mac {
-    local_mac(0x0e, pod)
+pub(super) fn node_mac(pod: Addresses) -> Mac {
+    local_mac(0x0e, pod.v4)
 }
 
 /// The hardware address of the pod's end.
-pub(crate) fn pod_mac(pod: Ipv4Addr) -> Mac {
-    local_mac(0x0a, pod)
+pub(crate) fn pod_mac(pod: Addresses) -> Mac {
+    local_mac(0x0a, pod.v4)
 }
 
 fn local_mac(first: u8, pod: Ipv4Addr) -> Mac {
@@ -82,28 +91,51 @@ pub(super) fn wire_pod_side(ends: &Ends) -> Result<(), SetUpSandboxFailed> {
         sysctl::write("net/ipv4/ping_group_range", "0 2147483647")?;
         let link = match netlink.link(POD_LINK).await? {
             Some(link) => link,
-            None => {
-                let pair = VethPair {
-                    name: POD_LINK,
-                    mac: pod_mac(ends.address),
-                    peer_name: &ends.node_link,
-                    peer_mac: node_mac(ends.address),
-                    peer_netns: ends.node_netns.as_fd(),
-                    mtu: ends.mtu,
-                };
-                netlink.add_veth(&pair).await?;
-                let made = netlink.link(POD_LINK).await?;
-                made.ok_or_else(|| SetUpSandboxFailed::LinkVanished(POD_LINK.to_owned()))?
-            }
+            None => make_pair(&netlink, ends).await?,
         };
-        // Pods have IPv4 addresses only: no link-local chatter of IPv6 on the way.
-        sysctl::write_if_present(&format!("net/ipv6/conf/{POD_LINK}/disable_ipv6"), "1")?;
+        prepare_ipv6(POD_LINK, ends.addresses.v6.is_some())?;
+        netlink.configure_link(&link, pod_mac(ends.addresses), ends.mtu).await?;
         netlink.bring_up(link.index).await?;
-        netlink.add_address(link.index, ends.address, false).await?;
-        netlink.put_neighbour(link.index, GATEWAY, node_mac(ends.address)).await?;
-        netlink.put_default_route(link.index, GATEWAY, ends.address).await?;
+        for address in ends.addresses.iter() {
+            let gateway = match address {
+                IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
+                IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
+            };
+            netlink.add_address(link.index, address, false).await?;
+            netlink.put_neighbour((link.index, gateway, node_mac(ends.addresses))).await?;
+            netlink.put_default_route(link.index, gateway, address).await?;
+        }
         Ok(())
     })
+}
+
+async fn make_pair(netlink: &Netlink, ends: &Ends) -> Result<LinkSeen, SetUpSandboxFailed> {
+    let pair = VethPair {
+        name: POD_LINK,
+        mac: pod_mac(ends.addresses),
+        peer_name: &ends.node_link,
+        peer_mac: node_mac(ends.addresses),
+        peer_netns: ends.node_netns.as_fd(),
+        mtu: ends.mtu,
+    };
+    netlink.add_veth(&pair).await?;
+    let made = netlink.link(POD_LINK).await?;
+    made.ok_or_else(|| SetUpSandboxFailed::LinkVanished(POD_LINK.to_owned()))
+}
+
+/// Before the link is up: with an IPv6 address, none but that one; without, no IPv6 at all.
+fn prepare_ipv6(link: &str, wanted: bool) -> Result<(), SetSysctlFailed> {
+    let set = |name: &str, value| {
+        sysctl::write_if_present(&format!("net/ipv6/conf/{link}/{name}"), value)
+    };
+    if !wanted {
+        return set("disable_ipv6", "1");
+    }
+    set("accept_ra", "0")?;
+    set("autoconf", "0")?;
+    set("accept_dad", "0")?;
+    set("addr_gen_mode", "1")?;
+    sysctl::write(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")
 }
 
 /// Makes the node's side of the link and gives back its index. The calling thread is in the
@@ -111,22 +143,41 @@ pub(super) fn wire_pod_side(ends: &Ends) -> Result<(), SetUpSandboxFailed> {
 pub(super) async fn wire_node_side(
     netlink: &Netlink,
     name: &str,
-    pod: Ipv4Addr,
-    node: Ipv4Addr,
+    pod: Addresses,
+    node: Addresses,
+    mtu: u32,
 ) -> Result<u32, SetUpSandboxFailed> {
     let link = netlink.link(name).await?;
     let link = link.ok_or_else(|| SetUpSandboxFailed::LinkVanished(name.to_owned()))?;
-    sysctl::write_if_present(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+    prepare_ipv6(name, pod.v6.is_some())?;
     sysctl::write(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
+    netlink.configure_link(&link, node_mac(pod), mtu).await?;
     netlink.bring_up(link.index).await?;
-    netlink.put_neighbour(link.index, pod, pod_mac(pod)).await?;
-    netlink.put_route(&pod_route(link.index, pod, node)).await?;
+    for neighbour in pod_neighbours(link.index, pod) {
+        netlink.put_neighbour(neighbour).await?;
+    }
+    for route in pod_routes(link.index, pod, node) {
+        netlink.put_route(&route).await?;
+    }
     Ok(link.index)
 }
 
-/// The node's route to one of its pods.
-pub(crate) fn pod_route(link: u32, pod: Ipv4Addr, node: Ipv4Addr) -> Route {
-    Route { destination: Ipv4Range::host(pod), via: Via::Link { link }, source: Some(node) }
+/// The node's routes to one of its pods. Their source is the node's address of the same family.
+pub(crate) fn pod_routes(
+    link: u32,
+    pod: Addresses,
+    node: Addresses,
+) -> impl Iterator<Item = Route> {
+    pod.iter().map(move |address| Route {
+        destination: Cidr::host(address),
+        via: Via::Link { link },
+        source: node.like(address),
+    })
+}
+
+/// The node's neighbour entries for one of its pods.
+pub(crate) fn pod_neighbours(link: u32, pod: Addresses) -> impl Iterator<Item = Neighbour> {
+    pod.iter().map(move |address| (link, address, pod_mac(pod)))
 }
 
 #[cfg(test)]
@@ -148,7 +199,7 @@ mod tests {
 
     #[test]
     fn hardware_addresses_are_unicast_and_local() {
-        let pod = Ipv4Addr::new(10, 240, 1, 2);
+        let pod = Addresses::from(Ipv4Addr::new(10, 240, 1, 2));
         for mac in [node_mac(pod), pod_mac(pod)] {
             assert_eq!(mac[0] & 0b11, 0b10);
         }

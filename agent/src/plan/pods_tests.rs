@@ -20,7 +20,7 @@ fn one(policy: &str) -> PodSpec {
 
 fn ready() -> Ground {
     Ground::Ready(Sandbox {
-        address: std::net::Ipv4Addr::LOCALHOST,
+        addresses: std::net::Ipv4Addr::LOCALHOST.into(),
         netns: PathBuf::from("/n"),
         ipc: PathBuf::from("/i"),
         uts: PathBuf::from("/u"),

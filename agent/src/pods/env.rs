@@ -4,7 +4,6 @@
 //! `CreateContainerConfigError`. Service variables are not set: names are resolved by DNS.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, Pod,
@@ -14,6 +13,7 @@ use kube::api::Api;
 
 use super::expand::expand;
 use super::resources::thousandths;
+use crate::network::Addresses;
 
 /// A container's environment cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,8 @@ pub(crate) enum ResolveEnvFailed {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PodPlace<'a> {
     pub(crate) node: &'a str,
-    pub(crate) node_ip: Ipv4Addr,
-    pub(crate) pod_ip: Ipv4Addr,
+    pub(crate) node_ips: Addresses,
+    pub(crate) pod_ips: Addresses,
 }
 
 /// Bytes by key, of a ConfigMap or a Secret.
@@ -202,8 +202,10 @@ pub(crate) fn pod_field(
         "metadata.uid" => meta.uid.clone(),
         "spec.nodeName" => Some(place.node.to_owned()),
         "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()),
-        "status.hostIP" | "status.hostIPs" => Some(place.node_ip.to_string()),
-        "status.podIP" | "status.podIPs" => Some(place.pod_ip.to_string()),
+        "status.hostIP" => Some(place.node_ips.v4.to_string()),
+        "status.hostIPs" => Some(place.node_ips.joined()),
+        "status.podIP" => Some(place.pod_ips.v4.to_string()),
+        "status.podIPs" => Some(place.pod_ips.joined()),
         path => {
             let (map, key) = path.strip_suffix("']")?.split_once("['")?;
             let map = match map {
@@ -233,6 +235,8 @@ fn resource_field(container: &Container, field: &ResourceFieldSelector) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -245,8 +249,11 @@ mod tests {
         .unwrap();
         let place = PodPlace {
             node: "node2",
-            node_ip: Ipv4Addr::new(172, 30, 0, 12),
-            pod_ip: Ipv4Addr::new(10, 240, 1, 5),
+            node_ips: Ipv4Addr::new(172, 30, 0, 12).into(),
+            pod_ips: Addresses {
+                v4: Ipv4Addr::new(10, 240, 1, 5),
+                v6: "fd00:10:240:1::5".parse().ok(),
+            },
         };
         for (path, expected) in [
             ("metadata.name", Some("web")),
@@ -255,7 +262,9 @@ mod tests {
             ("metadata.labels['app']", Some("nifty")),
             ("metadata.labels['none']", Some("")),
             ("status.podIP", Some("10.240.1.5")),
+            ("status.podIPs", Some("10.240.1.5,fd00:10:240:1::5")),
             ("status.hostIP", Some("172.30.0.12")),
+            ("status.hostIPs", Some("172.30.0.12")),
             ("spec.nodeName", Some("node2")),
             ("spec.restartPolicy", None),
         ] {

@@ -7,6 +7,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::oci::BindMount;
+use crate::network::Addresses;
 
 const NODE_RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTNAME_CHARS_MAX: usize = 63;
@@ -30,7 +31,7 @@ fn is_host_network(spec: &PodSpec) -> bool {
     spec.host_network == Some(true)
 }
 
-pub(crate) fn hosts_file(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
+pub(crate) fn hosts_file(pod: &Pod, addresses: Addresses, domain: &str) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\n\
@@ -39,13 +40,15 @@ pub(crate) fn hosts_file(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
     let spec = pod.spec.as_ref();
     let host = hostname(pod);
     let subdomain = spec.and_then(|spec| spec.subdomain.as_deref()).filter(|name| !name.is_empty());
-    let _ = match subdomain {
-        Some(subdomain) => {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            writeln!(text, "{address}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}")
-        }
-        None => writeln!(text, "{address}\t{host}"),
-    };
+    for address in addresses.iter() {
+        let _ = match subdomain {
+            Some(subdomain) => {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                writeln!(text, "{address}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}")
+            }
+            None => writeln!(text, "{address}\t{host}"),
+        };
+    }
     for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
         let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
         let _ = writeln!(text, "{}\t{names}", alias.ip);
@@ -152,13 +155,13 @@ fn parse_resolv_conf(text: &str) -> Resolver {
 pub(crate) fn write_files(
     dir: &Path,
     pod: &Pod,
-    address: Ipv4Addr,
+    addresses: Addresses,
     dns: &ClusterDns,
 ) -> std::io::Result<Vec<BindMount>> {
     std::fs::create_dir_all(dir)?;
     let node = std::fs::read_to_string(NODE_RESOLV_CONF).unwrap_or_default();
     let files = [
-        ("hosts", hosts_file(pod, address, &dns.domain)),
+        ("hosts", hosts_file(pod, addresses, &dns.domain)),
         ("hostname", format!("{}\n", hostname(pod))),
         ("resolv.conf", resolv_conf(pod, dns, &node)),
     ];
@@ -253,10 +256,11 @@ mod tests {
         let text = hosts_file(
             &pod(serde_json::json!({"hostname": "db-0", "subdomain": "db",
                 "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["x", "y"]}]})),
-            Ipv4Addr::new(10, 240, 0, 4),
+            Addresses { v4: Ipv4Addr::new(10, 240, 0, 4), v6: "fd00:10:240::4".parse().ok() },
             "cluster.local",
         );
         assert!(text.contains("10.240.0.4\tdb-0.db.shop.svc.cluster.local\tdb-0\n"), "{text}");
+        assert!(text.contains("fd00:10:240::4\tdb-0.db.shop.svc.cluster.local\tdb-0\n"), "{text}");
         assert!(text.contains("192.0.2.7\tx\ty\n"), "{text}");
     }
 

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::net::Ipv4Addr;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ use super::stop::{run_hook, tear_down};
 use super::volumes::provide_volumes;
 use super::worker::Desired;
 use super::writer::delete_from_api;
-use crate::network::PodIdentity;
+use crate::network::{Addresses, PodIdentity};
 use crate::runtime::{ContainerKey, Ended, Exit, RuntimeCallFailed};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -63,7 +62,7 @@ pub(super) enum News {
         attempt: u32,
         report: ProbeReport,
     },
-    Released(Option<Ipv4Addr>),
+    Released(Option<Addresses>),
     TornDown,
     /// A release or removal ended for a fault of the agent's own; this is the ground before it.
     Undone(Ground),
@@ -117,7 +116,7 @@ async fn prepare_ground(node: &Node, pod: &Pod) -> Result<Grounded, (&'static st
     })?;
     let volumes =
         volumes.map_err(|error| ("FailedMount", format!("MountVolume.SetUp failed: {error}")))?;
-    let files = write_files(&dir.join("etc"), pod, sandbox.address, &node.config.dns)
+    let files = write_files(&dir.join("etc"), pod, sandbox.addresses, &node.config.dns)
         .map_err(|error| ("FailedMount", format!("writing the pod's files: {error}")))?;
     Ok(Grounded { sandbox, volumes, files })
 }
@@ -291,14 +290,14 @@ pub(super) async fn post_start(
     }
 }
 
-pub(super) async fn release(node: Arc<Node>, uid: String, address: Option<Ipv4Addr>) -> News {
+pub(super) async fn release(node: Arc<Node>, uid: String, addresses: Option<Addresses>) -> News {
     let mut pause = RETRY_FIRST;
     while let Err(error) = node.network.tear_down(&uid).await {
         tracing::warn!(pod = uid, error, "the network of an ended pod is not given back yet");
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
-    News::Released(address)
+    News::Released(addresses)
 }
 
 /// Takes the pod off the node and then, unless it is gone from there, out of the API.

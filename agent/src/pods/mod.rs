@@ -8,13 +8,13 @@
 //! death; what a pod leaves on the node is removed before the API forgets the pod; a pod that
 //! the API forgot while the agent was away is removed too. The agent's end stops no container.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::network::Addresses;
 use crate::runtime::Runtime;
 
 mod adopt;
@@ -60,7 +60,7 @@ const STARTS_AT_ONCE: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct PodsConfig {
     pub(crate) node_name: String,
-    pub(crate) node_ip: Ipv4Addr,
+    pub(crate) node_ips: Addresses,
     /// Bytes; scales out-of-memory scores.
     pub(crate) node_memory: u64,
     /// Holds `pods/` and `logs/`.

@@ -340,7 +340,7 @@ mod tests {
             image,
             user: ProcessUser::default(),
             sandbox: &Sandbox {
-                address: std::net::Ipv4Addr::LOCALHOST,
+                addresses: std::net::Ipv4Addr::LOCALHOST.into(),
                 netns: "/run/n".into(),
                 ipc: "/run/i".into(),
                 uts: "/run/u".into(),

@@ -73,8 +73,8 @@ pub(super) async fn start_container(
     let source = ConfigSource::new(node.client.clone(), namespace);
     let place = PodPlace {
         node: &node.config.node_name,
-        node_ip: node.config.node_ip,
-        pod_ip: grounded.sandbox.address,
+        node_ips: node.config.node_ips,
+        pod_ips: grounded.sandbox.addresses,
     };
     let ((image, rootfs), env) =
         tokio::try_join!(async { prepare_image(node, pod, container, &id).await }, async {
@@ -255,5 +255,5 @@ fn write_for_all(path: &Path) -> std::io::Result<()> {
 
 /// Where probes of a pod on this ground are dialed.
 pub(super) fn probe_address(sandbox: &Sandbox) -> IpAddr {
-    IpAddr::V4(sandbox.address)
+    IpAddr::V4(sandbox.addresses.v4)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::network::Sandbox;
+use crate::network::{Addresses, Sandbox};
 
 /// All that is known of a pod on this node.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +33,7 @@ pub(crate) enum Ground {
     },
     /// The pod has ended for good and its network is given back; the address is kept for the
     /// status.
-    Released(Option<std::net::Ipv4Addr>),
+    Released(Option<Addresses>),
 }
 
 /// One container of a pod: the current attempt, and how the one before ended.

@@ -3,8 +3,6 @@
 //! Guarantees: conditions that others own (`PodScheduled`, readiness gates) are passed on as they
 //! are; a condition's transition time changes only with its status.
 
-use std::net::Ipv4Addr;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
@@ -14,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::resources::qos_class;
 use super::state::{ContainerRecord, End, Ground, Phase, PodState};
+use crate::network::Addresses;
 use crate::plan::pods::{Outcome, is_initialized, is_sidecar, restart_delay};
 
 /// Conditions that the agent decides.
@@ -25,14 +24,14 @@ const OWN_CONDITIONS: [&str; 4] =
 pub(crate) struct StatusContext<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) outcome: Option<Outcome>,
-    pub(crate) node_ip: Ipv4Addr,
+    pub(crate) node_ips: Addresses,
     /// What was written last; transition times come from there.
     pub(crate) previous: Option<&'a PodStatus>,
     pub(crate) now: Timestamp,
 }
 
 pub(crate) fn pod_status(context: StatusContext<'_>, state: &PodState) -> PodStatus {
-    let StatusContext { pod, outcome, node_ip, now, .. } = context;
+    let StatusContext { pod, outcome, node_ips, now, .. } = context;
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
     let initialized = is_initialized(spec, state);
@@ -46,19 +45,20 @@ pub(crate) fn pod_status(context: StatusContext<'_>, state: &PodState) -> PodSta
         spec.init_containers.iter().flatten().map(|init| container_status(init, true)).collect();
     let containers: Vec<_> =
         spec.containers.iter().map(|container| container_status(container, false)).collect();
-    let address = match &state.ground {
-        Ground::Ready(sandbox) => Some(sandbox.address),
-        Ground::Released(address) => *address,
+    let addresses = match &state.ground {
+        Ground::Ready(sandbox) => Some(sandbox.addresses),
+        Ground::Released(addresses) => *addresses,
         Ground::Absent | Ground::UnderWay | Ground::Failed { .. } => None,
     };
     let deadline = outcome == Some(Outcome::DeadlineExceeded);
     PodStatus {
         phase: Some(phase(spec, state, outcome, initialized).to_owned()),
         conditions: Some(conditions(context, state, initialized, &containers)),
-        host_ip: Some(node_ip.to_string()),
-        host_ips: Some(vec![HostIP { ip: node_ip.to_string() }]),
-        pod_ip: address.map(|address| address.to_string()),
-        pod_ips: address.map(|address| vec![PodIP { ip: address.to_string() }]),
+        host_ip: Some(node_ips.v4.to_string()),
+        host_ips: Some(node_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        pod_ip: addresses.map(|addresses| addresses.v4.to_string()),
+        pod_ips: addresses
+            .map(|addresses| addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         start_time: state.started_at.map(Time),
         init_container_statuses: (!inits.is_empty()).then_some(inits),
         container_statuses: Some(containers),

@@ -1,5 +1,7 @@
 //! Statuses as kubectl users know them.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::network::Sandbox;
 use crate::pods::state::{Blocked, Running};
@@ -17,7 +19,7 @@ fn pod(spec: serde_json::Value) -> Pod {
 
 fn ground() -> Ground {
     Ground::Ready(Sandbox {
-        address: Ipv4Addr::new(10, 240, 0, 9),
+        addresses: Ipv4Addr::new(10, 240, 0, 9).into(),
         netns: "/n".into(),
         ipc: "/i".into(),
         uts: "/u".into(),
@@ -61,8 +63,8 @@ fn state(containers: &[(&str, u32, u32, Phase)]) -> PodState {
 }
 
 fn status(pod: &Pod, state: &PodState, outcome: Option<Outcome>, now: i64) -> PodStatus {
-    let node_ip = Ipv4Addr::new(172, 30, 0, 11);
-    let context = StatusContext { pod, outcome, node_ip, previous: None, now: at(now) };
+    let node_ips = Ipv4Addr::new(172, 30, 0, 11).into();
+    let context = StatusContext { pod, outcome, node_ips, previous: None, now: at(now) };
     pod_status(context, state)
 }
 

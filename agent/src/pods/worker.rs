@@ -160,12 +160,12 @@ impl Worker {
             Step::Start { container, attempt } => self.start(&container, attempt),
             Step::Stop { container, why } => self.stop(&container, &why),
             Step::Release => {
-                let address = match &self.state.ground {
-                    Ground::Ready(sandbox) => Some(sandbox.address),
+                let addresses = match &self.state.ground {
+                    Ground::Ready(sandbox) => Some(sandbox.addresses),
                     _ => None,
                 };
                 let before = std::mem::replace(&mut self.state.ground, Ground::UnderWay);
-                let job = jobs::release(self.node.clone(), self.uid(), address);
+                let job = jobs::release(self.node.clone(), self.uid(), addresses);
                 self.spawn(job, || News::Undone(before));
             }
             Step::TearDown => {
@@ -357,7 +357,7 @@ impl Worker {
                     self.on_probe(&container, report);
                 }
             }
-            News::Released(address) => self.state.ground = Ground::Released(address),
+            News::Released(addresses) => self.state.ground = Ground::Released(addresses),
             News::TornDown => self.torn_down = true,
             News::Undone(before) => self.state.ground = before,
         }
@@ -570,7 +570,7 @@ impl Worker {
             StatusContext {
                 pod: &self.pod,
                 outcome,
-                node_ip: self.node.config.node_ip,
+                node_ips: self.node.config.node_ips,
                 previous: writer.last(),
                 now: Timestamp::now(),
             },

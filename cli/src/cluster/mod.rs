@@ -23,6 +23,7 @@ mod record;
 mod spec;
 pub(crate) mod status;
 pub(crate) mod up;
+mod uplinks;
 
 pub(crate) use place::{Place, only};
 pub(crate) use record::Record;

@@ -8,19 +8,21 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::mounts;
-use super::place::{BRIDGE_ADDRESS, Place, UPLINK_PREFIX};
+use super::place::Place;
 use super::plan::{Node, Plan};
+use super::uplinks::{BRIDGE_ADDRESS, Layout, UplinkAddress};
 use crate::launch::enter_netns;
 
 /// Where namespaces are pinned.
@@ -42,11 +44,11 @@ pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
     for node in &plan.nodes {
         make(&node.namespace)?;
     }
-    let nodes = plan.nodes.clone();
-    inside(&plan.bridge_namespace, async move |handle| make_bridge(&handle, &nodes).await)?;
+    let middle = plan.clone();
+    inside(&plan.bridge_namespace, async move |handle| make_middle(&handle, &middle).await)?;
     for node in &plan.nodes {
-        let address = node.address;
-        inside(&node.namespace, async move |handle| set_up_uplink(&handle, address).await)?;
+        let addresses = node.addresses.clone();
+        inside(&node.namespace, async move |handle| set_up_uplink(&handle, &addresses).await)?;
     }
     Ok(())
 }
@@ -96,34 +98,79 @@ fn join(thread: std::thread::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<(
     thread.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
-async fn make_bridge(handle: &Handle, nodes: &[Node]) -> anyhow::Result<()> {
+/// Makes what lies between the nodes: a bridge, or a router with a link to each of them. The
+/// server's address is the bridge's in both.
+async fn make_middle(handle: &Handle, plan: &Plan) -> anyhow::Result<()> {
     bring_up(handle, LOOPBACK).await?;
     let links = handle.link();
     links.add(LinkBridge::new(BRIDGE).up().build()).execute().await.context("cannot add br0")?;
     let bridge = index_of(BRIDGE)?;
-    add_address(handle, bridge, BRIDGE_ADDRESS).await?;
-    for node in nodes {
-        let pin = path(&node.namespace);
-        let namespace =
-            File::open(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
-        let peer = LinkUnspec::new_with_name(UPLINK).setns_by_fd(namespace.as_raw_fd()).build();
-        let link = LinkVeth::new(&node.name, UPLINK)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .controller(bridge)
-            .up()
-            .build();
-        let added = links.add(link).execute().await;
-        added.with_context(|| format!("cannot add the uplink of {}", node.name))?;
+    let own = plan.nodes.first().map(|node| node.addresses.as_slice()).unwrap_or_default();
+    match plan.l2 {
+        Layout::Shared => add_gateways(handle, bridge, own).await?,
+        Layout::PerNode => {
+            add_address(handle, bridge, BRIDGE_ADDRESS.into(), 32).await?;
+            forward()?;
+        }
+    }
+    for node in &plan.nodes {
+        let shared = (plan.l2 == Layout::Shared).then_some(bridge);
+        add_uplink(handle, node, shared).await?;
+        if plan.l2 == Layout::PerNode {
+            add_gateways(handle, index_of(&node.name)?, &node.addresses).await?;
+        }
     }
     Ok(())
 }
 
-async fn set_up_uplink(handle: &Handle, address: Ipv4Addr) -> anyhow::Result<()> {
+/// Makes the link between the middle and a node; with `bridge`, as a port of it.
+async fn add_uplink(handle: &Handle, node: &Node, bridge: Option<u32>) -> anyhow::Result<()> {
+    let pin = path(&node.namespace);
+    let namespace = File::open(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
+    let peer = LinkUnspec::new_with_name(UPLINK).setns_by_fd(namespace.as_raw_fd()).build();
+    let mut link =
+        LinkVeth::new(&node.name, UPLINK).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).up();
+    if let Some(bridge) = bridge {
+        link = link.controller(bridge);
+    }
+    let added = handle.link().add(link.build()).execute().await;
+    added.with_context(|| format!("cannot add the uplink of {}", node.name))
+}
+
+/// Gives a link the addresses that nodes have as their gateways.
+async fn add_gateways(handle: &Handle, link: u32, uplinks: &[UplinkAddress]) -> anyhow::Result<()> {
+    for uplink in uplinks {
+        add_address(handle, link, uplink.gateway, uplink.prefix).await?;
+    }
+    Ok(())
+}
+
+/// Makes the namespace that the calling thread is in a router.
+fn forward() -> anyhow::Result<()> {
+    for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        match fs::write(Path::new("/proc/sys").join(setting), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot set {setting}"));
+            }
+            // A kernel without IPv6: nodes have no such address either.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn set_up_uplink(handle: &Handle, uplinks: &[UplinkAddress]) -> anyhow::Result<()> {
     bring_up(handle, LOOPBACK).await?;
-    let uplink = bring_up(handle, UPLINK).await?;
-    add_address(handle, uplink, address).await?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(BRIDGE_ADDRESS).build();
-    handle.route().add(default).execute().await.context("cannot add the default route")
+    let link = bring_up(handle, UPLINK).await?;
+    for uplink in uplinks {
+        add_address(handle, link, uplink.address, uplink.prefix).await?;
+        let default = match uplink.gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        };
+        handle.route().add(default).execute().await.context("cannot add the default route")?;
+    }
+    Ok(())
 }
 
 async fn bring_up(handle: &Handle, name: &str) -> anyhow::Result<u32> {
@@ -134,8 +181,17 @@ async fn bring_up(handle: &Handle, name: &str) -> anyhow::Result<u32> {
     Ok(index)
 }
 
-async fn add_address(handle: &Handle, index: u32, address: Ipv4Addr) -> anyhow::Result<()> {
-    let request = handle.address().add(index, IpAddr::V4(address), UPLINK_PREFIX);
+/// Adds an address that is used at once: nobody else can have it, so none is asked whether it does.
+async fn add_address(
+    handle: &Handle,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> anyhow::Result<()> {
+    let mut request = handle.address().add(index, address, prefix);
+    if address.is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
     request.execute().await.with_context(|| format!("cannot add address {address}"))
 }
 

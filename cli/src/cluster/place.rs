@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -18,14 +17,6 @@ const REGISTER: &str = "/run/bowline/clusters";
 
 /// Longest cluster name; namespace and link names are made of it.
 const MAX_NAME: usize = 32;
-
-/// First three bytes of the network between the nodes, and the bridge's own address in it.
-pub(crate) const UPLINK_PREFIX: u8 = 24;
-pub(crate) const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
-const FIRST_NODE_OCTET: u8 = 11;
-
-/// Most nodes of a local cluster: what the uplink network has addresses for.
-pub(crate) const MAX_NODES: u16 = 240;
 
 /// A name that cannot be a cluster's.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -138,16 +129,6 @@ impl Place {
     }
 }
 
-/// Names of `count` nodes with their uplink addresses.
-pub(crate) fn nodes(count: u16) -> impl Iterator<Item = (String, Ipv4Addr)> {
-    let [a, b, c, _] = BRIDGE_ADDRESS.octets();
-    (0..count).map(move |index| {
-        let last = u16::from(FIRST_NODE_OCTET) + index;
-        let last = u8::try_from(last).unwrap_or(u8::MAX);
-        (format!("node{}", index + 1), Ipv4Addr::new(a, b, c, last))
-    })
-}
-
 /// Names in the register.
 pub(crate) fn registered() -> Vec<String> {
     let Ok(entries) = fs::read_dir(REGISTER) else { return Vec::new() };
@@ -238,12 +219,5 @@ mod tests {
         for foreign in ["bl-a-node1-net", "bl-a-b-net", "bl-ab-net", "bl-a-node", "a-net", "bl-a"] {
             assert!(!place.owns_namespace(foreign), "{foreign}");
         }
-    }
-
-    #[test]
-    fn node_addresses() {
-        let nodes: Vec<_> = nodes(MAX_NODES).collect();
-        assert_eq!(nodes[0], ("node1".to_owned(), Ipv4Addr::new(172, 30, 0, 11)));
-        assert_eq!(nodes[239], ("node240".to_owned(), Ipv4Addr::new(172, 30, 0, 250)));
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! Guarantees: pure. Two calls with the same wishes give the same plan.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::place::{BRIDGE_ADDRESS, Place, nodes};
+use super::place::Place;
 use super::spec::Args;
+use super::uplinks::{self, BRIDGE_ADDRESS, Layout, UplinkAddress};
 
 /// Port of the API server inside the cluster.
 const SERVER_PORT: u16 = 6443;
@@ -26,6 +27,7 @@ pub(crate) struct Plan {
     /// Relative to the root of the cgroup2 hierarchy, parents first.
     pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) bridge_namespace: String,
+    pub(crate) l2: Layout,
     pub(crate) nodes: Vec<Node>,
     pub(crate) containerd: Process,
     pub(crate) server: Process,
@@ -37,7 +39,8 @@ pub(crate) struct Plan {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) namespace: String,
-    pub(crate) address: Ipv4Addr,
+    /// Of its uplink, IPv4 first.
+    pub(crate) addresses: Vec<UplinkAddress>,
     pub(crate) bpffs: PathBuf,
     pub(crate) agent: Process,
 }
@@ -67,22 +70,25 @@ pub(crate) fn plan(place: &Place, wishes: &Args, cgroup_root: &Path) -> Plan {
     directories.extend([containerd.join("root"), containerd.join("state")]);
     let mut cgroups = vec![cgroup.clone(), cgroup.join("server"), cgroup.join("containerd")];
     let mut planned = Vec::new();
-    for (name, address) in nodes(wishes.nodes) {
+    for number in 1..=wishes.nodes {
+        let name = format!("node{number}");
+        let addresses = uplinks::addresses(wishes.l2, number, wishes.pod_cidr.v6.is_some());
         let node_dir = place.node_dir(&name);
         directories.extend(["data", "run", "bpf"].map(|part| node_dir.join(part)));
         cgroups.extend([cgroup.join(&name), cgroup.join(&name).join("agent")]);
         planned.push(Node {
             namespace: place.node_namespace(&name),
             bpffs: place.bpffs(&name),
-            agent: agent(place, wishes, &name, address, cgroup_root),
+            agent: agent(place, wishes, &name, &addresses, cgroup_root),
             name,
-            address,
+            addresses,
         });
     }
     Plan {
         directories,
         cgroups,
         bridge_namespace: place.bridge_namespace(),
+        l2: wishes.l2,
         nodes: planned,
         containerd: Process {
             name: "containerd".to_owned(),
@@ -126,14 +132,21 @@ fn server(place: &Place, wishes: &Args) -> Process {
     }
 }
 
-fn agent(place: &Place, wishes: &Args, node: &str, address: Ipv4Addr, root: &Path) -> Process {
+fn agent(
+    place: &Place,
+    wishes: &Args,
+    node: &str,
+    addresses: &[UplinkAddress],
+    root: &Path,
+) -> Process {
     let dir = place.node_dir(node);
     let cgroup = place.cgroup().join(node);
-    let services = wishes.service_cidr;
+    let services = wishes.service_cidr.v4;
+    let addresses: Vec<String> = addresses.iter().map(|it| it.address.to_string()).collect();
     let dns = services.address(DNS_OFFSET).unwrap_or(services.network());
     let mut flags = vec![
         ("--node-name", node.to_owned()),
-        ("--node-address", address.to_string()),
+        ("--node-address", addresses.join(",")),
         ("--server", format!("https://{}", SocketAddrV4::new(BRIDGE_ADDRESS, SERVER_PORT))),
         ("--token-file", text(&place.token_file())),
         ("--data-dir", text(&dir.join("data"))),
@@ -147,6 +160,8 @@ fn agent(place: &Place, wishes: &Args, node: &str, address: Ipv4Addr, root: &Pat
         ("--node-lease-renew-interval", wishes.node_lease_renew_interval.to_string()),
         ("--log-level", wishes.cluster_log_level.clone()),
     ];
+    flags.push(("--routing", wishes.routing.to_string()));
+    flags.push(("--vxlan-port", wishes.vxlan_port.to_string()));
     flags.extend(wishes.node_cpu.clone().map(|cpu| ("--node-cpu", cpu)));
     flags.extend(wishes.node_memory.clone().map(|memory| ("--node-memory", memory)));
     flags.extend(wishes.map_size.iter().map(|size| ("--map-size", size.clone())));
@@ -155,12 +170,14 @@ fn agent(place: &Place, wishes: &Args, node: &str, address: Ipv4Addr, root: &Pat
     flags.extend(wishes.insecure_registry.iter().map(|it| ("--insecure-registry", it.clone())));
     flags.extend(wishes.dns_upstream.iter().map(|it| ("--dns-upstream", it.to_string())));
     flags.extend(wishes.dns_stub_domain.iter().map(|it| ("--dns-stub-domain", it.to_string())));
+    let mut command = command("agent", flags);
+    command.extend(wishes.masquerade.then(|| "--masquerade".to_owned()));
     Process {
         name: node.to_owned(),
         cgroup: cgroup.join("agent"),
         namespace: Some(place.node_namespace(node)),
         log: place.log(node),
-        command: command("agent", flags),
+        command,
     }
 }
 
@@ -224,7 +241,7 @@ mod tests {
         assert_eq!(plan.bridge_namespace, "bl-x-net");
         let node = &plan.nodes[0];
         assert_eq!(node.namespace, "bl-x-node1");
-        assert_eq!(node.address, Ipv4Addr::new(172, 30, 0, 11));
+        assert_eq!(node.addresses, uplinks::addresses(Layout::Shared, 1, false));
         assert_eq!(node.agent.namespace.as_deref(), Some("bl-x-node1"));
         assert_eq!(node.agent.cgroup, Path::new("bowline/x/node1/agent"));
     }
@@ -278,6 +295,28 @@ mod tests {
                 ),
                 "{command}"
             );
+        }
+    }
+
+    #[test]
+    fn network_wishes_reach_server_and_agents() {
+        let ranges = "10.240.0.0/16,fd00:10:240::/48";
+        let plan = planned(&[
+            "--pod-cidr",
+            ranges,
+            "--l2",
+            "per-node",
+            "--routing",
+            "auto",
+            "--masquerade",
+        ]);
+        let server = plan.server.command.join(" ");
+        assert!(server.contains(&format!("--pod-cidr {ranges}")), "{server}");
+        let agent = plan.nodes[1].agent.command.join(" ");
+        for flag in
+            ["--node-address 172.30.2.12,fd00:172:30:2::c", "--routing auto", "--masquerade"]
+        {
+            assert!(agent.contains(flag), "{agent}");
         }
     }
 

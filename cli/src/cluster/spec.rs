@@ -1,18 +1,19 @@
 //! What the user asks `up` for, checked before anything is touched.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use bowline_agent::datapath::{Feature, MapSizes};
-use bowline_agent::{DnsUpstream, StubDomain};
-use bowline_api::cidr::Cidr;
+use bowline_agent::{DEFAULT_VXLAN_PORT, DnsUpstream, Routing, StubDomain};
+use bowline_api::cidr::{Cidr, DualStackCidr};
 use bowline_api::quantity::Quantity;
 use thiserror::Error;
 
-use super::place::{BRIDGE_ADDRESS, InvalidName, MAX_NODES, Place, UPLINK_PREFIX};
+use super::place::{InvalidName, Place};
+use super::uplinks::{self, Layout, MAX_NODES};
 
-/// Prefix length of the pod range of one node.
+/// Prefix lengths of the pod ranges of one node.
 const NODE_RANGE_PREFIX: u8 = 24;
+const NODE_RANGE_PREFIX_V6: u8 = 64;
 
 /// Start a local cluster: a server and nodes on this machine.
 ///
@@ -22,6 +23,8 @@ const NODE_RANGE_PREFIX: u8 = 24;
 #[command(after_help = "Examples:
   bowline up
   bowline up --name demo --nodes 3 --node-cpu 4 --node-memory 16Gi
+  bowline up --pod-cidr 10.240.0.0/16,fd00:10:240::/48
+  bowline up --l2 per-node --routing tunnel
   bowline up --name other --pod-cidr 10.96.0.0/16 --service-cidr 10.97.0.0/16 --dir /srv/other")]
 pub(crate) struct Args {
     /// Name of the cluster
@@ -33,12 +36,25 @@ pub(crate) struct Args {
     /// Number of nodes
     #[arg(long, default_value_t = 3)]
     pub(crate) nodes: u16,
-    /// Range of pod addresses; each node gets a /24 of it
-    #[arg(long, value_name = "CIDR", default_value = "10.240.0.0/16")]
-    pub(crate) pod_cidr: Cidr,
-    /// Range of service addresses
-    #[arg(long, value_name = "CIDR", default_value = "10.9.0.0/16")]
-    pub(crate) service_cidr: Cidr,
+    /// Range of pod addresses, each node gets a /24 of it; for dual stack followed by an IPv6
+    /// range, of which each node gets a /64
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.240.0.0/16")]
+    pub(crate) pod_cidr: DualStackCidr,
+    /// Range of service addresses; for dual stack followed by an IPv6 range
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.9.0.0/16")]
+    pub(crate) service_cidr: DualStackCidr,
+    /// How packets reach pods of other nodes
+    #[arg(long, value_name = "native|tunnel|auto", default_value_t)]
+    pub(crate) routing: Routing,
+    /// UDP port of the tunnel
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_VXLAN_PORT)]
+    pub(crate) vxlan_port: u16,
+    /// Give packets that leave the cluster the address of their node
+    #[arg(long)]
+    pub(crate) masquerade: bool,
+    /// What lies between the nodes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) l2: Layout,
     /// CPUs that each node declares [default: what the machine has]
     #[arg(long, value_name = "QUANTITY")]
     pub(crate) node_cpu: Option<String>,
@@ -91,6 +107,10 @@ pub(crate) enum InvalidSpec {
     TooSmall { flag: &'static str, range: Cidr, why: String },
     #[error("{left_flag} {left} overlaps {right_flag} {right}: choose ranges that do not overlap")]
     Overlap { left_flag: &'static str, left: Cidr, right_flag: &'static str, right: Cidr },
+    #[error(
+        "--l2 per-node needs --routing tunnel or auto: the router between the nodes knows no pods"
+    )]
+    NoTunnel,
     #[error("{flag} {value}: not a quantity above zero, such as 4, 500m or 16Gi")]
     Quantity { flag: &'static str, value: String },
     #[error("--map-size: {0}")]
@@ -114,6 +134,9 @@ impl Args {
             let checked = MapSizes::default().set(assignment);
             checked.map_err(|error| InvalidSpec::MapSize(error.to_string()))?;
         }
+        if self.l2 == Layout::PerNode && self.routing == Routing::Native {
+            return Err(InvalidSpec::NoTunnel);
+        }
         for (flag, value) in [("--node-cpu", &self.node_cpu), ("--node-memory", &self.node_memory)]
         {
             if let Some(value) = value {
@@ -124,25 +147,20 @@ impl Args {
     }
 
     fn check_ranges(&self) -> Result<(), InvalidSpec> {
-        let node_ranges = u64::from(self.nodes);
-        if self.pod_cidr.subnet(NODE_RANGE_PREFIX, node_ranges - 1).is_none() {
-            let why = format!("{} nodes need {} ranges of /24", self.nodes, self.nodes);
-            return Err(InvalidSpec::TooSmall { flag: "--pod-cidr", range: self.pod_cidr, why });
+        for range in self.pod_cidr.ranges() {
+            let prefix = if range.is_ipv6() { NODE_RANGE_PREFIX_V6 } else { NODE_RANGE_PREFIX };
+            if range.subnet(prefix, u64::from(self.nodes) - 1).is_none() {
+                let why = format!("{} nodes need {} ranges of /{prefix}", self.nodes, self.nodes);
+                return Err(InvalidSpec::TooSmall { flag: "--pod-cidr", range, why });
+            }
         }
-        if self.service_cidr.prefix() > 28 {
-            let why = "the fixed service addresses need at least a /28".to_owned();
-            let range = self.service_cidr;
+        let small = self.service_cidr.ranges().find(|range| range.size() < 16);
+        if let Some(range) = small {
+            let least = if range.is_ipv6() { 124 } else { 28 };
+            let why = format!("the fixed service addresses need at least a /{least}");
             return Err(InvalidSpec::TooSmall { flag: "--service-cidr", range, why });
         }
-        let mut ranges = vec![("--pod-cidr", self.pod_cidr), ("--service-cidr", self.service_cidr)];
-        let reserved = [
-            ("the node network", BRIDGE_ADDRESS, UPLINK_PREFIX),
-            ("loopback", Ipv4Addr::LOCALHOST, 8),
-            ("link-local addresses", Ipv4Addr::new(169, 254, 0, 0), 16),
-        ];
-        for (what, address, prefix) in reserved {
-            ranges.extend(Cidr::containing(address, prefix).map(|range| (what, range)));
-        }
+        let ranges = self.reserved();
         for (index, &(left_flag, left)) in ranges.iter().enumerate() {
             for &(right_flag, right) in &ranges[index + 1..] {
                 if left.overlaps(right) {
@@ -151,6 +169,23 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// Ranges that must not overlap, and what each of them is for.
+    fn reserved(&self) -> Vec<(&'static str, Cidr)> {
+        let pods = self.pod_cidr.ranges().map(|range| ("--pod-cidr", range));
+        let services = self.service_cidr.ranges().map(|range| ("--service-cidr", range));
+        let nodes = uplinks::ranges(self.l2).map(|range| ("the node network", range));
+        let fixed = [
+            ("loopback", "127.0.0.0/8"),
+            ("loopback", "::1/128"),
+            ("link-local addresses", "169.254.0.0/16"),
+            ("link-local addresses", "fe80::/10"),
+            ("multicast addresses", "224.0.0.0/4"),
+            ("multicast addresses", "ff00::/8"),
+        ];
+        let fixed = fixed.into_iter().filter_map(|(what, text)| Some((what, text.parse().ok()?)));
+        pods.chain(services).chain(nodes).chain(fixed).collect()
     }
 }
 
@@ -187,6 +222,9 @@ mod tests {
             "--node-cpu 2.5 --node-memory 16Gi",
             "--node-cpu 2500m",
             "--pod-cidr 10.96.0.0/16 --service-cidr 10.97.0.0/16 --dir /tmp/x",
+            "--pod-cidr 10.240.0.0/16,fd00:10:240::/48 --service-cidr 10.9.0.0/16,fd00:10:9::/112",
+            "--l2 per-node --routing tunnel --vxlan-port 4789",
+            "--l2 per-node --routing auto --masquerade",
         ] {
             assert_eq!(check(line), Ok(()), "{line}");
         }
@@ -207,6 +245,14 @@ mod tests {
             ("--service-cidr 127.1.0.0/16", "overlaps loopback"),
             ("--pod-cidr 10.240.0.1/16", "did you mean 10.240.0.0/16"),
             ("--pod-cidr 10.240.0.0", "invalid CIDR address"),
+            ("--pod-cidr fd00:10::/32", "give an IPv4 range"),
+            ("--pod-cidr 10.240.0.0/16,fd00:10:240::/63", "3 nodes need 3 ranges of /64"),
+            ("--pod-cidr 10.240.0.0/16,fd00:172:30::/48", "overlaps the node network"),
+            ("--pod-cidr 10.240.0.0/16,fe80::/48", "overlaps link-local"),
+            ("--service-cidr 10.9.0.0/16,fd00:10:9::/125", "need at least a /124"),
+            ("--routing magic", "use native, tunnel or auto"),
+            ("--l2 per-node", "--l2 per-node needs --routing tunnel or auto"),
+            ("--l2 per-node --routing auto --pod-cidr 172.30.9.0/24", "overlaps the node network"),
             ("--pod-cidr 10.240.0.0/33", "invalid CIDR address"),
             ("--map-size SLOTS=0", "--map-size: \"SLOTS=0\" sets no map's size"),
             ("--disable-feature redirect-peer", "those are set-retval, tcx"),

@@ -30,7 +30,8 @@ mod service_account;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_api::cidr::Cidr;
+use anyhow::Context;
+use bowline_api::cidr::{Cidr, DualStackCidr};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -51,12 +52,33 @@ use crate::recorder::Recorder;
 /// What the controllers need to know about the cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The range that nodes get their parts of.
-    pub pod_cidr: Cidr,
-    /// The prefix length of a node's part.
-    pub node_mask_size: u8,
+    /// The ranges that nodes get their parts of.
+    pub pod_cidr: DualStackCidr,
+    /// The prefix length of a node's part of each.
+    pub node_mask_size: NodeMaskSize,
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace_period: Duration,
+}
+
+/// The prefix lengths of a node's parts of the pod ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeMaskSize {
+    pub v4: u8,
+    pub v6: u8,
+}
+
+impl NodeMaskSize {
+    /// The longest prefixes that leave a node room for pods.
+    pub const LONGEST: Self = Self { v4: 30, v6: 112 };
+
+    /// The prefix length for parts of `range`, if they fit into it and leave room for pods.
+    pub fn of(self, range: Cidr) -> Option<u8> {
+        let (size, longest) = match range.is_ipv6() {
+            false => (self.v4, Self::LONGEST.v4),
+            true => (self.v6, Self::LONGEST.v6),
+        };
+        (range.prefix()..=longest).contains(&size).then_some(size)
+    }
 }
 
 /// What all controllers share.
@@ -83,12 +105,12 @@ pub(crate) struct World {
 
 /// Runs all controllers until the token is cancelled.
 pub async fn run(client: Client, config: Config, token: CancellationToken) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        (config.pod_cidr.prefix()..=30).contains(&config.node_mask_size),
-        "node mask size /{} does not fit into the pod range {}",
-        config.node_mask_size,
-        config.pod_cidr,
-    );
+    let mut pools = Vec::new();
+    for range in config.pod_cidr.ranges() {
+        let size = config.node_mask_size.of(range);
+        let size = size.with_context(|| format!("no part for a node fits into {range}"))?;
+        pools.push((range, size));
+    }
     // Whatever ends this function ends its tasks.
     let token = token.child_token();
     let _stop = token.clone().drop_guard();
@@ -101,7 +123,7 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
     endpoints::start(&world);
     node_lifecycle::start(&world, config.node_monitor_grace_period);
     node_lifecycle::eviction::start(&world);
-    node_ipam::start(&world, config.pod_cidr, config.node_mask_size);
+    node_ipam::start(&world, pools);
     garbage_collector::start(&world);
     pod_gc::start(&world);
     namespace::start(&world);

@@ -1,4 +1,4 @@
-//! Gives each node its part of the pod range.
+//! Gives each node its part of each pod range: one of each family.
 //!
 //! Guarantees: no two nodes of the cache have overlapping ranges; a node keeps its range for life.
 //! A range that became free is used again as late as possible, so that stale routes do no harm.
@@ -23,21 +23,27 @@ struct NodeIpam {
     client: Client,
     recorder: Recorder,
     nodes: Arc<Cache<Node>>,
+    pools: Vec<Pool>,
+}
+
+/// A pod range, and the prefix length of the nodes' parts of it.
+struct Pool {
     range: Cidr,
-    mask: u8,
+    size: u8,
     /// Where the search for a free part begins.
     cursor: Mutex<u64>,
 }
 
-pub(crate) fn start(world: &World, range: Cidr, mask: u8) {
+/// Starts the controller; `pools` are the pod ranges with the prefix length of a node's part.
+pub(crate) fn start(world: &World, pools: Vec<(Cidr, u8)>) {
     let queue = WorkQueue::new();
     let (on_node, nodes) = (queue.clone(), world.nodes.clone());
     world.nodes.on_change(move |change| match change.new {
-        Some(node) if range_of(node).is_none() => on_node.add(Key::of(&node.metadata)),
+        Some(node) if !has_range(node) => on_node.add(Key::of(&node.metadata)),
         Some(_) => {}
         // A part became free: somebody may be waiting for it.
         None => {
-            let waiting = nodes.all().into_iter().filter(|node| range_of(node).is_none());
+            let waiting = nodes.all().into_iter().filter(|node| !has_range(node));
             waiting.for_each(|node| on_node.add(Key::of(&node.metadata)));
         }
     });
@@ -45,9 +51,10 @@ pub(crate) fn start(world: &World, range: Cidr, mask: u8) {
         client: world.client.clone(),
         recorder: world.recorder.of(NAME),
         nodes: world.nodes.clone(),
-        range,
-        mask,
-        cursor: Mutex::new(0),
+        pools: pools
+            .into_iter()
+            .map(|(range, size)| Pool { range, size, cursor: Mutex::new(0) })
+            .collect(),
     });
     // One worker: a part is chosen and written before the next is chosen.
     start_workers(world, (NAME, 1), &queue, move |key| {
@@ -56,35 +63,59 @@ pub(crate) fn start(world: &World, range: Cidr, mask: u8) {
     });
 }
 
-fn range_of(node: &Node) -> Option<&str> {
-    node.spec.as_ref()?.pod_cidr.as_deref().filter(|cidr| !cidr.is_empty())
+/// The node's ranges; a node that has some keeps them.
+fn ranges_of(node: &Node) -> impl Iterator<Item = &str> {
+    let spec = node.spec.as_ref();
+    let one = spec.and_then(|spec| spec.pod_cidr.as_deref());
+    let many = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    one.into_iter().chain(many.iter().map(String::as_str)).filter(|cidr| !cidr.is_empty())
+}
+
+fn has_range(node: &Node) -> bool {
+    ranges_of(node).next().is_some()
 }
 
 impl NodeIpam {
     async fn look(&self, key: &Key) -> Result<Next, SyncFailed> {
-        let Some(node) = self.nodes.get(key).filter(|node| range_of(node).is_none()) else {
+        let Some(node) = self.nodes.get(key).filter(|node| !has_range(node)) else {
             return Ok(Next::Rest);
         };
-        let used: Vec<Cidr> =
-            self.nodes.all().iter().filter_map(|node| range_of(node)?.parse().ok()).collect();
-        let start = *self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((index, part)) = free_part(self.range, self.mask, &used, start) else {
-            let message = format!("no free range left in {} for node {key}", self.range);
-            self.recorder.warning(node.object_ref(&()), "CIDRNotAvailable", message);
-            return Ok(Next::Rest);
-        };
+        let nodes = self.nodes.all();
+        let used: Vec<Cidr> = nodes
+            .iter()
+            .flat_map(|node| ranges_of(node))
+            .filter_map(|range| range.parse().ok())
+            .collect();
+        let mut chosen = Vec::new();
+        for pool in &self.pools {
+            let Some(part) = pool.free_part(&used) else {
+                let message = format!("no free range left in {} for node {key}", pool.range);
+                self.recorder.warning(node.object_ref(&()), "CIDRNotAvailable", message);
+                return Ok(Next::Rest);
+            };
+            chosen.push((pool, part));
+        }
         let api: Api<Node> = Api::all(self.client.clone());
-        let part = part.to_string();
+        let parts: Vec<String> = chosen.iter().map(|(_, (_, part))| part.to_string()).collect();
         let patch = serde_json::json!({
             "metadata": { "uid": node.metadata.uid },
-            "spec": { "podCIDR": part, "podCIDRs": [part] },
+            "spec": { "podCIDR": parts.first(), "podCIDRs": parts },
         });
         let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
         if let Some(written) = written.if_found("giving a pod range to node", key)? {
-            *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = index + 1;
+            for (pool, (index, _)) in chosen {
+                *pool.cursor.lock().unwrap_or_else(PoisonError::into_inner) = index + 1;
+            }
             self.nodes.written(written);
         }
         Ok(Next::Rest)
+    }
+}
+
+impl Pool {
+    fn free_part(&self, used: &[Cidr]) -> Option<(u64, Cidr)> {
+        let start = *self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        free_part(self.range, self.size, used, start)
     }
 }
 

@@ -16,13 +16,18 @@ async fn every_node_gets_a_range_of_its_own() {
     let nodes: Api<Node> = Api::all(plane.client.clone());
     let ranges = eventually("ranges", || async {
         let listed = nodes.list(&ListParams::default()).await.unwrap();
-        let ranges: BTreeSet<String> =
-            listed.items.into_iter().filter_map(|node| node.spec?.pod_cidr).collect();
+        let specs = listed.items.into_iter().filter_map(|node| node.spec);
+        let ranges: BTreeSet<(String, Vec<String>)> =
+            specs.filter_map(|spec| Some((spec.pod_cidr?, spec.pod_cidrs?))).collect();
         holds(ranges.len() == 3, ranges)
     })
     .await;
-    let expected = ["10.240.0.0/24", "10.240.1.0/24", "10.240.2.0/24"];
-    assert_eq!(ranges, expected.map(str::to_owned).into());
+    let expected = [0, 1, 2].map(|number| {
+        let v4 = format!("10.240.{number}.0/24");
+        let v6 = format!("fd00:10:240:{number}::/64").replace(":0::", "::");
+        (v4.clone(), vec![v4, v6])
+    });
+    assert_eq!(ranges, expected.into());
     plane.stop().await;
 }
 

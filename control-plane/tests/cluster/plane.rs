@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bowline_control_plane::Config;
+use bowline_control_plane::{Config, NodeMaskSize};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -45,8 +45,8 @@ impl Plane {
         let kubeconfig = directory.path().join("admin.kubeconfig");
         let config = Config {
             data_dir: directory.path().join("server"),
-            pod_cidr: "10.240.0.0/16".parse().unwrap(),
-            node_mask_size: 24,
+            pod_cidr: "10.240.0.0/16,fd00:10:240::/48".parse().unwrap(),
+            node_mask_size: NodeMaskSize { v4: 24, v6: 64 },
             service_cidr: "10.9.0.0/16".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             // Nobody dials it here; a loopback address could not be published.

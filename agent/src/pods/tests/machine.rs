@@ -161,7 +161,7 @@ impl Machine {
     ) -> Arc<PodManager> {
         let config = PodsConfig {
             node_name: "node1".into(),
-            node_ip: Ipv4Addr::LOCALHOST,
+            node_ips: Ipv4Addr::LOCALHOST.into(),
             node_memory: 16 << 30,
             data_dir: self.dir.join("data"),
             cgroup_parent: self.cgroup.clone(),
@@ -319,7 +319,7 @@ impl HostSandboxes {
     fn sandbox(&self, uid: &str) -> Sandbox {
         let dir = self.dir.join(uid);
         Sandbox {
-            address: Ipv4Addr::LOCALHOST,
+            addresses: Ipv4Addr::LOCALHOST.into(),
             netns: format!("/proc/{}/ns/net", std::process::id()).into(),
             ipc: dir.join("ipc"),
             uts: dir.join("uts"),

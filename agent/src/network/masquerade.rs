@@ -1,0 +1,216 @@
+//! The one rule that gives packets which leave the cluster the address of their node.
+//!
+//! Made only where the agent was told to (`--masquerade`), in a table of its own, `inet bowline`,
+//! in the node's network namespace. Packets between pods and nodes of the cluster keep their
+//! source. The kernel's connection tracking finds the way back for the answers.
+//!
+//! Guarantees: the table is replaced as a whole, in one transaction of `nft`.
+
+use std::{collections::BTreeSet, io, process::Stdio};
+
+use bowline_api::cidr::Cidr;
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, process::Command};
+
+/// The program that speaks to nftables.
+pub(crate) const PROGRAM: &str = "nft";
+
+const TABLE: &str = "inet bowline";
+
+/// Whose packets get the node's address, and on the way to whom they do not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Masquerade {
+    /// This node's pod ranges.
+    pub(crate) pods: BTreeSet<Cidr>,
+    /// Pods and nodes of the cluster.
+    pub(crate) cluster: BTreeSet<Cidr>,
+}
+
+/// `nft` could not be run, or refused.
+#[derive(Debug, thiserror::Error)]
+#[error("nft: {act}: {reason}")]
+pub(crate) struct NftFailed {
+    act: &'static str,
+    reason: String,
+}
+
+impl Masquerade {
+    /// Leaves out of the cluster's ranges those that lie in others: a set takes no two.
+    pub(crate) fn new(pods: BTreeSet<Cidr>, cluster: &BTreeSet<Cidr>) -> Self {
+        let outermost = |range: &&Cidr| {
+            !cluster.iter().any(|other| other.prefix() < range.prefix() && other.overlaps(**range))
+        };
+        Self { pods, cluster: cluster.iter().filter(outermost).copied().collect() }
+    }
+
+    /// What the node's namespace has.
+    pub(crate) async fn read() -> Result<Option<Self>, NftFailed> {
+        let listed = Command::new(PROGRAM)
+            .args(["-j", "list", "table"])
+            .args(TABLE.split(' '))
+            .stdin(Stdio::null())
+            .output()
+            .await;
+        match listed {
+            Ok(listed) if listed.status.success() => Ok(parse(&listed.stdout)),
+            // nft fails for a table that is not there.
+            Ok(_) => Ok(None),
+            // Without the program no agent has made a table.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(NftFailed { act: "listing the table", reason: error.to_string() }),
+        }
+    }
+
+    /// Makes the table be this one.
+    pub(crate) async fn write(&self) -> Result<(), NftFailed> {
+        run("writing the table", &self.script()).await
+    }
+
+    fn script(&self) -> String {
+        let mut script = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+        let mut rules = String::new();
+        for (number, family, kind) in [(4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr")] {
+            let of_family = |range: &&Cidr| range.is_ipv6() == (number == 6);
+            if !self.pods.iter().any(|range| of_family(&range)) {
+                continue;
+            }
+            for (name, ranges) in [("pods", &self.pods), ("cluster", &self.cluster)] {
+                let all: Vec<String> =
+                    ranges.iter().filter(of_family).map(ToString::to_string).collect();
+                let elements = all.join(", ");
+                script.push_str(&format!(
+                    "set {name}{number} {{ type {kind}; flags interval; \
+                     elements = {{ {elements} }}; }}\n"
+                ));
+            }
+            rules.push_str(&format!(
+                "{family} saddr @pods{number} {family} daddr != @cluster{number} masquerade\n"
+            ));
+        }
+        script.push_str("chain egress { type nat hook postrouting priority srcnat;\n");
+        script.push_str(&rules);
+        script.push_str("}\n}\n");
+        script
+    }
+}
+
+/// Removes the table, if it is there.
+pub(crate) async fn remove() -> Result<(), NftFailed> {
+    match Masquerade::read().await? {
+        Some(_) => run("removing the table", &format!("delete table {TABLE}\n")).await,
+        None => Ok(()),
+    }
+}
+
+async fn run(act: &'static str, script: &str) -> Result<(), NftFailed> {
+    let failed = |reason: String| NftFailed { act, reason };
+    let ran = async {
+        let mut child = Command::new(PROGRAM)
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(script.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = ran.await.map_err(|error: io::Error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(said.lines().next().unwrap_or("it gave no reason").to_owned()))
+}
+
+/// What a listing says. Sets without the rules that use them say nothing.
+fn parse(listing: &[u8]) -> Option<Masquerade> {
+    let listing: Value = serde_json::from_slice(listing).ok()?;
+    let mut found = Masquerade::default();
+    let (mut rules, mut families) = (0, 0);
+    for entry in listing["nftables"].as_array()? {
+        let expressions = entry["rule"]["expr"].as_array().into_iter().flatten();
+        rules += expressions.filter(|part| part.get("masquerade").is_some()).count();
+        let name = entry["set"]["name"].as_str().unwrap_or_default();
+        let ranges = entry["set"]["elem"].as_array().into_iter().flatten().filter_map(element);
+        if name.starts_with("pods") {
+            families += 1;
+            found.pods.extend(ranges);
+        } else if name.starts_with("cluster") {
+            found.cluster.extend(ranges);
+        }
+    }
+    if rules != families {
+        found = Masquerade::default();
+    }
+    Some(found)
+}
+
+fn element(element: &Value) -> Option<Cidr> {
+    let address = element.as_str().or_else(|| element["prefix"]["addr"].as_str())?;
+    let address: std::net::IpAddr = address.parse().ok()?;
+    match element["prefix"]["len"].as_u64() {
+        Some(prefix) => Cidr::containing(address, u8::try_from(prefix).ok()?),
+        None => Some(Cidr::host(address)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(texts: &[&str]) -> BTreeSet<Cidr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn wanted() -> Masquerade {
+        let cluster = ranges(&[
+            "10.240.1.0/24",
+            "10.240.2.0/24",
+            "10.240.2.7/32",
+            "172.30.0.11/32",
+            "fd00:10:240:1::/64",
+            "fd00:172:30::b/128",
+        ]);
+        Masquerade::new(ranges(&["10.240.1.0/24", "fd00:10:240:1::/64"]), &cluster)
+    }
+
+    #[test]
+    fn a_range_inside_another_is_left_out() {
+        assert_eq!(wanted().cluster.len(), 5);
+        assert!(!wanted().cluster.contains(&"10.240.2.7/32".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_table_without_its_rules_is_not_what_was_wanted() {
+        let listing = br#"{"nftables": [{"set": {"name": "pods4", "elem": ["10.240.1.2"]}}]}"#;
+        assert_eq!(parse(listing), Some(Masquerade::default()));
+        assert_eq!(parse(b"not json"), None);
+    }
+
+    #[test]
+    #[ignore = "needs root; run by `cargo xtask test` as root"]
+    fn the_kernel_gives_back_what_was_written() {
+        let work = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                assert_eq!(Masquerade::read().await.unwrap(), None);
+                let mut wanted = wanted();
+                for _ in 0..2 {
+                    wanted.write().await.unwrap();
+                    assert_eq!(Masquerade::read().await.unwrap(), Some(wanted.clone()));
+                    wanted.cluster.remove(&"10.240.2.0/24".parse().unwrap());
+                }
+                run("emptying the chain", "flush chain inet bowline egress\n").await.unwrap();
+                assert_ne!(Masquerade::read().await.unwrap(), Some(wanted));
+                remove().await.unwrap();
+                remove().await.unwrap();
+                assert_eq!(Masquerade::read().await.unwrap(), None);
+            });
+        };
+        std::thread::spawn(work).join().unwrap();
+    }
+}
