@@ -62,6 +62,18 @@ impl Node {
         Ok(Place::network(&Path::new("/proc").join(pid.to_string()).join("ns/net")))
     }
 
+    /// A pod's network and cgroup, with the machine's programs instead of those of the image.
+    pub fn pod_network_in_cgroup(&self, uid: &str) -> Result<Place> {
+        let (cgroup, _) = self.pod_process(uid)?;
+        Ok(self.pod_network(uid)?.in_cgroup(&cgroup))
+    }
+
+    /// Where a file of a pod's first container is seen from outside.
+    pub fn pod_file(&self, uid: &str, path: &str) -> Result<PathBuf> {
+        let (_, pid) = self.pod_process(uid)?;
+        Ok(PathBuf::from(format!("/proc/{pid}/root{path}")))
+    }
+
     fn pod_process(&self, uid: &str) -> Result<(PathBuf, u32)> {
         find_process(&self.cgroup.join("pods"), uid)
             .with_context(|| format!("pod {uid} has no process on {}", self.name))
