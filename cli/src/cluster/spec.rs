@@ -252,7 +252,7 @@ mod tests {
             ("--service-cidr 10.9.0.0/16,fd00:10:9::/125", "need at least a /124"),
             ("--routing magic", "use native, tunnel or auto"),
             ("--l2 per-node", "--l2 per-node needs --routing tunnel or auto"),
-            ("--l2 per-node --routing auto --pod-cidr 172.30.9.0/24", "overlaps the node network"),
+            ("--l2 per-node --routing auto --pod-cidr 172.30.8.0/22", "overlaps the node network"),
             ("--pod-cidr 10.240.0.0/33", "invalid CIDR address"),
             ("--map-size SLOTS=0", "--map-size: \"SLOTS=0\" sets no map's size"),
             ("--disable-feature redirect-peer", "those are set-retval, tcx"),
