@@ -18,7 +18,8 @@ pub(crate) struct Args {
     /// Only run the tests: no formatting, lints or tidy.
     #[arg(long)]
     only_tests: bool,
-    /// Also what takes minutes: the data plane on Debian's kernels, as `cargo xtask kernels` does.
+    /// Also what takes minutes: the data plane on Debian's kernels, as `cargo xtask kernels` does,
+    /// and a longer time for the driver that spoils packets.
     #[arg(long)]
     thorough: bool,
     /// Arguments for `cargo nextest run`, for example a filter.
@@ -49,6 +50,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         kernels::check_all()?;
     }
     let mut nextest = Command::new(workspace::cargo());
+    if args.thorough {
+        nextest.env("BOWLINE_FUZZ_SECONDS", "60");
+    }
     nextest
         .current_dir(workspace::root())
         .env("BOWLINE_BIN", workspace::target().join("debug/bowline"))

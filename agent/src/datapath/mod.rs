@@ -33,7 +33,7 @@ pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use links::AttachProgramFailed;
 pub use measure::{EmptyPrograms, Runs};
-pub use programs::LoadProgramsFailed;
+pub use programs::{LoadProgramsFailed, Raw, object};
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
 pub use status::{MapStatus, ProgramStatus, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
@@ -410,11 +410,14 @@ impl Datapath {
 
     fn try_detach(&mut self, address: IpAddr) -> Result<(), PodFailure> {
         self.pods.delete(&address.into())?;
-        let ifindex = self.attached.remove(&address);
         // The number may be a newer pod's by now, or the pod's own with another address.
-        if let Some(ifindex) = ifindex.filter(|old| !self.attached.values().any(|i| i == old)) {
+        let others = |old: u32| self.attached.iter().any(|(a, i)| *i == old && *a != address);
+        let ifindex = self.attached.get(&address).copied();
+        if let Some(ifindex) = ifindex.filter(|old| !others(*old)) {
             links::forget_pod(&self.pins, ifindex)?;
         }
+        // Only now: what failed is tried again under the same number.
+        self.attached.remove(&address);
         self.names.change(|names| {
             names.pods.remove(&address);
         });

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use bowline_ebpf_abi::map;
+use bowline_ebpf_abi::{Plain, map};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::MapSizes;
@@ -18,6 +18,20 @@ use super::syscall::{self, AttachPoint};
 
 /// The object that build.rs found; empty when there was none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bowline.bpf.o"));
+
+/// The BPF object of this build; empty when there was none. For those who load it themselves, as
+/// the packet tables do.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
+/// A key or value of a map, for those who open maps of [`object`] through aya.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<T>(pub T);
+
+// SAFETY: `Plain` promises that the type is nothing but its bytes, and any bytes make one.
+unsafe impl<T: Plain> aya::Pod for Raw<T> {}
 
 /// The programs could not be loaded.
 #[derive(Debug, thiserror::Error)]

@@ -10,4 +10,5 @@ mod limits;
 mod packets;
 mod servers;
 mod sockets;
+mod unhooked;
 mod world;

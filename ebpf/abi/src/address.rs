@@ -106,6 +106,27 @@ impl Address {
             == 0
     }
 
+    /// Whether this is a group's address: 224.0.0.0/4 or ff00::/8.
+    #[inline(always)]
+    pub const fn is_multicast(&self) -> bool {
+        match self.as_v4() {
+            Some(v4) => v4.get() >> 28 == 0xe,
+            None => self.0[0].get() >> 24 == 0xff,
+        }
+    }
+
+    /// Whether this is the limited broadcast address, 255.255.255.255.
+    #[inline(always)]
+    pub const fn is_broadcast(&self) -> bool {
+        matches!(self.as_v4(), Some(v4) if v4.0 == u32::MAX)
+    }
+
+    /// Whether this is fe80::/10: an address that means something on one link only.
+    #[inline(always)]
+    pub const fn is_link_local_v6(&self) -> bool {
+        self.0[0].get() >> 22 == 0x3fa
+    }
+
     /// All bits folded into one word; equal addresses fold equally.
     #[inline(always)]
     pub const fn folded(&self) -> u32 {
@@ -189,6 +210,24 @@ mod tests {
         let octets = [2, 0, 0x5e, 1, 2, 3];
         assert_eq!(Mac::new(octets).octets(), octets);
         assert_eq!(Mac::new(octets).0[0].to_ne_bytes(), [2, 0]);
+    }
+
+    #[test]
+    fn groups_and_links_are_known_by_their_prefix() {
+        let kinds = |text: &str| {
+            let address = Address::from(text.parse::<IpAddr>().unwrap());
+            (address.is_multicast(), address.is_broadcast(), address.is_link_local_v6())
+        };
+        for text in ["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"] {
+            assert_eq!(kinds(text), (true, false, false), "{text}");
+        }
+        for text in ["223.255.255.255", "240.0.0.1", "10.0.0.1", "fec0::1", "fd00::ff02", "::"] {
+            assert_eq!(kinds(text), (false, false, false), "{text}");
+        }
+        assert_eq!(kinds("255.255.255.255"), (false, true, false));
+        for text in ["fe80::1", "febf::1"] {
+            assert_eq!(kinds(text), (false, false, true), "{text}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Direction {
 pub enum Reason {
     /// Handed to a pod of this node.
     LocalPod = 0,
-    /// Sent to another node of the cluster.
+    /// Sent to another node of the cluster, over the uplink or the tunnel.
     RemoteNode = 1,
     /// Left to the node's own network stack.
     Stack = 2,
@@ -50,33 +50,69 @@ pub enum Reason {
     Balanced = 3,
     /// A backend's answer got the service's name back.
     AnswerTranslated = 4,
+    /// An ICMP error about a translated flow got its quoted packet translated back.
+    ErrorTranslated = 5,
+    /// A piece of a larger packet went its way, in addition to where it went.
+    Fragment = 6,
+    /// A packet with IP options or extension headers went its way, in addition to where it went.
+    IpOptions = 7,
     /// Refused: the source address is not the sending pod's.
-    SpoofedSource = 5,
-    /// Refused: neither IPv4 nor ARP; pods have no other addresses yet.
-    UnsupportedProtocol = 6,
-    /// Refused: shorter than its own headers say.
-    Malformed = 7,
+    SpoofedSource = 8,
+    /// Refused: neither IP nor ARP.
+    UnsupportedProtocol = 9,
+    /// Refused: shorter than its own headers say, or contradicting itself.
+    Malformed = 10,
     /// Refused: the service has no ready backend.
-    NoBackend = 8,
+    NoBackend = 11,
     /// Refused: the translation could not be remembered, so the answer would get lost.
-    FlowNotStored = 9,
+    FlowNotStored = 12,
     /// Refused: the packet could not be rewritten.
-    RewriteFailed = 10,
+    RewriteFailed = 13,
+    /// Refused: a pod sent a VLAN tag; pods have no VLANs.
+    Vlan = 14,
+    /// Refused: pods reach no groups; neighbour discovery is not counted here.
+    Multicast = 15,
+    /// Refused: 255.255.255.255 is nobody's address here.
+    Broadcast = 16,
+    /// Refused: a pod's packet from a link-local or from no IPv6 address.
+    LinkLocal = 17,
+    /// Refused: the packet names its own way (RFC 5095, RFC 7126).
+    SourceRoute = 18,
+    /// Refused: more IPv6 extension headers than RFC 8200 has a use for.
+    TooManyHeaders = 19,
+    /// Refused: a pod played router (redirect or router advertisement).
+    RouterMessage = 20,
+    /// Refused: a pod's ICMP error about a packet that it cannot have received.
+    ForgedError = 21,
+    /// Refused: a piece of a packet that a service's name would have to be changed in.
+    FragmentedService = 22,
 }
 
 impl Reason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 23] = [
         Self::LocalPod,
         Self::RemoteNode,
         Self::Stack,
         Self::Balanced,
         Self::AnswerTranslated,
+        Self::ErrorTranslated,
+        Self::Fragment,
+        Self::IpOptions,
         Self::SpoofedSource,
         Self::UnsupportedProtocol,
         Self::Malformed,
         Self::NoBackend,
         Self::FlowNotStored,
         Self::RewriteFailed,
+        Self::Vlan,
+        Self::Multicast,
+        Self::Broadcast,
+        Self::LinkLocal,
+        Self::SourceRoute,
+        Self::TooManyHeaders,
+        Self::RouterMessage,
+        Self::ForgedError,
+        Self::FragmentedService,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -86,12 +122,24 @@ impl Reason {
             Self::Stack => "stack",
             Self::Balanced => "balanced",
             Self::AnswerTranslated => "answer-translated",
+            Self::ErrorTranslated => "error-translated",
+            Self::Fragment => "fragment",
+            Self::IpOptions => "ip-options",
             Self::SpoofedSource => "spoofed-source",
             Self::UnsupportedProtocol => "unsupported-protocol",
             Self::Malformed => "malformed",
             Self::NoBackend => "no-backend",
             Self::FlowNotStored => "flow-not-stored",
             Self::RewriteFailed => "rewrite-failed",
+            Self::Vlan => "vlan",
+            Self::Multicast => "multicast",
+            Self::Broadcast => "broadcast",
+            Self::LinkLocal => "link-local",
+            Self::SourceRoute => "source-route",
+            Self::TooManyHeaders => "too-many-headers",
+            Self::RouterMessage => "router-message",
+            Self::ForgedError => "forged-error",
+            Self::FragmentedService => "fragmented-service",
         }
     }
 
@@ -103,7 +151,13 @@ impl Reason {
     /// The index into COUNTERS.
     #[inline(always)]
     pub const fn index(self, direction: Direction) -> u32 {
-        self as u32 * Direction::ALL.len() as u32 + direction as u32
+        Self::index_of(self as u32, direction)
+    }
+
+    /// The index into COUNTERS of the reason with this number.
+    #[inline(always)]
+    pub const fn index_of(reason: u32, direction: Direction) -> u32 {
+        reason * Direction::ALL.len() as u32 + direction as u32
     }
 
     /// How many entries COUNTERS has.

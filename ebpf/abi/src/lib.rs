@@ -20,8 +20,9 @@ pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
 pub use maps::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod, ReverseKey, Route,
-    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, V4_PREFIX_OFFSET, affinity_kind,
-    flow_kind, map, pod_flags, protocol, route_flags, size, state,
+    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, TUNNEL_ID, V4_PREFIX_OFFSET,
+    affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol, route_flags, size,
+    state,
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
@@ -48,7 +49,7 @@ plain! {
     Affinity = 16,
     AffinityKey = 24,
     Backend = 20,
-    Flow = 28,
+    Flow = 36,
     FlowKey = 40,
     Frontend = 20,
     Mac = 6,
@@ -62,5 +63,8 @@ plain! {
     ServiceTraffic = 32,
     Slot = 8,
     Traffic = 16,
+    U16Be = 2,
+    U32Be = 4,
     u32 = 4,
+    u8 = 1,
 }

@@ -3,10 +3,12 @@
 
 use crate::{Address, Mac, U16Be, U32Be};
 
-/// IP protocol numbers that are balanced.
+/// IP protocol numbers.
 pub mod protocol {
+    pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
 }
 
 /// Map names: as in the object, under the pin directory and in error messages.
@@ -220,6 +222,9 @@ pub struct RouteKey {
     pub address: Address,
 }
 
+/// The network identifier of every tunnelled packet (VXLAN's VNI): one network, one identifier.
+pub const TUNNEL_ID: u32 = 1;
+
 /// Bits of [`Route::flags`].
 pub mod route_flags {
     /// The device is a tunnel in collect-metadata mode: the program names the node as the tunnel's
@@ -257,6 +262,32 @@ pub mod flow_kind {
     pub const TO_BACKEND: u8 = 1;
     /// Backend to client: the source becomes the service.
     pub const TO_CLIENT: u8 = 2;
+    /// A pod that is its own backend answers itself. Such a pod sees the service's address as its
+    /// client's: the source becomes the service again, and the destination the pod.
+    pub const TO_SELF: u8 = 3;
+}
+
+/// Bits of [`Flow::ended`]: what TCP said of the connection's end, noted in both directions.
+pub mod flow_ended {
+    /// The client sent FIN.
+    pub const BY_CLIENT: u8 = 1;
+    /// The backend sent FIN.
+    pub const BY_BACKEND: u8 = 2;
+    /// Somebody sent RST.
+    pub const RESET: u8 = 4;
+}
+
+/// How long a flow without packets is remembered, in seconds. After it the entry matches nothing
+/// and is the first to be recycled.
+pub mod flow_idle {
+    pub const UDP: u32 = 120;
+    pub const TCP: u32 = 86_400;
+    /// One side sent FIN.
+    pub const TCP_CLOSING: u32 = 120;
+    /// Both sides sent FIN, or one RST.
+    pub const TCP_CLOSED: u32 = 10;
+    /// The last use is written down when the one on record is older than this.
+    pub const GRAIN: u32 = 5;
 }
 
 /// FLOWS value: what one end of the packet is rewritten to.
@@ -265,12 +296,19 @@ pub mod flow_kind {
 pub struct Flow {
     pub address: Address,
     pub port: U16Be,
+    /// One of [`flow_kind`].
     pub kind: u8,
-    pub pad: u8,
+    /// Bits of [`flow_ended`].
+    pub ended: u8,
     /// Index into BACKENDS.
     pub backend: u32,
     /// Index into SERVICE_COUNTERS.
     pub service: u32,
+    /// [`Pod::ifindex`] of the client. A later pod with the same address has another one, so it
+    /// never meets its predecessor's flows.
+    pub owner: u32,
+    /// Seconds of the kernel's monotonic clock, to within [`flow_idle::GRAIN`].
+    pub last_used: u32,
 }
 
 /// SERVICE_COUNTERS value.

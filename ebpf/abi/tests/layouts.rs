@@ -33,7 +33,8 @@ fn layouts() -> String {
         map::ROUTES, "value", Route { node, ifindex, flags }
         map::FLOWS, "key", FlowKey {
             source, destination, source_port, destination_port, protocol, pad, pad_half }
-        map::FLOWS, "value", Flow { address, port, kind, pad, backend, service }
+        map::FLOWS, "value", Flow {
+            address, port, kind, ended, backend, service, owner, last_used }
         map::COUNTERS, "value", Traffic { packets, bytes }
         map::SERVICE_COUNTERS, "value", ServiceTraffic { connections, refused, packets, bytes }
     }

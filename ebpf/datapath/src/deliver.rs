@@ -1,36 +1,56 @@
 //! Where a packet goes.
 //!
 //! # Source address
-//! A pod sends from its own address and from no other.
+//! A pod sends from its own addresses and from no other. An ICMP error of a pod is about a packet
+//! that the pod received: the quoted destination is the error's source and the quoted source its
+//! destination. Pods play no routers.
 //! # Pods and nodes
 //! A pod of this node gets the packet directly; a pod range of another node gets it over the
-//! uplink. Neither is translated.
+//! uplink or the tunnel. Neither is translated.
 //! # Services
 //! Packets that still carry a service's address did not pass a socket hook (raw sockets, packets
 //! forwarded by a pod). A backend is chosen once a flow and remembered in FLOWS, in both
-//! directions. A TCP connection that is opened anew, and any UDP packet, moves off a backend that
-//! is gone; an established TCP connection never moves.
-//! # Answers
+//! directions ([`crate::flows`]). A TCP connection that is opened anew, and any UDP packet, moves
+//! off a backend that is gone; an established TCP connection never moves.
+//! # Answers, and errors about them
 //! Packets for a pod that has such flows are looked up in FLOWS and get the service's name back.
-//! # Everything else
+//! So does the packet that an ICMP error quotes, in either direction; the error's own source too,
+//! where it is the backend's.
+//! # Fragments
+//! travel as they are. A piece of a packet that would have to be translated is refused, as its
+//! other pieces carry no ports to be known by.
+//! # Neighbour discovery, and everything else
 //! is the node's own stack's: node addresses, the outside, expired packets (so that it can send
-//! the ICMP error).
+//! the ICMP error). What this module makes nothing of on the uplink is the stack's to judge.
+//!
+//! Everything large lives in [`Work`], which a program keeps in a map: the kernel's stack has 512
+//! bytes, and what the verifier sees come out of a map it does not tell apart, so that the ways
+//! through a program do not multiply.
 
 use crate::abi::{
-    Address, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U16Be, U32Be, affinity_kind,
-    flow_kind, pod_flags, protocol, state,
+    Address, Direction, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U32Be, affinity_kind,
+    flow_kind, pod_flags, protocol, route_flags, state,
 };
 use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
-use crate::packet::{Ipv4Header, Ports, Transport};
+use crate::control::{Control, control, quoted};
+use crate::flows::{
+    Ends, Segment, answer_key, flow_key, forget_answers, is_closed, live, note, other_way, seconds,
+    translated, way_back,
+};
+use crate::packet::{Fragment, Frame, Packet, packet_flags};
 
 /// The maps that delivery reads and writes.
 pub trait PacketMaps: ServiceMaps {
     fn pod(&self, address: &Address) -> Option<Pod>;
     fn route(&self, address: &Address) -> Option<Route>;
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// Whether there is an entry, which is copied to `into` then.
+    fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool;
     /// Whether the flow could be stored.
     fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Sets the time of the last use, and adds to the bits of `ended`.
+    fn use_flow(&self, key: &FlowKey, now: u32, ended: u8);
+    fn delete_flow(&self, key: &FlowKey);
     /// Notes at the pod that FLOWS has entries for it.
     fn mark_pod(&self, address: &Address);
     /// A number with evenly spread high bits.
@@ -41,324 +61,412 @@ pub trait PacketMaps: ServiceMaps {
 }
 
 /// What to do with the packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// The node's own stack takes it.
+    #[default]
     Stack,
-    /// To the pod behind the veth [`Decision::ifindex`].
+    /// To the pod behind the veth [`Way::ifindex`].
     Pod,
-    /// Out of the device [`Decision::ifindex`], to the node [`Decision::node`].
+    /// Out of the device [`Way::ifindex`], to the neighbour [`Way::node`].
     Node,
-    /// Nowhere, because of [`Decision::reason`].
+    /// Through the tunnel device [`Way::ifindex`], to the node [`Way::node`].
+    Tunnel,
+    /// Nowhere, because of [`Work::reason`].
     Drop,
 }
 
-/// Which end of the packet changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Neither,
-    Source,
-    Destination,
+/// What of the packet changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    #[default]
+    Nothing,
+    /// Its ends.
+    Ends,
+    /// It is an ICMP error: the packet that it quotes ([`Work::inner`]), seen as the error's own
+    /// direction (the quoted source becomes [`Rewrite::ends`]' destination), and the error's
+    /// addresses.
+    Quoted,
 }
 
-/// A change of one end's address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A change of addresses and ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
-    pub side: Side,
-    pub address: Address,
-    pub port: U16Be,
-    pub old_address: Address,
-    pub old_port: U16Be,
+    pub change: Change,
+    pub ends: Ends,
     /// Whose translation this is: index into SERVICE_COUNTERS.
     pub service: u32,
 }
 
-/// Where the packet goes and how it has to be changed before.
-///
-/// Flat, with every field always set: the verifier refuses to read a register that an enum's
-/// payload leaves unset on some path, and the compiler merges such paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    pub verdict: Verdict,
-    pub reason: Reason,
+/// The next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
     pub ifindex: u32,
     pub mac: Mac,
     pub node: Address,
+}
+
+/// A [`Reason`] that may be left over from another packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReasonCode(u32);
+
+impl ReasonCode {
+    #[inline(always)]
+    const fn set(&mut self, reason: Reason) {
+        self.0 = reason as u32;
+    }
+
+    /// The index into COUNTERS.
+    #[inline(always)]
+    pub const fn index(self, direction: Direction) -> u32 {
+        Reason::index_of(self.0, direction)
+    }
+}
+
+/// One packet and all that is found out about it. Only what the verdict and [`Rewrite::change`]
+/// call for has a meaning; the rest is left over from the packet before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    pub packet: Packet,
+    /// The packet that an ICMP error quotes.
+    pub inner: Packet,
+    pub way: Way,
     pub rewrite: Rewrite,
-}
-
-impl Rewrite {
-    /// Nothing changes.
-    pub const NONE: Self = Self {
-        side: Side::Neither,
-        address: ZERO,
-        port: U16Be::new(0),
-        old_address: ZERO,
-        old_port: U16Be::new(0),
-        service: 0,
-    };
-}
-
-const ZERO: Address = Address::from_words([U32Be::new(0); 4]);
-
-impl Decision {
-    #[inline(always)]
-    const fn stack() -> Self {
-        Self {
-            verdict: Verdict::Stack,
-            reason: Reason::Stack,
-            ifindex: 0,
-            mac: Mac::new([0; 6]),
-            node: ZERO,
-            rewrite: Rewrite::NONE,
-        }
-    }
-
-    #[inline(always)]
-    const fn drop(reason: Reason) -> Self {
-        Self { verdict: Verdict::Drop, reason, ..Self::stack() }
-    }
-
-    #[inline(always)]
-    const fn pod(pod: &Pod) -> Self {
-        Self {
-            verdict: Verdict::Pod,
-            reason: Reason::LocalPod,
-            ifindex: pod.ifindex,
-            mac: pod.mac,
-            ..Self::stack()
-        }
-    }
-
-    #[inline(always)]
-    const fn node(route: &Route) -> Self {
-        Self {
-            verdict: Verdict::Node,
-            reason: Reason::RemoteNode,
-            ifindex: route.ifindex,
-            node: route.node,
-            ..Self::stack()
-        }
-    }
-
-    #[inline(always)]
-    const fn rewriting(self, rewrite: Rewrite) -> Self {
-        Self { rewrite, ..self }
-    }
+    /// Why it is dropped, or under what name its change is counted.
+    pub reason: ReasonCode,
+    pub(crate) key: FlowKey,
+    pub(crate) other: FlowKey,
+    pub(crate) flow: Flow,
+    pub(crate) back: Flow,
 }
 
 /// A packet that a pod sent through the veth `ifindex`.
 #[inline(always)]
-pub fn from_pod<M: PacketMaps, T: Transport>(
+pub fn from_pod<M: PacketMaps, F: Frame>(
     maps: &M,
-    ip: &Ipv4Header,
-    transport: &T,
+    frame: &F,
+    work: &mut Work,
     ifindex: u32,
-) -> Decision {
-    if let Err(reason) = ip.check() {
-        return Decision::drop(reason);
-    }
-    let sender = match maps.pod(&ip.source()) {
-        Some(sender) if sender.ifindex == ifindex => sender,
-        _ => return Decision::drop(Reason::SpoofedSource),
+) -> Verdict {
+    work.rewrite.change = Change::Nothing;
+    let control = match control(frame, &work.packet) {
+        Ok(Control::Neighbor) => return Verdict::Stack,
+        Ok(control) => control,
+        Err(reason) => return drop(work, reason),
     };
-    if ip.time_to_live <= 1 {
-        return Decision::stack();
+    let sender = match sender(maps, &work.packet, ifindex) {
+        Ok(sender) => sender,
+        Err(reason) => return drop(work, reason),
+    };
+    match control {
+        Control::Router => return drop(work, Reason::RouterMessage),
+        Control::Error => return error_from_pod(maps, frame, work, &sender),
+        _ => {}
     }
-    let destination = ip.destination();
-    if let Some(pod) = maps.pod(&destination) {
-        return Decision::pod(&pod).rewriting(answer(maps, ip, transport, &pod));
+    if work.packet.hop_limit <= 1 {
+        return Verdict::Stack;
     }
-    if let Some(route) = maps.route(&destination) {
-        return Decision::node(&route);
+    if let Some(pod) = maps.pod(&work.packet.destination) {
+        speaks_directly(maps, frame, work, &sender);
+        let verdict = to(work, &pod);
+        return if answered(maps, frame, work, &pod) { verdict } else { Verdict::Drop };
     }
-    to_service(maps, ip, transport, &sender)
+    if let Some(route) = maps.route(&work.packet.destination) {
+        speaks_directly(maps, frame, work, &sender);
+        return over(work, &route);
+    }
+    to_service(maps, frame, work, &sender)
 }
 
-/// A packet that arrived on the uplink.
+/// The pod that may send this packet, or why nobody may.
 #[inline(always)]
-pub fn from_uplink<M: PacketMaps, T: Transport>(
-    maps: &M,
-    ip: &Ipv4Header,
-    transport: &T,
-) -> Decision {
-    if ip.check().is_err() || ip.time_to_live <= 1 {
-        return Decision::stack();
+fn sender<M: PacketMaps>(maps: &M, packet: &Packet, ifindex: u32) -> Result<Pod, Reason> {
+    if packet.flags & packet_flags::SOURCE_ROUTE != 0 {
+        return Err(Reason::SourceRoute);
     }
-    let destination = ip.destination();
-    let Some(pod) = maps.pod(&destination) else {
-        return Decision::stack();
+    if packet.destination.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    if packet.destination.is_broadcast() {
+        return Err(Reason::Broadcast);
+    }
+    match maps.pod(&packet.source) {
+        Some(sender) if sender.ifindex == ifindex => Ok(sender),
+        _ if packet.source.is_link_local_v6() || packet.source.same(&UNSPECIFIED) => {
+            Err(Reason::LinkLocal)
+        }
+        _ => Err(Reason::SpoofedSource),
+    }
+}
+
+const UNSPECIFIED: Address = Address::from_words([U32Be::new(0); 4]);
+
+/// A packet that arrived on the uplink or out of the tunnel.
+#[inline(always)]
+pub fn from_uplink<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work) -> Verdict {
+    work.rewrite.change = Change::Nothing;
+    let packet = &work.packet;
+    if packet.hop_limit <= 1 || packet.flags & packet_flags::SOURCE_ROUTE != 0 {
+        return Verdict::Stack;
+    }
+    let Some(pod) = maps.pod(&packet.destination) else {
+        return Verdict::Stack;
     };
-    Decision::pod(&pod).rewriting(answer(maps, ip, transport, &pod))
+    let verdict = to(work, &pod);
+    if arriving(maps, frame, work, &pod) { verdict } else { Verdict::Drop }
 }
 
 /// A packet that the node's stack hands to a pod: only answers may need their name back.
 #[inline(always)]
-pub fn to_pod<M: PacketMaps, T: Transport>(maps: &M, ip: &Ipv4Header, transport: &T) -> Decision {
-    match maps.pod(&ip.destination()) {
-        Some(pod) => Decision::stack().rewriting(answer(maps, ip, transport, &pod)),
-        None => Decision::stack(),
+pub fn to_pod<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work) -> Verdict {
+    work.rewrite.change = Change::Nothing;
+    match maps.pod(&work.packet.destination) {
+        Some(pod) if !arriving(maps, frame, work, &pod) => Verdict::Drop,
+        _ => Verdict::Stack,
     }
 }
 
-/// The way to a backend, the node's stack being the default.
 #[inline(always)]
-fn towards<M: PacketMaps>(maps: &M, destination: &Address) -> Decision {
-    if let Some(pod) = maps.pod(destination) {
-        return Decision::pod(&pod);
+fn drop(work: &mut Work, reason: Reason) -> Verdict {
+    work.reason.set(reason);
+    Verdict::Drop
+}
+
+#[inline(always)]
+fn to(work: &mut Work, pod: &Pod) -> Verdict {
+    work.way.ifindex = pod.ifindex;
+    work.way.mac = pod.mac;
+    Verdict::Pod
+}
+
+#[inline(always)]
+fn over(work: &mut Work, route: &Route) -> Verdict {
+    work.way.ifindex = route.ifindex;
+    work.way.node = route.node;
+    if route.flags & route_flags::TUNNEL != 0 { Verdict::Tunnel } else { Verdict::Node }
+}
+
+/// The way to where the packet goes after its change, the node's stack being the default.
+#[inline(always)]
+fn towards_end<M: PacketMaps>(maps: &M, work: &mut Work) -> Verdict {
+    let destination = work.rewrite.ends.destination.address;
+    if let Some(pod) = maps.pod(&destination) {
+        return to(work, &pod);
     }
-    match maps.route(destination) {
-        Some(route) => Decision::node(&route),
-        None => Decision::stack(),
+    match maps.route(&destination) {
+        Some(route) => over(work, &route),
+        None => Verdict::Stack,
+    }
+}
+
+/// A packet for a pod from elsewhere: an answer, an error about one, or neither. False if it must
+/// not go on.
+#[inline(always)]
+fn arriving<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, pod: &Pod) -> bool {
+    if pod.flags & pod_flags::HAS_FLOWS == 0 {
+        return true;
+    }
+    if let Ok(Control::Error) = control(frame, &work.packet) {
+        if quoted(frame, &work.packet, &mut work.inner).is_ok() {
+            error_about(maps, frame, work, pod.ifindex);
+        }
+        return true;
+    }
+    answered(maps, frame, work, pod)
+}
+
+/// An ICMP error that a pod sent: about a packet that it received, or nothing.
+#[inline(never)]
+fn error_from_pod<M: PacketMaps, F: Frame>(
+    maps: &M,
+    frame: &F,
+    work: &mut Work,
+    sender: &Pod,
+) -> Verdict {
+    if let Err(reason) = quoted(frame, &work.packet, &mut work.inner) {
+        return drop(work, reason);
+    }
+    let (outer, inner) = (&work.packet, &work.inner);
+    if !inner.destination.same(&outer.source) || !inner.source.same(&outer.destination) {
+        return drop(work, Reason::ForgedError);
+    }
+    if outer.hop_limit <= 1 {
+        return Verdict::Stack;
+    }
+    let owner = maps.pod(&outer.destination).unwrap_or(*sender);
+    if owner.flags & pod_flags::HAS_FLOWS != 0 {
+        error_about(maps, frame, work, owner.ifindex);
+    }
+    if work.rewrite.change == Change::Nothing {
+        work.rewrite.ends.destination.address = work.packet.destination;
+    }
+    towards_end(maps, work)
+}
+
+/// What becomes of an ICMP error about the quoted packet, whose flow is the pod's behind this veth:
+/// the opposite of what became of the packet.
+#[inline(always)]
+fn error_about<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, owner: u32) {
+    let inner = &work.inner;
+    if !inner.has_ports() || inner.fragment == Fragment::Later {
+        return;
+    }
+    let Some(ports) = inner.ports(frame) else {
+        return;
+    };
+    answer_key(inner, &ports, &mut work.key);
+    if live(maps, work, owner) {
+        work.rewrite.change = Change::Quoted;
+        work.reason.set(Reason::ErrorTranslated);
+    }
+}
+
+/// A pod with flows that opens one to an address itself ends the one it had through a service.
+#[inline(always)]
+fn speaks_directly<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, sender: &Pod) {
+    if sender.flags & pod_flags::HAS_FLOWS == 0
+        || !work.packet.has_ports()
+        || work.packet.fragment == Fragment::Later
+    {
+        return;
+    }
+    if let Some(segment) = Segment::of(frame, &work.packet)
+        && (work.packet.protocol != protocol::TCP || segment.opens())
+    {
+        forget_answers(maps, work, &segment.ports);
     }
 }
 
 /// The fallback balancer: a packet whose destination is neither a pod nor a pod range.
-#[inline(always)]
-fn to_service<M: PacketMaps, T: Transport>(
+#[inline(never)]
+fn to_service<M: PacketMaps, F: Frame>(
     maps: &M,
-    ip: &Ipv4Header,
-    transport: &T,
+    frame: &F,
+    work: &mut Work,
     sender: &Pod,
-) -> Decision {
-    if !ip.has_ports() || ip.is_fragment() {
-        return Decision::stack();
+) -> Verdict {
+    if !work.packet.has_ports() || work.packet.fragment == Fragment::Later {
+        return Verdict::Stack;
     }
-    let Some(ports) = transport.ports() else {
-        return Decision::drop(Reason::Malformed);
+    let Some(segment) = Segment::of(frame, &work.packet) else {
+        return drop(work, Reason::Malformed);
     };
-    let flow_key = flow_key(ip, &ports);
-    let flow = match remembered(maps, ip, transport, sender, &flow_key) {
-        Some(flow) => flow,
-        None => match remember(maps, &flow_key) {
-            Ok(Some(flow)) => flow,
-            Ok(None) => return Decision::stack(),
-            Err(reason) => return Decision::drop(reason),
-        },
-    };
-    towards(maps, &flow.address).rewriting(Rewrite {
-        side: Side::Destination,
-        address: flow.address,
-        port: flow.port,
-        old_address: flow_key.destination,
-        old_port: flow_key.destination_port,
-        service: flow.service,
-    })
+    flow_key(&work.packet, &segment.ports, &mut work.key);
+    if work.packet.fragment == Fragment::First {
+        return match maps.service(&service_key(&work.key)) {
+            Some(_) => drop(work, Reason::FragmentedService),
+            None => Verdict::Stack,
+        };
+    }
+    work.reason.set(Reason::Balanced);
+    if remembered(maps, work, &segment, sender) {
+        if work.flow.kind != flow_kind::TO_BACKEND {
+            work.reason.set(Reason::AnswerTranslated);
+        }
+    } else {
+        match remember(maps, work, sender.ifindex) {
+            Verdict::Pod => {}
+            refused => return refused,
+        }
+    }
+    work.rewrite.change = Change::Ends;
+    towards_end(maps, work)
 }
 
-/// The flow's backend, if it has one that may still be used.
 #[inline(always)]
-fn remembered<M: PacketMaps, T: Transport>(
-    maps: &M,
-    ip: &Ipv4Header,
-    transport: &T,
-    sender: &Pod,
-    key: &FlowKey,
-) -> Option<Flow> {
+fn service_key(key: &FlowKey) -> ServiceKey {
+    ServiceKey::new(key.destination, key.destination_port, key.protocol)
+}
+
+/// Whether the flow is known and its backend may still be used.
+#[inline(always)]
+fn remembered<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment, sender: &Pod) -> bool {
     // Most pods never have one: their packets to the outside are spared the look-up.
-    if sender.flags & pod_flags::HAS_FLOWS == 0 {
-        return None;
+    if sender.flags & pod_flags::HAS_FLOWS == 0
+        || !live(maps, work, sender.ifindex)
+        || work.flow.kind == flow_kind::TO_CLIENT
+    {
+        return false;
     }
-    let flow = maps.flow(key)?;
-    if flow.kind != flow_kind::TO_BACKEND {
-        return None;
+    let flow = &work.flow;
+    let may_move = work.key.protocol != protocol::TCP || segment.opens();
+    if flow.kind == flow_kind::TO_BACKEND && may_move {
+        let Some(backend) = maps.backend(flow.backend) else {
+            return false;
+        };
+        let same = backend.port.bits() == flow.port.bits() && backend.address.same(&flow.address);
+        if backend.state != state::ACTIVE || !same || is_closed(flow) {
+            return false;
+        }
     }
-    if ip.protocol == protocol::TCP && !transport.opens_connection() {
-        return Some(flow);
-    }
-    let backend = maps.backend(flow.backend)?;
-    let same = backend.port.bits() == flow.port.bits() && backend.address.same(&flow.address);
-    if backend.state == state::ACTIVE && same { Some(flow) } else { None }
+    note(maps, work, segment);
+    true
 }
 
-/// Chooses a backend for a new flow and stores both directions.
-#[inline(always)]
-fn remember<M: PacketMaps>(maps: &M, key: &FlowKey) -> Result<Option<Flow>, Reason> {
-    let service = ServiceKey::new(key.destination, key.destination_port, key.protocol);
-    let client = || Client { kind: affinity_kind::ADDRESS, name: key.source };
+/// Chooses a backend for a new flow and stores both directions. The verdict is to go on
+/// ([`Verdict::Pod`]), to leave the packet alone or to drop it.
+#[inline(never)]
+fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
+    let service = service_key(&work.key);
+    let source = work.key.source;
+    let client = || Client { kind: affinity_kind::ADDRESS, name: source };
     let (id, number, backend) = match choose(maps, &service, || maps.random(), client) {
-        Choice::NotAService => return Ok(None),
+        Choice::NotAService => return Verdict::Stack,
         Choice::NoBackend { service } => {
             maps.count_refused(service);
-            return Err(Reason::NoBackend);
+            return drop(work, Reason::NoBackend);
         }
         Choice::Backend { service, id, backend } => (service, id, backend),
     };
-    let back_key = FlowKey {
-        source: backend.address,
-        destination: key.source,
-        source_port: backend.port,
-        destination_port: key.source_port,
-        protocol: key.protocol,
-        pad: 0,
-        pad_half: 0,
-    };
-    let back = Flow {
-        address: key.destination,
-        port: key.destination_port,
-        kind: flow_kind::TO_CLIENT,
-        pad: 0,
-        backend: number,
-        service: id,
-    };
-    if !maps.store_flow(&back_key, &back) {
-        return Err(Reason::FlowNotStored);
+    let flow = &mut work.flow;
+    flow.address = backend.address;
+    flow.port = backend.port;
+    flow.kind = flow_kind::TO_BACKEND;
+    flow.ended = 0;
+    flow.backend = number;
+    flow.service = id;
+    flow.owner = owner;
+    flow.last_used = seconds(maps);
+    translated(&work.key, &work.flow, &mut work.rewrite.ends);
+    work.rewrite.service = id;
+    other_way(&work.rewrite.ends, work.key.protocol, &mut work.other);
+    way_back(&work.key, &work.flow, &mut work.back);
+    if !maps.store_flow(&work.other, &work.back) {
+        return drop(work, Reason::FlowNotStored);
     }
-    maps.mark_pod(&key.source);
-    let flow = Flow {
-        address: backend.address,
-        port: backend.port,
-        kind: flow_kind::TO_BACKEND,
-        pad: 0,
-        backend: number,
-        service: id,
-    };
-    if !maps.store_flow(key, &flow) {
-        return Err(Reason::FlowNotStored);
+    maps.mark_pod(&work.key.source);
+    if !maps.store_flow(&work.key, &work.flow) {
+        return drop(work, Reason::FlowNotStored);
     }
     maps.count_connection(id);
-    Ok(Some(flow))
+    Verdict::Pod
 }
 
-/// The service's name for a backend's answer to this pod.
-#[inline(always)]
-fn answer<M: PacketMaps, T: Transport>(
-    maps: &M,
-    ip: &Ipv4Header,
-    transport: &T,
-    pod: &Pod,
-) -> Rewrite {
-    if pod.flags & pod_flags::HAS_FLOWS == 0 || !ip.has_ports() || ip.is_fragment() {
-        return Rewrite::NONE;
+/// Gives a packet on its way to this pod the service's name, if it is a backend's answer. False if
+/// it would have to and cannot.
+#[inline(never)]
+fn answered<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, pod: &Pod) -> bool {
+    if pod.flags & pod_flags::HAS_FLOWS == 0
+        || !work.packet.has_ports()
+        || work.packet.fragment == Fragment::Later
+    {
+        return true;
     }
-    let Some(ports) = transport.ports() else {
-        return Rewrite::NONE;
+    let Some(segment) = Segment::of(frame, &work.packet) else {
+        return true;
     };
-    let key = flow_key(ip, &ports);
-    match maps.flow(&key) {
-        Some(flow) if flow.kind == flow_kind::TO_CLIENT => Rewrite {
-            side: Side::Source,
-            address: flow.address,
-            port: flow.port,
-            old_address: key.source,
-            old_port: key.source_port,
-            service: flow.service,
-        },
-        _ => Rewrite::NONE,
+    flow_key(&work.packet, &segment.ports, &mut work.key);
+    if !live(maps, work, pod.ifindex) || work.flow.kind != flow_kind::TO_CLIENT {
+        return true;
     }
-}
-
-#[inline(always)]
-fn flow_key(ip: &Ipv4Header, ports: &Ports) -> FlowKey {
-    FlowKey {
-        source: ip.source(),
-        destination: ip.destination(),
-        source_port: ports.source,
-        destination_port: ports.destination,
-        protocol: ip.protocol,
-        pad: 0,
-        pad_half: 0,
+    if work.packet.fragment == Fragment::First {
+        work.reason.set(Reason::FragmentedService);
+        return false;
     }
+    note(maps, work, &segment);
+    work.rewrite.change = Change::Ends;
+    work.reason.set(Reason::AnswerTranslated);
+    true
 }
 
 #[cfg(test)]

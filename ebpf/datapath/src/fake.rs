@@ -3,8 +3,8 @@
 extern crate std;
 
 use crate::abi::{
-    Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Mac, Pod, Route, Service, ServiceKey,
-    Slot, U16Be, pod_flags, protocol, state,
+    Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Mac, Pod, Route, RouteKey, Service,
+    ServiceKey, Slot, U16Be, pod_flags, protocol, state,
 };
 use crate::balance::ServiceMaps;
 use crate::deliver::PacketMaps;
@@ -22,6 +22,44 @@ pub(crate) fn key(text: &str, port: u16) -> ServiceKey {
 
 pub(crate) fn backend(text: &str, port: u16) -> Backend {
     Backend { address: address(text), port: U16Be::new(port), state: state::ACTIVE, pad: 0 }
+}
+
+/// The ones' complement sum of words in network order.
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
+    let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(word))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// A frame with TCP or UDP, whose checksums nobody looks at here.
+pub(crate) fn frame(protocol: u8, from: (IpAddr, u16), to: (IpAddr, u16), flags: u8) -> Vec<u8> {
+    let mut segment = [from.1, to.1].map(u16::to_be_bytes).concat();
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+    ip_frame(protocol, from.0, to.0, &segment)
+}
+
+pub(crate) fn ip_frame(protocol: u8, from: IpAddr, to: IpAddr, segment: &[u8]) -> Vec<u8> {
+    let mut bytes = std::vec![0; 14];
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            bytes.extend([0x45, 0]);
+            bytes.extend((20 + segment.len() as u16).to_be_bytes());
+            bytes.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+            bytes.extend([from.octets(), to.octets()].concat());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            bytes.extend([0x60, 0, 0, 0]);
+            bytes.extend((segment.len() as u16).to_be_bytes());
+            bytes.extend([protocol, 64]);
+            bytes.extend([from.octets(), to.octets()].concat());
+        }
+        _ => panic!("{from} and {to} are not of one family"),
+    }
+    bytes.extend(segment);
+    bytes
 }
 
 #[derive(Default)]
@@ -104,13 +142,22 @@ impl PacketMaps for FakeMaps {
     fn pod(&self, address: &Address) -> Option<Pod> {
         self.pods.borrow().get(address).copied()
     }
-    /// Every route of the tests is a /24.
+    /// Every route of the tests is a /24 or a /64.
     fn route(&self, address: &Address) -> Option<Route> {
-        let network = address.as_v4()?.get() & 0xffff_ff00;
-        self.routes.get(&Address::from_v4(crate::abi::U32Be::new(network))).copied()
+        let prefix = if address.as_v4().is_some() { 24 } else { 64 };
+        self.routes.get(&RouteKey::new(*address, prefix).address).copied()
     }
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        self.flows.borrow().get(key).copied()
+    fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool {
+        self.flows.borrow().get(key).map(|flow| *into = *flow).is_some()
+    }
+    fn use_flow(&self, key: &FlowKey, now: u32, ended: u8) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
+            flow.last_used = now;
+            flow.ended |= ended;
+        }
+    }
+    fn delete_flow(&self, key: &FlowKey) {
+        self.flows.borrow_mut().remove(key);
     }
     fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
         if !self.flows_full {

@@ -12,18 +12,32 @@
 
 mod affinity;
 mod balance;
+mod checksum;
+mod control;
 mod deliver;
+mod flows;
 mod packet;
 mod peers;
+mod quote;
 
 pub use affinity::Client;
 pub use balance::{Choice, ServiceMaps, choose, spread};
-pub use deliver::{Decision, PacketMaps, Rewrite, Side, Verdict, from_pod, from_uplink, to_pod};
-pub use packet::{Ipv4Header, Ports, Transport};
+pub use checksum::Delta;
+pub use deliver::{
+    Change, PacketMaps, ReasonCode, Rewrite, Verdict, Way, Work, from_pod, from_uplink, to_pod,
+};
+pub use flows::{Endpoint, Ends};
+pub use packet::{
+    Bytes, ETHERNET, Extent, Family, Fragment, Frame, Ipv4Header, Packet, Ports, packet_flags,
+    parse,
+};
 pub use peers::{Conversation, Converse, PeerMaps, connect, converse, name_of};
+pub use quote::{IP_CHECKSUM, Quote};
 
 use bowline_ebpf_abi as abi;
 pub use bowline_ebpf_abi::Reason;
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fuzz;

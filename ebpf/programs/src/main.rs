@@ -12,6 +12,7 @@ mod maps;
 mod settings;
 mod socket;
 mod tc;
+mod way;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -9,7 +9,7 @@ use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Peer, Pod, Reason,
     ReverseKey, Route, Service, ServiceKey, ServiceTraffic, Slot, Traffic, pod_flags, size,
 };
-use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ServiceMaps};
+use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ReasonCode, ServiceMaps, Work};
 
 /// Memory for a service is taken when there is one.
 const NO_PREALLOC: u32 = 1;
@@ -36,6 +36,19 @@ static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(size::FLOWS, 0);
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::pinned(Reason::COUNTERS, 0);
 #[map]
 static SERVICE_COUNTERS: PerCpuArray<ServiceTraffic> = PerCpuArray::pinned(size::SERVICES, 0);
+
+/// Where a packet program keeps what it finds out. No other program of the same processor can come
+/// in between: they run with soft interrupts off.
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// The processor's own.
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    // SAFETY: see WORK. Its bytes were zero at first, which is a valid value, and are only written
+    // as a `Work` since.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
 
 /// The maps as the datapath crate sees them.
 pub struct KernelMaps;
@@ -140,15 +153,39 @@ impl PacketMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+    fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool {
         // SAFETY: copied; a recycled entry can only mistranslate a packet of a flow that was
         // itself just evicted.
-        unsafe { FLOWS.get(key) }.copied()
+        match unsafe { FLOWS.get(key) } {
+            Some(flow) => {
+                *into = *flow;
+                true
+            }
+            None => false,
+        }
     }
 
     #[inline(always)]
     fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
         FLOWS.insert(key, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn use_flow(&self, key: &FlowKey, now: u32, ended: u8) {
+        if let Some(flow) = FLOWS.get_ptr_mut(key) {
+            // SAFETY: the kernel keeps map memory valid while the program runs. Two processors
+            // may write at once: either time will do, and a bit that gets lost costs patience.
+            unsafe {
+                (*flow).last_used = now;
+                (*flow).ended |= ended;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn delete_flow(&self, key: &FlowKey) {
+        // Not there is what is wanted.
+        let _ = FLOWS.remove(key);
     }
 
     #[inline(always)]
@@ -179,7 +216,18 @@ impl PacketMaps for KernelMaps {
 /// Counts one packet, or one system call of zero bytes.
 #[inline(always)]
 pub fn count(reason: Reason, direction: Direction, bytes: u32) {
-    if let Some(traffic) = COUNTERS.get_ptr_mut(reason.index(direction)) {
+    count_at(reason.index(direction), bytes);
+}
+
+/// The same for a reason that was noted before.
+#[inline(always)]
+pub fn count_code(reason: ReasonCode, direction: Direction, bytes: u32) {
+    count_at(reason.index(direction), bytes);
+}
+
+#[inline(always)]
+fn count_at(index: u32, bytes: u32) {
+    if let Some(traffic) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: per-CPU memory that stays valid while the program runs.
         unsafe {
             (*traffic).packets += 1;

@@ -1,186 +1,202 @@
-//! Where packets go, as a table of situations on a node with pods `.5` (veth 5) and `.6` (veth 6),
-//! a route to another node and one service.
+//! Where packets go and what they become, on a node with pods `.5` (veth 5) and `.6` (veth 6), a
+//! route to another node, one through a tunnel, and some services; in both families. The kernel's
+//! own tables (`agent/tests/datapath/packets`) say more of each packet; here are the properties.
 
 extern crate std;
 
 use super::*;
-use crate::fake::{FakeMaps, address, key};
-use std::net::Ipv4Addr;
+use crate::fake::{FakeMaps, address, frame, key};
+use crate::packet::{Bytes, ETHERNET, Extent, Family, parse};
+use proptest::prelude::*;
+use std::net::IpAddr;
+use std::string::{String, ToString};
+use std::vec::Vec;
 
-/// The pod behind this veth.
-fn pod(ifindex: u32) -> Decision {
-    let mac = Mac::new([2, 0, 0, 0, 0, ifindex as u8]);
-    Decision::pod(&Pod { ifindex, mac, flags: 0 })
-}
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const VETH: u32 = 5;
 
-/// The decision without its rewrite, and what the packet's changed end becomes.
-fn parts(found: Decision) -> (Decision, Option<Address>) {
-    let rewrite = found.rewrite;
-    let changed = (rewrite.side != Side::Neither).then_some(rewrite.address);
-    (found.rewriting(Rewrite::NONE), changed)
-}
-
-struct Segment {
-    source: u16,
-    destination: u16,
-    opens: bool,
-}
-
-impl Transport for Segment {
-    fn ports(&self) -> Option<Ports> {
-        let (source, destination) = (U16Be::new(self.source), U16Be::new(self.destination));
-        Some(Ports { source, destination })
-    }
-    fn opens_connection(&self) -> bool {
-        self.opens
+/// The pods' range in this family.
+fn pod(v6: bool, range: u8, number: u8) -> String {
+    if v6 {
+        std::format!("fd00:10:240:{range}::{number}")
+    } else {
+        std::format!("10.240.{range}.{number}")
     }
 }
 
-const SYN: Segment = Segment { source: 40_000, destination: 80, opens: true };
-const DATA: Segment = Segment { source: 40_000, destination: 80, opens: false };
-const ANSWER: Segment = Segment { source: 8080, destination: 40_000, opens: false };
+fn vip(v6: bool, number: u8) -> String {
+    if v6 { std::format!("fd00:10:9::{number}") } else { std::format!("10.9.0.{number}") }
+}
 
-fn header(source: &str, destination: &str) -> Ipv4Header {
-    let word = |text: &str| U32Be::new(u32::from(text.parse::<Ipv4Addr>().unwrap()));
-    Ipv4Header {
-        version_and_length: 0x45,
-        time_to_live: 64,
-        protocol: protocol::TCP,
-        source: word(source),
-        destination: word(destination),
-        ..Ipv4Header::default()
-    }
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
 fn node() -> FakeMaps {
     let mut maps = FakeMaps::default();
-    maps.add_pod("10.240.0.5", 5);
-    maps.add_pod("10.240.0.6", 6);
-    let route = Route { node: address("172.30.0.12"), ifindex: 2, flags: 0 };
-    maps.routes.insert(address("10.240.1.0"), route);
-    maps.program(key("10.9.0.7", 80), &["10.240.0.6"]);
-    maps.program(key("10.9.0.8", 80), &["10.240.1.9"]);
-    maps.program(key("10.9.0.9", 80), &[]);
-    maps.program(key("10.9.0.1", 80), &["172.30.0.1"]);
+    for v6 in [false, true] {
+        maps.add_pod(&pod(v6, 0, 5), VETH);
+        maps.add_pod(&pod(v6, 0, 6), 6);
+        let route = Route { node: address("172.30.0.12"), ifindex: 2, flags: 0 };
+        maps.routes.insert(address(&pod(v6, 1, 0)), route);
+        let tunnel = Route { ifindex: 3, flags: route_flags::TUNNEL, ..route };
+        maps.routes.insert(address(&pod(v6, 2, 0)), tunnel);
+        maps.program(key(&vip(v6, 1), 80), &[&pod(v6, 0, 6)]);
+        maps.program(key(&vip(v6, 2), 80), &[&pod(v6, 1, 9)]);
+        maps.program(key(&vip(v6, 3), 80), &[&pod(v6, 2, 9)]);
+        maps.program(key(&vip(v6, 4), 80), &[]);
+        maps.program(key(&vip(v6, 5), 80), &[&pod(v6, 0, 5)]);
+    }
     maps
 }
 
-fn node_two() -> Decision {
-    Decision::node(&Route { node: address("172.30.0.12"), ifindex: 2, flags: 0 })
+/// What the program does that the function is for.
+fn seen(bytes: &[u8], decide: impl FnOnce(&Bytes<'_>, &mut Work) -> Verdict) -> (Verdict, Work) {
+    let family = if bytes[14] >> 4 == 4 { Family::V4 } else { Family::V6 };
+    let mut work = Work::default();
+    let bytes = Bytes(bytes);
+    parse(&bytes, ETHERNET, family, Extent::Whole, &mut work.packet).unwrap();
+    let verdict = decide(&bytes, &mut work);
+    (verdict, work)
+}
+
+fn sent(maps: &FakeMaps, bytes: &[u8]) -> (Verdict, Work) {
+    seen(bytes, |bytes, work| from_pod(maps, bytes, work, VETH))
+}
+
+fn tcp(from: (&str, u16), to: (&str, u16), flags: u8) -> Vec<u8> {
+    frame(protocol::TCP, (ip(from.0), from.1), (ip(to.0), to.1), flags)
+}
+
+fn refused(work: &Work) -> String {
+    let same = |reason: &Reason| work.reason == ReasonCode(*reason as u32);
+    Reason::ALL.into_iter().find(same).unwrap().name().to_string()
 }
 
 #[test]
 fn packets_from_pods_go_where_they_should() {
-    let (drop, stack) = (Decision::drop, Decision::stack());
-    let table = [
-        ("a pod of this node", "10.240.0.6", pod(6), None),
-        ("a pod of another node", "10.240.1.77", node_two(), None),
-        ("the node itself", "172.30.0.11", stack, None),
-        ("the outside", "192.0.2.1", stack, None),
-        ("a service with a local backend", "10.9.0.7", pod(6), Some("10.240.0.6")),
-        ("a service with a remote backend", "10.9.0.8", node_two(), Some("10.240.1.9")),
-        ("a service that is no pod", "10.9.0.1", stack, Some("172.30.0.1")),
-        ("a service without backends", "10.9.0.9", drop(Reason::NoBackend), None),
-    ];
-    for (what, destination, verdict, rewritten) in table {
-        let found = from_pod(&node(), &header("10.240.0.5", destination), &SYN, 5);
-        assert_eq!(parts(found), (verdict, rewritten.map(address)), "{what}");
+    for v6 in [false, true] {
+        let outside = if v6 { "2001:db8::1" } else { "192.0.2.1" };
+        let table = [
+            ("a pod of this node", pod(v6, 0, 6), Verdict::Pod, 6, None),
+            ("a pod of another node", pod(v6, 1, 77), Verdict::Node, 2, None),
+            ("a pod behind the tunnel", pod(v6, 2, 77), Verdict::Tunnel, 3, None),
+            ("the outside", outside.to_string(), Verdict::Stack, 0, None),
+            ("a local backend", vip(v6, 1), Verdict::Pod, 6, Some(pod(v6, 0, 6))),
+            ("a remote backend", vip(v6, 2), Verdict::Node, 2, Some(pod(v6, 1, 9))),
+            ("a tunnelled backend", vip(v6, 3), Verdict::Tunnel, 3, Some(pod(v6, 2, 9))),
+            ("itself", vip(v6, 5), Verdict::Pod, VETH, Some(pod(v6, 0, 5))),
+            ("nobody", vip(v6, 4), Verdict::Drop, 0, None),
+        ];
+        for (what, to, verdict, ifindex, becomes) in table {
+            let bytes = tcp((&pod(v6, 0, 5), 40_000), (&to, 80), SYN);
+            let (found, work) = sent(&node(), &bytes);
+            assert_eq!((found, work.way.ifindex), (verdict, ifindex), "{what}");
+            let changed = work.rewrite.change == Change::Ends;
+            let destination = work.rewrite.ends.destination.address;
+            let destination = changed.then(|| IpAddr::from(destination));
+            assert_eq!(destination, becomes.map(|text| ip(&text)), "{what}");
+        }
     }
-}
-
-#[test]
-fn a_pod_sends_only_from_its_own_address() {
-    for source in ["10.240.0.6", "10.240.1.5", "172.30.0.11", "0.0.0.0"] {
-        let found = from_pod(&node(), &header(source, "10.240.0.6"), &SYN, 5);
-        assert_eq!(found, Decision::drop(Reason::SpoofedSource), "{source}");
-    }
-}
-
-#[test]
-fn what_is_not_ipv4_is_refused() {
-    for (what, first) in [("version 6", 0x65), ("a header of 16 bytes", 0x44)] {
-        let ip = Ipv4Header { version_and_length: first, ..header("10.240.0.5", "10.240.0.6") };
-        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::drop(Reason::Malformed), "{what}");
-    }
-}
-
-#[test]
-fn expired_packets_are_left_to_the_stack() {
-    for destination in ["10.240.0.6", "10.240.1.9", "10.9.0.7"] {
-        let ip = Ipv4Header { time_to_live: 1, ..header("10.240.0.5", destination) };
-        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::stack());
-        assert_eq!(from_uplink(&node(), &ip, &SYN), Decision::stack());
-    }
-}
-
-#[test]
-fn fragments_and_other_protocols_are_never_translated() {
-    let to_service = header("10.240.0.5", "10.9.0.7");
-    let fragment = Ipv4Header { fragment: U16Be::new(0x2000), ..to_service };
-    let icmp = Ipv4Header { protocol: 1, ..to_service };
-    for ip in [fragment, icmp] {
-        assert_eq!(from_pod(&node(), &ip, &SYN, 5), Decision::stack());
-    }
-}
-
-#[test]
-fn an_answer_gets_the_service_s_name_back_on_every_way_home() {
-    let maps = node();
-    from_pod(&maps, &header("10.240.0.5", "10.9.0.7"), &SYN, 5);
-    from_pod(&maps, &header("10.240.0.5", "10.9.0.8"), &SYN, 5);
-    assert_eq!(maps.connections.get(), 2);
-
-    let name = |found: Decision| {
-        let Rewrite { side, address, port, .. } = found.rewrite;
-        (side, address, port.get())
-    };
-    let local = from_pod(&maps, &header("10.240.0.6", "10.240.0.5"), &ANSWER, 6);
-    assert_eq!(parts(local).0, pod(5));
-    assert_eq!(name(local), (Side::Source, address("10.9.0.7"), 80));
-    let remote = from_uplink(&maps, &header("10.240.1.9", "10.240.0.5"), &ANSWER);
-    assert_eq!(parts(remote).0, pod(5));
-    assert_eq!(name(remote), (Side::Source, address("10.9.0.8"), 80));
-    let stack = to_pod(&maps, &header("10.240.1.9", "10.240.0.5"), &ANSWER);
-    assert_eq!(name(stack), (Side::Source, address("10.9.0.8"), 80));
-    // The same backend's other traffic keeps its own name.
-    let other = Segment { source: 8080, destination: 41_000, opens: false };
-    let plain = from_pod(&maps, &header("10.240.0.6", "10.240.0.5"), &other, 6);
-    assert_eq!(plain, pod(5));
-}
-
-#[test]
-fn an_open_connection_stays_and_a_new_one_moves_when_the_backend_goes() {
-    let mut maps = node();
-    maps.program(key("10.9.0.10", 80), &["10.240.1.1", "10.240.1.2"]);
-    let ip = header("10.240.0.5", "10.9.0.10");
-    let first = from_pod(&maps, &ip, &SYN, 5).rewrite.address;
-    assert_eq!(first, address("10.240.1.1"));
-    maps.random.set(u32::MAX);
-    let again = from_pod(&maps, &ip, &SYN, 5).rewrite.address;
-    assert_eq!(again, first, "a repeated SYN goes to the same backend");
-
-    let gone = *maps.backends.borrow().iter().find(|(_, b)| b.address == first).unwrap().0;
-    maps.backends.borrow_mut().get_mut(&gone).unwrap().state = state::FREE;
-    let open = from_pod(&maps, &ip, &DATA, 5).rewrite.address;
-    assert_eq!(open, first, "an open connection is never moved");
-    let fresh = from_pod(&maps, &ip, &SYN, 5).rewrite.address;
-    assert_eq!(fresh, address("10.240.1.2"));
 }
 
 #[test]
 fn a_flow_that_cannot_be_remembered_is_refused() {
     let mut maps = node();
     maps.flows_full = true;
-    let found = from_pod(&maps, &header("10.240.0.5", "10.9.0.7"), &SYN, 5);
-    assert_eq!(found, Decision::drop(Reason::FlowNotStored));
+    let bytes = tcp(("10.240.0.5", 40_000), ("10.9.0.1", 80), SYN);
+    let (verdict, work) = sent(&maps, &bytes);
+    assert_eq!((verdict, refused(&work)), (Verdict::Drop, "flow-not-stored".to_string()));
 }
 
 #[test]
-fn the_uplink_delivers_to_pods_and_leaves_the_rest() {
-    let found = from_uplink(&node(), &header("10.240.1.9", "10.240.0.6"), &SYN);
-    assert_eq!(found, pod(6));
-    for destination in ["172.30.0.11", "10.240.1.9", "10.9.0.7"] {
-        let found = from_uplink(&node(), &header("10.240.1.9", destination), &SYN);
-        assert_eq!(found, Decision::stack(), "{destination}");
+fn a_flow_is_used_as_long_as_its_packets_come() {
+    let maps = node();
+    let bytes = |flags| tcp(("10.240.0.5", 40_000), ("10.9.0.2", 80), flags);
+    let second = 1_000_000_000;
+    sent(&maps, &bytes(SYN));
+    let used = |maps: &FakeMaps| {
+        let flows = maps.flows.borrow();
+        flows.values().map(|flow| flow.last_used).collect::<Vec<u32>>()
+    };
+    maps.now_ns.set(4 * second);
+    sent(&maps, &bytes(ACK));
+    assert_eq!(used(&maps), [0, 0], "written no more often than needed");
+    maps.now_ns.set(90_000 * second);
+    let (_, work) = sent(&maps, &bytes(ACK));
+    assert_eq!(work.rewrite.change, Change::Ends, "balanced anew after a day");
+    assert_eq!(used(&maps), [90_000, 90_000]);
+    maps.now_ns.set(90_060 * second);
+    sent(&maps, &bytes(ACK));
+    assert_eq!(used(&maps), [90_060, 90_060], "in both directions");
+    assert_eq!(maps.connections.get(), 2);
+}
+
+proptest! {
+    /// No packet changes that is not for a service, whatever else it is.
+    #[test]
+    fn only_services_are_translated(
+        v6 in any::<bool>(),
+        to in 0..5u8,
+        number in any::<u8>(),
+        port in any::<u16>(),
+        flags in any::<u8>(),
+        tcp in any::<bool>(),
+    ) {
+        let maps = node();
+        let outside = if v6 { "2001:db8::1" } else { "192.0.2.1" };
+        let destination = match to {
+            0..3 => pod(v6, to, number),
+            3 => vip(v6, number),
+            _ => outside.to_string(),
+        };
+        let service = to == 3 && (1..=5).contains(&number) && port == 80 && tcp;
+        let protocol = if tcp { protocol::TCP } else { protocol::UDP };
+        let from = (ip(&pod(v6, 0, 5)), 40_000);
+        let (verdict, work) = sent(&maps, &frame(protocol, from, (ip(&destination), port), flags));
+        if !service {
+            prop_assert_eq!(work.rewrite.change, Change::Nothing);
+            prop_assert!(verdict != Verdict::Drop);
+            prop_assert!(maps.flows.borrow().is_empty());
+        }
+    }
+
+    /// The answer to a translated packet has the ends that the client used, turned round.
+    #[test]
+    fn there_and_back_is_the_identity(
+        v6 in any::<bool>(),
+        service in 1..=5u8,
+        port in 1..=u16::MAX,
+    ) {
+        prop_assume!(service != 4);
+        let maps = node();
+        let (client, name) = (pod(v6, 0, 5), vip(v6, service));
+        let (_, there) = sent(&maps, &tcp((&client, port), (&name, 80), SYN));
+        prop_assert_eq!(there.rewrite.change, Change::Ends);
+        let Ends { source, destination } = there.rewrite.ends;
+        let end = |end: crate::flows::Endpoint| (IpAddr::from(end.address), end.port.get());
+        let answer = frame(protocol::TCP, end(destination), end(source), SYN | ACK);
+        let (_, back) = match service {
+            // From the other pod of this node, from the uplink, or from the client itself.
+            1 => seen(&answer, |bytes, work| from_pod(&maps, bytes, work, 6)),
+            5 => sent(&maps, &answer),
+            _ => seen(&answer, |bytes, work| from_uplink(&maps, bytes, work)),
+        };
+        prop_assert_eq!(back.rewrite.change, Change::Ends);
+        prop_assert_eq!(end(back.rewrite.ends.source), (ip(&name), 80));
+        prop_assert_eq!(end(back.rewrite.ends.destination), (ip(&client), port));
+    }
+
+    /// A pod has one address a family: nothing else leaves it.
+    #[test]
+    fn no_other_source_leaves_a_pod(octets in any::<[u8; 4]>(), to in 0..4u8) {
+        let maps = node();
+        let source = IpAddr::from(octets);
+        prop_assume!(source != ip("10.240.0.5"));
+        let destination = ip(&pod(false, to, 9));
+        let bytes = frame(protocol::UDP, (source, 1), (destination, 80), 0);
+        let (verdict, work) = sent(&maps, &bytes);
+        prop_assert_eq!((verdict, refused(&work)), (Verdict::Drop, "spoofed-source".to_string()));
     }
 }

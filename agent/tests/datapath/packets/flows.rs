@@ -1,0 +1,270 @@
+//! Flows that were balanced packet by packet: answers, their end, and a pod that is its own
+//! backend.
+
+use std::net::IpAddr;
+
+use bowline_ebpf_abi::{Flow, FlowKey, Reason, U16Be, flow_ended, flow_idle, flow_kind, protocol};
+
+use super::frame::{ACK, Body, FIN, Packet, RST, SYN, TCP};
+use super::lab::{
+    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, DEVICE, Hook, LOCAL, LOCAL_MAC, Lab, Net, OWN, PORT,
+    REMOTE, Row, STICKY, nets,
+};
+
+fn to(net: &Net, vip: IpAddr, body: Body) -> Packet {
+    Packet::new((net.client, CLIENT_PORT), (vip, PORT), body)
+}
+
+fn answer(net: &Net, from: IpAddr, body: Body) -> Packet {
+    Packet::new((from, BACKEND_PORT), (net.client, CLIENT_PORT), body)
+}
+
+fn answers(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let bodies = [("TCP", Body::Tcp(SYN), Body::Tcp(SYN | ACK)), ("UDP", Body::Udp, Body::Udp)];
+    for (body, opening, answering) in bodies {
+        let what = |rest: &str| format!("{}: {body} answer {rest}", net.name);
+        let near = answer(net, net.local, answering.clone());
+        let far = answer(net, net.remote, answering.clone());
+        let named = |packet: &Packet, vip| packet.clone().from((vip, PORT));
+        let opened = |row: Row, vip| row.after(Hook::FromPod, to(net, vip, opening.clone()));
+        rows.push(
+            opened(
+                Row::new(what("of a local backend"), Hook::FromPod, near.clone()),
+                net.vips.local,
+            )
+            .into_pod_as(CLIENT_MAC, named(&near, net.vips.local))
+            .continues(net.service(LOCAL), Reason::AnswerTranslated),
+        );
+        rows.push(
+            opened(
+                Row::new(what("from the uplink"), Hook::FromUplink, far.clone()),
+                net.vips.remote,
+            )
+            .into_pod_as(CLIENT_MAC, named(&far, net.vips.remote))
+            .continues(net.service(REMOTE), Reason::AnswerTranslated),
+        );
+        rows.push(
+            opened(Row::new(what("from the stack"), Hook::ToPod, far.clone()), net.vips.remote)
+                .into_stack_as(named(&far, net.vips.remote))
+                .continues(net.service(REMOTE), Reason::AnswerTranslated),
+        );
+        let elsewhere = near.clone().to((net.client, CLIENT_PORT + 1));
+        rows.push(
+            opened(Row::new(what("to another port"), Hook::FromPod, elsewhere), net.vips.local)
+                .into_pod(CLIENT_MAC),
+        );
+        rows.push(Row::new(what("of no flow"), Hook::FromPod, near.clone()).into_pod(CLIENT_MAC));
+        let piece = far.clone().fragment(0, true);
+        rows.push(
+            opened(Row::new(what("in pieces"), Hook::FromUplink, piece), net.vips.remote)
+                .dropped(Reason::FragmentedService),
+        );
+        let again = to(net, net.vips.local, opening.clone());
+        rows.push(
+            opened(
+                Row::new(what("(a second packet)"), Hook::FromPod, again.clone()),
+                net.vips.local,
+            )
+            .into_pod_as(LOCAL_MAC, again.to((net.local, BACKEND_PORT)))
+            .continues(net.service(LOCAL), Reason::Balanced),
+        );
+        // The client speaks to the backend itself, from the same port.
+        let itself =
+            Packet::new((net.client, CLIENT_PORT), (net.remote, BACKEND_PORT), opening.clone());
+        rows.push(
+            opened(
+                Row::new(what("to a direct flow"), Hook::FromUplink, far.clone()),
+                net.vips.remote,
+            )
+            .after(Hook::FromPod, itself)
+            .into_pod(CLIENT_MAC),
+        );
+    }
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn names_come_back() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(answers).collect();
+        lab.check("names come back", &rows);
+    });
+}
+
+fn itself(net: &Net) -> Vec<Row> {
+    let name = net.name;
+    let mut rows = Vec::new();
+    for (body, opening, answering) in
+        [("TCP", Body::Tcp(SYN), Body::Tcp(SYN | ACK)), ("UDP", Body::Udp, Body::Udp)]
+    {
+        let out = to(net, net.vips.own, opening);
+        let seen = out.clone().from((net.vips.own, CLIENT_PORT)).to((net.client, BACKEND_PORT));
+        rows.push(
+            Row::new(format!("{name}: {body} to itself"), Hook::FromPod, out.clone())
+                .into_pod_as(CLIENT_MAC, seen)
+                .opens(net.service(OWN)),
+        );
+        let back = (net.client, BACKEND_PORT);
+        let back = Packet::new(back, (net.vips.own, CLIENT_PORT), answering);
+        let named = back.clone().from((net.vips.own, PORT)).to((net.client, CLIENT_PORT));
+        rows.push(
+            Row::new(format!("{name}: {body} answer to itself"), Hook::FromPod, back)
+                .after(Hook::FromPod, out)
+                .into_pod_as(CLIENT_MAC, named)
+                .continues(net.service(OWN), Reason::AnswerTranslated),
+        );
+    }
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_pod_is_its_own_backend() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(itself).collect();
+        lab.check("own backend", &rows);
+    });
+}
+
+/// A flow's entry that names a backend's answers.
+fn naming(net: &Net, number: u8) -> (FlowKey, Flow) {
+    let key = FlowKey {
+        source: net.remote.into(),
+        destination: net.client.into(),
+        source_port: U16Be::new(BACKEND_PORT),
+        destination_port: U16Be::new(CLIENT_PORT),
+        protocol: number,
+        ..FlowKey::default()
+    };
+    let flow = Flow {
+        address: net.vips.remote.into(),
+        port: U16Be::new(PORT),
+        kind: flow_kind::TO_CLIENT,
+        service: net.service(REMOTE),
+        owner: DEVICE,
+        ..Flow::default()
+    };
+    (key, flow)
+}
+
+fn ages(net: &Net) -> Vec<Row> {
+    let (fin, both) = (flow_ended::BY_CLIENT, flow_ended::BY_CLIENT | flow_ended::BY_BACKEND);
+    let (tcp, udp) = (protocol::TCP, protocol::UDP);
+    let table = [
+        ("UDP", udp, 0, flow_idle::UDP),
+        ("open TCP", tcp, 0, flow_idle::TCP),
+        ("closing TCP", tcp, fin, flow_idle::TCP_CLOSING),
+        ("closed TCP", tcp, both, flow_idle::TCP_CLOSED),
+        ("reset TCP", tcp, flow_ended::RESET, flow_idle::TCP_CLOSED),
+    ];
+    let mut rows = Vec::new();
+    for (what, number, ended, patience) in table {
+        let body = if number == TCP { Body::Tcp(ACK) } else { Body::Udp };
+        let packet = answer(net, net.remote, body);
+        let named = packet.clone().from((net.vips.remote, PORT));
+        let (key, flow) = naming(net, number);
+        let flow = Flow { ended, ..flow };
+        let row = |rest: &str, flow, age| {
+            let what = format!("{}: {what} flow {rest}", net.name);
+            Row::new(what, Hook::FromUplink, packet.clone()).flow(key, flow, age)
+        };
+        rows.push(
+            row("near its end", flow, patience - 2)
+                .into_pod_as(CLIENT_MAC, named.clone())
+                .continues(net.service(REMOTE), Reason::AnswerTranslated),
+        );
+        rows.push(row("past its end", flow, patience + 2).into_pod(CLIENT_MAC));
+        let predecessor = Flow { owner: DEVICE + 7, ..flow };
+        rows.push(row("of an earlier pod", predecessor, 0).into_pod(CLIENT_MAC));
+    }
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn flows_age() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(ages).collect();
+        lab.check("ages", &rows);
+    });
+}
+
+/// What TCP says of a connection's end is noted in both directions.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn the_end_of_a_connection_is_noted() {
+    Lab::run(|lab| {
+        for net in nets() {
+            let both = flow_ended::BY_CLIENT | flow_ended::BY_BACKEND;
+            let out = |flags| (Hook::FromPod, to(&net, net.vips.remote, Body::Tcp(flags)));
+            let back = |flags| (Hook::FromUplink, answer(&net, net.remote, Body::Tcp(flags)));
+            let table = [
+                ("open", vec![out(SYN), back(SYN | ACK), out(ACK)], 0),
+                ("half closed", vec![out(SYN), out(FIN | ACK)], flow_ended::BY_CLIENT),
+                ("the other half", vec![out(SYN), back(FIN | ACK)], flow_ended::BY_BACKEND),
+                ("closed", vec![out(SYN), back(FIN | ACK), out(FIN | ACK)], both),
+                ("reset", vec![out(SYN), back(RST)], flow_ended::RESET),
+                ("opened anew", vec![out(SYN), back(RST), out(SYN)], 0),
+            ];
+            for (what, packets, ended) in table {
+                lab.clear();
+                for (hook, packet) in packets {
+                    lab.send(hook, &packet.bytes()).unwrap();
+                }
+                let flows = lab.flows();
+                let found: Vec<u8> = flows.iter().map(|(_, flow)| flow.ended).collect();
+                assert_eq!(found, [ended, ended], "{}: {what}", net.name);
+            }
+        }
+    });
+}
+
+/// The service's only backend is another now, under the same number.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn an_open_connection_stays_and_a_new_one_moves() {
+    Lab::run(|lab| {
+        for net in nets() {
+            lab.clear();
+            let sent_to = |lab: &mut Lab, flags| {
+                let packet = to(&net, net.vips.local, Body::Tcp(flags));
+                let (_, out) = lab.send(Hook::FromPod, &packet.bytes()).unwrap();
+                match net.client {
+                    IpAddr::V4(_) => IpAddr::from(<[u8; 4]>::try_from(&out[30..34]).unwrap()),
+                    IpAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(&out[38..54]).unwrap()),
+                }
+            };
+            assert_eq!(sent_to(lab, SYN), net.local);
+            lab.replace_backend(&net, LOCAL, (net.remote, BACKEND_PORT));
+            assert_eq!(sent_to(lab, ACK), net.local, "an open connection stays");
+            assert_eq!(sent_to(lab, SYN), net.remote, "a new one goes where backends are");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_client_is_known_again() {
+    Lab::run(|lab| {
+        for net in nets() {
+            lab.clear();
+            let port = |port| Packet {
+                source: (net.client, port),
+                ..to(&net, net.vips.sticky, Body::Tcp(SYN))
+            };
+            for n in 0..20 {
+                lab.send(Hook::FromPod, &port(41_000 + n).bytes()).unwrap();
+            }
+            let flows = lab.flows().into_iter().map(|(_, flow)| flow);
+            let chosen: Vec<u32> = flows
+                .filter(|flow| flow.kind == flow_kind::TO_BACKEND)
+                .map(|flow| flow.backend)
+                .collect();
+            assert_eq!(chosen.len(), 20);
+            assert!(chosen.iter().all(|backend| *backend == chosen[0]), "{chosen:?}");
+            assert!(chosen[0] / 4 == net.service(STICKY));
+        }
+    });
+}

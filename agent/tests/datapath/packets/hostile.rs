@@ -1,0 +1,305 @@
+//! Packets that lie: about their source, their lengths, their way. Each is refused by its name
+//! when a pod sends it, and left to the stack when it comes from elsewhere.
+
+use std::collections::BTreeSet;
+
+use bowline_ebpf_abi::Reason;
+
+use super::frame::{ACK, Body, End, Packet, SYN};
+use super::lab::{
+    BACKEND_PORT, CLIENT_PORT, EMPTY, Hook, LOCAL, LOCAL_MAC, Lab, Net, PORT, Row, nets,
+};
+
+fn client(net: &Net) -> End {
+    (net.client, CLIENT_PORT)
+}
+
+fn sources(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let v4 = net.client.is_ipv4();
+    let any = if v4 { "0.0.0.0" } else { "::" }.parse().unwrap();
+    let loopback = if v4 { "127.0.0.1" } else { "::1" }.parse().unwrap();
+    let table = [
+        ("another pod's", net.other, Reason::SpoofedSource),
+        ("another node's pod's", net.remote, Reason::SpoofedSource),
+        ("the node's", net.node, Reason::SpoofedSource),
+        ("a service's", net.vips.local, Reason::SpoofedSource),
+        ("the world's", net.outside, Reason::SpoofedSource),
+        ("a loopback", loopback, Reason::SpoofedSource),
+        ("no", any, if v4 { Reason::SpoofedSource } else { Reason::LinkLocal }),
+    ];
+    for (whose, source, reason) in table {
+        for (to, destination) in
+            [("a pod", net.local), ("a service", net.vips.local), ("the world", net.outside)]
+        {
+            let what = format!("{}: from {whose} address to {to}", net.name);
+            let packet = Packet::new((source, 1), (destination, PORT), Body::Tcp(SYN));
+            rows.push(Row::new(what, Hook::FromPod, packet).dropped(reason));
+        }
+    }
+    let groups: &[(&str, &str, Reason)] = if v4 {
+        &[
+            ("all hosts", "224.0.0.1", Reason::Multicast),
+            ("a group", "239.1.2.3", Reason::Multicast),
+            ("everybody", "255.255.255.255", Reason::Broadcast),
+        ]
+    } else {
+        &[("all nodes", "ff02::1", Reason::Multicast), ("a group", "ff0e::123", Reason::Multicast)]
+    };
+    for (what, to, reason) in groups {
+        let packet = Packet::new(client(net), (to.parse().unwrap(), 5353), Body::Udp);
+        rows.push(
+            Row::new(format!("{}: to {what}", net.name), Hook::FromPod, packet).dropped(*reason),
+        );
+    }
+    let empty = Packet::new(client(net), (net.vips.empty, PORT), Body::Tcp(SYN));
+    rows.push(
+        Row::new(format!("{}: to a service with nobody", net.name), Hook::FromPod, empty.clone())
+            .dropped(Reason::NoBackend)
+            .refused_by(net.service(EMPTY)),
+    );
+    let elsewhere = empty.from((net.remote, 1));
+    let what = format!("{}: to such a service on the uplink", net.name);
+    rows.push(Row::new(what, Hook::FromUplink, elsewhere).into_stack());
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn false_ends() {
+    Lab::run(|lab| {
+        let mut rows: Vec<Row> = nets().iter().flat_map(sources).collect();
+        let [_, v6] = nets();
+        let link_local = ("fe80::5".parse().unwrap(), 1);
+        for (what, to, body) in [
+            ("a datagram from a link-local address", (v6.local, PORT), Body::Udp),
+            ("echo to the gateway from one", ("fe80::1".parse().unwrap(), 0), Body::Icmp(128)),
+            ("neighbour advertisement past a router", (v6.local, 0), Body::Icmp(136)),
+        ] {
+            let packet = Packet::new(link_local, to, body);
+            rows.push(Row::new(what, Hook::FromPod, packet).dropped(Reason::LinkLocal));
+        }
+        let report = Packet::new(link_local, ("ff02::16".parse().unwrap(), 0), Body::Icmp(143))
+            .hops(1)
+            .extension(0, &[0, 5, 2, 0, 0, 1, 0]);
+        let row = Row::new("a report of listened groups", Hook::FromPod, report);
+        rows.push(row.dropped(Reason::Multicast));
+        lab.check("false ends", &rows);
+    });
+}
+
+/// Everywhere that a header ends, and just before.
+fn truncated(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let start = if net.client.is_ipv4() { 34 } else { 54 };
+    let service = Packet::new(client(net), (net.vips.local, PORT), Body::Tcp(SYN));
+    let datagram = service.clone().body(Body::Udp);
+    let pod = service.clone().to((net.local, PORT));
+    let cuts: Vec<usize> = vec![15, 20, start - 1, start, start + 3, start + 4, start + 19];
+    for (to, packet) in [("a service", &service), ("a pod", &pod)] {
+        for cut in &cuts {
+            let what = format!("{}: the frame to {to} ends after {cut} bytes", net.name);
+            let packet = packet.clone().cut(*cut);
+            let arriving = packet.clone().from((net.remote, 1)).to((net.local, 1));
+            let uplink = what.clone() + " (uplink)";
+            let stack = what.clone() + " (stack)";
+            let three = [
+                Row::new(what, Hook::FromPod, packet).dropped(Reason::Malformed),
+                Row::new(uplink, Hook::FromUplink, arriving.clone()).into_stack(),
+                Row::new(stack, Hook::ToPod, arriving).into_stack(),
+            ];
+            let within_the_header = *cut < start;
+            rows.extend(
+                three.map(|row| if within_the_header { row.if_the_kernel_lets() } else { row }),
+            );
+        }
+    }
+    // The IP header tells the truth, and the transport header is not all there.
+    for (body, packet, length) in [("TCP", &service, 20), ("UDP", &datagram, 8)] {
+        for there in [0, 1, 4, length - 1] {
+            let what = format!("{}: {there} bytes of {body}", net.name);
+            let (at, total) = if start == 34 { (16, 20 + there) } else { (18, there) };
+            let bytes = (total as u16).to_be_bytes();
+            let short = packet.clone().patch(at, &bytes).cut(start + there);
+            let out = short.clone().to((net.local, PORT));
+            rows.push(
+                Row::new(format!("{what} to a service"), Hook::FromPod, short)
+                    .dropped(Reason::Malformed),
+            );
+            // Nobody has to read it on the way to a pod.
+            rows.push(Row::new(format!("{what} to a pod"), Hook::FromPod, out).into_pod(LOCAL_MAC));
+        }
+    }
+    let echo = Body::Icmp(if start == 34 { 8 } else { 128 });
+    let ping = Packet::new(client(net), (net.local, 0), echo);
+    let (at, total) = if start == 34 { (16, 27u16) } else { (18, 7) };
+    let short = ping.patch(at, &total.to_be_bytes()).cut(start + 7);
+    let what = format!("{}: 7 bytes of ICMP", net.name);
+    rows.push(Row::new(what, Hook::FromPod, short).dropped(Reason::Malformed));
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn cut_short() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(truncated).collect();
+        lab.check("cut short", &rows);
+    });
+}
+
+/// A base packet and the bytes that spoil it.
+fn spoiled() -> Vec<Row> {
+    let [v4, v6] = nets();
+    let to = |net: &Net| Packet::new(client(net), (net.local, PORT), Body::Tcp(ACK));
+    let bad = |what: &str, packet: Packet, reason: Reason| {
+        Row::new(what, Hook::FromPod, packet).dropped(reason)
+    };
+    let malformed = |what: &str, packet: Packet| bad(what, packet, Reason::Malformed);
+    let v4_bytes: [(&str, usize, &[u8]); 6] = [
+        ("IPv4: version 6", 14, &[0x65]),
+        ("IPv4: version 0", 14, &[0x05]),
+        ("IPv4: a header of 16 bytes", 14, &[0x44]),
+        ("IPv4: a total length of zero", 16, &[0, 0]),
+        ("IPv4: a total length below the header's", 16, &[0, 19]),
+        ("IPv4: a total length beyond the frame", 16, &[1, 0]),
+    ];
+    let mut rows: Vec<Row> = Vec::new();
+    for (what, at, bytes) in v4_bytes {
+        rows.push(malformed(what, to(&v4).patch(at, bytes)));
+    }
+    rows.push(malformed("IPv4: a header longer than the packet", {
+        to(&v4).patch(14, &[0x4f]).patch(16, &[0, 57])
+    }));
+    rows.push(malformed("IPv4: a fragment beyond 65,535 bytes", to(&v4).fragment(65_528, false)));
+    let options: [(&str, &[u8], Reason); 5] = [
+        ("loose source route", &[131, 7, 4, 192, 0, 2, 1, 0], Reason::SourceRoute),
+        ("strict source route", &[1, 137, 7, 4, 192, 0, 2, 1], Reason::SourceRoute),
+        ("option of length 0", &[7, 0, 4, 0], Reason::Malformed),
+        ("option of length 1", &[1, 7, 1, 0], Reason::Malformed),
+        ("option beyond the header", &[7, 9, 4, 0, 0, 0, 0, 0], Reason::Malformed),
+    ];
+    for (what, bytes, reason) in options {
+        rows.push(bad(&format!("IPv4: {what}"), to(&v4).options(bytes), reason));
+        let arriving = to(&v4).options(bytes).from((v4.remote, 1));
+        let row =
+            Row::new(format!("IPv4: {what} (uplink)"), Hook::FromUplink, arriving).into_stack();
+        let read = reason == Reason::SourceRoute;
+        rows.push(if read { row.also(Reason::IpOptions) } else { row });
+    }
+    let v6_bytes: [(&str, usize, &[u8]); 3] = [
+        ("IPv6: version 4", 14, &[0x40]),
+        ("IPv6: a payload length beyond the frame", 18, &[1, 0]),
+        ("IPv6: fragment header said, none there", 20, &[44]),
+    ];
+    let small = Packet::new(client(&v6), (v6.local, 0), Body::Other(59, vec![0; 4]));
+    for (what, at, bytes) in v6_bytes {
+        let base = if at == 20 { small.clone() } else { to(&v6) };
+        rows.push(malformed(what, base.patch(at, bytes)));
+    }
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 240, 1, 5];
+    rows.push(malformed("IPv6: an IPv4 pod's address, mapped", to(&v6).patch(22, &mapped)));
+    rows.push(malformed("IPv6: to such an address", to(&v6).patch(38, &mapped)));
+    let rest = [0, 1, 4, 0, 0, 0, 0];
+    let routing = [0, 0, 1, 0, 0, 0, 0];
+    rows.push(bad(
+        "IPv6: a route with a segment left",
+        to(&v6).extension(43, &routing),
+        Reason::SourceRoute,
+    ));
+    let hops = to(&v6).extension(60, &rest).extension(0, &rest);
+    rows.push(malformed("IPv6: hop-by-hop that is not first", hops));
+    let long = to(&v6).extension(60, &[200, 1, 4, 0, 0, 0, 0]);
+    rows.push(malformed("IPv6: an extension beyond the packet", long));
+    let many = (0..6).fold(to(&v6), |packet, _| packet.extension(60, &rest));
+    rows.push(bad("IPv6: six extension headers", many, Reason::TooManyHeaders));
+    let endless = (0..12).fold(to(&v6), |packet, _| packet.extension(60, &rest));
+    rows.push(bad("IPv6: twelve", endless.clone(), Reason::TooManyHeaders));
+    let arriving = endless.from((v6.remote, 1));
+    rows.push(Row::new("IPv6: twelve (uplink)", Hook::FromUplink, arriving).into_stack());
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn contradictions() {
+    Lab::run(|lab| lab.check("contradictions", &spoiled()));
+}
+
+/// A checksum that is wrong stays as wrong as it was: the receiver has to see it.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn wrong_checksums() {
+    Lab::run(|lab| {
+        let mut rows = Vec::new();
+        for net in nets() {
+            for (body, content, offset) in [("TCP", Body::Tcp(SYN), 16), ("UDP", Body::Udp, 6)] {
+                let right = Packet::new(client(&net), (net.vips.local, PORT), content);
+                let at = right.body_at() + offset;
+                let (wrong, out) = (off_by_one(&right, at), right.to((net.local, BACKEND_PORT)));
+                let out = off_by_one(&out, at);
+                let what = format!("{}: {body} with a wrong checksum", net.name);
+                rows.push(
+                    Row::new(format!("{what} to a service"), Hook::FromPod, wrong.clone())
+                        .into_pod_as(LOCAL_MAC, out)
+                        .opens(net.service(LOCAL)),
+                );
+                let direct = off_by_one(&wrong.to((net.local, PORT)), at);
+                rows.push(
+                    Row::new(format!("{what} to a pod"), Hook::FromPod, direct).into_pod(LOCAL_MAC),
+                );
+            }
+        }
+        lab.check("wrong checksums", &rows);
+    });
+}
+
+/// The packet with the checksum at this offset one too large.
+fn off_by_one(packet: &Packet, at: usize) -> Packet {
+    let clean = Packet { patches: Vec::new(), ..packet.clone() };
+    let bytes = clean.bytes();
+    let sum = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    assert!(sum < 0xfff0, "wraps");
+    clean.patch(at, &(sum + 1).to_be_bytes())
+}
+
+/// Every way to be refused is on some row of these tables, or is said to need a fault that cannot
+/// be made from outside.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn every_refusal_has_its_row() {
+    Lab::run(|lab| {
+        let [v4, v6] = nets();
+        let mut rows: Vec<Row> = [v4, v6].iter().flat_map(sources).collect();
+        rows.extend(spoiled());
+        rows.extend([v4, v6].iter().flat_map(truncated));
+        let mut frames: Vec<Vec<u8>> = rows.iter().filter_map(Row::dropped_frame).collect();
+        let tagged = Packet {
+            ether_type: Some(0x8100),
+            ..Packet::new(client(&v4), (v4.local, 0), Body::Udp)
+        };
+        let odd = Packet { ether_type: Some(0x88cc), ..tagged.clone() };
+        let piece = Packet::new(client(&v4), (v4.vips.local, PORT), Body::Udp).fragment(0, true);
+        let router = Packet::new(client(&v4), (v4.remote, 0), Body::Icmp(5));
+        let link = Packet::new(("fe80::5".parse().unwrap(), 1), (v6.local, 1), Body::Udp);
+        let quoted = Box::new(Packet::new((v4.remote, 1), (v4.local, 1), Body::Udp));
+        let body = Body::Error { kind: 3, quoted, bytes: 8 };
+        let forged = Packet::new((v4.client, 0), (v4.remote, 0), body);
+        for packet in [tagged, odd, piece, router, link, forged] {
+            frames.push(packet.bytes());
+        }
+        let mut seen = BTreeSet::new();
+        for frame in frames {
+            seen.extend(lab.refusals_of(&frame));
+        }
+        let unseen: Vec<&str> = Reason::ALL
+            .into_iter()
+            .filter(|reason| reason.is_drop() && !seen.contains(reason))
+            .map(Reason::name)
+            .collect();
+        assert_eq!(unseen, NEEDS_A_FAULT);
+    });
+}
+
+/// FLOWS gives way to new entries as long as it can, and headers that were read can be written.
+const NEEDS_A_FAULT: [&str; 2] = ["flow-not-stored", "rewrite-failed"];

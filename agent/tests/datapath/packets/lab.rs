@@ -1,0 +1,617 @@
+//! The packet programs on their own: loaded, attached to nothing, and run on one packet at a time.
+//!
+//! Needs the BPF object, CAP_BPF and CAP_SYS_ADMIN (to mount a BPF file system that nobody else
+//! sees); no cluster, no devices.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use aya::maps::{HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use bowline_agent::datapath::Raw;
+use bowline_ebpf_abi::{
+    Address, AffinityKey, Backend, Direction, Flow, FlowKey, Mac, Plain, Pod, Reason, Route,
+    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, map, protocol,
+    route_flags, state,
+};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::frame::{Packet, difference};
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    FromPod,
+    ToPod,
+    FromUplink,
+}
+
+impl Hook {
+    fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+        }
+    }
+
+    fn direction(self) -> Direction {
+        match self {
+            Self::FromPod => Direction::FromPod,
+            Self::ToPod => Direction::ToPod,
+            Self::FromUplink => Direction::FromUplink,
+        }
+    }
+}
+
+/// What a program says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It goes on to the node's stack.
+    Stack,
+    /// It goes to another device.
+    Redirect,
+    Drop,
+    /// None that these programs may give.
+    Unknown(i32),
+}
+
+/// One line of a table.
+#[derive(Clone)]
+pub(crate) struct Row {
+    what: String,
+    hook: Hook,
+    /// Packets that went through before, with what they are to come to.
+    before: Vec<(Hook, Packet)>,
+    /// Flows written by hand, with how many seconds ago they were used.
+    flows: Vec<(FlowKey, Flow, u32)>,
+    packet: Packet,
+    verdict: Verdict,
+    out: Packet,
+    reasons: Vec<Reason>,
+    /// Service, new connections, packets, refused.
+    service: Option<(u32, u64, u64, u64)>,
+    /// Later kernels refuse to run programs on frames that end within the IP header.
+    may_be_refused: bool,
+}
+
+impl Row {
+    pub(crate) fn new(what: impl Into<String>, hook: Hook, packet: Packet) -> Self {
+        Self {
+            what: what.into(),
+            hook,
+            before: Vec::new(),
+            flows: Vec::new(),
+            out: packet.clone(),
+            packet,
+            verdict: Verdict::Unknown(0),
+            reasons: Vec::new(),
+            service: None,
+            may_be_refused: false,
+        }
+    }
+
+    /// Not every kernel runs programs on such a frame; where it does, the row has to hold.
+    pub(crate) fn if_the_kernel_lets(self) -> Self {
+        Self { may_be_refused: true, ..self }
+    }
+
+    pub(crate) fn after(mut self, hook: Hook, packet: Packet) -> Self {
+        self.before.push((hook, packet));
+        self
+    }
+
+    pub(crate) fn flow(mut self, key: FlowKey, flow: Flow, seconds_ago: u32) -> Self {
+        self.flows.push((key, flow, seconds_ago));
+        self
+    }
+
+    fn ends(mut self, verdict: Verdict, out: Packet, reason: Reason) -> Self {
+        self.verdict = verdict;
+        self.out = out;
+        self.reasons.push(reason);
+        self
+    }
+
+    /// To a pod with this hardware address.
+    pub(crate) fn into_pod(self, mac: [u8; 6]) -> Self {
+        let out = self.packet.clone();
+        self.into_pod_as(mac, out)
+    }
+
+    /// The same, after a change.
+    pub(crate) fn into_pod_as(self, mac: [u8; 6], out: Packet) -> Self {
+        let hop_limit = out.hop_limit - 1;
+        let out = Packet { from: self.packet.to, to: mac, hop_limit, ..out };
+        self.ends(Verdict::Redirect, out, Reason::LocalPod)
+    }
+
+    /// To another node; the neighbour table adds hardware addresses later.
+    pub(crate) fn into_node(self) -> Self {
+        let out = self.packet.clone();
+        self.into_node_as(out)
+    }
+
+    pub(crate) fn into_node_as(self, out: Packet) -> Self {
+        let hop_limit = out.hop_limit - 1;
+        self.ends(Verdict::Redirect, Packet { hop_limit, ..out }, Reason::RemoteNode)
+    }
+
+    pub(crate) fn into_stack(self) -> Self {
+        let out = self.packet.clone();
+        self.into_stack_as(out)
+    }
+
+    pub(crate) fn into_stack_as(self, out: Packet) -> Self {
+        self.ends(Verdict::Stack, out, Reason::Stack)
+    }
+
+    pub(crate) fn dropped(self, reason: Reason) -> Self {
+        assert!(reason.is_drop());
+        let out = self.packet.clone();
+        self.ends(Verdict::Drop, out, reason)
+    }
+
+    /// Counted, too.
+    pub(crate) fn also(mut self, reason: Reason) -> Self {
+        self.reasons.push(reason);
+        self
+    }
+
+    /// A packet of this service, which opens a flow.
+    pub(crate) fn opens(mut self, service: u32) -> Self {
+        self.service = Some((service, 1, 1, 0));
+        self.also(Reason::Balanced)
+    }
+
+    /// A packet of a flow of this service that is there already.
+    pub(crate) fn continues(mut self, service: u32, reason: Reason) -> Self {
+        self.service = Some((service, 0, 1, 0));
+        self.also(reason)
+    }
+
+    /// The frame, if the row is one of a pod's that is refused.
+    pub(crate) fn dropped_frame(&self) -> Option<Vec<u8>> {
+        let alone = self.before.is_empty() && !self.may_be_refused;
+        (self.verdict == Verdict::Drop && self.hook == Hook::FromPod && alone)
+            .then(|| self.packet.bytes())
+    }
+
+    pub(crate) fn refused_by(mut self, service: u32) -> Self {
+        self.service = Some((service, 0, 0, 1));
+        self
+    }
+}
+
+/// What all rows find in the maps, for one family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Net {
+    pub(crate) name: &'static str,
+    pub(crate) client: IpAddr,
+    pub(crate) local: IpAddr,
+    /// A pod behind another veth than the one that packets come through.
+    pub(crate) other: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) tunnelled: IpAddr,
+    pub(crate) outside: IpAddr,
+    pub(crate) node: IpAddr,
+    pub(crate) vips: Vips,
+    /// Services have these numbers and this distance.
+    first_service: u32,
+}
+
+/// A service each for every kind of backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vips {
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) tunnelled: IpAddr,
+    pub(crate) empty: IpAddr,
+    pub(crate) node: IpAddr,
+    /// The client itself.
+    pub(crate) own: IpAddr,
+    /// A service that knows its clients again.
+    pub(crate) sticky: IpAddr,
+}
+
+pub(crate) const LOCAL: u32 = 0;
+pub(crate) const REMOTE: u32 = 1;
+pub(crate) const TUNNELLED: u32 = 2;
+pub(crate) const EMPTY: u32 = 3;
+pub(crate) const NODE: u32 = 4;
+pub(crate) const OWN: u32 = 5;
+pub(crate) const STICKY: u32 = 6;
+const SERVICES: u32 = 7;
+
+pub(crate) const CLIENT_PORT: u16 = 40_000;
+pub(crate) const PORT: u16 = 80;
+pub(crate) const BACKEND_PORT: u16 = 8080;
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
+pub(crate) const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+/// Test-run gives every packet the loopback device.
+pub(crate) const DEVICE: u32 = 1;
+const OTHER_DEVICE: u32 = 99;
+const UPLINK: u32 = 2;
+const TUNNEL: u32 = 3;
+
+fn v(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Both families.
+pub(crate) fn nets() -> [Net; 2] {
+    let v4 = Net {
+        name: "IPv4",
+        client: v("10.240.1.5"),
+        local: v("10.240.1.6"),
+        other: v("10.240.1.7"),
+        remote: v("10.240.2.7"),
+        tunnelled: v("10.240.3.8"),
+        outside: v("192.0.2.1"),
+        node: v("169.254.20.10"),
+        vips: Vips {
+            local: v("10.9.0.1"),
+            remote: v("10.9.0.2"),
+            tunnelled: v("10.9.0.3"),
+            empty: v("10.9.0.4"),
+            node: v("10.9.0.5"),
+            own: v("10.9.0.6"),
+            sticky: v("10.9.0.7"),
+        },
+        first_service: 0,
+    };
+    let v6 = Net {
+        name: "IPv6",
+        client: v("fd00:10:240:1::5"),
+        local: v("fd00:10:240:1::6"),
+        other: v("fd00:10:240:1::7"),
+        remote: v("fd00:10:240:2::7"),
+        tunnelled: v("fd00:10:240:3::8"),
+        outside: v("2001:db8::1"),
+        node: v("fd00:172::11"),
+        vips: Vips {
+            local: v("fd00:10:9::1"),
+            remote: v("fd00:10:9::2"),
+            tunnelled: v("fd00:10:9::3"),
+            empty: v("fd00:10:9::4"),
+            node: v("fd00:10:9::5"),
+            own: v("fd00:10:9::6"),
+            sticky: v("fd00:10:9::7"),
+        },
+        first_service: SERVICES,
+    };
+    [v4, v6]
+}
+
+impl Net {
+    /// The number of one of this family's services.
+    pub(crate) fn service(&self, kind: u32) -> u32 {
+        self.first_service + kind
+    }
+
+    fn routes(&self) -> [(RouteKey, Route); 2] {
+        let (remote, tunnelled, prefix) = match self.client {
+            IpAddr::V4(_) => (v("172.30.0.12"), v("172.30.0.13"), 24),
+            IpAddr::V6(_) => (v("fd00:172::12"), v("fd00:172::13"), 64),
+        };
+        let node = Route { node: remote.into(), ifindex: UPLINK, flags: 0 };
+        let far = Route { node: tunnelled.into(), ifindex: TUNNEL, flags: route_flags::TUNNEL };
+        [
+            (RouteKey::new(self.remote.into(), prefix), node),
+            (RouteKey::new(self.tunnelled.into(), prefix), far),
+        ]
+    }
+
+    fn services(&self) -> [(IpAddr, Vec<(IpAddr, u16)>); 7] {
+        let Vips { local, remote, tunnelled, empty, node, own, sticky } = self.vips;
+        let backend = |address| vec![(address, BACKEND_PORT)];
+        [
+            (local, backend(self.local)),
+            (remote, backend(self.remote)),
+            (tunnelled, backend(self.tunnelled)),
+            (empty, Vec::new()),
+            (node, vec![(self.node, 53)]),
+            (own, backend(self.client)),
+            (sticky, [backend(self.local), backend(self.remote)].concat()),
+        ]
+    }
+}
+
+type Counters = BTreeMap<(Reason, Direction), (u64, u64)>;
+type ServiceCounters = BTreeMap<u32, (u64, u64, u64)>;
+
+/// The loaded programs.
+pub(crate) struct Lab {
+    object: Ebpf,
+    directory: tempfile::TempDir,
+}
+
+impl Lab {
+    /// Runs `work` with loaded programs on a thread that has a mount namespace of its own.
+    pub(crate) fn run(work: impl FnOnce(&mut Lab) + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            work(&mut Lab::load());
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn load() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(path);
+        let mut object = loader.load(bowline_agent::datapath::object()).unwrap();
+        for hook in [Hook::FromPod, Hook::ToPod, Hook::FromUplink] {
+            let Some(Program::SchedClassifier(program)) = object.program_mut(hook.name()) else {
+                panic!("no program {}", hook.name());
+            };
+            program.load().unwrap_or_else(|error| panic!("{}: {error:#}", hook.name()));
+        }
+        let mut lab = Self { object, directory };
+        lab.program();
+        lab
+    }
+
+    fn table<K: Plain, V: Plain>(&mut self, name: &str) -> HashMap<&mut MapData, Raw<K>, Raw<V>> {
+        HashMap::try_from(self.object.map_mut(name).unwrap()).unwrap()
+    }
+
+    fn array<V: Plain>(&mut self, name: &str, index: u32, value: V) {
+        let map = self.object.map_mut(name).unwrap();
+        let mut array = aya::maps::Array::<_, Raw<V>>::try_from(map).unwrap();
+        array.set(index, Raw(value), 0).unwrap();
+    }
+
+    fn program(&mut self) {
+        for net in nets() {
+            for (key, route) in net.routes() {
+                let map = self.object.map_mut(map::ROUTES).unwrap();
+                let mut trie = LpmTrie::<_, Raw<Address>, Raw<Route>>::try_from(map).unwrap();
+                let key = aya::maps::lpm_trie::Key::new(key.prefix_len, Raw(key.address));
+                trie.insert(&key, Raw(route), 0).unwrap();
+            }
+            for (kind, (vip, backends)) in net.services().into_iter().enumerate() {
+                let id = net.service(kind as u32);
+                for (index, number) in [protocol::TCP, protocol::UDP].into_iter().enumerate() {
+                    self.add_service(id, index as u32, vip, number, &backends);
+                }
+            }
+        }
+    }
+
+    fn add_service(
+        &mut self,
+        id: u32,
+        index: u32,
+        vip: IpAddr,
+        number: u8,
+        backends: &[(IpAddr, u16)],
+    ) {
+        let key = ServiceKey::new(vip.into(), U16Be::new(PORT), number);
+        let first_slot = 4 * id + 2 * index;
+        for (n, (address, port)) in backends.iter().enumerate() {
+            let (address, port) = ((*address).into(), U16Be::new(*port));
+            let backend = 4 * id + n as u32;
+            let entry = Backend { address, port, state: state::ACTIVE, ..Backend::default() };
+            self.array(map::BACKENDS, backend, entry);
+            self.array(map::SLOTS, first_slot + n as u32, Slot { backend, tag: key.tag() });
+        }
+        let sticky = id % SERVICES == STICKY;
+        let service = Service {
+            id,
+            first_slot,
+            slot_count: backends.len() as u32,
+            affinity_seconds: if sticky { 3600 } else { 0 },
+            ..Service::default()
+        };
+        self.table(map::SERVICES).insert(Raw(key), Raw(service), 0).unwrap();
+    }
+
+    /// The state of the maps that every row starts from.
+    fn reset(&mut self) {
+        for net in nets() {
+            let pods = [
+                (net.client, DEVICE, CLIENT_MAC),
+                (net.local, DEVICE, LOCAL_MAC),
+                (net.other, OTHER_DEVICE, OTHER_MAC),
+            ];
+            for (address, ifindex, mac) in pods {
+                let pod = Pod { ifindex, mac: Mac::new(mac), flags: 0 };
+                self.table(map::PODS).insert(Raw(Address::from(address)), Raw(pod), 0).unwrap();
+            }
+        }
+        let mut flows = self.table::<FlowKey, Flow>(map::FLOWS);
+        let keys: Vec<_> = flows.keys().map(Result::unwrap).collect();
+        for key in keys {
+            flows.remove(&key).unwrap();
+        }
+        let mut clients = self.table::<AffinityKey, bowline_ebpf_abi::Affinity>(map::AFFINITY);
+        let keys: Vec<_> = clients.keys().map(Result::unwrap).collect();
+        for key in keys {
+            clients.remove(&key).unwrap();
+        }
+    }
+
+    fn add_flow(&mut self, key: &FlowKey, flow: Flow, seconds_ago: u32) {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: u32 = uptime.split('.').next().unwrap().parse().unwrap();
+        let last_used = seconds.wrapping_sub(seconds_ago);
+        let flow = Flow { last_used, ..flow };
+        self.table(map::FLOWS).insert(Raw(*key), Raw(flow), 0).unwrap();
+        // Either end may be the pod that the flow belongs to.
+        for address in [key.source, key.destination] {
+            let mut pods = self.table::<Address, Pod>(map::PODS);
+            if let Ok(Raw(pod)) = pods.get(&Raw(address), 0) {
+                pods.insert(Raw(address), Raw(Pod { flags: 1, ..pod }), 0).unwrap();
+            }
+        }
+    }
+
+    /// Gives one of a family's services another backend.
+    pub(crate) fn replace_backend(&mut self, net: &Net, kind: u32, backend: (IpAddr, u16)) {
+        let (vip, _) = &net.services()[kind as usize];
+        self.add_service(net.service(kind), 0, *vip, protocol::TCP, &[backend]);
+    }
+
+    /// Forgets what earlier packets left behind.
+    pub(crate) fn clear(&mut self) {
+        self.reset();
+    }
+
+    /// The reasons for which this frame of a pod is refused.
+    pub(crate) fn refusals_of(&mut self, frame: &[u8]) -> Vec<Reason> {
+        self.reset();
+        let before = self.counters();
+        let (verdict, _) = self.send(Hook::FromPod, frame).unwrap();
+        let moved = self.counters().into_iter().filter(|(key, now)| before[key] != *now);
+        let reasons: Vec<Reason> = moved.map(|((reason, _), _)| reason).collect();
+        assert_eq!(verdict, Verdict::Drop, "{reasons:?}");
+        assert_eq!(reasons.len(), 1, "{reasons:?}");
+        reasons
+    }
+
+    /// All entries of FLOWS.
+    pub(crate) fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
+        let flows = self.table::<FlowKey, Flow>(map::FLOWS);
+        flows.iter().map(|entry| entry.unwrap()).map(|(key, flow)| (key.0, flow.0)).collect()
+    }
+
+    pub(crate) fn send(&mut self, hook: Hook, frame: &[u8]) -> std::io::Result<(Verdict, Vec<u8>)> {
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let program: &mut SchedClassifier =
+            self.object.program_mut(hook.name()).unwrap().try_into().unwrap();
+        let result =
+            program.test_run(options).map_err(|e| std::io::Error::other(format!("{e:?}")))?;
+        out.truncate(result.data_size_out as usize);
+        let verdict = match result.return_value as i32 {
+            -1 => Verdict::Stack,
+            2 => Verdict::Drop,
+            7 => Verdict::Redirect,
+            other => Verdict::Unknown(other),
+        };
+        Ok((verdict, out))
+    }
+
+    fn counters(&mut self) -> Counters {
+        let map = self.object.map_mut(map::COUNTERS).unwrap();
+        let array = PerCpuArray::<_, Raw<Traffic>>::try_from(map).unwrap();
+        let mut found = Counters::new();
+        for reason in Reason::ALL {
+            for direction in Direction::ALL {
+                let all = array.get(&reason.index(direction), 0).unwrap();
+                let packets = all.iter().map(|cpu| cpu.0.packets).sum();
+                let bytes = all.iter().map(|cpu| cpu.0.bytes).sum();
+                found.insert((reason, direction), (packets, bytes));
+            }
+        }
+        found
+    }
+
+    fn service_counters(&mut self) -> ServiceCounters {
+        let map = self.object.map_mut(map::SERVICE_COUNTERS).unwrap();
+        let array = PerCpuArray::<_, Raw<ServiceTraffic>>::try_from(map).unwrap();
+        let mut found = ServiceCounters::new();
+        for id in 0..2 * SERVICES {
+            let all = array.get(&id, 0).unwrap();
+            let sum = |of: fn(&ServiceTraffic) -> u64| all.iter().map(|cpu| of(&cpu.0)).sum();
+            found.insert(id, (sum(|t| t.connections), sum(|t| t.packets), sum(|t| t.refused)));
+        }
+        found
+    }
+
+    /// Runs a table and says how many rows it has; panics with all that is wrong.
+    pub(crate) fn check(&mut self, table: &str, rows: &[Row]) {
+        let mut wrong = String::new();
+        let mut not_run = 0;
+        for row in rows {
+            let frame = row.packet.bytes();
+            if row.may_be_refused && self.send(row.hook, &frame).is_err() {
+                not_run += 1;
+                continue;
+            }
+            if let Err(text) = self.check_row(row) {
+                wrong.push_str(&format!("{}:\n{text}\n", row.what));
+            }
+        }
+        println!("packet rows: {table} {0}\nbowline-fact rows {0}", rows.len() - not_run);
+        if not_run > 0 {
+            println!(
+                "packet rows: {table} SKIPPED {not_run}: this kernel does not run such frames"
+            );
+        }
+        assert!(wrong.is_empty(), "\n{wrong}");
+    }
+
+    fn check_row(&mut self, row: &Row) -> Result<(), String> {
+        self.reset();
+        for (hook, packet) in &row.before {
+            let (verdict, _) = self.send(*hook, &packet.bytes()).map_err(|e| e.to_string())?;
+            if verdict == Verdict::Drop {
+                return Err("  a packet that went before was dropped\n".to_owned());
+            }
+        }
+        for (key, flow, seconds_ago) in &row.flows {
+            self.add_flow(key, *flow, *seconds_ago);
+        }
+        let frame = row.packet.bytes();
+        let (before, services) = (self.counters(), self.service_counters());
+        let (verdict, out) = self.send(row.hook, &frame).map_err(|e| e.to_string())?;
+        let mut wrong = difference(&row.out.bytes(), &out);
+        if verdict != row.verdict {
+            wrong.push_str(&format!("  verdict: expected {:?}, found {verdict:?}\n", row.verdict));
+        }
+        let mut expected = Counters::new();
+        for reason in &row.reasons {
+            let entry = expected.entry((*reason, row.hook.direction())).or_default();
+            *entry = (entry.0 + 1, entry.1 + frame.len() as u64);
+        }
+        let changed: Counters = self
+            .counters()
+            .into_iter()
+            .map(|(key, now)| (key, (now.0 - before[&key].0, now.1 - before[&key].1)))
+            .filter(|(_, moved)| *moved != (0, 0))
+            .collect();
+        if changed != expected {
+            wrong.push_str(&format!("  counters: expected {expected:?}, found {changed:?}\n"));
+        }
+        let expected: ServiceCounters = row
+            .service
+            .map(|(id, opened, packets, no)| (id, (opened, packets, no)))
+            .into_iter()
+            .collect();
+        let changed: ServiceCounters = self
+            .service_counters()
+            .into_iter()
+            .map(|(id, now)| {
+                let old = services[&id];
+                (id, (now.0 - old.0, now.1 - old.1, now.2 - old.2))
+            })
+            .filter(|(_, moved)| *moved != (0, 0, 0))
+            .collect();
+        if changed != expected {
+            wrong.push_str(&format!("  service: expected {expected:?}, found {changed:?}\n"));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.directory.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
