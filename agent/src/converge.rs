@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +28,8 @@ use crate::{
 pub(crate) use services::services;
 
 /// How often the node is compared with what it should be although nothing was announced: what
-/// somebody removed by hand is back within this time.
-const RESYNC: Duration = Duration::from_secs(5);
+/// somebody damaged by hand is mended within this time.
+const RESYNC: Duration = Duration::from_secs(2);
 
 /// What is wrong with a node that is new: the node controller is about to change that.
 const NO_RANGE: &str = "the node has no pod range yet";
@@ -59,9 +59,10 @@ impl NodeNetwork {
         let mut nodes = self.watched.nodes.changes();
         let mut tick = resync();
         let mut told = None;
+        let mut announced = true;
         loop {
             nodes.mark_unchanged();
-            let state = self.round(&mut told).await;
+            let state = self.round(&mut told, announced).await;
             self.health.send_if_modified(|health| {
                 let changed = health.network != state;
                 match &state {
@@ -81,15 +82,16 @@ impl NodeNetwork {
             });
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = nodes.changed() => {}
-                _ = tick.tick() => {}
+                _ = nodes.changed() => announced = true,
+                _ = tick.tick() => announced = nodes.has_changed().unwrap_or(true),
             }
         }
     }
 
-    async fn round(&self, told: &mut Option<Told>) -> Result<(), String> {
+    /// Compares, and mends. What differs although nothing was `announced` was damaged by somebody.
+    async fn round(&self, told: &mut Option<Told>, announced: bool) -> Result<(), String> {
         for _ in 0..PASSES {
-            if self.pass(told).await? {
+            if self.pass(told, announced).await? {
                 return Ok(());
             }
         }
@@ -97,7 +99,7 @@ impl NodeNetwork {
     }
 
     /// Compares once. False: the tunnel device was made, and what needs its number is missing.
-    async fn pass(&self, told: &mut Option<Told>) -> Result<bool, String> {
+    async fn pass(&self, told: &mut Option<Told>, announced: bool) -> Result<bool, String> {
         let _settled = self.sandboxes.settle().await;
         let nodes = self.watched.nodes.all();
         let links = self.sandboxes.links();
@@ -114,6 +116,11 @@ impl NodeNetwork {
             .await
             .map_err(|error| error.to_string())?;
         let steps = plan(&wanted, &observed);
+        if !announced && self.health.borrow().network.is_ok() {
+            for step in &steps {
+                tracing::warn!("the node network was damaged, mending it: {step}");
+            }
+        }
         let tells = steps.iter().any(|step| matches!(step, Step::SetDataPlaneRoutes(_)));
         let made_tunnel = steps.iter().any(|step| matches!(step, Step::MakeTunnel(_)));
         let failures = apply::network::apply(steps, netlink, sandboxes, &self.data_plane).await;
@@ -142,6 +149,25 @@ impl NodeNetwork {
             Some(_) => Ok(true),
             None => Err(NO_RANGE.to_owned()),
         }
+    }
+}
+
+/// Mends what others damage in the data plane, until `shutdown`.
+pub(crate) async fn verify(data_plane: DataPlane, shutdown: CancellationToken) {
+    let mut tick = resync();
+    let mut failing = false;
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let start = Instant::now();
+        let verified = data_plane.verify().await;
+        tracing::trace!(elapsed = ?start.elapsed(), "verified the data plane");
+        for repair in &verified.repairs {
+            tracing::warn!("the data plane was damaged: {repair}");
+        }
+        if let Some(error) = verified.failures.first().filter(|_| !failing) {
+            let failed = verified.failures.len();
+            tracing::warn!(failed, %error, "the data plane is not verified, retrying");
+        }
+        failing = !verified.failures.is_empty();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     datapath::{
         self, ApplyServicesFailed, Cidr, Datapath, Hop, OpenDatapathFailed, ServiceChanges,
-        ServiceSummary, ServiceTable,
+        ServiceSummary, ServiceTable, Verified,
     },
     network::{PodLink, PodLinks, Reach, Refused, TUNNEL_LINK, Uplink},
 };
@@ -91,6 +91,14 @@ impl DataPlane {
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&mut this.lock()));
         Ok(done.await.map_err(|_| ProgramServicesFailed::TaskDied)??)
+    }
+
+    /// Compares maps and programs with what was programmed, and mends what differs.
+    pub(crate) async fn verify(&self) -> Verified {
+        let this = self.clone();
+        let work = tokio::task::spawn_blocking(move || this.lock().verify());
+        // A panic in it is reported by the runtime; the next verification tries again.
+        work.await.unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Datapath> {

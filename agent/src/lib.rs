@@ -137,6 +137,8 @@ impl Agent {
         self.spawn_dns(&dns, DNS_ADDRESS.into());
         let run_dir = parts.config.run_dir.clone();
         self.spawn(|stop| async move { dns.keep_figures(&run_dir, stop).await });
+        let data_plane = parts.data_plane.clone();
+        self.spawn(|stop| converge::verify(data_plane, stop));
         watched.synced().await;
 
         let name = parts.config.node_name.clone();

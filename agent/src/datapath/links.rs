@@ -54,25 +54,52 @@ impl PacketHook {
 /// The place of our filter among those of an interface.
 const FILTER: NlOptions = NlOptions { priority: 1, handle: TcHandle::new(0, 1), classid: None };
 
+/// What an attached program is, and what it hangs on.
+struct Place {
+    program: &'static str,
+    pin: PathBuf,
+    target: Target,
+    point: AttachPoint,
+}
+
+/// The places of all socket programs. The directory must stay open as long as they are used.
+fn socket_places(
+    pins: &Pins,
+    cgroup: &Path,
+) -> Result<(File, impl Iterator<Item = Place>), AttachProgramFailed> {
+    let not_opened = |source| AttachProgramFailed::Cgroup { path: cgroup.to_path_buf(), source };
+    let directory = File::open(cgroup).map_err(not_opened)?;
+    let identity = directory.metadata().map_err(not_opened)?.ino();
+    let descriptor = directory.as_raw_fd() as u32;
+    let links = pins.links.clone();
+    let places = SOCKET_PROGRAMS.into_iter().map(move |(program, point)| Place {
+        program,
+        pin: links.join(program),
+        target: Target { descriptor, identity },
+        point,
+    });
+    Ok((directory, places))
+}
+
+fn packet_place(pins: &Pins, which: PacketProgram, ifindex: u32) -> Place {
+    let point = match which {
+        PacketProgram::ToPod => AttachPoint::TcxEgress,
+        _ => AttachPoint::TcxIngress,
+    };
+    let identity = u64::from(ifindex) | u64::from(point as u32) << 32;
+    let target = Target { descriptor: ifindex, identity };
+    Place { program: which.name(), pin: packet_pin(pins, which, ifindex), target, point }
+}
+
 /// Attaches all socket programs to the cgroup and to all below it.
 pub(super) fn attach_sockets(
     programs: &Programs,
     pins: &Pins,
     cgroup: &Path,
 ) -> Result<(), AttachProgramFailed> {
-    let not_opened = |source| AttachProgramFailed::Cgroup { path: cgroup.to_path_buf(), source };
-    let directory = File::open(cgroup).map_err(not_opened)?;
-    let identity = directory.metadata().map_err(not_opened)?.ino();
-    for (name, point) in SOCKET_PROGRAMS {
-        let program = programs.fd(name)?;
-        let target = Target { descriptor: directory.as_raw_fd() as u32, identity };
-        attach(program, &pins.links.join(name), &target, point).map_err(|source| {
-            AttachProgramFailed::Link {
-                program: name,
-                target: format!("cgroup {}", cgroup.display()),
-                source,
-            }
-        })?;
+    let (_open, places) = socket_places(pins, cgroup)?;
+    for place in places {
+        attach_at(programs, &place, || format!("cgroup {}", cgroup.display()))?;
     }
     Ok(())
 }
@@ -86,23 +113,105 @@ pub(super) fn attach_packets(
     hook: PacketHook,
 ) -> Result<(), AttachProgramFailed> {
     match hook {
-        PacketHook::Clsact => attach_filter(programs, which, ifindex),
+        PacketHook::Clsact => attach_filter(programs, which, ifindex).map(drop),
         PacketHook::Tcx => {
-            let program = programs.fd(which.name())?;
-            let point = match which {
-                PacketProgram::ToPod => AttachPoint::TcxEgress,
-                _ => AttachPoint::TcxIngress,
-            };
-            let identity = u64::from(ifindex) | u64::from(point as u32) << 32;
-            let target = Target { descriptor: ifindex, identity };
-            let path = packet_pin(pins, which, ifindex);
-            attach(program, &path, &target, point).map_err(|source| AttachProgramFailed::Link {
-                program: which.name(),
-                target: format!("interface {ifindex}"),
-                source,
-            })
+            let place = packet_place(pins, which, ifindex);
+            attach_at(programs, &place, || format!("interface {ifindex}"))
         }
     }
+}
+
+fn attach_at(
+    programs: &Programs,
+    place: &Place,
+    target: impl Fn() -> String,
+) -> Result<(), AttachProgramFailed> {
+    let program = programs.fd(place.program)?;
+    attach(program, &place.pin, &place.target, place.point).map_err(|source| {
+        AttachProgramFailed::Link { program: place.program, target: target(), source }
+    })
+}
+
+/// Attaches the socket programs that are not attached as they should be; says which and why.
+pub(super) fn repair_sockets(
+    programs: &Programs,
+    pins: &Pins,
+    cgroup: &Path,
+) -> Result<Vec<LinkRepair>, AttachProgramFailed> {
+    let (_open, places) = socket_places(pins, cgroup)?;
+    let mut repairs = Vec::new();
+    for place in places {
+        let target = || format!("cgroup {}", cgroup.display());
+        repairs.extend(repair_at(programs, &place, target)?);
+    }
+    Ok(repairs)
+}
+
+/// The same for a packet program.
+pub(super) fn repair_packets(
+    programs: &mut Programs,
+    pins: &Pins,
+    which: PacketProgram,
+    ifindex: u32,
+    hook: PacketHook,
+) -> Result<Option<LinkRepair>, AttachProgramFailed> {
+    let target = || interface_name(ifindex).unwrap_or_else(|| ifindex.to_string());
+    match hook {
+        PacketHook::Clsact => {
+            let was_missing = attach_filter(programs, which, ifindex)?;
+            let found = "its filter was gone";
+            let program = which.name();
+            Ok(was_missing.then(|| LinkRepair { program, target: target(), found }))
+        }
+        PacketHook::Tcx => repair_at(programs, &packet_place(pins, which, ifindex), target),
+    }
+}
+
+/// A program that had to be attached again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkRepair {
+    pub(super) program: &'static str,
+    pub(super) target: String,
+    pub(super) found: &'static str,
+}
+
+fn repair_at(
+    programs: &Programs,
+    place: &Place,
+    target: impl Fn() -> String,
+) -> Result<Option<LinkRepair>, AttachProgramFailed> {
+    let program = programs.fd(place.program)?;
+    let found = damage(program, place).map_err(|source| AttachProgramFailed::Link {
+        program: place.program,
+        target: target(),
+        source,
+    })?;
+    let Some(found) = found else { return Ok(None) };
+    match attach_at(programs, place, &target) {
+        // The kernel is still letting go of the link whose pin was removed: at the next look.
+        Err(AttachProgramFailed::Link { source, .. })
+            if source.raw_os_error() == Some(libc::EEXIST) =>
+        {
+            return Ok(None);
+        }
+        attached => attached?,
+    }
+    Ok(Some(LinkRepair { program: place.program, target: target(), found }))
+}
+
+/// What is wrong with an attached program, if anything is.
+fn damage(program: BorrowedFd<'_>, place: &Place) -> io::Result<Option<&'static str>> {
+    let Some(link) = syscall::open_pin(&place.pin)? else {
+        return Ok(Some("its pin was gone"));
+    };
+    let info = syscall::link_info(link.as_fd())?;
+    Ok(if info.target != place.target.identity {
+        Some("it was detached")
+    } else if info.program != syscall::program_id(program)? {
+        Some("another program was in its place")
+    } else {
+        None
+    })
 }
 
 /// Attaches a packet program in place of an earlier agent's, which may have used another hook:
@@ -203,11 +312,12 @@ fn attach(
     syscall::pin(link.as_fd(), path)
 }
 
+/// Whether there was no filter before.
 fn attach_filter(
     programs: &mut Programs,
     which: PacketProgram,
     ifindex: u32,
-) -> Result<(), AttachProgramFailed> {
+) -> Result<bool, AttachProgramFailed> {
     let failed = |interface: &str, message: String| AttachProgramFailed::Filter {
         program: which.name(),
         interface: interface.to_owned(),
@@ -222,7 +332,9 @@ fn attach_filter(
     }
     let program = programs.packet(which)?;
     let options = TcAttachOptions::Netlink(FILTER);
+    let mut was_missing = true;
     let attached = program.attach_with_options(&name, direction, options).or_else(|_| {
+        was_missing = false;
         let existing = SchedClassifierLink::attached(
             &name,
             direction,
@@ -235,7 +347,7 @@ fn attach_filter(
     let link = attached.and_then(|link| program.take_link(link));
     // Dropping the link would take the filter away; it is meant to outlive the agent.
     std::mem::forget(link.map_err(|error| failed(&name, error.to_string()))?);
-    Ok(())
+    Ok(was_missing)
 }
 
 fn already_there(error: &TcError) -> bool {

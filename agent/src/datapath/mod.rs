@@ -12,6 +12,7 @@ mod condition;
 mod features;
 mod links;
 mod measure;
+mod mirror;
 mod names;
 mod pins;
 mod programs;
@@ -24,6 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod verify;
 
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
@@ -38,6 +40,7 @@ pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow,
 pub use status::{MapStatus, ProgramStatus, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
 pub use udp::StartMoverFailed;
+pub use verify::{Repair, Verified, VerifyFailed};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,6 +54,7 @@ use crate::plan::services::ServiceStep;
 use condition::ConditionFile;
 use features::Features;
 use links::PacketHook;
+use mirror::Mirror;
 use names::{Gone, NamesWriter, PodName};
 use pins::Pins;
 use programs::{PacketProgram, Programs};
@@ -230,8 +234,9 @@ pub struct Datapath {
     hook: PacketHook,
     uplink: u32,
     tunnel: Option<Tunnel>,
-    pods: Table<Address, Pod>,
-    routes: Table<RouteKey, Route>,
+    socket_cgroup: PathBuf,
+    pods: Mirror<Address, Pod>,
+    routes: Mirror<RouteKey, Route>,
     attached: BTreeMap<IpAddr, u32>,
     store: MapStore,
     services: ServiceWriter,
@@ -266,9 +271,10 @@ impl Datapath {
         let mut programs = Programs::load(&pins, &config.sizes, &features)?;
         resize::copy_back(&pins, &resized)?;
 
-        let pods = Table::open(&pins.maps, map::PODS)?;
-        let routes = Table::open(&pins.maps, map::ROUTES)?;
-        let store = MapStore::open(&pins)?;
+        let pods = Mirror::over(Table::open(&pins.maps, map::PODS)?).comparing(verify::same_pod);
+        let mut routes = Mirror::over(Table::open(&pins.maps, map::ROUTES)?);
+        routes.adopt_all()?;
+        let mut store = MapStore::open(&pins)?;
         let services = store.recover()?;
         let departures = Departures::recover(services.programmed());
         let mover = UdpMover::start(&pins, config.socket_cgroup.clone())?;
@@ -297,6 +303,7 @@ impl Datapath {
             hook,
             uplink,
             tunnel,
+            socket_cgroup: config.socket_cgroup,
             pods,
             routes,
             attached,
@@ -315,7 +322,7 @@ impl Datapath {
     /// Replaces the programs of the pods that an earlier agent attached; forgets those whose
     /// interface is gone.
     fn take_over_pods(&mut self) -> Result<(), OpenDatapathFailed> {
-        for (address, pod) in self.pods.entries()? {
+        for (address, pod) in self.pods.adopt_all()? {
             if links::interface_name(pod.ifindex).is_some() {
                 for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
                     let Self { programs, pins, hook, .. } = self;
@@ -439,7 +446,7 @@ impl Datapath {
         if wanted.values().any(|hop| matches!(hop, Hop::Tunnel(_))) {
             self.follow_tunnel()?;
         }
-        let programmed = self.routes.entries()?;
+        let programmed = self.routes.adopt_all()?;
         let wanted = wanted.iter().map(|(cidr, hop)| {
             let route = match hop {
                 Hop::Uplink(node) => Route { node: (*node).into(), ifindex: self.uplink, flags: 0 },

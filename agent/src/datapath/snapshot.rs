@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::names::Names;
 use super::pins::Pins;
-use super::store::backends_of;
+use super::store::slots_of;
 use super::table::{ReadMapsFailed, Table, flag_of};
 
 /// One virtual address.
@@ -159,7 +159,7 @@ impl Snapshot {
         let mut used_slots = 0;
         let mut used_backends = std::collections::BTreeSet::new();
         for (key, service) in &entries {
-            let found = backends_of(&slots, &backends, service)?;
+            let found = slots_of(&slots, &backends, service)?;
             used_slots += service.slot_count;
             let traffic = counters.get_per_cpu(&service.id)?;
             self.services.push(ServiceRow {
@@ -175,7 +175,8 @@ impl Snapshot {
                 packets: traffic.iter().map(|t| t.packets).sum(),
                 bytes: traffic.iter().map(|t| t.bytes).sum(),
             });
-            for (id, backend) in found {
+            for (_, slot, backend) in found {
+                let id = slot.backend;
                 used_backends.insert(id);
                 self.backends.push(BackendRow {
                     service: None,

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use bowline_ebpf_abi::{Backend, Service, ServiceKey, ServiceTraffic, Slot, map};
+use bowline_ebpf_abi::{Backend, Service, ServiceKey, ServiceTraffic, Slot, map, state};
 
+use super::mirror::Mirror;
 use super::pins::Pins;
 use super::table::{ReadMapsFailed, Table, WriteMapFailed, flag_of};
 use crate::apply::services::{FoundService, ServiceLimits, ServiceStore, ServiceWriter};
@@ -12,59 +13,65 @@ use crate::plan::services::BackendAddress;
 /// The pinned service maps.
 #[derive(Debug)]
 pub(super) struct MapStore {
-    services: Table<ServiceKey, Service>,
-    slots: Table<u32, Slot>,
-    backends: Table<u32, Backend>,
+    pub(super) services: Mirror<ServiceKey, Service>,
+    pub(super) slots: Mirror<u32, Slot>,
+    pub(super) backends: Mirror<u32, Backend>,
     counters: Table<u32, ServiceTraffic>,
 }
 
 impl MapStore {
     pub(super) fn open(pins: &Pins) -> Result<Self, ReadMapsFailed> {
         Ok(Self {
-            services: Table::open(&pins.maps, map::SERVICES)?,
-            slots: Table::open(&pins.maps, map::SLOTS)?,
-            backends: Table::open(&pins.maps, map::BACKENDS)?,
+            services: Mirror::over(Table::open(&pins.maps, map::SERVICES)?),
+            slots: Mirror::over(Table::open(&pins.maps, map::SLOTS)?),
+            backends: Mirror::over(Table::open(&pins.maps, map::BACKENDS)?),
             counters: Table::open_per_cpu(&pins.maps, map::SERVICE_COUNTERS)?,
         })
     }
 
-    /// A writer that goes on from what the maps hold.
-    pub(super) fn recover(&self) -> Result<ServiceWriter, ReadMapsFailed> {
+    /// A writer that goes on from what the maps hold. What was damaged while no agent looked is
+    /// left out, so that the writer finds it wanting.
+    pub(super) fn recover(&mut self) -> Result<ServiceWriter, ReadMapsFailed> {
         let mut found = Vec::new();
-        for (key, value) in self.services.entries()? {
+        for (key, value) in self.services.adopt_all()? {
             let mut backends = Vec::new();
-            for (id, backend) in self.backends_of(&value)? {
+            for (index, slot, backend) in self.slots_of(&value)? {
+                if slot.tag != key.tag() || backend.state == state::FREE {
+                    continue;
+                }
+                self.slots.adopt(index, slot);
+                self.backends.adopt(slot.backend, backend);
                 let Backend { address, port, .. } = backend;
-                backends.push((id, BackendAddress { address, port }));
+                backends.push((slot.backend, BackendAddress { address, port }));
             }
             found.push(FoundService { key, value, backends });
         }
         let limits = ServiceLimits {
-            services: self.services.size().min(self.counters.size()),
-            slots: self.slots.size(),
-            backends: self.backends.size(),
+            services: self.services.table().size().min(self.counters.size()),
+            slots: self.slots.table().size(),
+            backends: self.backends.table().size(),
         };
         Ok(ServiceWriter::recover(limits, found))
     }
 
-    fn backends_of(&self, service: &Service) -> Result<Vec<(u32, Backend)>, ReadMapsFailed> {
-        backends_of(&self.slots, &self.backends, service)
+    fn slots_of(&self, service: &Service) -> Result<Vec<(u32, Slot, Backend)>, ReadMapsFailed> {
+        slots_of(self.slots.table(), self.backends.table(), service)
     }
 }
 
-/// The backends that the slots of a service point to.
-pub(super) fn backends_of(
+/// The slots of a service, each with its place and the backend that it points to.
+pub(super) fn slots_of(
     slots: &Table<u32, Slot>,
     backends: &Table<u32, Backend>,
     service: &Service,
-) -> Result<Vec<(u32, Backend)>, ReadMapsFailed> {
+) -> Result<Vec<(u32, Slot, Backend)>, ReadMapsFailed> {
     let end = service.first_slot.saturating_add(service.slot_count).min(slots.size());
     let mut found = Vec::new();
     for index in service.first_slot..end {
         if let Some(slot) = slots.get(&index)?
             && let Some(backend) = backends.get(&slot.backend)?
         {
-            found.push((slot.backend, backend));
+            found.push((index, slot, backend));
         }
     }
     Ok(found)
@@ -94,9 +101,9 @@ impl ServiceStore for MapStore {
 
     fn full(&self, name: &'static str) -> WriteMapFailed {
         let size = match name {
-            map::SLOTS => self.slots.size(),
-            map::BACKENDS => self.backends.size(),
-            _ => self.services.size(),
+            map::SLOTS => self.slots.table().size(),
+            map::BACKENDS => self.backends.table().size(),
+            _ => self.services.table().size(),
         };
         WriteMapFailed::Full { map: name, size, flag: flag_of(name) }
     }

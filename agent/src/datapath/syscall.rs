@@ -20,6 +20,7 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const PROG_GET_FD_BY_ID: i32 = 13;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
@@ -252,6 +253,51 @@ pub(super) fn next_key(
     Ok(missing_is_none(bpf(MAP_GET_NEXT_KEY, &mut attr))?.is_some())
 }
 
+/// Where a batch ended; the next one goes on from there.
+#[derive(Clone, Debug)]
+pub(super) struct Cursor(Vec<u8>);
+
+impl Cursor {
+    /// The beginning of a map whose keys have this size.
+    pub(super) fn new(key_size: usize) -> Self {
+        // Hash maps leave a number of a bucket there, other maps a key.
+        Self(vec![0; key_size.max(size_of::<u32>())])
+    }
+}
+
+/// What a batch held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// So many keys and values were written.
+    pub(super) count: u32,
+    /// There are no more after them.
+    pub(super) last: bool,
+}
+
+/// Reads the next `room` entries of a map into `keys` and `values`, which are as large as so many
+/// are; `first` says that `cursor` is new. Linux 5.6 for hash maps and arrays.
+pub(super) fn lookup_batch(
+    map: BorrowedFd<'_>,
+    cursor: &mut Cursor,
+    first: bool,
+    room: u32,
+    keys: &mut [u8],
+    values: &mut [u8],
+) -> io::Result<Batch> {
+    let after = cursor.0.clone();
+    let mut attr = BatchAttr {
+        in_batch: if first { 0 } else { after.as_ptr() as u64 },
+        out_batch: cursor.0.as_mut_ptr() as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room,
+        map: raw(map),
+        ..BatchAttr::default()
+    };
+    let done = missing_is_none(bpf(MAP_LOOKUP_BATCH, &mut attr))?;
+    Ok(Batch { count: attr.count.min(room), last: done.is_none() })
+}
+
 /// Pins a map, program or link.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
@@ -282,6 +328,12 @@ fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
 pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<(u32, u32, u32)> {
     let info: MapInfo = info(map)?;
     Ok((info.key_size, info.value_size, info.max_entries))
+}
+
+/// The number of a program.
+pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let info: ProgramInfo = info(program)?;
+    Ok(info.id)
 }
 
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {

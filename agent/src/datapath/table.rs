@@ -85,6 +85,17 @@ fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
+fn all_bytes_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above, one after the other.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// So many entries are read at once.
+const BATCH: u32 = 4096;
+
+/// A hash map gives whole buckets; less room than this is never asked for.
+const BUCKET: u32 = 64;
+
 impl<K: Plain, V: Plain> Table<K, V> {
     /// Opens `<dir>/<name>`.
     pub(super) fn open(dir: &Path, name: &'static str) -> Result<Self, ReadMapsFailed> {
@@ -196,11 +207,53 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(keys)
     }
 
+    /// All entries. Those that come or go meanwhile may be missed or seen.
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>, ReadMapsFailed> {
+        match self.batches(self.size, BATCH) {
+            Ok(entries) => Ok(entries),
+            // Unknown to this kernel, or to this kind of map.
+            Err(_) => self.entries_one_by_one(),
+        }
+    }
+
+    fn entries_one_by_one(&self) -> Result<Vec<(K, V)>, ReadMapsFailed> {
         let mut entries = Vec::new();
         for key in self.keys()? {
             if let Some(value) = self.get(&key)? {
                 entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Up to about `wanted` entries.
+    fn batches(&self, wanted: u32, room: u32) -> io::Result<Vec<(K, V)>> {
+        let (mut keys, mut values) =
+            (vec![K::default(); room as usize], vec![V::default(); room as usize]);
+        let mut entries = Vec::new();
+        let mut cursor = syscall::Cursor::new(size_of::<K>());
+        let (mut left, mut first) = (wanted, true);
+        while left > 0 {
+            let batch = syscall::lookup_batch(
+                self.fd.as_fd(),
+                &mut cursor,
+                std::mem::take(&mut first),
+                room.min(left.max(BUCKET)),
+                all_bytes_mut(&mut keys),
+                all_bytes_mut(&mut values),
+            );
+            let batch = match batch {
+                // One bucket alone holds more than there is room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.size => {
+                    return self.batches(wanted, room.saturating_mul(4));
+                }
+                batch => batch?,
+            };
+            let count = batch.count as usize;
+            entries.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
+            left = left.saturating_sub(batch.count);
+            if batch.last || batch.count == 0 {
+                break;
             }
         }
         Ok(entries)
@@ -218,6 +271,18 @@ impl<K: Plain, V: Plain> Table<K, V> {
             value
         });
         Ok(values.collect())
+    }
+}
+
+impl<V: Plain> Table<u32, V> {
+    /// The first values of an array.
+    pub(super) fn first_values(&self, count: u32) -> Result<Vec<V>, ReadMapsFailed> {
+        let count = count.min(self.size);
+        if let Ok(entries) = self.batches(count, BATCH) {
+            return Ok(entries.into_iter().take(count as usize).map(|(_, value)| value).collect());
+        }
+        let values = (0..count).map(|index| Ok(self.get(&index)?.unwrap_or_default()));
+        values.collect()
     }
 }
 

@@ -216,7 +216,7 @@ pub struct Pod {
 
 /// ROUTES key: longest prefix wins. IPv4 prefixes count from the mapped form: a /24 is 120.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     pub prefix_len: u32,
     pub address: Address,

@@ -1,0 +1,113 @@
+//! A map together with what the agent wrote into it, so that damage by others is seen.
+//!
+//! Guarantees: what is written here is in the map and in the mirror, or in neither. Comparing
+//! reads the map in batches (Linux 5.6; one by one where a kind of map has no batches) and changes
+//! nothing. Not here: deciding when to compare and how to mend, which is `verify`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bowline_ebpf_abi::Plain;
+
+use super::table::{ReadMapsFailed, Table, WriteMapFailed};
+
+/// One entry that is not as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage<K, V> {
+    Missing {
+        key: K,
+        written: V,
+    },
+    Changed {
+        key: K,
+        written: V,
+    },
+    /// Nobody here wrote it.
+    Foreign {
+        key: K,
+    },
+}
+
+/// A map whose entries only the agent writes.
+#[derive(Debug)]
+pub(super) struct Mirror<K, V> {
+    table: Table<K, V>,
+    written: BTreeMap<K, V>,
+    same: fn(&V, &V) -> bool,
+}
+
+impl<K: Plain + Ord, V: Plain + Eq> Mirror<K, V> {
+    /// Knows of no entry yet; see [`Mirror::adopt`].
+    pub(super) fn over(table: Table<K, V>) -> Self {
+        Self { table, written: BTreeMap::new(), same: V::eq }
+    }
+
+    /// Compares by this function: the programs write part of the values.
+    pub(super) fn comparing(self, same: fn(&V, &V) -> bool) -> Self {
+        Self { same, ..self }
+    }
+
+    pub(super) fn table(&self) -> &Table<K, V> {
+        &self.table
+    }
+
+    /// Takes an entry that an earlier agent left for one of its own.
+    pub(super) fn adopt(&mut self, key: K, value: V) {
+        self.written.insert(key, value);
+    }
+
+    /// Takes everything that is in the map for its own, and gives it back.
+    pub(super) fn adopt_all(&mut self) -> Result<Vec<(K, V)>, ReadMapsFailed> {
+        let entries = self.table.entries()?;
+        self.written = entries.iter().copied().collect();
+        Ok(entries)
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, ReadMapsFailed> {
+        self.table.get(key)
+    }
+
+    pub(super) fn put(&mut self, key: &K, value: &V) -> Result<(), WriteMapFailed> {
+        self.table.put(key, value)?;
+        self.written.insert(*key, *value);
+        Ok(())
+    }
+
+    pub(super) fn delete(&mut self, key: &K) -> Result<bool, WriteMapFailed> {
+        let found = self.table.delete(key)?;
+        self.written.remove(key);
+        Ok(found)
+    }
+
+    /// The entries that are not as they were written, of a map whose keys come and go.
+    pub(super) fn damage(&self) -> Result<Vec<Damage<K, V>>, ReadMapsFailed> {
+        let mut damage = Vec::new();
+        let found = self.table.entries()?;
+        let mut right = 0;
+        for (key, value) in &found {
+            match self.written.get(key) {
+                Some(written) if (self.same)(written, value) => right += 1,
+                Some(written) => damage.push(Damage::Changed { key: *key, written: *written }),
+                None => damage.push(Damage::Foreign { key: *key }),
+            }
+        }
+        // Counting first spares the healthy case a search.
+        if right < self.written.len() {
+            let there: BTreeSet<&K> = found.iter().map(|(key, _)| key).collect();
+            let missing = self.written.iter().filter(|(key, _)| !there.contains(key));
+            damage.extend(missing.map(|(k, v)| Damage::Missing { key: *k, written: *v }));
+        }
+        Ok(damage)
+    }
+}
+
+impl<V: Plain + Eq> Mirror<u32, V> {
+    /// The same of an array: places that nobody wrote to are nobody's damage.
+    pub(super) fn array_damage(&self) -> Result<Vec<Damage<u32, V>>, ReadMapsFailed> {
+        let Some((last, _)) = self.written.last_key_value() else { return Ok(Vec::new()) };
+        let found = self.table.first_values(last + 1)?;
+        let changed = self.written.iter().filter(|(key, written)| {
+            found.get(**key as usize).is_none_or(|value| !(self.same)(written, value))
+        });
+        Ok(changed.map(|(k, v)| Damage::Changed { key: *k, written: *v }).collect())
+    }
+}
