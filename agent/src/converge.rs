@@ -22,7 +22,7 @@ use crate::{
     pods::PodManager,
     report::Health,
     runtime::Runtime,
-    watch::Watched,
+    watch::{Checkpoint, Watched},
 };
 
 pub(crate) use services::services;
@@ -175,11 +175,13 @@ pub(crate) async fn verify(data_plane: DataPlane, shutdown: CancellationToken) {
 pub(crate) async fn pods(
     watched: Arc<Watched>,
     manager: Arc<PodManager>,
+    checkpoint: Checkpoint,
     shutdown: CancellationToken,
 ) {
     let mut changes = watched.pods.changes();
     loop {
         changes.mark_unchanged();
+        checkpoint.save_pods(&watched).await;
         manager.set_desired(watched.pods.all());
         tokio::select! {
             () = shutdown.cancelled() => break,

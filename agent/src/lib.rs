@@ -52,7 +52,7 @@ use network::{Netlink, PodNetwork, Reach, Uplink};
 use pods::{ClusterDns, PodManager, PodsConfig, log_router};
 use report::{Facts, Health, Reporter};
 use runtime::{Containerd, ContainerdConfig, Runtime};
-use watch::Watched;
+use watch::{Checkpoint, Watched, checkpoint};
 
 /// The port of the DNS server.
 const DNS_PORT: u16 = 53;
@@ -62,6 +62,9 @@ const DNS_PAUSE: Duration = Duration::from_millis(100);
 
 /// So many attempts may fail silently: the address comes with the node network.
 const DNS_PATIENCE: u32 = 50;
+
+/// How long the API may take to answer before the agent goes on without it.
+const API_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long tasks may take to end when the agent is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -124,7 +127,12 @@ impl Agent {
         let runtime = parts.runtime.clone();
         self.spawn(|stop| converge::runtime(runtime, health.clone(), stop));
         let reports = reporter.clone();
+        let listed = watched.clone();
         self.spawn(|stop| async move {
+            // The labels are for good: they are not tried while the API is away.
+            if stop.run_until_cancelled(listed.nodes.synced()).await.is_none() {
+                return;
+            }
             if let Err(error) = reports.label().await {
                 tracing::warn!(%error, "the node's labels are not written");
             }
@@ -139,7 +147,9 @@ impl Agent {
         self.spawn(|stop| async move { dns.keep_figures(&run_dir, stop).await });
         let data_plane = parts.data_plane.clone();
         self.spawn(|stop| converge::verify(data_plane, stop));
-        watched.synced().await;
+        let checkpoint = Checkpoint::below(&parts.config.run_dir);
+        self.spawn(|stop| checkpoint::keep(watched.clone(), checkpoint.clone(), stop));
+        known(&watched, &checkpoint).await;
 
         let name = parts.config.node_name.clone();
         let (services, data_plane) = (watched.clone(), parts.data_plane.clone());
@@ -157,7 +167,7 @@ impl Agent {
             health,
         };
         self.spawn(|stop| network.converge(first, stop));
-        self.start_pods(parts, watched, ready).await
+        self.start_pods(parts, watched, checkpoint, ready).await
     }
 
     /// Starts the pods' manager, and the HTTPS server that reads their logs. Pods come once the
@@ -166,6 +176,7 @@ impl Agent {
         &self,
         parts: Parts,
         watched: Arc<Watched>,
+        checkpoint: Checkpoint,
         mut network: signal::Receiver<bool>,
     ) -> anyhow::Result<()> {
         let config = &parts.config;
@@ -187,7 +198,7 @@ impl Agent {
         self.spawn(|stop| async move {
             let ready = async { network.wait_for(|ready| *ready).await.is_ok() };
             if stop.run_until_cancelled(ready).await == Some(true) {
-                converge::pods(watched, manager, stop).await;
+                converge::pods(watched, manager, checkpoint, stop).await;
             }
         });
         Ok(())
@@ -291,6 +302,16 @@ impl Parts {
             runtime,
             listener,
         })
+    }
+}
+
+/// Waits until the API has said what there is. When it is away, what it said to an earlier agent
+/// will do; a node that never heard of anything has nothing to go on with, and waits.
+async fn known(watched: &Watched, checkpoint: &Checkpoint) {
+    let synced = tokio::time::timeout(API_PATIENCE, watched.synced()).await;
+    if synced.is_err() && !watched.restore(checkpoint) {
+        tracing::warn!("the API is away and nothing is known from before: waiting for it");
+        watched.synced().await;
     }
 }
 

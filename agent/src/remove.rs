@@ -20,6 +20,7 @@ use crate::{
         LOOPBACK, LinkSeen, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
         SetUpSandboxFailed, TUNNEL_LINK, TearDownCause, Uplink, is_pod_link, masquerade,
     },
+    watch::checkpoint,
 };
 
 /// Something that an agent left could not be removed.
@@ -83,6 +84,7 @@ pub async fn remove_node_state(config: &Config) -> Result<(), Vec<RemoveStateFai
         let path = config.run_dir.join(file);
         failures.extend(present(&path, fs::remove_file(&path)).err());
     }
+    failures.extend(remove_tree(&config.run_dir.join(checkpoint::DIRECTORY)).err());
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 

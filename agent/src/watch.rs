@@ -7,6 +7,7 @@
 //!
 //! Memory is the agent's tightest bound, so objects are stripped of what no plan reads.
 
+pub(crate) mod checkpoint;
 mod services;
 mod slice;
 mod table;
@@ -30,6 +31,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use checkpoint::Checkpoint;
 pub(crate) use services::{Announced, ServiceKey, ServiceTable};
 pub(crate) use slice::{Endpoint, Shared, Slice};
 pub(crate) use table::Table;

@@ -69,10 +69,15 @@ fn main() -> ExitCode {
     match run(CommandLine::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&format!("{error:#}")));
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// One line that says what went wrong.
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {}", one_line(&format!("{error:#}")));
 }
 
 fn run(line: CommandLine) -> anyhow::Result<()> {
@@ -105,7 +110,7 @@ fn run(line: CommandLine) -> anyhow::Result<()> {
 }
 
 /// Runs a command that talks to a server; one thread is enough for it.
-fn wait(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn wait<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

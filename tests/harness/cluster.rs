@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tempfile::TempDir;
 
 use crate::api::{self, Api};
-use crate::command::{command, output};
+use crate::command::{command, finish, output};
 use crate::node::{Memory, Node, kill_and_wait, processes};
 use crate::place::Place;
 use crate::registry::Registry;
@@ -157,7 +157,7 @@ impl Cluster {
 
     /// A command, to be completed, that lives beside the bridge until the cluster goes.
     pub(crate) fn detached_guest(&self) -> Result<Command> {
-        node::detached(&self.cgroup.join("guests"), &self.bridge_namespace())
+        node::detached(&self.cgroup.join("guests"), Some(&self.bridge_namespace()))
     }
 
     /// Cut a node's uplink, or join it again. The node itself sees its cable pulled.
@@ -180,6 +180,56 @@ impl Cluster {
     pub fn server_pid(&self) -> Result<u32> {
         let cgroup = self.cgroup.join("server");
         processes(&cgroup).first().copied().context("no server runs")
+    }
+
+    /// SIGKILL the server and wait until it is gone.
+    pub fn kill_server(&self) -> Result<()> {
+        kill_and_wait(self.server_pid()?)
+    }
+
+    /// Start the server again, exactly as `up` did. Its port is another one, and so is the
+    /// kubeconfig: clients made before are of no more use.
+    pub fn start_server(&self) -> Result<()> {
+        drop(fs::remove_file(self.kubeconfig()));
+        let arguments = node::recorded(&self.dir, |plan| Some(&plan["server"]["command"]))?;
+        let mut command = node::detached(&self.cgroup.join("server"), None)?;
+        command.arg(artifacts::bowline()?).args(arguments);
+        node::start(command, &self.dir.join("logs").join("server.log"))?;
+        for _ in 0..200 {
+            if self.kubeconfig().exists() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("the server was started again and wrote no kubeconfig")
+    }
+
+    /// What `bowline net diff` says of a node: its exit status and its rows.
+    pub fn net_diff(&self, node: &str) -> Result<(i32, Vec<serde_json::Value>)> {
+        let mut diff = self.bowline(&["net", "diff", "-o", "json", "--node", node])?;
+        let ended = finish(diff.args(["--name", &self.name]))?;
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        let status = ended.status.code().unwrap_or(-1);
+        let rows = serde_json::from_slice(&ended.stdout)
+            .with_context(|| format!("`net diff` ended with {status}: {}", errors.trim()))?;
+        Ok((status, rows))
+    }
+
+    /// Waits until `bowline net diff` finds nothing on any node; how long the last one took.
+    pub async fn agrees(&self, limit: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        for node in &self.nodes {
+            let what = format!("no difference between the API and {}", node.name);
+            api::wait(&what, limit, async || {
+                let (status, rows) = self.net_diff(&node.name)?;
+                Ok(match status {
+                    0 => api::Found::Yes(()),
+                    _ => api::Found::NotYet(format!("{rows:?}")),
+                })
+            })
+            .await?;
+        }
+        Ok(start.elapsed())
     }
 
     /// Memory of the server.

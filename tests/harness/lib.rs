@@ -11,6 +11,7 @@ pub mod api;
 pub mod artifacts;
 pub mod cluster;
 pub mod command;
+pub mod echo;
 pub mod first_light;
 pub mod image;
 pub mod kubectl;
@@ -23,6 +24,7 @@ pub mod registry;
 pub mod rules;
 
 pub use cluster::{Cluster, Wishes};
+pub use echo::EchoStage;
 pub use load::{Load, LoadReport};
 pub use node::Node;
 pub use place::Place;

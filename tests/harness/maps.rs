@@ -1,5 +1,6 @@
 //! Reading a node's pinned maps, as the data plane does.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -47,6 +48,16 @@ impl Maps {
 }
 
 impl Services {
+    /// Every entry, as bytes: two dumps are the same when nothing was written that differs.
+    pub fn dump(&self) -> Result<BTreeMap<[u8; KEY], [u8; VALUE]>> {
+        Ok(self.0.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Remove a TCP service, as somebody might by hand.
+    pub fn remove(&mut self, address: Ipv4Addr, port: u16) -> Result<()> {
+        Ok(self.0.remove(&key(address, port))?)
+    }
+
     /// How many slots a TCP service has, that is: ready backends. None when it is unknown.
     pub fn slot_count(&self, address: Ipv4Addr, port: u16) -> Option<u32> {
         let value = self.0.get(&key(address, port), 0).ok()?;

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::artifacts;
-use crate::command::command;
+use crate::command::{command, shown};
 use crate::maps::Maps;
 use crate::place::Place;
 
@@ -74,6 +74,16 @@ impl Node {
         Ok(PathBuf::from(format!("/proc/{pid}/root{path}")))
     }
 
+    /// The first process of a pod.
+    pub fn pod_pid(&self, uid: &str) -> Result<u32> {
+        Ok(self.pod_process(uid)?.1)
+    }
+
+    /// SIGKILL the first process of a pod and wait until it is gone.
+    pub fn kill_pod_process(&self, uid: &str) -> Result<()> {
+        kill_and_wait(self.pod_pid(uid)?)
+    }
+
     fn pod_process(&self, uid: &str) -> Result<(PathBuf, u32)> {
         find_process(&self.cgroup.join("pods"), uid)
             .with_context(|| format!("pod {uid} has no process on {}", self.name))
@@ -95,40 +105,36 @@ impl Node {
 
     /// Start the agent again, exactly as `up` did.
     pub fn start_agent(&self) -> Result<()> {
-        let path = self.dir.join("cluster.json");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let record: serde_json::Value = serde_json::from_str(&text)?;
-        let nodes = record["plan"]["nodes"].as_array().context("cluster.json has no nodes")?;
-        let node = nodes
-            .iter()
-            .find(|node| node["name"] == self.name.as_str())
-            .with_context(|| format!("cluster.json has no {}", self.name))?;
-        let arguments: Vec<&str> = node["agent"]["command"]
-            .as_array()
-            .context("cluster.json has no command for the agent")?
-            .iter()
-            .filter_map(|word| word.as_str())
-            .skip(1)
-            .collect();
-        let log = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.dir.join("logs").join(format!("{}.log", self.name)))?;
+        self.start_agent_of(&artifacts::bowline()?)
+    }
+
+    /// Start the agent with the arguments that `up` gave it, from another build.
+    pub fn start_agent_of(&self, bowline: &Path) -> Result<()> {
+        let arguments = recorded(&self.dir, |plan| {
+            let nodes = plan["nodes"].as_array()?;
+            let node = nodes.iter().find(|node| node["name"] == self.name.as_str())?;
+            Some(&node["agent"]["command"])
+        })?;
         // A session of its own, as `up` gives it: it outlives us when the cluster does.
-        let mut command = detached(&self.cgroup.join("agent"), &self.namespace)?;
-        command.arg(artifacts::bowline()?).args(arguments);
-        command.stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().context("cannot start the agent")?;
-        reap(child);
-        Ok(())
+        let mut command = detached(&self.cgroup.join("agent"), Some(&self.namespace))?;
+        command.arg(bowline).args(arguments);
+        start(command, &self.log())
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("logs").join(format!("{}.log", self.name))
+    }
+
+    /// Where the data plane is pinned.
+    pub fn bpffs(&self) -> PathBuf {
+        self.dir.join("nodes").join(&self.name).join("bpf")
     }
 
     /// The pinned maps.
     pub fn maps(&self) -> Maps {
         let version = bowline_ebpf_abi::ABI_VERSION;
-        let pins = self.dir.join("nodes").join(&self.name).join("bpf");
-        Maps::new(pins.join("bowline").join(format!("v{version}")).join("maps"))
+        Maps::new(self.bpffs().join("bowline").join(format!("v{version}")).join("maps"))
     }
 
     /// Memory of the agent.
@@ -137,12 +143,38 @@ impl Node {
     }
 }
 
-/// A command, to be completed, that runs in a session, cgroup and network namespace of its own.
-pub(crate) fn detached(cgroup: &Path, namespace: &str) -> Result<Command> {
+/// The arguments of a process as `up` recorded them, without the program.
+pub(crate) fn recorded(
+    dir: &Path,
+    select: impl Fn(&serde_json::Value) -> Option<&serde_json::Value>,
+) -> Result<Vec<String>> {
+    let path = dir.join("cluster.json");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let record: serde_json::Value = serde_json::from_str(&text)?;
+    let command = select(&record["plan"]).and_then(serde_json::Value::as_array);
+    let words = command.with_context(|| format!("{} has no such process", path.display()))?;
+    Ok(words.iter().skip(1).filter_map(|word| Some(word.as_str()?.to_owned())).collect())
+}
+
+/// Start a process that outlives us, with its output at the end of a log.
+pub(crate) fn start(mut command: Command, log: &Path) -> Result<()> {
+    let log = fs::OpenOptions::new().append(true).create(true).open(log)?;
+    command.stdout(log.try_clone()?).stderr(log);
+    reap(command.spawn().with_context(|| format!("cannot start `{}`", shown(&command)))?);
+    Ok(())
+}
+
+/// A command, to be completed, that runs in a session and cgroup of its own, and in a network
+/// namespace if one is named.
+pub(crate) fn detached(cgroup: &Path, namespace: Option<&str>) -> Result<Command> {
     fs::create_dir_all(cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
     let mut command = command(artifacts::bowline()?);
     command.arg("internal-exec").arg("--cgroup").arg(cgroup);
-    command.arg("--netns").arg(netns_path(namespace)).arg("--");
+    if let Some(namespace) = namespace {
+        command.arg("--netns").arg(netns_path(namespace));
+    }
+    command.arg("--");
     Ok(command)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: the first round programs all services and removes what an earlier agent left; every
 //! later one costs by what changed. What could not be written is tried again with the next change
-//! and at every tick, and keeps nothing else from being written.
+//! and at every tick, and keeps nothing else from being written. Nothing is written before the API
+//! has listed everything once.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -26,6 +27,14 @@ pub(crate) async fn services(
     node_name: String,
     shutdown: CancellationToken,
 ) {
+    // Until the API has said which services there are, those in the maps stay as they are.
+    let synced = async {
+        watched.services.synced().await;
+        watched.nodes.synced().await;
+    };
+    if shutdown.run_until_cancelled(synced).await.is_none() {
+        return;
+    }
     let mut changes = watched.services.changes();
     let mut nodes = watched.nodes.changes();
     let mut tick = resync();

@@ -207,7 +207,7 @@ fn damage(program: BorrowedFd<'_>, place: &Place) -> io::Result<Option<&'static 
     let info = syscall::link_info(link.as_fd())?;
     Ok(if info.target != place.target.identity {
         Some("it was detached")
-    } else if info.program != syscall::program_id(program)? {
+    } else if info.program != syscall::program_number(program)? {
         Some("another program was in its place")
     } else {
         None

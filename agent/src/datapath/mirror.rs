@@ -72,6 +72,12 @@ impl<K: Plain + Ord, V: Plain + Eq> Mirror<K, V> {
         Ok(())
     }
 
+    pub(super) fn put_all(&mut self, keys: &[K], values: &[V]) -> Result<(), WriteMapFailed> {
+        self.table.put_all(keys, values)?;
+        self.written.extend(keys.iter().copied().zip(values.iter().copied()));
+        Ok(())
+    }
+
     pub(super) fn delete(&mut self, key: &K) -> Result<bool, WriteMapFailed> {
         let found = self.table.delete(key)?;
         self.written.remove(key);

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "bpf(2) takes pointers; each block says why it is sound")]
 
 mod condition;
+mod diff;
 mod features;
 mod links;
 mod measure;
@@ -31,6 +32,7 @@ pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
 pub use bowline_api::cidr::Cidr;
 pub use condition::FullMap;
+pub use diff::{ApiObjects, Difference, differences};
 pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use links::AttachProgramFailed;

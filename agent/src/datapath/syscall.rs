@@ -330,12 +330,6 @@ pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<(u32, u32, u32)> {
     Ok((info.key_size, info.value_size, info.max_entries))
 }
 
-/// The number of a program.
-pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
-    let info: ProgramInfo = info(program)?;
-    Ok(info.id)
-}
-
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(link)
 }

@@ -150,7 +150,7 @@ impl Mendable for Pod {
 }
 
 /// A key, for people.
-trait Shown {
+pub(super) trait Shown {
     fn shown(&self) -> String;
 }
 

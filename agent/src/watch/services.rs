@@ -12,6 +12,7 @@ use std::{
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{ResourceExt, runtime::watcher::Event};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Namespace and name of a service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct ServiceKey {
     pub(crate) namespace: String,
     pub(crate) name: String,
@@ -36,6 +37,14 @@ pub(crate) struct Announced {
     pub(crate) service: Option<Arc<Service>>,
     /// By name of the slice.
     pub(crate) slices: BTreeMap<String, Arc<Slice>>,
+}
+
+/// A slice with its own name and its service's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct HeldSlice {
+    service: ServiceKey,
+    name: String,
+    slice: Arc<Slice>,
 }
 
 /// All services with their slices.
@@ -99,6 +108,38 @@ impl ServiceTable {
         drop(inner);
         self.synced.send_modify(|synced| synced.1 = true);
         self.changed.announce();
+    }
+
+    /// Holds these until the first lists come in; what came in already stays. They are no change:
+    /// what the maps hold is newer.
+    pub(super) fn restore(&self, services: Vec<Service>, slices: Vec<HeldSlice>) {
+        let mut inner = self.write();
+        let synced = *self.synced.borrow();
+        if !synced.0 {
+            services.into_iter().for_each(|service| inner.put_service(service));
+        }
+        if !synced.1 {
+            for HeldSlice { service, name, slice } in slices {
+                inner.put_slice((service.namespace.clone(), name), service, slice);
+            }
+        }
+        inner.dirty.clear();
+        drop(inner);
+        self.changed.announce();
+    }
+
+    /// All services and all slices that are held.
+    pub(super) fn held(&self) -> (Vec<Arc<Service>>, Vec<HeldSlice>) {
+        let inner = self.read();
+        let services = inner.announced.values().filter_map(|entry| entry.service.clone());
+        let slices = inner.announced.iter().flat_map(|(service, entry)| {
+            entry.slices.iter().map(|(name, slice)| HeldSlice {
+                service: service.clone(),
+                name: name.clone(),
+                slice: slice.clone(),
+            })
+        });
+        (services.collect(), slices.collect())
     }
 
     /// What is known about a service name.

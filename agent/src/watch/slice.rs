@@ -10,9 +10,10 @@ use std::{borrow::Borrow, collections::HashSet, hash::Hash, net::IpAddr, sync::A
 
 use k8s_openapi::api::discovery::v1::{self, EndpointSlice};
 use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
 
 /// An endpoint slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Slice {
     /// uid and resource version; `None` where the object has none.
     version: Option<Box<str>>,
@@ -22,7 +23,7 @@ pub(crate) struct Slice {
 }
 
 /// A port that all endpoints of a slice have.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Port {
     /// Empty for the only port of a service.
     pub(crate) name: Box<str>,
@@ -32,7 +33,7 @@ pub(crate) struct Port {
 }
 
 /// One address that answers for a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Endpoint {
     pub(crate) address: IpAddr,
     /// Conditions, with the API's defaults for what is not said.

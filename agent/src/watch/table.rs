@@ -63,6 +63,16 @@ impl<K: ResourceExt> Table<K> {
         self.changed.announce();
     }
 
+    /// Holds these objects until the first list comes in; one that came in already stays.
+    pub(super) fn restore(&self, objects: Vec<K>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if !*self.synced.borrow() {
+            inner.objects = objects.into_iter().map(|o| (key(&o), Arc::new(o))).collect();
+        }
+        drop(inner);
+        self.changed.announce();
+    }
+
     /// Every object, in the order of namespace and name.
     pub(crate) fn all(&self) -> Vec<Arc<K>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);

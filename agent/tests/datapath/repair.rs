@@ -1,7 +1,7 @@
 //! What somebody breaks by hand is found, named and mended.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
@@ -10,6 +10,8 @@ use bowline_ebpf_abi::{ABI_VERSION, Address, Backend, Pod, Route, Service, Servi
 
 use k8s_openapi::api::core::v1::Service as ApiService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde_json::json;
 
 use crate::servers::{Connection, SERVICE, Server, service_with};
@@ -92,24 +94,30 @@ enum Spoil {
 /// A name, the damage, and the words that the repair must have.
 type Row = (&'static str, fn(&Path), &'static [&'static str]);
 
+const SERVICE_VALUE: usize = size_of::<Service>();
+
+fn spoil_service(pins: &Path, how: Spoil) {
+    spoil_hash::<SERVICE_KEY, SERVICE_VALUE>(pins, map::SERVICES, how);
+}
+
+fn spoil_pod(pins: &Path, how: Spoil) {
+    spoil_hash::<ADDRESS, { size_of::<Pod>() }>(pins, map::PODS, how);
+}
+
 const ROWS: &[Row] = &[
     (
         "service removed",
-        |pins| {
-            spoil_hash::<SERVICE_KEY, { size_of::<Service>() }>(pins, map::SERVICES, Spoil::Remove)
-        },
+        |pins| spoil_service(pins, Spoil::Remove),
         &["map SERVICES", "1 missing", "10.9.8.7:80/"],
     ),
     (
         "service changed",
-        |pins| {
-            spoil_hash::<SERVICE_KEY, { size_of::<Service>() }>(pins, map::SERVICES, Spoil::Change)
-        },
+        |pins| spoil_service(pins, Spoil::Change),
         &["map SERVICES", "1 changed", "10.9.8.7:80/"],
     ),
     (
         "service of nobody's",
-        |pins| spoil_hash::<SERVICE_KEY, { size_of::<Service>() }>(pins, map::SERVICES, Spoil::Add),
+        |pins| spoil_service(pins, Spoil::Add),
         &["map SERVICES", "1 of nobody's"],
     ),
     ("slot", |pins| spoil_array::<{ size_of::<Slot>() }>(pins, map::SLOTS), &["map SLOTS"]),
@@ -118,19 +126,11 @@ const ROWS: &[Row] = &[
         |pins| spoil_array::<{ size_of::<Backend>() }>(pins, map::BACKENDS),
         &["map BACKENDS", "1 changed"],
     ),
-    (
-        "pod removed",
-        |pins| spoil_hash::<ADDRESS, { size_of::<Pod>() }>(pins, map::PODS, Spoil::Remove),
-        &["map PODS", "1 missing", "10.240.1."],
-    ),
-    (
-        "pod changed",
-        |pins| spoil_hash::<ADDRESS, { size_of::<Pod>() }>(pins, map::PODS, Spoil::Change),
-        &["map PODS", "1 changed", "10.240.1."],
-    ),
+    ("pod removed", |pins| spoil_pod(pins, Spoil::Remove), &["map PODS", "1 missing", "10.240.1."]),
+    ("pod changed", |pins| spoil_pod(pins, Spoil::Change), &["map PODS", "1 changed", "10.240.1."]),
     (
         "pod of nobody's",
-        |pins| spoil_hash::<ADDRESS, { size_of::<Pod>() }>(pins, map::PODS, Spoil::Add),
+        |pins| spoil_pod(pins, Spoil::Add),
         &["map PODS", "1 of nobody's", "909:909:"],
     ),
     (
@@ -243,23 +243,35 @@ fn many_services(count: u16, backends: u8) -> ServiceTable {
     service_table(&services, &slices, "node1")
 }
 
-/// So many services are verified in less time than a hundredth of the pause between two looks.
+/// So many services are verified in less than a tenth of the pause between two looks, by the time
+/// that it takes of a CPU: other tests run meanwhile.
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn ten_thousand_services_are_verified_in_passing() {
     let world = World::new();
     let mut here = world.here.open();
-    let table = many_services(10_000, 6);
-    here.apply_services(&table).unwrap();
+    here.apply_services(&many_services(10_000, 6)).unwrap();
     let mut times = Vec::new();
     for _ in 0..5 {
-        let start = Instant::now();
-        let repairs;
-        (here, repairs) = verify(&world.here, here);
-        times.push(start.elapsed());
-        assert_eq!(repairs, Vec::<String>::new());
+        let time;
+        (here, time) = world.here.namespace.run(move || {
+            let start = cpu_time();
+            let verified = here.verify();
+            assert!(verified.repairs.is_empty() && verified.failures.is_empty(), "{verified:?}");
+            (here, cpu_time() - start)
+        });
+        times.push(time);
     }
     times.sort_unstable();
     println!("10,000 services with 6 backends: verified in {:?} (median of 5)", times[2]);
     assert!(times[2].as_millis() < 200, "{times:?}");
+}
+
+/// What the calling thread has had of a CPU.
+fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    [usage.user_time(), usage.system_time()]
+        .into_iter()
+        .map(|time| Duration::from_micros(time.num_microseconds().try_into().unwrap()))
+        .sum()
 }

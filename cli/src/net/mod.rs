@@ -1,9 +1,11 @@
 //! `bowline net`: what a node's data plane holds, read from its pinned BPF maps, and what its DNS
 //! server did, read from the agent's run directory.
 //!
-//! Guarantees: reads only, and works without server and agent. A map that changes while it is read
-//! may show an entry that is just going or miss one that is just coming.
+//! Guarantees: reads only, and works without the agent and, but for `diff`, without the server. A
+//! map that changes while it is read may show an entry that is just going or miss one that is just
+//! coming.
 
+mod diff;
 mod dns;
 mod rows;
 mod status;
@@ -29,6 +31,8 @@ const CONDITION: &str = "datapath.json";
   bowline net backends --name demo --node node2 -o json
   bowline net counters --bpffs /sys/fs/bpf
   bowline net status --node node1
+  bowline net diff --node node2 && echo healthy
+  bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
   nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -50,7 +54,7 @@ pub(crate) struct Args {
     output: Format,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum What {
     /// Service addresses with the slots that they choose from
     Services,
@@ -68,6 +72,20 @@ enum What {
     Status,
     /// What the node's DNS server was asked and answered, and its limits
     Dns,
+    /// What differs between the API and the maps: exit status 0 if nothing does, 1 if something,
+    /// 2 if that could not be found out
+    Diff(DiffArgs),
+}
+
+/// Where the API is, and the name that it has for the node; with a local cluster both are known.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct DiffArgs {
+    /// Kubeconfig file of the cluster, with --bpffs
+    #[arg(long, value_name = "FILE", requires = "bpffs")]
+    kubeconfig: Option<PathBuf>,
+    /// The agent's --node-name, with --bpffs
+    #[arg(long, value_name = "NAME", requires = "bpffs")]
+    node_name: Option<String>,
 }
 
 /// Where a node's data plane is.
@@ -75,31 +93,70 @@ enum What {
 struct Source {
     bpffs: PathBuf,
     run_dir: PathBuf,
+    /// Of a local cluster: the node's name and the cluster's kubeconfig.
+    local: Option<(String, PathBuf)>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if let What::Diff(of) = &args.what {
+        return show_differences(args, of);
+    }
     let source = source(args)?;
     if let What::Dns = args.what {
         return dns::print(&source.run_dir, args.output);
     }
-    if !nix::unistd::geteuid().is_root() {
-        bail!("reading BPF maps needs root: run it with sudo");
-    }
+    must_be_root()?;
     if matches!(args.what, What::Status) {
         let condition = source.run_dir.join(CONDITION);
         let status = Status::read(&source.bpffs, &condition)
-            .with_context(|| format!("is an agent at work with {}?", source.bpffs.display()))?;
+            .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
         return status::print(&status, args.output);
     }
     let snapshot = Snapshot::read(&source.bpffs)
-        .with_context(|| format!("is an agent at work with {}?", source.bpffs.display()))?
+        .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?
         .with_names(&source.run_dir.join(NAMES));
-    rows::print(args.what, &snapshot, args.output)
+    rows::print(&args.what, &snapshot, args.output)
+}
+
+fn must_be_root() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("reading BPF maps needs root: run it with sudo");
+    }
+    Ok(())
+}
+
+/// Ends the program where something differs or could not be compared: the status tells scripts.
+fn show_differences(args: &Args, of: &DiffArgs) -> anyhow::Result<()> {
+    let found = sides(args, of).and_then(|sides| {
+        must_be_root()?;
+        crate::wait(diff::run(&sides, args.output))
+    });
+    match found {
+        Ok(true) => Ok(()),
+        Ok(false) => std::process::exit(1),
+        Err(error) => {
+            crate::complain(&error);
+            std::process::exit(2)
+        }
+    }
+}
+
+fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
+    let source = source(args)?;
+    let (node, kubeconfig) = match source.local {
+        Some(local) => local,
+        None => (
+            of.node_name.clone().context("--bpffs needs --node-name as well")?,
+            of.kubeconfig.clone().context("--bpffs needs --kubeconfig as well")?,
+        ),
+    };
+    Ok(diff::Sides { kubeconfig, node, bpffs: source.bpffs, names: source.run_dir.join(NAMES) })
 }
 
 fn source(args: &Args) -> anyhow::Result<Source> {
     if let Some(bpffs) = &args.bpffs {
-        return Ok(Source { bpffs: bpffs.clone(), run_dir: args.run_dir.clone() });
+        let run_dir = args.run_dir.clone();
+        return Ok(Source { bpffs: bpffs.clone(), run_dir, local: None });
     }
     let place = cluster::only(args.name.as_deref())?;
     let Some(record) = Record::read(&place)? else {
@@ -115,7 +172,8 @@ fn of_node(place: &Place, names: &[&str], wanted: Option<&str>) -> anyhow::Resul
         bail!("cluster {} has no such node: it has {}", place.name, names.join(", "));
     };
     let run_dir = place.node_dir(node).join("run");
-    Ok(Source { bpffs: place.bpffs(node), run_dir })
+    let local = Some((node.to_owned(), place.kubeconfig()));
+    Ok(Source { bpffs: place.bpffs(node), run_dir, local })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::output::{self, Format, Table};
 const UNKNOWN: &str = "-";
 
 /// Prints one kind of rows.
-pub(super) fn print(what: What, snapshot: &Snapshot, format: Format) -> anyhow::Result<()> {
+pub(super) fn print(what: &What, snapshot: &Snapshot, format: Format) -> anyhow::Result<()> {
     let table = match (what, format) {
         (What::Services, Format::Table) => services(&snapshot.services),
         (What::Backends, Format::Table) => backends(&snapshot.backends),
@@ -27,7 +27,7 @@ pub(super) fn print(what: What, snapshot: &Snapshot, format: Format) -> anyhow::
         (What::Routes, _) => return output::document(&snapshot.routes, format),
         (What::Counters, _) => return output::document(&snapshot.counters, format),
         // They have tables of their own.
-        (What::Status | What::Dns, _) => return Ok(()),
+        (What::Status | What::Dns | What::Diff(_), _) => return Ok(()),
         (What::Maps, _) => return output::document(&snapshot.maps, format),
     };
     table.print();

@@ -1,0 +1,97 @@
+//! `bowline net diff`: what differs between the API and a node's data plane.
+//!
+//! Guarantees: computed here, from the API and the node's pinned maps; the agent is not asked, so
+//! that its mistakes show too, and it may be dead. What is only under way does not show: a
+//! difference counts when a second look, a moment later, finds it as well.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use bowline_agent::datapath::{ApiObjects, Difference, differences};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::ListParams;
+
+use crate::output::{self, Format, Table};
+use crate::verbs;
+
+/// How long a change may be under way.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Objects are fetched in pieces of this many.
+const PAGE: u32 = 500;
+
+/// What to compare.
+pub(super) struct Sides {
+    pub(super) kubeconfig: PathBuf,
+    pub(super) node: String,
+    pub(super) bpffs: PathBuf,
+    pub(super) names: PathBuf,
+}
+
+/// Prints the differences; says whether there are none.
+pub(super) async fn run(sides: &Sides, format: Format) -> anyhow::Result<bool> {
+    let client = verbs::client::connect_file(&sides.kubeconfig).await?.client;
+    let mut found = look(&client, sides).await?;
+    if !found.is_empty() {
+        tokio::time::sleep(SETTLE).await;
+        let again: BTreeSet<Difference> = look(&client, sides).await?.into_iter().collect();
+        found.retain(|difference| again.contains(difference));
+    }
+    match format {
+        Format::Table if found.is_empty() => {}
+        Format::Table => table(&found).print(),
+        Format::Json | Format::Yaml => output::document(&found, format)?,
+    }
+    Ok(found.is_empty())
+}
+
+async fn look(client: &kube::Client, sides: &Sides) -> anyhow::Result<Vec<Difference>> {
+    let on_node = format!("spec.nodeName={}", sides.node);
+    let objects = ApiObjects {
+        services: list::<Service>(client, None).await?,
+        slices: list::<EndpointSlice>(client, None).await?,
+        nodes: list::<Node>(client, None).await?,
+        pods: list::<Pod>(client, Some(&on_node)).await?,
+    };
+    differences(&objects, &sides.node, &sides.bpffs, &sides.names)
+        .with_context(|| is_an_agent_at_work(&sides.bpffs))
+}
+
+pub(super) fn is_an_agent_at_work(bpffs: &Path) -> String {
+    format!("is an agent at work with {}?", bpffs.display())
+}
+
+async fn list<K>(client: &kube::Client, fields: Option<&str>) -> anyhow::Result<Vec<K>>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let api = Api::<K>::all(client.clone());
+    let mut params = ListParams::default().limit(PAGE);
+    params.field_selector = fields.map(str::to_owned);
+    let mut all = Vec::new();
+    loop {
+        let kind = K::kind(&K::DynamicType::default()).into_owned();
+        let page = api.list(&params).await.with_context(|| format!("cannot list {kind}"))?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn table(rows: &[Difference]) -> Table {
+    let mut table = Table::new(["kind", "object", "difference", "api", "node"]);
+    for row in rows {
+        let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "-".to_owned());
+        let difference = row.difference.to_owned();
+        let (api, node) = (side(&row.api), side(&row.node));
+        table.row([row.kind.to_owned(), row.object.clone(), difference, api, node]);
+    }
+    table
+}
