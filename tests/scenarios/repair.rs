@@ -80,6 +80,7 @@ async fn pins_and_maps(stage: &EchoStage) -> Result<()> {
         mended(node, program, &words, || Ok(path.exists())).await?;
     }
     let open = Load::hold(&stage.place()?, EchoStage::service(), 10)?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     node.maps().services()?.remove(VIP, 80)?;
     let words = ["the data plane was damaged", "map SERVICES", "10.9.8.9:80/TCP"];
     let found = || Ok(node.maps().services()?.slot_count(VIP, 80) == Some(2));
