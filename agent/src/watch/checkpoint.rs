@@ -31,7 +31,7 @@ const SLICES: &str = "slices.json";
 
 /// How long changes of nodes and services are gathered: a write of ten thousand services takes
 /// part of a second.
-const GATHER: Duration = Duration::from_secs(5);
+const GATHER: Duration = Duration::from_secs(1);
 
 /// The files.
 #[derive(Debug, Clone)]
