@@ -20,6 +20,7 @@ pub mod machine;
 pub mod maps;
 pub mod node;
 pub mod place;
+pub mod pod_network;
 pub mod registry;
 pub mod rules;
 

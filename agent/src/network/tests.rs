@@ -22,6 +22,8 @@ use crate::{
     plan::network::{Desired, Step, Told, plan, settings},
 };
 
+mod crash;
+
 const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, 0xb);
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
 const RANGE: &str = "10.240.1.0/29";

@@ -1,0 +1,221 @@
+//! Pods reach pods, nodes and hosts beside the cluster, as they are: with their own addresses,
+//! in full-size packets and in fragments, and for as long as they like.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::api::node_of;
+use bowline_tests::command::finish;
+use bowline_tests::pod_network::{
+    Family, Outsider, Stage, addresses, any, inside, run, seen_by_tcp, seen_by_udp,
+};
+use k8s_openapi::api::core::v1::Pod;
+
+const DUAL: [&str; 4] = ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--routing", "native"];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn pods_of_ipv4_reach_everything_they_should() -> Result<()> {
+    let stage = Stage::up(&[]).await?;
+    let played = || {
+        for pod in [&stage.here, &stage.beside, &stage.there] {
+            ensure!(addresses(pod)?.len() == 1, "{:?}", addresses(pod)?);
+        }
+        every_way(&stage, Family::V4, 1500)?;
+        neighbours_do_not_expire(&stage, Family::V4).context("neighbours of nodes")?;
+        nodes_reach_pods(&stage, Family::V4).context("nodes to pods")?;
+        outsiders_reach_pods(&stage).context("a host beside the cluster")
+    };
+    played().map_err(|error| stage.explain(error))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn pods_of_both_families_reach_each_other_by_both() -> Result<()> {
+    let stage = Stage::up(&DUAL).await?;
+    let played = || {
+        for pod in [&stage.here, &stage.beside, &stage.there] {
+            let all = addresses(pod)?;
+            ensure!(all.len() == 2 && all[0].is_ipv4() && all[1].is_ipv6(), "{all:?}");
+        }
+        for family in [Family::V4, Family::V6] {
+            every_way(&stage, family, 1500)?;
+            nodes_reach_pods(&stage, family).context("nodes to pods")?;
+        }
+        neighbours_do_not_expire(&stage, Family::V6).context("neighbours of nodes")
+    };
+    played().map_err(|error| stage.explain(error))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn nodes_without_a_common_link_reach_each_other_by_tunnel() -> Result<()> {
+    for routing in ["tunnel", "auto"] {
+        let flags =
+            ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--l2", "per-node", "--routing"];
+        let stage = Stage::up(&[&flags[..], &[routing]].concat()).await?;
+        let played = || {
+            for family in [Family::V4, Family::V6] {
+                every_way(&stage, family, 1450)?;
+                nodes_reach_pods(&stage, family).context("nodes to pods")?;
+            }
+            tunnel_is_used(&stage)
+        };
+        played().map_err(|error| stage.explain(error).context(format!("--routing {routing}")))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn egress_has_the_nodes_address_only_where_that_was_asked_for() -> Result<()> {
+    let stage = Stage::up(&["--masquerade"]).await?;
+    let played = || {
+        let outsider = Outsider::beside(&stage.cluster)?;
+        let own = Family::V4.of(&stage.here)?;
+        // The outsider knows no way to pods: the answers find theirs by the node's address.
+        let sender = stage.netns(&stage.here);
+        let seen = seen_by_tcp(&sender, &outsider.netns(), outsider.address)?;
+        ensure!(seen.to_string() == "172.30.0.11", "the world saw {seen} by TCP");
+        let seen = seen_by_udp(&sender, &outsider.netns(), outsider.address)?;
+        ensure!(seen.to_string() == "172.30.0.11", "the world saw {seen} by UDP");
+        stage.ping(&stage.here, outsider.address, "")?;
+        let inner = stage.sources(&stage.here, &stage.there, Family::V4)?;
+        ensure!(inner == [own; 3], "pods saw {inner:?}");
+        let node2 = "172.30.0.12".parse()?;
+        let at_node = bowline_tests::node::netns_path(stage.cluster.nodes[1].namespace());
+        let seen = seen_by_tcp(&sender, &at_node, node2)?;
+        ensure!(seen == own, "a node saw {seen}");
+        let rule = run(&stage.cluster.nodes[0].place()?, "nft list ruleset")?;
+        ensure!(rule.matches("masquerade").count() == 1, "{rule}");
+        Ok(())
+    };
+    played().map_err(|error| stage.explain(error))
+}
+
+/// What must hold between pods of one node and of two.
+fn every_way(stage: &Stage, family: Family, mtu: u32) -> Result<()> {
+    for (way, from, to) in stage.ways() {
+        let step = || format!("{family:?} {way}");
+        let own = family.of(from)?;
+        let sources = stage.sources(from, to, family).with_context(step)?;
+        ensure!(sources == [own; 3], "{}: seen as {sources:?}, not {own}", step());
+        full_packets_pass(stage, from, family.of(to)?, family, mtu).with_context(step)?;
+        let big = stage.ping(from, family.of(to)?, "-s 4000").with_context(step)?;
+        ensure!(big.contains(" 0% packet loss"), "{}: fragments: {big}", step());
+        traced(stage, from, family.of(to)?).with_context(step)?;
+    }
+    Ok(())
+}
+
+/// A packet of the MTU passes unfragmented; one byte more is refused, with the MTU as the reason.
+fn full_packets_pass(
+    stage: &Stage,
+    from: &Pod,
+    to: std::net::IpAddr,
+    family: Family,
+    mtu: u32,
+) -> Result<()> {
+    let size = mtu - family.ping_headers();
+    let passed = stage.ping(from, to, &format!("-M do -s {size}"))?;
+    ensure!(passed.contains(" 0% packet loss"), "{passed}");
+    let mut larger = stage.network(from)?.command("ping");
+    larger.args(["-n", "-c", "1", "-W", "2", "-M", "do", "-s", &(size + 1).to_string()]);
+    let refused = finish(larger.arg(to.to_string()))?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let named = said.contains(&format!("mtu={mtu}")) || said.contains(&format!("mtu: {mtu}"));
+    ensure!(!refused.status.success() && named, "{} {said}", refused.status);
+    Ok(())
+}
+
+/// Every hop on the way shows itself, and the last one is the pod.
+fn traced(stage: &Stage, from: &Pod, to: std::net::IpAddr) -> Result<()> {
+    let text = stage.run(from, &format!("traceroute -n -q 1 -w 2 -m 6 {to}"))?;
+    let hops: Vec<&str> =
+        text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    ensure!(hops.last() == Some(&to.to_string().as_str()), "{text}");
+    ensure!(hops.len() >= 2 && !hops.contains(&"*"), "a hop is silent: {text}");
+    Ok(())
+}
+
+/// Nodes forget each other's hardware addresses after a second here, and no packet is lost.
+fn neighbours_do_not_expire(stage: &Stage, family: Family) -> Result<()> {
+    let version = if family == Family::V4 { "ipv4" } else { "ipv6" };
+    for node in &stage.cluster.nodes {
+        for (name, value) in [
+            ("base_reachable_time_ms", "500"),
+            ("gc_stale_time", "1"),
+            ("delay_first_probe_time", "1"),
+        ] {
+            let setting = format!("sysctl -q -w net.{version}.neigh.eth0.{name}={value}");
+            run(&node.place()?, &setting)?;
+        }
+    }
+    let target = family.of(&stage.there)?;
+    let socket = inside(&stage.netns(&stage.there), move || UdpSocket::bind((any(target), 0)))??;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let target = SocketAddr::new(target, socket.local_addr()?.port());
+    let own = inside(&stage.netns(&stage.here), move || UdpSocket::bind((any(target.ip()), 0)))??;
+    // One way only: nothing that comes back tells the node that its neighbour lives.
+    let start = Instant::now();
+    for number in 0_u32..2_000 {
+        own.send_to(&number.to_be_bytes(), target)?;
+        let mut packet = [0; 4];
+        let seen = socket.recv_from(&mut packet);
+        if seen.is_err() || u32::from_be_bytes(packet) != number {
+            bail!("packet {number} was lost after {:?}", start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    ensure!(start.elapsed() > Duration::from_secs(5), "too short to see an entry expire");
+    Ok(())
+}
+
+/// From either node, with the node's own address.
+fn nodes_reach_pods(stage: &Stage, family: Family) -> Result<()> {
+    for node in &stage.cluster.nodes {
+        for pod in [&stage.here, &stage.there] {
+            let target = family.of(pod)?;
+            let way = format!("{} to {} on {}", node.name, target, node_of(pod));
+            run(&node.place()?, &format!("ping -n -c 2 -i 0.2 -W 2 {target}"))
+                .with_context(|| way.clone())?;
+            let at_node = bowline_tests::node::netns_path(node.namespace());
+            let seen = seen_by_tcp(&at_node, &stage.netns(pod), target).context(way)?;
+            let owns = run(&node.place()?, "ip -br addr show eth0")?;
+            ensure!(owns.contains(&format!("{seen}/")), "seen as {seen}, not one of {owns}");
+        }
+    }
+    Ok(())
+}
+
+/// A host with a route to a node reaches its pods straight, and is seen by its own address.
+fn outsiders_reach_pods(stage: &Stage) -> Result<()> {
+    let outsider = Outsider::beside(&stage.cluster)?;
+    for (pod, node) in [(&stage.here, "172.30.0.11"), (&stage.there, "172.30.0.12")] {
+        let target = Family::V4.of(pod)?;
+        run(&outsider.place(), &format!("ip route add {target} via {node}"))?;
+        let seen = seen_by_tcp(&outsider.netns(), &stage.netns(pod), target)?;
+        ensure!(seen == outsider.address, "seen as {seen}");
+        // And the pod reaches the world with its own address: nobody asked for another.
+        let seen = seen_by_tcp(&stage.netns(pod), &outsider.netns(), outsider.address)?;
+        ensure!(seen == target, "the world saw {seen}");
+    }
+    Ok(())
+}
+
+/// The other node's pods are behind the tunnel device, for programs and for the kernel.
+fn tunnel_is_used(stage: &Stage) -> Result<()> {
+    let node = stage.cluster.nodes[0].place()?;
+    let sent = || -> Result<u64> {
+        let text = run(&node, "cat /sys/class/net/bl-vxlan/statistics/tx_packets")?;
+        Ok(text.trim().parse()?)
+    };
+    let before = sent()?;
+    for family in [Family::V4, Family::V6] {
+        stage.ping(&stage.here, family.of(&stage.there)?, "")?;
+    }
+    let packets = sent()? - before;
+    ensure!(packets >= 6, "{packets} packets went through the tunnel");
+    Ok(())
+}
