@@ -75,19 +75,20 @@ fn bits_per_second(from: &Place, to: &Place, target: &str) -> Result<f64> {
     let mut server = to.command("iperf3");
     let mut server = server.args(["-s", "-1"]).stdout(std::process::Stdio::null()).spawn()?;
     let client = format!("iperf3 -J -t {SECONDS} --connect-timeout 2000 -c {target}");
-    let mut said = run(from, &client);
+    // The server needs a moment before it listens; until then the report is of a failure.
+    let mut figure = None;
     for _ in 0..20 {
-        // The server needs a moment before it listens.
-        if said.is_ok() {
+        let report: Option<serde_json::Value> =
+            run(from, &client).ok().and_then(|said| serde_json::from_str(&said).ok());
+        figure = report.and_then(|it| it["end"]["sum_received"]["bits_per_second"].as_f64());
+        if figure.is_some() {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
-        said = run(from, &client);
     }
     server.kill()?;
     server.wait()?;
-    let report: serde_json::Value = serde_json::from_str(&said?)?;
-    report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 gave no figure")
+    figure.context("iperf3 gave no figure")
 }
 
 /// Two namespaces and a veth pair between them. They go when this value is dropped.
