@@ -11,6 +11,7 @@ use bowline_tests::pod_network::{
     Family, Outsider, Stage, addresses, any, inside, run, seen_by_tcp, seen_by_udp,
 };
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 
 const DUAL: [&str; 4] = ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--routing", "native"];
 
@@ -208,8 +209,8 @@ fn outsiders_reach_pods(stage: &Stage) -> Result<()> {
 fn tunnel_is_used(stage: &Stage) -> Result<()> {
     let node = stage.cluster.nodes[0].place()?;
     let sent = || -> Result<u64> {
-        let text = run(&node, "cat /sys/class/net/bl-vxlan/statistics/tx_packets")?;
-        Ok(text.trim().parse()?)
+        let links: Value = serde_json::from_str(&run(&node, "ip -j -s link show bl-vxlan")?)?;
+        links[0]["stats64"]["tx"]["packets"].as_u64().context("no statistics")
     };
     let before = sent()?;
     for family in [Family::V4, Family::V6] {
