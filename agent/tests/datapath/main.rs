@@ -11,5 +11,6 @@ mod packets;
 mod repair;
 mod servers;
 mod sockets;
+mod statistics;
 mod unhooked;
 mod world;

@@ -1,0 +1,87 @@
+//! How large the programs are and what verifying them costs, so that growth is seen when it comes.
+//!
+//! `programs.golden` holds a kernel's series and, for each program, its instructions and how many
+//! the verifier went through. Another kernel counts otherwise: there the numbers are shown only.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::world::World;
+
+/// Per cent by which a number may differ from the golden one.
+const TOLERANCE: u32 = 15;
+/// Small programs may differ by so many instructions.
+const SLACK: u32 = 16;
+
+/// Instructions, and those that the verifier went through.
+type Sizes = BTreeMap<String, (u32, u32)>;
+
+fn series() -> String {
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    release.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+fn render(series: &str, sizes: &Sizes) -> String {
+    let mut text = format!("linux {series}\n");
+    for (name, (instructions, verified)) in sizes {
+        writeln!(text, "{name} {instructions} {verified}").unwrap();
+    }
+    text
+}
+
+fn parse(text: &str) -> (String, Sizes) {
+    let mut lines = text.lines();
+    let series = lines.next().unwrap().strip_prefix("linux ").unwrap().to_owned();
+    let size = |line: &str| {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap().to_owned();
+        let mut number = || words.next().unwrap().parse().unwrap();
+        (name, (number(), number()))
+    };
+    (series, lines.map(size).collect())
+}
+
+fn is_near(found: u32, golden: u32) -> bool {
+    found.abs_diff(golden) <= (golden * TOLERANCE / 100).max(SLACK)
+}
+
+#[test]
+fn nearness_has_an_end() {
+    assert!(is_near(1_150, 1_000) && is_near(850, 1_000) && is_near(26, 10));
+    assert!(!is_near(1_151, 1_000) && !is_near(849, 1_000) && !is_near(27, 10));
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn programs_are_about_as_large_as_they_were() {
+    let world = World::new();
+    let _open = world.open();
+    let programs = world.here.status().programs;
+    let size = |program: bowline_agent::datapath::ProgramStatus| {
+        (program.name, (program.instructions.unwrap(), program.verified.unwrap_or(0)))
+    };
+    let found: Sizes = programs.into_iter().map(size).collect();
+    println!("program instructions verified\n{}", render(&series(), &found));
+
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/datapath/programs.golden");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, render(&series(), &found)).unwrap();
+    }
+    let (golden_series, golden) = parse(&std::fs::read_to_string(path).unwrap());
+    if golden_series != series() {
+        println!("NOT COMPARED: the golden numbers are those of Linux {golden_series}");
+        return;
+    }
+    let names = |sizes: &Sizes| sizes.keys().cloned().collect::<Vec<_>>();
+    let update = "if that is meant, run it with UPDATE_GOLDEN=1";
+    assert_eq!(names(&found), names(&golden), "other programs: {update}");
+    let moved: Vec<String> = found
+        .iter()
+        .filter(|(name, (instructions, verified))| {
+            let (golden_instructions, golden_verified) = golden[*name];
+            !is_near(*instructions, golden_instructions) || !is_near(*verified, golden_verified)
+        })
+        .map(|(name, now)| format!("{name}: {now:?}, was {:?}", golden[name]))
+        .collect();
+    assert!(moved.is_empty(), "more than {TOLERANCE}% from the golden: {moved:#?}; {update}");
+}
