@@ -5,7 +5,6 @@
 //! run; what drives them is the development build.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -45,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     bpf::build()?;
     let Suite::Sockets(sockets) = &args.suite;
-    let mut bench = Command::new(workspace::cargo());
+    let mut bench = workspace::cargo();
     // The whole workspace is named so that dependencies keep one set of features.
     bench
         .current_dir(workspace::root())

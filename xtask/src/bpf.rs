@@ -89,7 +89,7 @@ fn command(toolchain: &Toolchain, output: &Path) -> Command {
     let mut command;
     match toolchain {
         Toolchain::PrebuiltCore { rustc } => {
-            command = Command::new(workspace::cargo());
+            command = workspace::cargo();
             // The released compiler accepts the unstable features that BPF needs only when told.
             command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("build");
         }

@@ -4,8 +4,6 @@
 //! Cargo is always asked for the whole workspace, so that dependencies keep one set of features
 //! and are compiled once for building, testing and the demo.
 
-use std::process::Command;
-
 use anyhow::{Context, Result};
 
 use crate::{bpf, process, workspace};
@@ -37,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The workspace's binaries in the development profile, or optimized.
 pub(crate) fn binaries(release: bool) -> Result<()> {
-    let mut cargo = Command::new(workspace::cargo());
+    let mut cargo = workspace::cargo();
     cargo.current_dir(workspace::root()).args(["build", "--workspace", "--bins"]);
     if release {
         cargo.arg("--release");
@@ -49,7 +47,7 @@ pub(crate) fn binaries(release: bool) -> Result<()> {
 pub(crate) fn workload() -> Result<()> {
     let target = workspace::target().join("workload");
     process::run(
-        Command::new(workspace::cargo())
+        workspace::cargo()
             .current_dir(workspace::root())
             // A directory of its own: other flags must not disturb the workspace's artifacts.
             .env("CARGO_TARGET_DIR", &target)

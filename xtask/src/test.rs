@@ -3,8 +3,6 @@
 //! Guarantees: the cheap checks come first; the last line is cargo-nextest's own count of tests;
 //! tests that need root are counted as skipped when root is missing, never as passed.
 
-use std::process::Command;
-
 use anyhow::Result;
 
 use crate::{bpf, build, kernels, process, setup, tidy, workspace};
@@ -49,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.thorough {
         kernels::check_all()?;
     }
-    let mut nextest = Command::new(workspace::cargo());
+    let mut nextest = workspace::cargo();
     if args.thorough {
         nextest.env("BOWLINE_FUZZ_SECONDS", "60");
     }
@@ -71,5 +69,5 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
-    process::run(Command::new(workspace::cargo()).current_dir(workspace::root()).args(args))
+    process::run(workspace::cargo().current_dir(workspace::root()).args(args))
 }

@@ -1,6 +1,7 @@
 //! Where things are: the workspace's own paths, found from the place xtask was built in.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The directory that holds the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -13,9 +14,23 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The cargo that runs xtask, so that one toolchain builds everything.
-pub(crate) fn cargo() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+/// The cargo that runs xtask, so that one toolchain builds everything. It does not see what cargo
+/// told xtask about xtask's own package: build scripts that look at those variables (ring's) would
+/// take every change between `cargo xtask` and plain cargo for a reason to build anew.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(describes_a_package) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+/// Whether cargo sets this variable for the programs of one package only.
+fn describes_a_package(variable: &str) -> bool {
+    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_NAME", "CARGO_CRATE_NAME"];
+    prefixes.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// The first file called `program` in PATH.
@@ -48,4 +63,21 @@ pub(crate) fn is_root() -> bool {
             .and_then(|ids| ids.split_whitespace().nth(1))
             == Some("0")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_package_that_runs_reaches_the_next_cargo() {
+        let ours: Vec<_> = std::env::vars().map(|(name, _)| name).collect();
+        assert!(ours.iter().any(|name| name == "CARGO_MANIFEST_DIR"), "run by cargo");
+        let cargo = cargo();
+        let removed: Vec<_> = cargo.get_envs().filter(|(_, value)| value.is_none()).collect();
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR"] {
+            assert!(removed.iter().any(|(removed, _)| *removed == name), "{name}");
+        }
+        assert!(!describes_a_package("CARGO_HOME") && !describes_a_package("CARGO_TARGET_DIR"));
+    }
 }

@@ -14,7 +14,6 @@ mod image;
 mod release;
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -101,7 +100,7 @@ fn check(args: &Args) -> Result<()> {
 /// The data plane's integration tests, built.
 fn test_binary() -> Result<PathBuf> {
     let text = process::output(
-        Command::new(workspace::cargo())
+        workspace::cargo()
             .current_dir(workspace::root())
             // The whole workspace, for one set of features; of it only this test.
             .args(["build", "--workspace", "--test", "datapath"])

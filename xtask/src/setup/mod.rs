@@ -99,7 +99,7 @@ fn bpf_linker() -> Result<()> {
     let prefix = llvm_prefix()?;
     eprintln!("installing bpf-linker: links the compiled eBPF programs into one object with BTF");
     process::run(
-        Command::new(workspace::cargo())
+        workspace::cargo()
             .env("LLVM_PREFIX", prefix)
             .args(["install", "bpf-linker", "--version", "0.13.0", "--locked"])
             .args(["--no-default-features", "--features", "llvm-22"]),
@@ -126,7 +126,7 @@ fn nextest() -> Result<()> {
     }
     eprintln!("installing cargo-nextest: runs the tests, each in a process of its own");
     process::run(
-        Command::new(workspace::cargo())
+        workspace::cargo()
             // Made to be used here, not to be given away: most of its build time is optimization.
             .env("CARGO_PROFILE_RELEASE_LTO", "off")
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
