@@ -68,7 +68,8 @@ pub async fn run(
     .await?;
     let kubeconfig = server.admin_kubeconfig(&config.server_url)?;
     let join_token = format!("{}\n", server.join_token());
-    for (path, text) in [(&config.kubeconfig, kubeconfig), (&config.token_file, join_token)] {
+    // The kubeconfig comes last: whoever starts a server waits for it.
+    for (path, text) in [(&config.token_file, join_token), (&config.kubeconfig, kubeconfig)] {
         bowline_apiserver::write_secret_file(path, &text)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }

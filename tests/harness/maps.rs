@@ -60,8 +60,16 @@ impl Services {
 
     /// How many slots a TCP service has, that is: ready backends. None when it is unknown.
     pub fn slot_count(&self, address: Ipv4Addr, port: u16) -> Option<u32> {
+        self.word(address, port, std::mem::offset_of!(Service, slot_count))
+    }
+
+    /// Where a TCP service's slots begin: elsewhere after every change of its backends.
+    pub fn first_slot(&self, address: Ipv4Addr, port: u16) -> Option<u32> {
+        self.word(address, port, std::mem::offset_of!(Service, first_slot))
+    }
+
+    fn word(&self, address: Ipv4Addr, port: u16, at: usize) -> Option<u32> {
         let value = self.0.get(&key(address, port), 0).ok()?;
-        let at = std::mem::offset_of!(Service, slot_count);
         Some(u32::from_ne_bytes(value[at..at + 4].try_into().ok()?))
     }
 }

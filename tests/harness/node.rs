@@ -105,11 +105,11 @@ impl Node {
 
     /// Start the agent again, exactly as `up` did.
     pub fn start_agent(&self) -> Result<()> {
-        self.start_agent_of(&artifacts::bowline()?)
+        self.start_agent_of(&artifacts::bowline()?, &[])
     }
 
-    /// Start the agent with the arguments that `up` gave it, from another build.
-    pub fn start_agent_of(&self, bowline: &Path) -> Result<()> {
+    /// Start the agent with the arguments that `up` gave it and more, maybe from another build.
+    pub fn start_agent_of(&self, bowline: &Path, more: &[&str]) -> Result<()> {
         let arguments = recorded(&self.dir, |plan| {
             let nodes = plan["nodes"].as_array()?;
             let node = nodes.iter().find(|node| node["name"] == self.name.as_str())?;
@@ -117,7 +117,7 @@ impl Node {
         })?;
         // A session of its own, as `up` gives it: it outlives us when the cluster does.
         let mut command = detached(&self.cgroup.join("agent"), Some(&self.namespace))?;
-        command.arg(bowline).args(arguments);
+        command.arg(bowline).args(arguments).args(more);
         start(command, &self.log())
     }
 
@@ -129,6 +129,12 @@ impl Node {
     /// Where the data plane is pinned.
     pub fn bpffs(&self) -> PathBuf {
         self.dir.join("nodes").join(&self.name).join("bpf")
+    }
+
+    /// Remove everything that is pinned, so that the next agent finds an empty node.
+    pub fn forget_pins(&self) -> Result<()> {
+        let pins = self.bpffs().join("bowline");
+        fs::remove_dir_all(&pins).with_context(|| format!("cannot remove {}", pins.display()))
     }
 
     /// The pinned maps.

@@ -35,10 +35,8 @@ const FIRST_BACKEND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 0);
 const NODE_BITS: u32 = 13;
 const NODES: u32 = 2;
 /// How long an acknowledged change may take to reach the nodes' maps before a connection to what it
-/// removed counts as misdirected: half the time between two changes of one service, so that the
-/// set before the last one is always told apart. What it really took is printed; on a machine that
-/// compiles meanwhile an agent may wait for a CPU for more than a second.
-const LAG: Duration = Duration::from_secs(5);
+/// removed counts as misdirected. What it really took is printed.
+const LAG: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(120);
 const NAMESPACES: u32 = 20;
 

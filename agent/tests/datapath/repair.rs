@@ -14,7 +14,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde_json::json;
 
-use crate::servers::{Connection, SERVICE, Server, service_with};
+use crate::servers::{Connection, SERVICE, serve};
 use crate::world::{Node, World};
 
 type Bytes<const N: usize> = [u8; N];
@@ -155,11 +155,7 @@ const ROWS: &[Row] = &[
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn damage_by_hand_is_found_named_and_mended() {
     let world = World::new();
-    let (mut here, _there) = world.open();
-    let _servers = world.backends().map(Server::start);
-    let addresses = world.backends().map(|pod| pod.address);
-    here.apply_services(&service_with(&addresses)).unwrap();
-    world.here.cgroup.enter();
+    let (mut here, _there, _servers) = serve(&world);
     let works = || {
         world.client().namespace.run(|| {
             for _ in 0..8 {

@@ -7,17 +7,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bowline_agent::datapath::{ServiceTable, service_table};
+use bowline_agent::datapath::{Datapath, ServiceTable, service_table};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
-use crate::world::Pod;
+use crate::world::{Pod, World};
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
 pub(crate) const SERVICE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(VIP, 80));
 pub(crate) const BACKEND_PORT: u16 = 8080;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Both backends answer behind [`SERVICE`], and this process counts as one of the first node's.
+pub(crate) fn serve(world: &World) -> (Datapath, Datapath, [Server<'_>; 2]) {
+    let (mut here, there) = world.open();
+    let servers = world.backends().map(Server::start);
+    here.apply_services(&service_with(&world.backends().map(|pod| pod.address))).unwrap();
+    world.here.cgroup.enter();
+    (here, there, servers)
+}
 
 /// The service of the tests, TCP and UDP port 80, with these backends.
 pub(crate) fn service_with(backends: &[Ipv4Addr]) -> ServiceTable {

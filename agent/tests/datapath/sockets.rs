@@ -14,7 +14,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::servers::{
-    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, VIP, service_with,
+    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, VIP, serve, service_with,
 };
 use crate::world::World;
 
@@ -22,11 +22,7 @@ use crate::world::World;
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn tcp_through_the_service_reaches_every_backend_and_shows_the_client() {
     let world = World::new();
-    let (mut here, _there) = world.open();
-    let servers = world.backends().map(Server::start);
-    let addresses = world.backends().map(|pod| pod.address);
-    here.apply_services(&service_with(&addresses)).unwrap();
-    world.here.cgroup.enter();
+    let (_here, _there, servers) = serve(&world);
 
     let client = world.client().address;
     let seen = world.client().namespace.run(move || {
@@ -54,11 +50,7 @@ fn tcp_through_the_service_reaches_every_backend_and_shows_the_client() {
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn udp_works_connected_and_unconnected_and_answers_come_from_the_service() {
     let world = World::new();
-    let (mut here, _there) = world.open();
-    let _servers = world.backends().map(Server::start);
-    let addresses = world.backends().map(|pod| pod.address);
-    here.apply_services(&service_with(&addresses)).unwrap();
-    world.here.cgroup.enter();
+    let (_here, _there, _servers) = serve(&world);
 
     world.client().namespace.run(move || {
         let mut buffer = [0; 256];
@@ -386,11 +378,7 @@ fn each_family_has_its_own_backends_also_on_dual_stack_sockets() {
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn many_datagrams_in_one_call_are_all_balanced() {
     let world = World::new();
-    let (mut here, _there) = world.open();
-    let _servers = world.backends().map(Server::start);
-    let addresses = world.backends().map(|pod| pod.address);
-    here.apply_services(&service_with(&addresses)).unwrap();
-    world.here.cgroup.enter();
+    let (_here, _there, _servers) = serve(&world);
     world.client().namespace.run(move || {
         let socket = datagrams();
         let SocketAddr::V4(service) = SERVICE else { unreachable!() };
@@ -440,11 +428,7 @@ fn ask_until(socket: &UdpSocket, wanted: impl Fn(Ipv4Addr) -> bool) -> (Ipv4Addr
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
     let world = World::new();
-    let (mut here, _there) = world.open();
-    let _servers = world.backends().map(Server::start);
-    let addresses = world.backends().map(|pod| pod.address);
-    here.apply_services(&service_with(&addresses)).unwrap();
-    world.here.cgroup.enter();
+    let (mut here, _there, _servers) = serve(&world);
     let (socket, first) = world.client().namespace.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect(SERVICE).unwrap();
@@ -458,6 +442,7 @@ fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
         socket
     });
     let local = socket.local_addr().unwrap();
+    let addresses = world.backends().map(|pod| pod.address);
     let second = addresses.into_iter().find(|address| *address != first).unwrap();
 
     // Who only terminates still serves its clients.

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use crate::packets::sum;
 use crate::servers::{BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, VIP, service_with};
 use crate::world::World;
 
@@ -100,16 +101,6 @@ fn datagram(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u
 fn pseudo_header(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> Vec<u8> {
     let length = (segment.len() as u16).to_be_bytes();
     [&from.octets()[..], &to.octets(), &[0, 17], &length].concat()
-}
-
-/// The ones' complement sum of words.
-fn sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
-    let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(word))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 /// Of a UDP segment.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -299,11 +299,29 @@ pub(crate) struct World {
     _alone: MutexGuard<'static, ()>,
 }
 
+const PREFIX: &str = "bowline-test-";
+
+/// Removes what tests left behind that were killed: nothing else of theirs outlives them.
+fn sweep() {
+    for parent in [cgroup2_mount().unwrap(), std::env::temp_dir()] {
+        for entry in fs::read_dir(parent).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // A cgroup is removed as an empty directory, whatever files it shows.
+                let path = entry.path();
+                let _ = fs::remove_dir(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+        }
+    }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        sweep();
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
-        let unique = format!("bowline-test-{}-{count}", std::process::id());
+        let unique = format!("{PREFIX}{}-{count}", std::process::id());
         let mut here = Node::new(1, &unique);
         let mut there = Node::new(2, &unique);
         let tid = there.namespace.tid;

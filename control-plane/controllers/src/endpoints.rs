@@ -35,24 +35,14 @@ struct EndpointsController {
 
 pub(crate) fn start(world: &World) {
     let queue = WorkQueue::new();
-    let on_service = queue.clone();
-    world.services.on_change(move |change| {
-        if let Some(service) = change.latest() {
-            on_service.add(Key::of(&service.metadata));
-        }
-    });
+    queue.follow(&world.services);
     let (on_pod, services) = (queue.clone(), world.services.clone());
     world.pods.on_change(move |change| {
         if matters(change) {
             services_of(change, &services).into_iter().for_each(|key| on_pod.add(key));
         }
     });
-    let on_endpoints = queue.clone();
-    world.endpoints.on_change(move |change| {
-        if let Some(endpoints) = change.latest() {
-            on_endpoints.add(Key::of(&endpoints.metadata));
-        }
-    });
+    queue.follow(&world.endpoints);
     let controller = Arc::new(EndpointsController {
         client: world.client.clone(),
         pods: world.pods.clone(),

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::World;
+use crate::cache::{Cache, Key, Watched};
 use crate::failure::SyncFailed;
 
 const FIRST_RETRY: Duration = Duration::from_millis(10);
@@ -179,6 +180,18 @@ impl<K: Clone + Eq + Hash> State<K> {
 
 fn retry_delay(failures: u32) -> Duration {
     FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(LONGEST_RETRY)
+}
+
+impl WorkQueue<Key> {
+    /// Asks for a look at each object of the cache that changes or goes.
+    pub(crate) fn follow<K: Watched>(self: &Arc<Self>, cache: &Cache<K>) {
+        let queue = self.clone();
+        cache.on_change(move |change| {
+            if let Some(object) = change.latest() {
+                queue.add(Key::of(object.meta()));
+            }
+        });
+    }
 }
 
 /// Starts the workers of one controller; they wait until all caches are complete.

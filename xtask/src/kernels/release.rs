@@ -114,7 +114,9 @@ fn take_modules(unpacked: &Path, directory: &Path) -> Result<(String, Vec<String
         let bytes = if file.ends_with(".xz") {
             let mut xz = Command::new("xz");
             xz.arg("-dc").arg(tree.join(&path)).stderr(std::process::Stdio::inherit());
-            xz.output().context("cannot start xz")?.stdout
+            let output = xz.output().context("cannot start xz")?;
+            anyhow::ensure!(output.status.success(), "xz cannot unpack {path}: {}", output.status);
+            output.stdout
         } else {
             std::fs::read(tree.join(&path))?
         };

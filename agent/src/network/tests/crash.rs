@@ -156,6 +156,8 @@ impl Ledger {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME, "--ignored", "--nocapture"])
             .env(RUN_DIR, run)
+            // A killed process leaves its temporary directories: they go with this one.
+            .env("TMPDIR", run)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

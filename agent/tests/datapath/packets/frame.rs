@@ -247,8 +247,8 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The ones' complement sum of words.
-fn sum(bytes: &[u8]) -> u16 {
+/// The ones' complement sum of words (RFC 1071).
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
     let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(word))).sum();
     while sum > 0xffff {

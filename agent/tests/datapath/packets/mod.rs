@@ -10,3 +10,5 @@ mod flows;
 mod frame;
 mod hostile;
 mod lab;
+
+pub(crate) use frame::sum;

@@ -12,6 +12,7 @@ mod node;
 mod pod;
 mod service;
 mod service_addresses;
+mod service_ledger;
 
 use crate::auth::User;
 use crate::objects::Place;
@@ -25,7 +26,7 @@ use tokio::sync::OwnedMutexGuard;
 pub(crate) use namespace::SYSTEM_NAMESPACES;
 
 /// An allocation that is not stored yet. Dropped when it is.
-pub(crate) type Reserved = OwnedMutexGuard<()>;
+pub(crate) type Reserved = OwnedMutexGuard<service_ledger::Ledger>;
 
 /// See the module's documentation.
 pub(crate) struct Admission {

@@ -1,13 +1,13 @@
 //! Cluster addresses and node ports of services, and what is to be said about them.
 //!
-//! There is no table of what is taken: the stored services are the table. An allocation holds a
-//! lock until the service is stored and visible, so two can never get the same, and a deleted
-//! service's address is free at once; nothing can leak.
+//! An allocation holds the ledger's lock until the service is stored and visible, so two can never
+//! get the same.
 
 use super::Reserved;
 use super::service_addresses::{self, addresses_of};
+use super::service_ledger::{Ledger, Taken, protocol};
 use crate::objects::Place;
-use crate::watch::{Caches, Filter};
+use crate::watch::Caches;
 use bowline_api::cidr::DualStackCidr;
 use bowline_api::object;
 use bowline_api::status::Status;
@@ -15,7 +15,6 @@ use bowline_api::validation::FieldError;
 use rand::Rng;
 use serde_json::Value;
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -25,19 +24,12 @@ const NODE_PORTS: RangeInclusive<i64> = 30_000..=32_767;
 /// See the module's documentation.
 pub(super) struct Allocator {
     ranges: DualStackCidr,
-    lock: Arc<Mutex<()>>,
-}
-
-/// What the other services hold.
-#[derive(Default)]
-struct Taken {
-    addresses: HashSet<IpAddr>,
-    ports: HashSet<(String, i64)>,
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Allocator {
     pub(super) fn new(ranges: DualStackCidr) -> Self {
-        Self { ranges, lock: Arc::default() }
+        Self { ranges, ledger: Arc::default() }
     }
 
     pub(super) async fn allocate(
@@ -53,12 +45,11 @@ impl Allocator {
             return Ok(None);
         }
         let held = old.map(addresses_of).unwrap_or_default();
-        let guard = self.lock.clone().lock_owned().await;
-        let taken = taken(caches, place);
+        let mut ledger = self.ledger.clone().lock_owned().await;
+        let taken = ledger.others(caches, place)?;
         let mut errors = service_addresses::settle_families(value, self.ranges);
         if errors.is_empty() {
-            let settled =
-                service_addresses::settle_addresses(value, &held, self.ranges, &taken.addresses);
+            let settled = service_addresses::settle_addresses(value, &held, self.ranges, &taken);
             errors.extend(settled.err());
         }
         if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
@@ -67,7 +58,7 @@ impl Allocator {
             clear_ports(value);
         }
         if errors.is_empty() {
-            return Ok(Some(guard));
+            return Ok(Some(ledger));
         }
         Err(Status::invalid(place.resource, object::name(value), &errors))
     }
@@ -114,11 +105,7 @@ fn clear_ports(value: &mut Value) {
     }
 }
 
-fn protocol(port: &Value) -> String {
-    port["protocol"].as_str().unwrap_or("TCP").to_owned()
-}
-
-fn assign_ports(value: &mut Value, taken: &Taken) -> Vec<FieldError> {
+fn assign_ports(value: &mut Value, taken: &Taken<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut own = HashSet::new();
     for (index, port) in ports_of(value).enumerate() {
@@ -132,7 +119,7 @@ fn assign_ports(value: &mut Value, taken: &Taken) -> Vec<FieldError> {
         let asked = port["nodePort"].as_i64().unwrap_or(0);
         let is_free = |number: i64, own: &HashSet<(String, i64)>| {
             let key = (protocol.clone(), number);
-            !taken.ports.contains(&key) && !own.contains(&key)
+            !taken.has_port(&key) && !own.contains(&key)
         };
         if asked == 0 {
             let Some(free) = free_port(|number| is_free(number, &own)) else {
@@ -163,25 +150,4 @@ fn free_port(is_free: impl Fn(i64) -> bool) -> Option<i64> {
     let count = last - first + 1;
     let start = rand::rng().random_range(0..count);
     (0..count).map(|step| first + (start + step) % count).find(|number| is_free(*number))
-}
-
-/// What all services but the one at `place` hold.
-fn taken(caches: &Caches, place: &Place) -> Taken {
-    let mut taken = Taken::default();
-    for service in caches.of(place.resource).list(&Filter::default(), None, None).objects {
-        let value = &service.value;
-        let itself =
-            object::namespace(value) == place.namespace && object::name(value) == place.name;
-        if itself {
-            continue;
-        }
-        let addresses = addresses_of(value).into_iter();
-        taken.addresses.extend(addresses.filter_map(|text| text.parse::<IpAddr>().ok()));
-        for port in value["spec"]["ports"].as_array().into_iter().flatten() {
-            if let Some(number) = port["nodePort"].as_i64() {
-                taken.ports.insert((protocol(port), number));
-            }
-        }
-    }
-    taken
 }

@@ -3,11 +3,11 @@
 //! The fields are known to be valid in themselves; here they meet the ranges of the cluster and
 //! the addresses of the other services. The first range is the default family's.
 
+use super::service_ledger::Taken;
 use bowline_api::cidr::{Cidr, DualStackCidr};
 use bowline_api::validation::FieldError;
 use rand::Rng;
 use serde_json::{Value, json};
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 pub(super) const NONE: &str = "None";
@@ -90,7 +90,7 @@ pub(super) fn settle_addresses(
     value: &mut Value,
     held: &[String],
     ranges: DualStackCidr,
-    taken: &HashSet<IpAddr>,
+    taken: &Taken<'_>,
 ) -> Result<(), FieldError> {
     let asked = addresses_of(value);
     let mut addresses = Vec::new();
@@ -115,7 +115,7 @@ pub(super) fn settle_addresses(
     Ok(())
 }
 
-fn check_asked(asked: &str, range: Cidr, taken: &HashSet<IpAddr>) -> Result<String, FieldError> {
+fn check_asked(asked: &str, range: Cidr, taken: &Taken<'_>) -> Result<String, FieldError> {
     let refused = |why: String| {
         let why = format!("failed to allocate IP {asked}: {why}");
         invalid("spec.clusterIPs", format!("Invalid value: [\"{asked}\"]: {why}"))
@@ -132,20 +132,20 @@ fn check_asked(asked: &str, range: Cidr, taken: &HashSet<IpAddr>) -> Result<Stri
              {range}"
         )));
     }
-    if taken.contains(&address) {
+    if taken.has_address(address) {
         return Err(refused("provided IP is already allocated".to_owned()));
     }
     Ok(address.to_string())
 }
 
 /// Starts somewhere at random, so that an address just freed is not given again at once.
-fn free_address(range: Cidr, taken: &HashSet<IpAddr>) -> Option<String> {
+fn free_address(range: Cidr, taken: &Taken<'_>) -> Option<String> {
     let first = RESERVED_ADDRESSES.min(range.size() / 2).max(1);
     let count = range.size().checked_sub(first + 1).filter(|count| *count > 0)?;
     let start = rand::rng().random_range(0..count);
     // Of more addresses than are taken one is free.
-    (0..count.min(taken.len() as u64 + 1))
+    (0..count.min(taken.addresses() + 1))
         .filter_map(|step| range.address(first + (start + step) % count))
-        .find(|address| !taken.contains(address))
+        .find(|address| !taken.has_address(*address))
         .map(|address| address.to_string())
 }

@@ -1,11 +1,14 @@
 //! Documents as they are written: JSON or YAML, with the keys that appear twice.
 //!
 //! Guarantees: of a key that appears twice the last one counts, as everywhere in the ecosystem, and
-//! its path is noted once. It knows no kinds.
+//! its path is noted once; reading takes time in proportion to the text. It knows no kinds.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
+
+/// Keys that appear twice are noted up to this number: whoever reads that many looks for himself.
+const MOST_DUPLICATES: usize = 32;
 
 /// What a document holds.
 #[derive(Debug, Default, PartialEq)]
@@ -28,13 +31,33 @@ pub(super) fn from_yaml(text: &[u8]) -> Result<Document, serde_yaml_ng::Error> {
 
 fn read<'de, D: Deserializer<'de>>(reader: D) -> Result<Document, D::Error> {
     let mut duplicates = Vec::new();
-    let value = Part { path: "", duplicates: &mut duplicates }.deserialize(reader)?;
+    let value = Part { path: Path::Document, duplicates: &mut duplicates }.deserialize(reader)?;
     Ok(Document { value, duplicates })
+}
+
+/// Where a value is: what holds it, and where in there. Written out only for a key that appears
+/// twice.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Document,
+    Element(&'a Path<'a>, usize),
+    Field(&'a Path<'a>, &'a str),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Document => Ok(()),
+            Self::Element(list, index) => write!(f, "{list}[{index}]"),
+            Self::Field(Self::Document, key) => f.write_str(key),
+            Self::Field(map, key) => write!(f, "{map}.{key}"),
+        }
+    }
 }
 
 /// Reads the value at a path.
 struct Part<'a> {
-    path: &'a str,
+    path: Path<'a>,
     duplicates: &'a mut Vec<String>,
 }
 
@@ -89,8 +112,8 @@ impl<'de> Visitor<'de> for Part<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
         loop {
-            let path = format!("{}[{}]", self.path, values.len());
-            match list.next_element_seed(Part { path: &path, duplicates: self.duplicates })? {
+            let path = Path::Element(&self.path, values.len());
+            match list.next_element_seed(Part { path, duplicates: self.duplicates })? {
                 Some(value) => values.push(value),
                 None => return Ok(Value::Array(values)),
             }
@@ -100,15 +123,15 @@ impl<'de> Visitor<'de> for Part<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = fields.next_key::<String>()? {
-            let path = match self.path {
-                "" => key.clone(),
-                parent => format!("{parent}.{key}"),
-            };
-            let part = Part { path: &path, duplicates: self.duplicates };
-            let value = fields.next_value_seed(part)?;
-            if map.insert(key, value).is_some() && !self.duplicates.contains(&path) {
-                self.duplicates.push(path);
+            let path = Path::Field(&self.path, &key);
+            if map.contains_key(&key) && self.duplicates.len() < MOST_DUPLICATES {
+                let path = path.to_string();
+                if !self.duplicates.contains(&path) {
+                    self.duplicates.push(path);
+                }
             }
+            let value = fields.next_value_seed(Part { path, duplicates: self.duplicates })?;
+            map.insert(key, value);
         }
         Ok(Value::Object(map))
     }
@@ -127,6 +150,16 @@ mod tests {
             assert_eq!(document.value, json!({ "a": true, "b": [{ "c": -2.5 }] }));
             assert_eq!(document.duplicates, ["b[0].c", "a"]);
         }
+    }
+
+    #[test]
+    fn a_long_list_under_a_long_key_is_read_and_few_of_many_duplicates_are_noted() {
+        let long = format!("{{\"{}\": [{}0]}}", "k".repeat(100_000), "0,".repeat(100_000));
+        assert_eq!(from_json(long.as_bytes()).unwrap().duplicates, [""; 0]);
+        let many = (0..100_000).map(|n| format!("\"{n}\": 0, \"{n}\": 1, ")).collect::<String>();
+        let many = from_json(format!("{{{many}\"last\": 0}}").as_bytes()).unwrap();
+        assert_eq!(many.duplicates.len(), MOST_DUPLICATES);
+        assert_eq!(many.duplicates[31], "31");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// The key in the resource's cache.
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         if self.namespace.is_empty() {
             self.name.clone()
         } else {

@@ -2,7 +2,11 @@
 
 use super::event::Delivery;
 use std::collections::VecDeque;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
+
+/// The cache let go of this watcher.
+#[derive(Debug)]
+pub(crate) struct LetGo;
 
 /// The deliveries of one watch: first what it starts with, then what happens.
 pub(crate) struct Session {
@@ -20,6 +24,18 @@ impl Session {
         match self.backlog.pop_front() {
             Some(delivery) => Some(delivery),
             None => self.live.recv().await,
+        }
+    }
+
+    /// The next delivery, if there is one by now.
+    pub(crate) fn next_ready(&mut self) -> Result<Option<Delivery>, LetGo> {
+        if let Some(delivery) = self.backlog.pop_front() {
+            return Ok(Some(delivery));
+        }
+        match self.live.try_recv() {
+            Ok(delivery) => Ok(Some(delivery)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(LetGo),
         }
     }
 

@@ -43,12 +43,7 @@ struct Deployments {
 
 pub(crate) fn start(world: &World) {
     let queue = WorkQueue::new();
-    let on_deployment = queue.clone();
-    world.deployments.on_change(move |change| {
-        if let Some(deployment) = change.latest() {
-            on_deployment.add(Key::of(&deployment.metadata));
-        }
-    });
+    queue.follow(&world.deployments);
     let (on_set, deployments) = (queue.clone(), world.deployments.clone());
     world.replica_sets.on_change(move |change| {
         for set in change.states() {

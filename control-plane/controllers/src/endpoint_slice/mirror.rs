@@ -37,18 +37,8 @@ struct Mirror {
 
 pub(crate) fn start(world: &World) {
     let queue = WorkQueue::new();
-    let on_endpoints = queue.clone();
-    world.endpoints.on_change(move |change| {
-        if let Some(endpoints) = change.latest() {
-            on_endpoints.add(Key::of(&endpoints.metadata));
-        }
-    });
-    let on_service = queue.clone();
-    world.services.on_change(move |change| {
-        if let Some(service) = change.latest() {
-            on_service.add(Key::of(&service.metadata));
-        }
-    });
+    queue.follow(&world.endpoints);
+    queue.follow(&world.services);
     let on_slice = queue.clone();
     world.slices.on_change(move |change| {
         if let Some(slice) = change.latest().filter(|slice| managed_by(slice, MANAGER)) {

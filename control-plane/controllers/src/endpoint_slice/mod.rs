@@ -52,12 +52,7 @@ pub(crate) fn start(world: &World) {
 }
 
 fn wire(world: &World, queue: &Arc<WorkQueue<Key>>) {
-    let on_service = queue.clone();
-    world.services.on_change(move |change| {
-        if let Some(service) = change.latest() {
-            on_service.add(Key::of(&service.metadata));
-        }
-    });
+    queue.follow(&world.services);
     let on_slice = queue.clone();
     world.slices.on_change(move |change| {
         // Somebody may have changed a slice of ours; our own writes end in an empty look.

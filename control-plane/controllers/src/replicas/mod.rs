@@ -24,7 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::World;
-use crate::cache::{Cache, Change, Key};
+use crate::cache::{Cache, Key};
 use crate::failure::{Doing, SyncFailed};
 use crate::ownership::{self, Claim};
 use crate::pods;
@@ -61,12 +61,7 @@ pub(crate) trait ReplicaOwner:
 /// Wires the events and starts the workers for one kind of owner.
 pub(crate) fn start<K: ReplicaOwner>(world: &World, owners: &Arc<Cache<K>>) {
     let queue = WorkQueue::new();
-    let on_owner = queue.clone();
-    owners.on_change(move |change: &Change<'_, K>| {
-        if let Some(owner) = change.latest() {
-            on_owner.add(Key::of(owner.meta()));
-        }
-    });
+    queue.follow(owners);
     let (on_pod, known) = (queue.clone(), owners.clone());
     world.pods.on_change(move |change| {
         for pod in change.states() {

@@ -1,0 +1,264 @@
+//! What many services cost a node: `cargo xtask bench services`.
+//!
+//! A real cluster of one node; by default 10,000 services with 10 endpoints each, made through the
+//! API. The agent then starts on an empty node, and single endpoints are replaced.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::maps::Services;
+use bowline_tests::{Cluster, Node, Wishes, api::Api, artifacts};
+use clap::Parser;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{PostParams, WatchEvent, WatchParams};
+use serde_json::json;
+
+/// Measure what many services cost a node.
+#[derive(Parser)]
+struct Options {
+    /// How many services there are.
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    services: u32,
+    /// How many endpoints each of them has.
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    endpoints: u32,
+    /// How many changes are timed.
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    changes: u32,
+    /// Also write the figures to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Cargo says this to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 9, 16, 0);
+const FIRST_ENDPOINT: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
+const NAMESPACES: u32 = 100;
+/// How long anything may take before the measurement is given up.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// After this long the names are written and the memory of the lists is given back.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Room for as many backends as the goal speaks of.
+const ROOM: [&str; 2] = ["--map-size", "BACKENDS=131072"];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let Options { services, endpoints, .. } = options;
+    println!("{services} services, {endpoints} endpoints each, measured with a cluster of one node");
+    let cluster = Cluster::up(&Wishes { nodes: 1, registry: false, ..Wishes::default() })?;
+    let api = cluster.api().await?;
+    let measured = measure(&cluster, &api, &options).await;
+    let figures = measured.map_err(|error| cluster.with_logs(error))?;
+    figures.iter().for_each(Figure::print);
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&figures)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// A measured value and what it should be at most.
+#[derive(serde::Serialize)]
+struct Figure {
+    name: &'static str,
+    value: f64,
+    goal: Option<f64>,
+    unit: &'static str,
+}
+
+impl Figure {
+    fn new(name: &'static str, value: f64, goal: impl Into<Option<f64>>, unit: &'static str) -> Self {
+        Self { name, value, goal: goal.into(), unit }
+    }
+
+    fn print(&self) {
+        let Self { name, value, goal, unit } = self;
+        let goal = match goal {
+            Some(goal) if value <= goal => format!("goal {goal} {unit}: reached"),
+            Some(goal) => format!("goal {goal} {unit}: MISSED"),
+            None => String::new(),
+        };
+        println!("{name:50} {value:9.2} {unit:2}  {goal}");
+    }
+}
+
+async fn measure(cluster: &Cluster, api: &Api, options: &Options) -> Result<Vec<Figure>> {
+    let node = &cluster.nodes[0];
+    let idle = megabytes(node)?;
+    node.kill_agent()?;
+    let start = Instant::now();
+    create(api, options).await.context("making services")?;
+    let made = start.elapsed().as_secs_f64();
+
+    node.forget_pins()?;
+    let start = Instant::now();
+    node.start_agent_of(&artifacts::bowline()?, &ROOM)?;
+    let services = wait_for_all(node, options).await?;
+    let programmed = start.elapsed().as_secs_f64();
+
+    tokio::time::sleep(SETTLE).await;
+    let full = megabytes(node)?;
+    let [from_write, from_event] = changes(api, &services, options).await?;
+    Ok(vec![
+        Figure::new("services and slices made through the API", made, None, "s"),
+        Figure::new("agent's start to all of them in an empty node's maps", programmed, 2.0, "s"),
+        Figure::new("endpoint change, API write to map, median", from_write, None, "ms"),
+        Figure::new("endpoint change, watch event to map, median", from_event, 3.0, "ms"),
+        Figure::new("agent's memory without services", idle, None, "MB"),
+        Figure::new("agent's memory with them", full, 120.0, "MB"),
+        Figure::new("agent's memory after the changes", megabytes(node)?, 120.0, "MB"),
+    ])
+}
+
+/// The agent's resident memory.
+fn megabytes(node: &Node) -> Result<f64> {
+    Ok(node.agent_memory()?.resident as f64 / 1e6)
+}
+
+fn names(number: u32) -> (String, String) {
+    (format!("bench-{}", number % NAMESPACES), format!("s{number}"))
+}
+
+fn service_address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + number)
+}
+
+fn slice(number: u32, options: &Options, version: u32) -> Result<EndpointSlice> {
+    let (namespace, name) = names(number);
+    let endpoints = (0..options.endpoints).map(|index| {
+        // Of a changed version one endpoint is another.
+        let moved = if index == 0 { version * 0x10_0000 } else { 0 };
+        let offset = number * options.endpoints + index + moved;
+        let address: IpAddr = Ipv4Addr::from_bits(FIRST_ENDPOINT.to_bits() + offset).into();
+        let pod = format!("{name}-5d8f9c7b6-{index:05}");
+        json!({
+            "addresses": [address],
+            "conditions": { "ready": true, "serving": true, "terminating": false },
+            "nodeName": format!("node{}", index % 3),
+            "zone": "a",
+            "targetRef": { "kind": "Pod", "namespace": namespace, "name": pod,
+                "uid": format!("6f1c9a52-0000-4000-8000-{offset:012}") },
+        })
+    });
+    Ok(serde_json::from_value(json!({
+        "metadata": {
+            "name": format!("{name}-1"),
+            "namespace": namespace,
+            "labels": { "kubernetes.io/service-name": name },
+        },
+        "addressType": "IPv4",
+        "ports": [{ "name": "", "port": 8080, "protocol": "TCP" }],
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    }))?)
+}
+
+async fn create(api: &Api, options: &Options) -> Result<()> {
+    for number in 0..NAMESPACES {
+        let (name, _) = names(number);
+        let object = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+        api.of_cluster::<Namespace>().create(&PostParams::default(), &object).await?;
+    }
+    let made = futures::stream::iter(0..options.services).map(|number| async move {
+        let (namespace, name) = names(number);
+        let service: Service = serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "spec": { "clusterIP": service_address(number), "ports": [{ "port": 80 }] },
+        }))?;
+        let slices = kube::Api::namespaced(api.client(), &namespace);
+        slices.create(&PostParams::default(), &slice(number, options, 0)?).await?;
+        let services = kube::Api::namespaced(api.client(), &namespace);
+        services.create(&PostParams::default(), &service).await?;
+        anyhow::Ok(())
+    });
+    made.buffer_unordered(32).try_collect::<Vec<()>>().await?;
+    Ok(())
+}
+
+/// Waits until every service is in the maps with all its endpoints.
+async fn wait_for_all(node: &Node, options: &Options) -> Result<Services> {
+    let start = Instant::now();
+    let mut number = 0;
+    let mut opened = None;
+    while number < options.services {
+        ensure!(start.elapsed() < PATIENCE, "service {number} is not in the maps");
+        if opened.is_none() {
+            opened = node.maps().services().ok();
+        }
+        let slots = opened.as_ref().and_then(|map| map.slot_count(service_address(number), 80));
+        if slots == Some(options.endpoints) {
+            number += 1;
+        } else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    opened.context("no services were asked for")
+}
+
+/// Changes one endpoint at a time. Gives the medians in milliseconds: from the API write, and from
+/// the watch event, to the map.
+async fn changes(api: &Api, services: &Services, options: &Options) -> Result<[f64; 2]> {
+    let (mut from_write, mut from_event) = (Vec::new(), Vec::new());
+    for round in 0..options.changes {
+        let number = round.wrapping_mul(7919) % options.services;
+        let (namespace, name) = names(number);
+        let slices: kube::Api<EndpointSlice> = kube::Api::namespaced(api.client(), &namespace);
+        let current = slices.get(&format!("{name}-1")).await?;
+        let revision = current.metadata.resource_version.unwrap_or_default();
+        let mut watch = slices.watch(&WatchParams::default(), &revision).await?.boxed();
+        let (told, heard) = mpsc::channel();
+        let follow = tokio::spawn(async move {
+            while let Some(event) = watch.try_next().await? {
+                let changed = matches!(&event, WatchEvent::Modified(slice)
+                    if slice.metadata.name.as_deref() == Some(&format!("{name}-1")));
+                if changed {
+                    // Whoever waits for it gives up by itself.
+                    let _ = told.send(Instant::now());
+                    return anyhow::Ok(());
+                }
+            }
+            bail!("the watch ended")
+        });
+        let before = services.first_slot(service_address(number), 80);
+        let new = slice(number, options, 1 + round / options.services)?;
+        let begun = Instant::now();
+        let write = tokio::spawn(async move {
+            slices
+                .replace(
+                    &new.metadata.name.clone().unwrap_or_default(),
+                    &PostParams::default(),
+                    &new,
+                )
+                .await
+        });
+        let seen = tokio::task::block_in_place(|| {
+            loop {
+                if services.first_slot(service_address(number), 80) != before {
+                    return Ok(Instant::now());
+                }
+                ensure!(begun.elapsed() < PATIENCE, "a change never reached the map");
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        })?;
+        write.await??;
+        follow.await??;
+        let event = heard.recv()?;
+        from_write.push((seen - begun).as_secs_f64() * 1e3);
+        // The map may be ahead of our own event: then the figure is below zero.
+        from_event.push(((seen - begun).as_secs_f64() - (event - begun).as_secs_f64()) * 1e3);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok([median(from_write), median(from_event)])
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
