@@ -66,7 +66,7 @@ pub enum Reason {
     NoBackend = 11,
     /// Refused: the translation could not be remembered, so the answer would get lost.
     FlowNotStored = 12,
-    /// Refused: the packet could not be rewritten.
+    /// Refused: the packet could not be rewritten, or there was no room to look at it in.
     RewriteFailed = 13,
     /// Refused: a pod sent a VLAN tag; pods have no VLANs.
     Vlan = 14,

@@ -59,7 +59,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         Kind::Vlan => return drop(&skb, Reason::Vlan, direction),
         Kind::Other => return drop(&skb, Reason::UnsupportedProtocol, direction),
     };
-    let Some(work) = work() else { return DROP };
+    // The stack would not check the source.
+    let Some(work) = work() else {
+        return drop(&skb, Reason::RewriteFailed, direction);
+    };
     if let Err(reason) = view(&skb, family, work) {
         return drop(&skb, reason, direction);
     }
