@@ -127,6 +127,12 @@ impl Address {
         self.0[0].get() >> 22 == 0x3fa
     }
 
+    /// Whether this is ff02::/16: a group of one link only.
+    #[inline(always)]
+    pub const fn is_link_group_v6(&self) -> bool {
+        self.0[0].get() >> 16 == 0xff02
+    }
+
     /// All bits folded into one word; equal addresses fold equally.
     #[inline(always)]
     pub const fn folded(&self) -> u32 {
@@ -227,6 +233,12 @@ mod tests {
         assert_eq!(kinds("255.255.255.255"), (false, true, false));
         for text in ["fe80::1", "febf::1"] {
             assert_eq!(kinds(text), (false, false, true), "{text}");
+        }
+        let on_link =
+            |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_link_group_v6();
+        assert!(on_link("ff02::1") && on_link("ff02::1:ff00:5"));
+        for text in ["ff01::1", "ff05::2", "ff12::1", "fe80::1", "2001:db8::ff02", "224.0.0.1"] {
+            assert!(!on_link(text), "{text}");
         }
     }
 

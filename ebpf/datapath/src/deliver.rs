@@ -19,9 +19,12 @@
 //! # Fragments
 //! travel as they are. A piece of a packet that would have to be translated is refused, as its
 //! other pieces carry no ports to be known by.
-//! # Neighbour discovery, and everything else
-//! is the node's own stack's: node addresses, the outside, expired packets (so that it can send
-//! the ICMP error). What this module makes nothing of on the uplink is the stack's to judge.
+//! # Neighbour discovery
+//! is the node's own stack's, as far as it stays on the link between pod and node. Whatever else
+//! looks like it is a packet as any other.
+//! # Everything else
+//! is the stack's, too: node addresses, the outside, expired packets (so that it can send the
+//! ICMP error). What this module makes nothing of on the uplink is the stack's to judge.
 //!
 //! Everything large lives in [`Work`], which a program keeps in a map: the kernel's stack has 512
 //! bytes, and what the verifier sees come out of a map it does not tell apart, so that the ways
@@ -150,7 +153,9 @@ pub fn from_pod<M: PacketMaps, F: Frame>(
 ) -> Verdict {
     work.rewrite.change = Change::Nothing;
     let control = match control(frame, &work.packet) {
-        Ok(Control::Neighbor) => return Verdict::Stack,
+        Ok(Control::Neighbor) if stays_on_link(maps, &work.packet, ifindex) => {
+            return Verdict::Stack;
+        }
         Ok(control) => control,
         Err(reason) => return drop(work, reason),
     };
@@ -176,6 +181,21 @@ pub fn from_pod<M: PacketMaps, F: Frame>(
         return over(work, &route);
     }
     to_service(maps, frame, work, &sender)
+}
+
+/// Whether a message of neighbour discovery is between a pod and its node: to an address that no
+/// node forwards, from the pod's own address, one of the link or none (RFC 4861, 4.1 to 4.4).
+#[inline(always)]
+fn stays_on_link<M: PacketMaps>(maps: &M, packet: &Packet, ifindex: u32) -> bool {
+    let (from, to) = (&packet.source, &packet.destination);
+    if packet.flags & packet_flags::SOURCE_ROUTE != 0
+        || !to.is_link_local_v6() && !to.is_link_group_v6()
+    {
+        return false;
+    }
+    from.is_link_local_v6()
+        || from.same(&UNSPECIFIED)
+        || maps.pod(from).is_some_and(|pod| pod.ifindex == ifindex)
 }
 
 /// The pod that may send this packet, or why nobody may.

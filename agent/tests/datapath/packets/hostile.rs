@@ -64,6 +64,47 @@ fn sources(net: &Net) -> Vec<Row> {
     rows
 }
 
+/// What would be neighbour discovery on a link, from elsewhere or to elsewhere.
+fn false_neighbours(net: &Net) -> Vec<Row> {
+    let end = |text: &str| (text.parse().unwrap(), 0);
+    let (own, foreign, link) = ((net.client, 0), (net.outside, 0), end("fe80::5"));
+    let mut rows = Vec::new();
+    for kind in [133, 135, 136] {
+        let row = |what: &str, from: End, to: End| {
+            let packet = Packet::new(from, to, Body::Icmp(kind)).hops(255);
+            Row::new(format!("{}: kind {kind} {what}", net.name), Hook::FromPod, packet)
+        };
+        for (what, to) in [
+            ("to a pod", (net.local, 0)),
+            ("to another node's pod", (net.remote, 0)),
+            ("to the world", (net.outside, 0)),
+            ("to the node", (net.node, 0)),
+        ] {
+            let what = |whose: &str| format!("{what} from {whose} address");
+            for (whose, from) in [("a foreign", foreign), ("another pod's", (net.other, 0))] {
+                rows.push(row(&what(whose), from, to).dropped(Reason::SpoofedSource));
+            }
+            for (whose, from) in [("a link-local", link), ("no", end("::"))] {
+                rows.push(row(&what(whose), from, to).dropped(Reason::LinkLocal));
+            }
+        }
+        for (what, to, reason) in [
+            ("to the gateway from a foreign address", end("fe80::1"), Reason::SpoofedSource),
+            ("to the link from a foreign address", end("ff02::1"), Reason::Multicast),
+        ] {
+            rows.push(row(what, foreign, to).dropped(reason));
+        }
+        rows.push(row("to a wider group", own, end("ff05::2")).dropped(Reason::Multicast));
+        rows.push(row("to another node's pod", own, (net.remote, 0)).into_node());
+        let routed = Packet::new(link, end("fe80::1"), Body::Icmp(kind))
+            .hops(255)
+            .extension(43, &[0, 0, 1, 0, 0, 0, 0]);
+        let what = format!("{}: kind {kind} with a route", net.name);
+        rows.push(Row::new(what, Hook::FromPod, routed).dropped(Reason::SourceRoute));
+    }
+    rows
+}
+
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn false_ends() {
@@ -79,6 +120,7 @@ fn false_ends() {
             let packet = Packet::new(link_local, to, body);
             rows.push(Row::new(what, Hook::FromPod, packet).dropped(Reason::LinkLocal));
         }
+        rows.extend(false_neighbours(&v6));
         let report = Packet::new(link_local, ("ff02::16".parse().unwrap(), 0), Body::Icmp(143))
             .hops(1)
             .extension(0, &[0, 5, 2, 0, 0, 1, 0]);

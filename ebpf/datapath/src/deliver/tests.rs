@@ -5,7 +5,7 @@
 extern crate std;
 
 use super::*;
-use crate::fake::{FakeMaps, address, frame, key};
+use crate::fake::{FakeMaps, address, frame, ip_frame, key};
 use crate::packet::{Bytes, ETHERNET, Extent, Family, parse};
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -131,6 +131,35 @@ fn a_flow_is_used_as_long_as_its_packets_come() {
     sent(&maps, &bytes(ACK));
     assert_eq!(used(&maps), [90_060, 90_060], "in both directions");
     assert_eq!(maps.connections.get(), 2);
+}
+
+#[test]
+fn neighbour_discovery_is_no_way_past_the_source_check() {
+    let maps = node();
+    let own = pod(true, 0, 5);
+    for kind in [133, 135, 136] {
+        let sent = |from: &str, to: &str| {
+            let segment = [kind, 0, 0, 0, 0, 0, 0, 0];
+            let mut bytes = ip_frame(protocol::ICMPV6, ip(from), ip(to), &segment);
+            bytes[21] = 255;
+            let (verdict, work) = sent(&maps, &bytes);
+            if verdict == Verdict::Drop { refused(&work) } else { std::format!("{verdict:?}") }
+        };
+        for from in [own.as_str(), "fe80::5", "::"] {
+            assert_eq!(sent(from, "fe80::1"), "Stack");
+            assert_eq!(sent(from, "ff02::1:ff00:1"), "Stack");
+        }
+        for to in [pod(true, 0, 6), pod(true, 1, 9), pod(true, 2, 9), "2001:db8::1".to_string()] {
+            assert_eq!(sent("2001:db8::bad", &to), "spoofed-source");
+            assert_eq!(sent(&pod(true, 0, 6), &to), "spoofed-source");
+            assert_eq!(sent("fe80::5", &to), "link-local");
+            assert_eq!(sent("::", &to), "link-local");
+        }
+        assert_eq!(sent("2001:db8::bad", "fe80::1"), "spoofed-source");
+        assert_eq!(sent("2001:db8::bad", "ff02::1"), "multicast");
+        assert_eq!(sent(&own, "ff05::2"), "multicast");
+        assert_eq!(sent(&own, &pod(true, 1, 9)), "Node");
+    }
 }
 
 proptest! {
