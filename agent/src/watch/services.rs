@@ -91,8 +91,9 @@ impl ServiceTable {
             Event::Apply(service) => inner.put_service(service),
             Event::Delete(service) => inner.drop_service(&service_key(&service)),
         }
-        drop(inner);
+        // Under the lock: `restore` must not take this for a table that nothing came in for.
         self.synced.send_modify(|synced| synced.0 = true);
+        drop(inner);
         self.changed.announce();
     }
 
@@ -105,8 +106,8 @@ impl ServiceTable {
             Event::Apply(slice) => inner.take_slice(&slice),
             Event::Delete(slice) => inner.drop_slice(&slice_key(&slice)),
         }
-        drop(inner);
         self.synced.send_modify(|synced| synced.1 = true);
+        drop(inner);
         self.changed.announce();
     }
 

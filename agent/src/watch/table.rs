@@ -58,8 +58,9 @@ impl<K: ResourceExt> Table<K> {
                 inner.objects.remove(&key(&object));
             }
         }
-        drop(inner);
+        // Under the lock: `restore` must not take this for a table that nothing came in for.
         self.synced.send_replace(true);
+        drop(inner);
         self.changed.announce();
     }
 
@@ -99,4 +100,29 @@ impl<K: ResourceExt> Table<K> {
 
 fn key<K: ResourceExt>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Node;
+
+    #[test]
+    fn nobody_sees_the_first_list_before_it_counts_as_one() {
+        let table = Table::new();
+        let mut node = Node::default();
+        node.metadata.name = Some("fresh".to_owned());
+        // Holds up whoever wants to say that the table is synced.
+        let not_yet = table.synced.borrow();
+        std::thread::scope(|scope| {
+            scope.spawn(|| table.take(Event::Apply(node)));
+            // As long as `restore` can get in, there is nothing for it to replace.
+            while let Ok(inner) = table.inner.try_read() {
+                assert!(inner.objects.is_empty());
+                std::thread::yield_now();
+            }
+            drop(not_yet);
+        });
+        assert!(table.get("", "fresh").is_some() && *table.synced.borrow());
+    }
 }
