@@ -9,7 +9,7 @@
 
 mod allocate;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -51,13 +51,28 @@ pub struct ServiceSummary {
 /// Some services could not be written; the others were.
 #[derive(Debug, thiserror::Error)]
 pub struct ApplyServicesFailed {
-    /// Each with the service that it kept from being written.
-    pub failures: Vec<(String, WriteMapFailed)>,
+    pub failures: Vec<NotProgrammed>,
+}
+
+/// A virtual address that was not written, or not removed.
+#[derive(Debug)]
+pub struct NotProgrammed {
+    pub(crate) key: ServiceKey,
+    /// The service's name, or the address where the name is not known any more.
+    pub(crate) service: String,
+    pub error: WriteMapFailed,
+}
+
+impl ApplyServicesFailed {
+    /// What is still as it was before.
+    pub(crate) fn keys(&self) -> BTreeSet<ServiceKey> {
+        self.failures.iter().map(|failure| failure.key).collect()
+    }
 }
 
 impl fmt::Display for ApplyServicesFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((service, error)) = self.failures.first() {
+        if let Some(NotProgrammed { service, error, .. }) = self.failures.first() {
             write!(f, "service {service} is not programmed: {error}")?;
         }
         match self.failures.len() {
@@ -190,7 +205,9 @@ impl ServiceWriter {
             };
             match done {
                 Ok(()) => *counter += 1,
-                Err(error) => failures.push((name, error)),
+                Err(error) => {
+                    failures.push(NotProgrammed { key: *step.key(), service: name, error });
+                }
             }
         }
         summary.unchanged = self.programmed.len() - summary.added - summary.changed;

@@ -494,7 +494,7 @@ impl Datapath {
         let steps = crate::plan::services::plan(wanted, self.services.programmed());
         let (done, _) = self.take_service_steps(&steps);
         self.departures.keep(&wanted.services);
-        self.move_udp_sockets(wanted);
+        self.move_udp_sockets(wanted, &done);
         self.names.replace_services(wanted);
         done
     }
@@ -507,15 +507,19 @@ impl Datapath {
         let steps = crate::plan::services::plan_changes(changes, self.services.programmed());
         let (done, gone) = self.take_service_steps(&steps);
         changes.removed.iter().for_each(|key| self.departures.remove(key));
-        self.move_udp_sockets(&changes.put);
+        self.move_udp_sockets(&changes.put, &done);
         self.names.follow_services(&changes.put, gone);
         done
     }
 
     /// Has connected UDP sockets leave the backends that these services have no longer.
-    fn move_udp_sockets(&mut self, put: &ServiceTable) {
-        let left = put.services.iter().flat_map(|(key, wanted)| self.departures.put(key, wanted));
-        self.mover.tell(left.collect());
+    fn move_udp_sockets(
+        &mut self,
+        put: &ServiceTable,
+        done: &Result<ServiceSummary, ApplyServicesFailed>,
+    ) {
+        let unwritten = done.as_ref().err().map(ApplyServicesFailed::keys).unwrap_or_default();
+        self.mover.tell(self.departures.follow(put, &unwritten));
     }
 
     fn take_service_steps(
@@ -525,7 +529,7 @@ impl Datapath {
         let mut backends = self.services.backends_of(steps);
         let done = self.services.apply(&mut self.store, steps);
         let failures = done.as_ref().err().into_iter().flat_map(|failed| &failed.failures);
-        let failures = failures.map(|(service, error)| (service.clone(), error));
+        let failures = failures.map(|failure| (failure.service.clone(), &failure.error));
         self.condition.note_full(&[map::SERVICES, map::SLOTS, map::BACKENDS], failures);
         backends.retain(|backend| !self.services.uses(backend));
         let removed = steps.iter().filter(|step| matches!(step, ServiceStep::Remove { .. }));

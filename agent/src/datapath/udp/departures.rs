@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_ebpf_abi::{ServiceKey, protocol};
 
-use crate::plan::services::{BackendAddress, ProgrammedService, WantedService};
+use crate::plan::services::{BackendAddress, ProgrammedService, ServiceTable, WantedService};
 
 /// A backend that is no longer one of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +26,18 @@ impl Departures {
         Self(udp.map(|(key, now)| (*key, now.backends.iter().copied().collect())).collect())
     }
 
-    /// The service has these backends from now on. Gives those that left.
-    pub(in super::super) fn put(
+    /// These services have these backends from now on, but for those that are `unwritten`: their
+    /// old backends are still in the maps. Gives the backends that left.
+    pub(in super::super) fn follow(
         &mut self,
-        key: &ServiceKey,
-        wanted: &WantedService,
+        put: &ServiceTable,
+        unwritten: &BTreeSet<ServiceKey>,
     ) -> Vec<Departed> {
+        let written = put.services.iter().filter(|(key, _)| !unwritten.contains(key));
+        written.flat_map(|(key, wanted)| self.put(key, wanted)).collect()
+    }
+
+    fn put(&mut self, key: &ServiceKey, wanted: &WantedService) -> Vec<Departed> {
         if key.protocol != protocol::UDP {
             return Vec::new();
         }
@@ -89,6 +95,20 @@ mod tests {
         assert_eq!(put(&[1], &[2]), [], "it terminates");
         assert_eq!(put(&[1], &[]), [backend(2)], "it is gone");
         assert_eq!(put(&[], &[]), [backend(1)]);
+    }
+
+    #[test]
+    fn who_is_still_in_the_maps_has_not_left() {
+        let mut departures = Departures::default();
+        let udp = key(protocol::UDP);
+        let mut follow = |backends: &[u8], unwritten: &[ServiceKey]| {
+            let put = ServiceTable { services: [(udp, wanted(backends, &[]))].into() };
+            let left = departures.follow(&put, &unwritten.iter().copied().collect());
+            left.into_iter().map(|gone| gone.backend).collect::<Vec<_>>()
+        };
+        assert_eq!(follow(&[1, 2], &[]), []);
+        assert_eq!(follow(&[1, 3], &[udp]), [], "there was no room for the change");
+        assert_eq!(follow(&[1, 3], &[]), [backend(2)]);
     }
 
     #[test]
