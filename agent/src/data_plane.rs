@@ -38,7 +38,7 @@ pub(crate) enum ProgramServicesFailed {
     TaskDied,
 }
 
-type ServicesProgrammed = Result<ServiceSummary, ProgramServicesFailed>;
+pub(crate) type ServicesProgrammed = Result<ServiceSummary, ProgramServicesFailed>;
 
 impl DataPlane {
     /// Loads it, or takes over what an earlier agent left pinned.

@@ -1,8 +1,8 @@
 //! The loop that keeps the service maps in line with the API.
 //!
 //! Guarantees: the first round programs all services and removes what an earlier agent left; every
-//! later one costs by what changed. What could not be written is tried again with the next change
-//! and at every tick, and keeps nothing else from being written. Nothing is written before the API
+//! later one costs by what changed. What could not be written is tried again, alone, with the next
+//! change and at every tick, and keeps nothing else from being written. Nothing is written before the API
 //! has listed everything once.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::resync;
 use crate::{
-    data_plane::{DataPlane, ProgramServicesFailed},
-    datapath::{Place, ServiceChanges, ServiceSummary},
+    data_plane::{DataPlane, ProgramServicesFailed, ServicesProgrammed},
+    datapath::{Place, ServiceChanges, ServiceTable},
     plan::services::{
         claims::{Claims, Wanted},
         wanted_of,
@@ -47,50 +47,54 @@ pub(crate) async fn services(
             () = shutdown.cancelled() => return,
             _ = changes.changed() => {}
             _ = nodes.changed() => {}
-            _ = tick.tick() => programmer.retry_all(),
+            _ = tick.tick() => {}
         }
+    }
+}
+
+/// The maps that services are written to.
+trait ServiceMaps {
+    /// Programs exactly these services.
+    async fn set(&self, wanted: ServiceTable) -> ServicesProgrammed;
+    /// Programs services that changed.
+    async fn change(&self, changes: ServiceChanges) -> ServicesProgrammed;
+}
+
+impl ServiceMaps for DataPlane {
+    async fn set(&self, wanted: ServiceTable) -> ServicesProgrammed {
+        self.set_services(wanted).await
+    }
+
+    async fn change(&self, changes: ServiceChanges) -> ServicesProgrammed {
+        self.change_services(changes).await
     }
 }
 
 /// What is known about the services that were handed to the data plane.
-struct Programmer {
+struct Programmer<M> {
     watched: Arc<Watched>,
-    data_plane: DataPlane,
+    maps: M,
     node_name: String,
     place: Option<Place>,
     claims: Claims,
-    /// Changes that the data plane did not take whole.
+    /// Changes that the data plane did not take.
     unfinished: ServiceChanges,
-    first: First,
+    /// Whether all services were handed over once.
+    begun: bool,
     failing: bool,
 }
 
-/// The round that programs all there is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum First {
-    Due,
-    /// It failed, and is tried again at the next tick.
-    Failed,
-    Done,
-}
-
-impl Programmer {
-    fn new(watched: Arc<Watched>, data_plane: DataPlane, node_name: String) -> Self {
+impl<M: ServiceMaps> Programmer<M> {
+    fn new(watched: Arc<Watched>, maps: M, node_name: String) -> Self {
         Self {
             watched,
-            data_plane,
+            maps,
             node_name,
             place: None,
             claims: Claims::default(),
             unfinished: ServiceChanges::default(),
-            first: First::Due,
+            begun: false,
             failing: false,
-        }
-    }
-
-    fn retry_all(&mut self) {
-        if self.first == First::Failed {
-            self.first = First::Due;
         }
     }
 
@@ -99,17 +103,16 @@ impl Programmer {
         let place = Place::new(&self.node_name, node.as_deref());
         let mut names = self.watched.services.take_changed();
         // Which endpoints are near depends on where the node is.
-        if self.first == First::Due || self.place.as_ref() != Some(&place) {
+        if !self.begun || self.place.as_ref() != Some(&place) {
             names.append(&mut self.watched.services.names());
         }
         self.place = Some(place.clone());
-        if self.first == First::Due {
+        if !self.begun {
             self.claims = Claims::default();
-            self.unfinished = ServiceChanges::default();
             let (all, _) = self.claims.update(self.wanted(names, &place));
-            let done = self.data_plane.set_services(all.put).await;
-            self.first = if done.is_ok() { First::Done } else { First::Failed };
-            return self.note(&done);
+            let done = self.maps.set(all.put.clone()).await;
+            self.begun = !matches!(done, Err(ProgramServicesFailed::TaskDied));
+            return self.note(all, &done);
         }
         let mut changes = std::mem::take(&mut self.unfinished);
         while !names.is_empty() {
@@ -120,11 +123,8 @@ impl Programmer {
         if changes.is_empty() {
             return;
         }
-        let done = self.data_plane.change_services(changes.clone()).await;
-        if done.is_err() {
-            self.unfinished = changes;
-        }
-        self.note(&done);
+        let done = self.maps.change(changes.clone()).await;
+        self.note(changes, &done);
     }
 
     /// What these services want of the maps now.
@@ -138,8 +138,14 @@ impl Programmer {
         wanted.collect()
     }
 
-    /// Says when trouble begins; a failure that repeats is logged once.
-    fn note(&mut self, done: &Result<ServiceSummary, ProgramServicesFailed>) {
+    /// Keeps what is to be tried again, and says when trouble begins; a failure that repeats is
+    /// logged once.
+    fn note(&mut self, changes: ServiceChanges, done: &ServicesProgrammed) {
+        self.unfinished = match done {
+            Ok(_) => ServiceChanges::default(),
+            Err(ProgramServicesFailed::Apply(failed)) => changes.about(&failed.keys()),
+            Err(ProgramServicesFailed::TaskDied) => changes,
+        };
         match done {
             Ok(summary) => tracing::debug!(?summary, "services"),
             Err(error) if !self.failing => {
@@ -150,3 +156,6 @@ impl Programmer {
         self.failing = done.is_err();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,14 @@ impl ServiceChanges {
         self.put.services.is_empty() && self.removed.is_empty()
     }
 
+    /// Those of them that concern these addresses, which are removed if nobody wants them.
+    pub(crate) fn about(mut self, keys: &BTreeSet<ServiceKey>) -> Self {
+        self.put.services.retain(|key, _| keys.contains(key));
+        let removed = keys.iter().filter(|key| !self.put.services.contains_key(key));
+        let removed = removed.copied().collect();
+        Self { put: self.put, removed }
+    }
+
     /// Takes in what changed after these.
     pub(crate) fn add(&mut self, later: Self) {
         self.put.services.retain(|key, _| !later.removed.contains(key));
