@@ -52,7 +52,9 @@ const ROOM: [&str; 2] = ["--map-size", "BACKENDS=131072"];
 async fn main() -> Result<()> {
     let options = Options::parse();
     let Options { services, endpoints, .. } = options;
-    println!("{services} services, {endpoints} endpoints each, measured with a cluster of one node");
+    println!(
+        "{services} services, {endpoints} endpoints each, measured with a cluster of one node"
+    );
     let cluster = Cluster::up(&Wishes { nodes: 1, registry: false, ..Wishes::default() })?;
     let api = cluster.api().await?;
     let measured = measure(&cluster, &api, &options).await;
@@ -75,7 +77,12 @@ struct Figure {
 }
 
 impl Figure {
-    fn new(name: &'static str, value: f64, goal: impl Into<Option<f64>>, unit: &'static str) -> Self {
+    fn new(
+        name: &'static str,
+        value: f64,
+        goal: impl Into<Option<f64>>,
+        unit: &'static str,
+    ) -> Self {
         Self { name, value, goal: goal.into(), unit }
     }
 

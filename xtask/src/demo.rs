@@ -22,9 +22,9 @@ pub(crate) struct Args {
     /// Name of the cluster.
     #[arg(long, default_value = "demo")]
     name: String,
-    /// Build and use the optimized binary.
+    /// Use the development build, which is compiled sooner and takes more memory.
     #[arg(long)]
-    release: bool,
+    dev: bool,
     /// Do not look for missing packages first.
     #[arg(long)]
     skip_setup: bool,
@@ -40,8 +40,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     bpf::build()?;
     build::workload()?;
-    build::binaries(args.release)?;
-    let profile = workspace::target().join(if args.release { "release" } else { "debug" });
+    build::binaries(!args.dev)?;
+    let profile = workspace::target().join(if args.dev { "debug" } else { "release" });
     let mut demo = Command::new(profile.join("bowline-first-light"));
     demo.current_dir(workspace::root()).env("BOWLINE_BIN", profile.join("bowline"));
 

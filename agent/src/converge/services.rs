@@ -2,8 +2,8 @@
 //!
 //! Guarantees: the first round programs all services and removes what an earlier agent left; every
 //! later one costs by what changed. What could not be written is tried again, alone, with the next
-//! change and at every tick, and keeps nothing else from being written. Nothing is written before the API
-//! has listed everything once.
+//! change and at every tick, and keeps nothing else from being written. Nothing is written before
+//! the API has listed everything once.
 
 use std::{collections::BTreeSet, sync::Arc};
 

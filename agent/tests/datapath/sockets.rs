@@ -14,7 +14,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::servers::{
-    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, VIP, serve, service_with,
+    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, VIP, serve,
+    service_with,
 };
 use crate::world::World;
 

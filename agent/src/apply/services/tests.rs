@@ -184,7 +184,9 @@ fn full_slots_name_the_map_and_leave_the_rest_working() {
         .apply(&[("10.9.0.1", &many), ("10.9.0.2", &many), ("10.9.0.3", &["10.240.0.1"])])
         .unwrap_err();
     assert!(
-        matches!(&error.failures[..], [NotProgrammed { service: name, error: WriteMapFailed::Full { map: map::SLOTS, .. }, .. }]
+        matches!(&error.failures[..], [NotProgrammed {
+            service: name, error: WriteMapFailed::Full { map: map::SLOTS, .. }, ..
+        }]
             if name == "default/10.9.0.2"),
         "{error}"
     );

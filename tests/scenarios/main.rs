@@ -1,0 +1,16 @@
+//! End-to-end tests on real clusters, a module a feature. They need root and containerd;
+//! `cargo xtask test` runs them, each in a process of its own.
+
+mod api_errors;
+mod bad_input;
+mod churn;
+mod cleanup;
+mod datapath;
+mod dns;
+mod durability;
+mod first_light;
+mod kubectl;
+mod pod_network;
+mod pod_throughput;
+mod repair;
+mod services;
