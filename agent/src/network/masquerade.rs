@@ -4,18 +4,29 @@
 //! in the node's network namespace. Packets between pods and nodes of the cluster keep their
 //! source. The kernel's connection tracking finds the way back for the answers.
 //!
-//! Guarantees: the table is replaced as a whole, in one transaction of `nft`.
+//! Guarantees: the table is replaced as a whole, in one transaction of `nft`, which is given 5 s.
+//! Only a table that `nft` says is not there counts as absent.
 
-use std::{collections::BTreeSet, io, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    io,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use bowline_api::cidr::Cidr;
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 /// The program that speaks to nftables.
 pub(crate) const PROGRAM: &str = "nft";
 
 const TABLE: &str = "inet bowline";
+
+/// How long it may take; the loop of the node network waits for it.
+const LIMIT: Duration = Duration::from_secs(5);
+
+const LISTING: &str = "listing the table";
 
 /// Whose packets get the node's address, and on the way to whom they do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,19 +56,13 @@ impl Masquerade {
 
     /// What the node's namespace has.
     pub(crate) async fn read() -> Result<Option<Self>, NftFailed> {
-        let listed = Command::new(PROGRAM)
-            .args(["-j", "list", "table"])
-            .args(TABLE.split(' '))
-            .stdin(Stdio::null())
-            .output()
-            .await;
-        match listed {
-            Ok(listed) if listed.status.success() => Ok(parse(&listed.stdout)),
-            // nft fails for a table that is not there.
-            Ok(_) => Ok(None),
+        let mut command = Command::new(PROGRAM);
+        command.args(["-j", "list", "table"]).args(TABLE.split(' '));
+        match output_of(command, "", LIMIT).await {
+            Ok(listed) => listing(&listed),
             // Without the program no agent has made a table.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(NftFailed { act: "listing the table", reason: error.to_string() }),
+            Err(error) => Err(NftFailed { act: LISTING, reason: error.to_string() }),
         }
     }
 
@@ -103,26 +108,47 @@ pub(crate) async fn remove() -> Result<(), NftFailed> {
 }
 
 async fn run(act: &'static str, script: &str) -> Result<(), NftFailed> {
-    let failed = |reason: String| NftFailed { act, reason };
+    let mut command = Command::new(PROGRAM);
+    command.args(["-f", "-"]);
+    let output = output_of(command, script, LIMIT).await;
+    let output = output.map_err(|error| NftFailed { act, reason: error.to_string() })?;
+    if output.status.success() { Ok(()) } else { Err(refused(act, &output)) }
+}
+
+/// Runs a program with this input; it is killed when it takes too long.
+async fn output_of(mut command: Command, input: &str, limit: Duration) -> io::Result<Output> {
     let ran = async {
-        let mut child = Command::new(PROGRAM)
-            .args(["-f", "-"])
+        let mut child = command
+            // Its errors are compared with words.
+            .env("LC_ALL", "C")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(script.as_bytes()).await?;
+            stdin.write_all(input.as_bytes()).await?;
         }
         child.wait_with_output().await
     };
-    let output = ran.await.map_err(|error: io::Error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took too long");
+    timeout(limit, ran).await.map_err(late)?
+}
+
+fn refused(act: &'static str, output: &Output) -> NftFailed {
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(said.lines().next().unwrap_or("it gave no reason").to_owned()))
+    NftFailed { act, reason: said.lines().next().unwrap_or("it gave no reason").to_owned() }
+}
+
+/// What a run of `nft list table` says: that there is no such table is no failure.
+fn listing(listed: &Output) -> Result<Option<Masquerade>, NftFailed> {
+    if listed.status.success() {
+        return Ok(parse(&listed.stdout));
+    }
+    match String::from_utf8_lossy(&listed.stderr).contains("No such file or directory") {
+        true => Ok(None),
+        false => Err(refused(LISTING, listed)),
+    }
 }
 
 /// What a listing says. Sets without the rules that use them say nothing.
@@ -188,6 +214,32 @@ mod tests {
         let listing = br#"{"nftables": [{"set": {"name": "pods4", "elem": ["10.240.1.2"]}}]}"#;
         assert_eq!(parse(listing), Some(Masquerade::default()));
         assert_eq!(parse(b"not json"), None);
+    }
+
+    #[test]
+    fn only_a_table_that_is_not_there_is_absent() {
+        use std::os::unix::process::ExitStatusExt;
+        let said = |status: i32, stderr: &str| {
+            let status = std::process::ExitStatus::from_raw(status << 8);
+            let (stdout, stderr) = (br#"{"nftables": []}"#.to_vec(), stderr.as_bytes().to_vec());
+            listing(&Output { status, stdout, stderr }).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(0, ""), Ok(Some(Masquerade::default())));
+        let absent = "Error: No such file or directory\nlist table inet bowline\n";
+        assert_eq!(said(1, absent), Ok(None));
+        let denied = "netlink: Error: cache initialization failed: Operation not permitted\n";
+        assert_eq!(
+            said(1, denied).unwrap_err(),
+            format!("nft: listing the table: {}", denied.trim())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_is_given_up_and_killed() {
+        let mut sleeping = Command::new("sleep");
+        sleeping.arg("100");
+        let error = output_of(sleeping, "", Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(error.to_string(), "it took too long");
     }
 
     #[test]
