@@ -5,7 +5,7 @@
 //! gathered for a moment, the longer the larger the file is, so that many of them cost one write,
 //! and never delay the maps. Losing the file loses names, nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::net::{IpAddr, SocketAddr};
@@ -61,12 +61,8 @@ impl Names {
             self.services.clear();
             self.targets.clear();
         }
-        for address in change.gone.addresses {
-            self.services.remove(&address.into());
-        }
-        for backend in &change.gone.backends {
-            self.targets.remove(&socket_address(backend));
-        }
+        change.gone_services.iter().for_each(|address| drop(self.services.remove(address)));
+        change.gone_targets.iter().for_each(|backend| drop(self.targets.remove(backend)));
         self.services.extend(change.services);
         self.targets.extend(change.targets);
     }
@@ -88,13 +84,15 @@ pub(super) struct Gone {
 }
 
 /// A change of the names of services and of their backends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ServiceNames {
     /// These are all there are.
     replaces: bool,
-    gone: Gone,
-    services: Vec<(IpAddr, ServiceName)>,
-    targets: Vec<(SocketAddr, Arc<str>)>,
+    /// What is removed before the others come.
+    gone_services: BTreeSet<IpAddr>,
+    gone_targets: BTreeSet<SocketAddr>,
+    services: BTreeMap<IpAddr, ServiceName>,
+    targets: BTreeMap<SocketAddr, Arc<str>>,
 }
 
 impl ServiceNames {
@@ -106,7 +104,28 @@ impl ServiceNames {
         let backends = table.services.values().flat_map(|wanted| &wanted.backends);
         let targets = backends
             .filter_map(|(backend, target)| Some((socket_address(backend), target.clone()?)));
-        Self { replaces, gone, services: services.collect(), targets: targets.collect() }
+        Self {
+            replaces,
+            gone_services: gone.addresses.into_iter().map(IpAddr::from).collect(),
+            gone_targets: gone.backends.iter().map(socket_address).collect(),
+            services: services.collect(),
+            targets: targets.collect(),
+        }
+    }
+
+    /// Takes in a change that came after this one: what waits grows with the names, not with the
+    /// changes.
+    fn add(&mut self, later: Self) {
+        if later.replaces {
+            *self = later;
+            return;
+        }
+        later.gone_services.iter().for_each(|address| drop(self.services.remove(address)));
+        later.gone_targets.iter().for_each(|backend| drop(self.targets.remove(backend)));
+        self.gone_services.extend(later.gone_services);
+        self.gone_targets.extend(later.gone_targets);
+        self.services.extend(later.services);
+        self.targets.extend(later.targets);
     }
 }
 
@@ -114,7 +133,7 @@ impl ServiceNames {
 struct Shared {
     /// The names of pods; those of services are the writing thread's.
     names: Names,
-    services: Vec<ServiceNames>,
+    services: ServiceNames,
     changed: bool,
     ended: bool,
 }
@@ -162,7 +181,7 @@ impl NamesWriter {
 
     fn change_services(&self, change: ServiceNames) {
         let mut shared = lock(&self.cell.0);
-        shared.services.push(change);
+        shared.services.add(change);
         shared.changed = true;
         self.cell.1.notify_one();
     }
@@ -205,7 +224,7 @@ fn write_changes(cell: &Cell, names: &mut Names, path: &Path) {
         let services = std::mem::take(&mut shared.services);
         names.pods.clone_from(&shared.names.pods);
         drop(shared);
-        services.into_iter().for_each(|change| names.take(change));
+        names.take(services);
         let start = Instant::now();
         if changed && let Err(error) = names.write(path) {
             tracing::warn!("writing {} failed: {error}", path.display());
@@ -271,15 +290,40 @@ mod tests {
             addresses: addresses.iter().map(|text| address(text).into()).collect(),
             backends: backends.iter().map(|text| backend(text)).collect(),
         };
+        let changes = || {
+            [
+                ServiceNames::of(&first, gone(&[], &[]), true),
+                ServiceNames::of(&second, gone(&[], &["10.240.0.1"]), false),
+                ServiceNames::of(&changed, gone(&[], &["10.240.0.2"]), false),
+                ServiceNames::of(&second, gone(&["10.9.0.1"], &["10.240.0.3"]), false),
+                ServiceNames::of(&first, gone(&[], &[]), false),
+            ]
+        };
         let mut names = Names::default();
-        names.take(ServiceNames::of(&first, gone(&[], &[]), true));
-        assert_eq!((names.services.len(), names.targets.len()), (1, 2));
-        names.take(ServiceNames::of(&second, gone(&[], &["10.240.0.1"]), false));
-        assert_eq!((names.services.len(), names.targets.len()), (1, 1), "port 81 is left");
-        names.take(ServiceNames::of(&changed, gone(&[], &["10.240.0.2"]), false));
-        let targets: Vec<&str> = names.targets.values().map(|name| &**name).collect();
-        assert_eq!(targets, ["10.240.0.3"]);
-        names.take(ServiceNames::of(&second, gone(&["10.9.0.1"], &["10.240.0.3"]), false));
-        assert!(names.services.is_empty() && names.targets.is_empty());
+        let mut seen = Vec::new();
+        for (index, change) in changes().into_iter().enumerate() {
+            names.take(change);
+            let targets: Vec<&str> = names.targets.values().map(|name| &**name).collect();
+            let found = (names.services.len(), targets.join(" "));
+            // However many of them are gathered before they are taken.
+            for gathered in 0..=index {
+                let (mut together, mut waiting) = (Names::default(), ServiceNames::default());
+                for (number, change) in changes().into_iter().take(index + 1).enumerate() {
+                    if number == gathered {
+                        together.take(std::mem::take(&mut waiting));
+                    }
+                    waiting.add(change);
+                }
+                together.take(waiting);
+                assert_eq!(together.services, names.services);
+                assert_eq!(together.targets, names.targets);
+            }
+            seen.push(found);
+        }
+        let both = (1, "10.240.0.1 10.240.0.2".to_owned());
+        let one = |text: &str| (1, text.to_owned());
+        let port_81 = one("10.240.0.2");
+        let none = (0, String::new());
+        assert_eq!(seen, [both.clone(), port_81, one("10.240.0.3"), none, both]);
     }
 }
