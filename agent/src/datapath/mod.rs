@@ -240,6 +240,8 @@ pub struct Datapath {
     pods: Mirror<Address, Pod>,
     routes: Mirror<RouteKey, Route>,
     attached: BTreeMap<IpAddr, u32>,
+    /// Pods that found no room, by their addresses.
+    refused: BTreeMap<IpAddr, String>,
     store: MapStore,
     services: ServiceWriter,
     departures: Departures,
@@ -309,6 +311,7 @@ impl Datapath {
             pods,
             routes,
             attached,
+            refused: BTreeMap::new(),
             store,
             services,
             departures,
@@ -338,6 +341,8 @@ impl Datapath {
                     .map_err(|source| OpenDatapathFailed::PinDirectory { path, source })?;
             }
         }
+        let Self { names, attached, .. } = self;
+        names.change(|names| names.pods.retain(|address, _| attached.contains_key(address)));
         Ok(())
     }
 
@@ -350,7 +355,10 @@ impl Datapath {
     pub fn attach_pod(&mut self, pod: &PodLink) -> Result<(), AttachPodFailed> {
         let (done, name) = (self.try_attach_pod(pod), format!("{}/{}", pod.namespace, pod.name));
         match &done {
-            Err(PodFailure::Write(error)) => self.condition.found_no_room(name, error),
+            Err(PodFailure::Write(error)) => {
+                self.refused.extend(pod.addresses.iter().map(|address| (*address, name.clone())));
+                self.condition.found_no_room(name, error);
+            }
             _ => self.condition.found_room(map::PODS, &name),
         }
         done.map_err(|source| AttachPodFailed {
@@ -372,6 +380,7 @@ impl Datapath {
         for address in stale {
             self.pods.delete(&address.into())?;
             self.attached.remove(&address);
+            self.names.change(|names| drop(names.pods.remove(&address)));
         }
         for address in &pod.addresses {
             let key = Address::from(*address);
@@ -409,6 +418,10 @@ impl Datapath {
     pub fn detach_pod(&mut self, addresses: &[IpAddr]) -> Result<(), DetachPodFailed> {
         let mut done = Ok(());
         for address in addresses {
+            // It needs no room any more.
+            if let Some(name) = self.refused.remove(address) {
+                self.condition.found_room(map::PODS, &name);
+            }
             let detached = self
                 .try_detach(*address)
                 .map_err(|source| DetachPodFailed { address: *address, source: Box::new(source) });
@@ -427,9 +440,7 @@ impl Datapath {
         }
         // Only now: what failed is tried again under the same number.
         self.attached.remove(&address);
-        self.names.change(|names| {
-            names.pods.remove(&address);
-        });
+        self.names.change(|names| drop(names.pods.remove(&address)));
         Ok(())
     }
 

@@ -151,7 +151,11 @@ fn a_pod_without_room_is_named_until_it_finds_some() {
         assert!(error.contains(word), "{word}: {error}");
     }
     assert!(full(&world.here.status(), "PODS").unwrap().refused.contains(&second_name));
+    // One that is deleted needs no room.
+    here.detach_pod(&second.addresses).unwrap();
+    assert_eq!(full(&world.here.status(), "PODS"), None);
     let _here = world.here.namespace.run(move || {
+        here.attach_pod(&second).unwrap_err();
         here.detach_pod(&[address]).unwrap();
         here.attach_pod(&second).unwrap();
         here
