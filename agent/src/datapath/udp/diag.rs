@@ -97,7 +97,7 @@ fn list(channel: &OwnedFd, found: &mut Vec<Found>) -> io::Result<()> {
             rest = next;
         }
     }
-    Ok(())
+    Err(io::Error::other("the kernel's list of sockets does not end"))
 }
 
 /// The kind and body of the first netlink message, and what comes after it.

@@ -9,8 +9,8 @@
 //!
 //! Guarantees: sockets that reached the same address without the service are left alone, and so are
 //! those of backends that only terminate and still serve. A socket whose holder is not found (its
-//! descriptor is under way in a message, say) is destroyed, so that its next call fails at once and
-//! the client connects anew. A service without ready backends is tried again until it has one.
+//! descriptor is under way in a message, say) or lets nobody near it is destroyed, so that its next
+//! call fails at once and the client connects anew. A service without ready backends is tried again until it has one.
 //! Not here: TCP, which notices by itself.
 
 mod departures;
@@ -20,13 +20,13 @@ mod holders;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bowline_ebpf_abi::{Address, Peer, map, size};
+use bowline_ebpf_abi::{Address, Peer, ServiceKey, map, size};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockaddrStorage;
 
@@ -42,18 +42,31 @@ const GATHER: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What a search came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Search {
     moved: usize,
     destroyed: usize,
-    /// Their service has nobody else yet.
-    waiting: usize,
+    /// Services that have nobody else yet.
+    waiting: BTreeSet<ServiceKey>,
+}
+
+/// What the thread is told: each departure once, however often it is told.
+#[derive(Debug, Default)]
+struct Told {
+    departed: BTreeSet<Departed>,
+    ended: bool,
+}
+
+type Cell = Arc<(Mutex<Told>, Condvar)>;
+
+fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread that moves sockets. Dropping it lets a search that is under way end.
 #[derive(Debug)]
 pub(super) struct UdpMover {
-    departed: Option<Sender<Vec<Departed>>>,
+    cell: Cell,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -61,25 +74,28 @@ impl UdpMover {
     /// For the processes below this cgroup2 directory.
     pub(super) fn start(pins: &Pins, cgroup: PathBuf) -> Result<Self, StartMoverFailed> {
         let peers = Table::open(&pins.maps, map::PEERS)?;
-        let (departed, queue) = channel();
+        let cell = Cell::default();
+        let theirs = cell.clone();
         let thread = std::thread::Builder::new()
             .name("datapath-udp".to_owned())
-            .spawn(move || move_departed(&queue, &peers, &cgroup))
+            .spawn(move || move_departed(&theirs, &peers, &cgroup))
             .map_err(StartMoverFailed::Thread)?;
-        Ok(Self { departed: Some(departed), thread: Some(thread) })
+        Ok(Self { cell, thread: Some(thread) })
     }
 
     /// These backends left these services.
     pub(super) fn tell(&self, departed: Vec<Departed>) {
-        if let Some(queue) = self.departed.as_ref().filter(|_| !departed.is_empty()) {
-            let _ = queue.send(departed);
+        if !departed.is_empty() {
+            lock(&self.cell.0).departed.extend(departed);
+            self.cell.1.notify_one();
         }
     }
 }
 
 impl Drop for UdpMover {
     fn drop(&mut self) {
-        self.departed.take();
+        lock(&self.cell.0).ended = true;
+        self.cell.1.notify_one();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -95,36 +111,47 @@ pub enum StartMoverFailed {
     Thread(io::Error),
 }
 
-fn move_departed(queue: &Receiver<Vec<Departed>>, peers: &Table<u32, Peer>, cgroup: &Path) {
+fn move_departed(cell: &Cell, peers: &Table<u32, Peer>, cgroup: &Path) {
     let mut departed: BTreeSet<Departed> = BTreeSet::new();
-    loop {
-        let more = if departed.is_empty() {
-            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            queue.recv_timeout(AGAIN)
-        };
-        match more {
-            Ok(first) => {
-                departed.extend(first);
-                std::thread::sleep(GATHER);
-                departed.extend(queue.try_iter().flatten());
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
+    let mut failing = false;
+    while let Some(more) = wait(cell, departed.is_empty()) {
+        departed.extend(more);
         match search(&departed, peers, cgroup) {
-            Ok(done) => {
-                if done.moved + done.destroyed > 0 {
-                    let Search { moved, destroyed, waiting } = done;
+            Ok(Search { moved, destroyed, waiting }) => {
+                failing = false;
+                if moved + destroyed > 0 {
+                    let waiting = waiting.len();
                     tracing::info!(moved, destroyed, waiting, "UDP sockets left dead backends");
                 }
-                if done.waiting == 0 {
-                    departed.clear();
-                }
+                departed.retain(|gone| waiting.contains(&gone.service));
             }
-            Err(error) => tracing::warn!(%error, "searching UDP sockets of dead backends"),
+            // One line when trouble begins.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(%error, "searching UDP sockets of dead backends, retrying");
+            }
+            Err(_) => {}
         }
     }
+}
+
+/// Waits for departures, or, unless nothing is left to do, until it is time to try again. None
+/// when it is time to end.
+fn wait(cell: &Cell, nothing_left: bool) -> Option<BTreeSet<Departed>> {
+    let (told, bell) = &**cell;
+    let idle = |told: &mut Told| told.departed.is_empty() && !told.ended;
+    let mut told = lock(told);
+    if nothing_left {
+        told = bell.wait_while(told, idle).unwrap_or_else(PoisonError::into_inner);
+    } else {
+        let waited = bell.wait_timeout_while(told, AGAIN, idle);
+        told = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+    if !told.departed.is_empty() {
+        let gathered = bell.wait_timeout_while(told, GATHER, |told| !told.ended);
+        told = gathered.unwrap_or_else(PoisonError::into_inner).0;
+    }
+    (!told.ended).then(|| std::mem::take(&mut told.departed))
 }
 
 fn search(
@@ -134,17 +161,16 @@ fn search(
 ) -> io::Result<Search> {
     let mut done = Search::default();
     let processes = Processes::below(cgroup)?;
-    for (path, members) in processes.namespaces() {
-        // A process may end at any time.
-        let Ok(namespace) = std::fs::File::open(path) else { continue };
+    for (namespace, members) in processes.namespaces() {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
         for socket in diag::connected_udp_sockets()? {
             let Some(service) = service_of(&socket, departed, peers) else { continue };
             let holder = members.iter().find_map(|process| process.socket(socket.inode));
             let holder = holder.or_else(|| processes.holder_of(socket.inode));
-            match holder.map(|holder| reconnect(&holder, &socket, service)) {
+            let duplicate = holder.and_then(|holder| holder.duplicate().ok());
+            match duplicate.map(|duplicate| reconnect(&duplicate, &socket, &service)) {
                 Some(Ok(())) => done.moved += 1,
-                Some(Err(error)) if refused(&error) => done.waiting += 1,
+                Some(Err(error)) if refused(&error) => drop(done.waiting.insert(service)),
                 _ => match diag::destroy(&socket) {
                     Ok(()) => done.destroyed += 1,
                     Err(error) => tracing::warn!(%error, ?socket, "destroying a UDP socket"),
@@ -160,7 +186,7 @@ fn service_of(
     socket: &Found,
     departed: &BTreeSet<Departed>,
     peers: &Table<u32, Peer>,
-) -> Option<SocketAddr> {
+) -> Option<ServiceKey> {
     let (address, port) = (Address::from(socket.remote.ip()), socket.remote.port());
     if !departed.iter().any(|gone| gone.backend.is(&address, port)) {
         return None;
@@ -168,24 +194,24 @@ fn service_of(
     let place = socket.cookie as u32 & (size::PEERS - 1);
     let peer = peers.get(&place).ok().flatten()?;
     let mine = peer.cookie == socket.cookie && peer.backend.same(&address);
-    let left = departed.iter().any(|gone| {
+    let left = departed.iter().find(|gone| {
         gone.service.address.same(&peer.name.address)
             && gone.service.port == peer.name.port
             && gone.backend.is(&peer.backend, peer.port.get())
     });
-    (mine && left).then(|| SocketAddr::new(peer.name.address.into(), peer.name.port.get()))
+    left.filter(|_| mine).map(|gone| gone.service)
 }
 
 /// Connects the socket to its service again: the hook of its own cgroup balances it anew.
-fn reconnect(holder: &holders::Descriptor, socket: &Found, service: SocketAddr) -> io::Result<()> {
-    let duplicate = holder.duplicate()?;
-    if nix::sys::stat::fstat(&duplicate)?.st_ino != u64::from(socket.inode) {
+fn reconnect(duplicate: &OwnedFd, socket: &Found, service: &ServiceKey) -> io::Result<()> {
+    if nix::sys::stat::fstat(duplicate)?.st_ino != u64::from(socket.inode) {
         return Err(io::Error::other("the descriptor became another socket's"));
     }
-    let service = match (socket.is_v6, service.ip()) {
-        (true, IpAddr::V4(v4)) => SocketAddr::new(v4.to_ipv6_mapped().into(), service.port()),
-        _ => service,
+    let address = match service.address.into() {
+        IpAddr::V4(v4) if socket.is_v6 => v4.to_ipv6_mapped().into(),
+        address => address,
     };
+    let service = SocketAddr::new(address, service.port.get());
     nix::sys::socket::connect(duplicate.as_raw_fd(), &SockaddrStorage::from(service))?;
     Ok(())
 }
