@@ -1,7 +1,7 @@
 //! The data plane as the other rooms of the agent see it: one, shared, behind a lock.
 //!
-//! Guarantees: calls are short system calls, but for those that program services, which may wait
-//! for numbers to become free and therefore run on a thread for blocking work.
+//! Guarantees: while the agent runs, whoever waits for it waits on a thread for blocking work:
+//! programming services may take long, and everybody else would wait for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -126,7 +126,8 @@ impl PodLinks for DataPlane {
 }
 
 impl NodeRoutes for DataPlane {
-    fn set_routes(&self, routes: &BTreeMap<Cidr, Hop>) -> Result<(), Refused> {
-        Ok(self.lock().set_routes(routes)?)
+    async fn set_routes(&self, routes: &BTreeMap<Cidr, Hop>) -> Result<(), Refused> {
+        let (this, routes) = (self.clone(), routes.clone());
+        Ok(tokio::task::spawn_blocking(move || this.lock().set_routes(&routes)).await??)
     }
 }

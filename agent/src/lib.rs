@@ -189,7 +189,7 @@ impl Agent {
             dns: ClusterDns { address: config.cluster_dns, domain: config.cluster_domain.clone() },
             insecure_registries: config.insecure_registries.clone(),
         };
-        let sandboxes = Arc::new(Arc::new(parts.sandboxes));
+        let sandboxes = Arc::new(parts.sandboxes);
         let manager = PodManager::start(pods, parts.runtime, sandboxes, parts.client).await?;
         let tls = server::tls(&parts.identity)?;
         let routes = log_router(manager.clone());

@@ -25,7 +25,10 @@ pub(crate) struct StepFailed {
 /// Who is told the ways to other nodes: the data plane.
 pub(crate) trait NodeRoutes: Send + Sync {
     /// Replaces all that was told before.
-    fn set_routes(&self, routes: &BTreeMap<Cidr, Hop>) -> Result<(), Refused>;
+    fn set_routes(
+        &self,
+        routes: &BTreeMap<Cidr, Hop>,
+    ) -> impl Future<Output = Result<(), Refused>> + Send;
 }
 
 /// Carries out the steps in their order.
@@ -33,7 +36,7 @@ pub(crate) async fn apply(
     steps: Vec<Step>,
     netlink: &Netlink,
     sandboxes: &PodNetwork,
-    data_plane: &dyn NodeRoutes,
+    data_plane: &impl NodeRoutes,
 ) -> Vec<StepFailed> {
     let mut failures = Vec::new();
     for step in steps {
@@ -49,7 +52,7 @@ async fn apply_one(
     step: &Step,
     netlink: &Netlink,
     sandboxes: &PodNetwork,
-    data_plane: &dyn NodeRoutes,
+    data_plane: &impl NodeRoutes,
 ) -> Result<(), Refused> {
     match step {
         Step::RemoveSandbox { uid } => sandboxes.remove_abandoned(uid).await?,
@@ -64,7 +67,7 @@ async fn apply_one(
         Step::PutNeighbour(neighbour) => netlink.put_neighbour(*neighbour).await?,
         Step::PutMasquerade(wanted) => wanted.write().await?,
         Step::PutRoute(route) => netlink.put_route(route).await?,
-        Step::SetDataPlaneRoutes(routes) => data_plane.set_routes(routes)?,
+        Step::SetDataPlaneRoutes(routes) => data_plane.set_routes(routes).await?,
     }
     Ok(())
 }

@@ -77,7 +77,8 @@ pub(crate) struct PodLink {
 /// Why the data plane refused.
 pub(crate) type Refused = Box<dyn std::error::Error + Send + Sync>;
 
-/// Who is told about pods' links: the data plane. Both calls can be repeated.
+/// Who is told about pods' links: the data plane. Both calls can be repeated, and may wait: they
+/// are made on threads for blocking work.
 pub(crate) trait PodLinks: Send + Sync + 'static {
     /// The link is up and routed; packets may use it from now on.
     fn attach(&self, link: &PodLink) -> Result<(), Refused>;

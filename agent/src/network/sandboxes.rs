@@ -13,7 +13,8 @@ use bowline_api::cidr::Cidr;
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
 use super::{
-    Addresses, Netlink, NetlinkRequestFailed, PodIdentity, PodLink, PodLinks, Sandbox, Uplink,
+    Addresses, Netlink, NetlinkRequestFailed, PodIdentity, PodLink, PodLinks, Refused, Sandbox,
+    Uplink,
     addresses::{AddressPool, RangeExhausted},
     namespaces::{self, NamespaceFailed},
     records::{Phase, Record, RecordFailed, Records},
@@ -275,8 +276,7 @@ impl PodNetwork {
             let record = self.inner.state().sandboxes.get(&link.uid).cloned();
             let found = self.inner.netlink.link(&link.link).await;
             if let (Some(record), Ok(Some(seen))) = (record, found) {
-                let attached =
-                    self.inner.pod_links.attach(&self.inner.pod_link(&record, seen.index));
+                let attached = self.inner.attach(self.inner.pod_link(&record, seen.index)).await;
                 failures.extend(
                     attached
                         .err()
@@ -421,10 +421,22 @@ impl Inner {
         let name = wiring::link_name(&record.uid);
         let (pod, node) = (record.addresses, self.uplink.addresses);
         let index = wiring::wire_node_side(&self.netlink, &name, pod, node, self.pod_mtu).await?;
-        let link = self.pod_link(record, index);
-        self.pod_links
-            .attach(&link)
+        self.attach(self.pod_link(record, index))
+            .await
             .map_err(|source| SetUpSandboxFailed::DataPlane { link: name, source })
+    }
+
+    async fn attach(&self, link: PodLink) -> Result<(), Refused> {
+        self.tell(move |links| links.attach(&link)).await
+    }
+
+    /// Speaks to the data plane on a thread that may wait: it may be busy with services.
+    async fn tell<F>(&self, what: F) -> Result<(), Refused>
+    where
+        F: FnOnce(&dyn PodLinks) -> Result<(), Refused> + Send + 'static,
+    {
+        let links = self.pod_links.clone();
+        tokio::task::spawn_blocking(move || what(&*links)).await?
     }
 
     fn pod_link(&self, record: &Record, index: u32) -> PodLink {
@@ -478,7 +490,8 @@ impl Inner {
         let found = self.netlink.link(&name).await;
         let index = found.as_ref().ok().and_then(Option::as_ref).map_or(0, |link| link.index);
         if let Some(record) = record {
-            let detached = self.pod_links.detach(&self.pod_link(record, index));
+            let link = self.pod_link(record, index);
+            let detached = self.tell(move |links| links.detach(&link)).await;
             causes.extend(
                 detached
                     .err()

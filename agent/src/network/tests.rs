@@ -35,12 +35,24 @@ const MTU: u32 = 1400;
 struct Links {
     attached: Mutex<BTreeMap<String, PodLink>>,
     refuse: Mutex<bool>,
+    busy: Mutex<Option<Busy>>,
+}
+
+/// A data plane that has other things to do first.
+#[derive(Debug)]
+struct Busy {
+    asked: tokio::sync::oneshot::Sender<()>,
+    free: std::sync::mpsc::Receiver<()>,
 }
 
 impl PodLinks for Links {
     fn attach(&self, link: &PodLink) -> Result<(), Refused> {
         if *self.refuse.lock().unwrap() {
             return Err("refused by the test".into());
+        }
+        if let Some(Busy { asked, free }) = self.busy.lock().unwrap().take() {
+            asked.send(()).unwrap();
+            free.recv_timeout(Duration::from_secs(5))?;
         }
         self.attached.lock().unwrap().insert(link.uid.clone(), link.clone());
         Ok(())
@@ -53,7 +65,7 @@ impl PodLinks for Links {
 }
 
 impl NodeRoutes for Links {
-    fn set_routes(&self, _: &BTreeMap<Cidr, Hop>) -> Result<(), Refused> {
+    async fn set_routes(&self, _: &BTreeMap<Cidr, Hop>) -> Result<(), Refused> {
         Ok(())
     }
 }
@@ -225,6 +237,27 @@ fn datagrams_arrive(from: &Sandbox, to: &Sandbox) -> bool {
 
 fn any(like: IpAddr) -> IpAddr {
     if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_busy_data_plane_keeps_nobody_else_waiting() {
+    on_a_node(async |node| {
+        node.converge().await;
+        let (asked, was_asked) = tokio::sync::oneshot::channel();
+        let (free, becomes_free) = std::sync::mpsc::channel();
+        *node.links.busy.lock().unwrap() = Some(Busy { asked, free: becomes_free });
+        // Both on the one thread of this runtime.
+        let pod = pod(1);
+        let others = async {
+            was_asked.await.unwrap();
+            free.send(())
+        };
+        let (set_up, served) = tokio::join!(node.network.set_up(&pod), others);
+        served.unwrap();
+        set_up.unwrap();
+        node
+    });
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! What a pod needs of the node's network, as a seam: the worker is tested without one.
 
-use std::sync::Arc;
-
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -15,7 +13,7 @@ pub(crate) trait Sandboxes: Send + Sync + 'static {
     fn list(&self) -> Vec<(String, Sandbox)>;
 }
 
-impl Sandboxes for Arc<PodNetwork> {
+impl Sandboxes for PodNetwork {
     fn set_up<'a>(&'a self, pod: &'a PodIdentity) -> BoxFuture<'a, Result<Sandbox, String>> {
         async move { PodNetwork::set_up(self, pod).await.map_err(|error| error.to_string()) }
             .boxed()
