@@ -77,7 +77,7 @@ pub(super) async fn start_container(
         pod_ips: grounded.sandbox.addresses,
     };
     let ((image, rootfs), env) =
-        tokio::try_join!(async { prepare_image(node, pod, container, &id).await }, async {
+        tokio::try_join!(async { prepare_image(node, pod, container, &key).await }, async {
             let env = resolve_env(pod, container, place, &source).await;
             env.map_err(|error| StartFailed::config(&error))
         },)?;
@@ -174,16 +174,16 @@ async fn prepare_image(
     node: &Node,
     pod: &Pod,
     container: &Container,
-    id: &str,
+    key: &ContainerKey,
 ) -> Result<(Arc<Image>, Rootfs), StartFailed> {
     let image = resolve(node, pod, container).await?;
-    match node.runtime.prepare_rootfs(id, &image.rootfs).await {
+    match node.runtime.prepare_rootfs(key, &image.id, &image.rootfs).await {
         Ok(rootfs) => Ok((image, rootfs)),
         Err(RuntimeCallFailed::NotFound(_)) => {
             // Somebody removed the image behind the agent's back.
             node.images.forget(&image);
             let image = resolve(node, pod, container).await?;
-            let rootfs = node.runtime.prepare_rootfs(id, &image.rootfs).await;
+            let rootfs = node.runtime.prepare_rootfs(key, &image.id, &image.rootfs).await;
             Ok((image, rootfs.map_err(|error| StartFailed::create(&error))?))
         }
         Err(error) => Err(StartFailed::create(&error)),

@@ -70,10 +70,12 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         manifest: &'a Blob,
     ) -> BoxFuture<'a, Result<(), RuntimeCallFailed>>;
 
-    /// Makes the writable root file system of a container from an image's.
+    /// Makes the writable root file system of a container from an image's. The container is listed
+    /// from then on.
     fn prepare_rootfs<'a>(
         &'a self,
-        id: &'a str,
+        key: &'a ContainerKey,
+        image_id: &'a str,
         rootfs: &'a str,
     ) -> BoxFuture<'a, Result<Rootfs, RuntimeCallFailed>>;
 
@@ -250,7 +252,8 @@ pub(crate) struct FoundContainer {
 /// State of a container found in the runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FoundState {
-    /// It was created, its process never started: a start was interrupted.
+    /// It was created, or its root file system was, and its process never started: a start was
+    /// interrupted.
     Created,
     Running,
     /// Its process ended and nobody has settled it.

@@ -1,11 +1,12 @@
 //! Containers and their tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as RuntimeInfo;
 use containerd_client::services::v1::snapshots::{
-    MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    Info as SnapshotInfo, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest,
 };
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
@@ -35,27 +36,27 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 impl Containerd {
     pub(super) async fn prepare_snapshot(
         &self,
-        id: &str,
+        key: &ContainerKey,
+        image_id: &str,
         rootfs: &str,
     ) -> Result<Rootfs, RuntimeCallFailed> {
+        let id = key.id();
+        // Until the container exists nothing else holds the snapshot, or says whose it is.
+        let root = ("containerd.io/gc.root".to_owned(), Timestamp::now().to_string());
+        let labels = key.to_labels(image_id).into_iter().chain([root]);
         let prepared = self
             .snapshots()
             .prepare(self.request(PrepareSnapshotRequest {
                 snapshotter: SNAPSHOTTER.to_owned(),
-                key: id.to_owned(),
+                key: id.clone(),
                 parent: rootfs.to_owned(),
-                // Until the container exists nothing else holds the snapshot.
-                labels: HashMap::from([(
-                    "containerd.io/gc.root".to_owned(),
-                    Timestamp::now().to_string(),
-                )]),
+                labels: labels.collect(),
             }))
             .await;
         let mounts = match prepared {
             Ok(answer) => answer.into_inner().mounts,
             Err(status) if status.code() == Code::AlreadyExists => {
-                let request =
-                    MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
+                let request = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id };
                 let answer = self.snapshots().mounts(self.request(request)).await;
                 answer.map_err(failed)?.into_inner().mounts
             }
@@ -241,13 +242,32 @@ impl Containerd {
         // The list names a task by its own id; `container_id` is empty in some releases.
         let tasks: HashMap<String, Process> =
             tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
-        Ok(containers
+        let mut all: Vec<FoundContainer> = containers
             .into_iter()
             .filter_map(|container| {
                 let task = tasks.get(&container.id);
                 found(container, task)
             })
-            .collect())
+            .collect();
+        let prepared = self.list_prepared().await?;
+        let known: HashSet<String> = all.iter().map(|found| found.id.clone()).collect();
+        all.extend(prepared.into_iter().filter(|found| !known.contains(&found.id)));
+        Ok(all)
+    }
+
+    /// Containers of which there is a root file system, made or not.
+    async fn list_prepared(&self) -> Result<Vec<FoundContainer>, RuntimeCallFailed> {
+        let list = ListSnapshotsRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            filters: vec![ours_filter()],
+        };
+        let listed = self.snapshots().list(self.request(list)).await;
+        let mut parts = listed.map_err(failed)?.into_inner();
+        let mut all = Vec::new();
+        while let Some(part) = parts.message().await.map_err(failed)? {
+            all.extend(part.info.into_iter().filter_map(prepared));
+        }
+        Ok(all)
     }
 }
 
@@ -269,6 +289,19 @@ fn found(container: Container, task: Option<&Process>) -> Option<FoundContainer>
     };
     let created_at = timestamp(container.created_at).unwrap_or_else(Timestamp::now);
     Some(FoundContainer { id: container.id, key, image_id, created_at, state })
+}
+
+fn prepared(snapshot: SnapshotInfo) -> Option<FoundContainer> {
+    let labels: Labels = snapshot.labels.into_iter().collect();
+    let (key, image_id) = ContainerKey::from_labels(&labels)?;
+    let created_at = timestamp(snapshot.created_at).unwrap_or_else(Timestamp::now);
+    Some(FoundContainer {
+        id: snapshot.name,
+        key,
+        image_id,
+        created_at,
+        state: FoundState::Created,
+    })
 }
 
 fn exit(status: u32, at: Option<prost_types::Timestamp>) -> Exit {

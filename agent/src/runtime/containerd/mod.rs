@@ -25,8 +25,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::{
-    Blob, Ended, ExecOutcome, Exit, FoundContainer, Layer, NewContainer, PullScope, Rootfs,
-    Runtime, RuntimeCallFailed, StoreBlobFailed, StoredImage,
+    Blob, ContainerKey, Ended, ExecOutcome, Exit, FoundContainer, Layer, NewContainer, PullScope,
+    Rootfs, Runtime, RuntimeCallFailed, StoreBlobFailed, StoredImage,
 };
 
 mod containers;
@@ -256,10 +256,11 @@ impl Runtime for Containerd {
 
     fn prepare_rootfs<'a>(
         &'a self,
-        id: &'a str,
+        key: &'a ContainerKey,
+        image_id: &'a str,
         rootfs: &'a str,
     ) -> BoxFuture<'a, Result<Rootfs, RuntimeCallFailed>> {
-        self.prepare_snapshot(id, rootfs).boxed()
+        self.prepare_snapshot(key, image_id, rootfs).boxed()
     }
 
     fn start<'a>(
