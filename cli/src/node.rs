@@ -120,6 +120,13 @@ struct DnsArgs {
     /// DNS connections over TCP at one time
     #[arg(long, value_name = "COUNT", default_value_t = DnsOptions::default().tcp_clients)]
     dns_tcp_clients: usize,
+    /// DNS questions of one client in a second; more are dropped
+    #[arg(long, value_name = "COUNT", default_value_t = DnsOptions::default().client_rate)]
+    dns_client_rate: usize,
+    /// DNS connections over TCP, and questions that wait for other servers, of one client at one
+    /// time
+    #[arg(long, value_name = "COUNT", default_value_t = DnsOptions::default().client_places)]
+    dns_client_places: usize,
     /// Seconds after which a silent DNS connection is closed
     #[arg(long, value_name = "SECONDS", default_value_t = DnsOptions::default().tcp_idle.as_secs())]
     dns_tcp_idle: u64,
@@ -133,6 +140,8 @@ impl DnsArgs {
             cache_size: self.dns_cache_size,
             forwards: self.dns_forwards,
             tcp_clients: self.dns_tcp_clients,
+            client_rate: self.dns_client_rate,
+            client_places: self.dns_client_places,
             tcp_idle: Duration::from_secs(self.dns_tcp_idle.max(1)),
         }
     }

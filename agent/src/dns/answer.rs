@@ -3,7 +3,10 @@
 //! Guarantees: an answer from memory is given at once, without waiting for anything; names of the
 //! cluster are never forwarded, and are never denied before all services are known.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
@@ -13,7 +16,8 @@ use hickory_resolver::net::NetError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    figures::{DnsFigures, Figures, InUse, add},
+    clients::{Clients, Kind, Place},
+    figures::{DnsFigures, Figures, InUse, Limit, add},
     forward::{Forwarder, Told},
     lookup::{Answer, Zone, alias},
     message::{Received, Reply, Transport, Why},
@@ -35,6 +39,7 @@ pub(super) struct Answerer {
     /// Places for TCP connections.
     pub(super) tcp_clients: Arc<Semaphore>,
     tcp_clients_most: usize,
+    pub(super) clients: Arc<Clients>,
     pub(super) figures: Figures,
 }
 
@@ -55,7 +60,7 @@ pub(super) struct Pending {
     /// The aliases that lead to `query`.
     aliases: Vec<Record>,
     query: Query,
-    _place: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, Place),
 }
 
 impl Answerer {
@@ -74,12 +79,13 @@ impl Answerer {
             forwards_most: forwards,
             tcp_clients: Arc::new(Semaphore::new(tcp_clients)),
             tcp_clients_most: tcp_clients,
-            figures: Figures::new(forwards, tcp_clients),
+            clients: Clients::new(options.client_rate, options.client_places),
+            figures: Figures::new(options),
         })
     }
 
     /// Answers, or says what to wait for.
-    pub(super) fn answer(&self, bytes: &[u8], transport: Transport) -> Outcome {
+    pub(super) fn answer(&self, bytes: &[u8], transport: Transport, client: IpAddr) -> Outcome {
         match Received::read(bytes, transport) {
             Received::Ignored => {
                 add(&self.figures.ignored);
@@ -92,14 +98,14 @@ impl Answerer {
             Received::Question(mut reply, query) => {
                 self.count(transport);
                 reply.message.metadata.recursion_available = self.forwarder.is_any();
-                self.answer_question(*reply, query)
+                self.answer_question(*reply, query, client)
             }
         }
     }
 
     /// Asks upstream servers, and answers with what they say.
     pub(super) async fn finish(&self, pending: Pending) -> Option<Vec<u8>> {
-        let Pending { mut reply, aliases, query, _place } = pending;
+        let Pending { mut reply, aliases, query, _places } = pending;
         match self.forwarder.ask(&query).await {
             Some(told) => tell(&mut reply, aliases, told),
             None => {
@@ -123,7 +129,7 @@ impl Answerer {
         self.figures.read(&in_use, self.forwarder.counts())
     }
 
-    fn answer_question(&self, mut reply: Reply, query: Query) -> Outcome {
+    fn answer_question(&self, mut reply: Reply, query: Query, client: IpAddr) -> Outcome {
         let zone = Zone { domain: &self.domain, services: &self.watched.services };
         let wanted = query.query_type();
         let mut aliases = Vec::new();
@@ -160,7 +166,7 @@ impl Answerer {
                 Answer::NotOurs => {
                     let mut query = query;
                     query.set_name(name);
-                    return self.answer_for_others(reply, aliases, query);
+                    return self.answer_for_others(reply, aliases, query, client);
                 }
             }
         }
@@ -187,7 +193,13 @@ impl Answerer {
         self.send(reply)
     }
 
-    fn answer_for_others(&self, mut reply: Reply, aliases: Vec<Record>, query: Query) -> Outcome {
+    fn answer_for_others(
+        &self,
+        mut reply: Reply,
+        aliases: Vec<Record>,
+        query: Query,
+        client: IpAddr,
+    ) -> Outcome {
         if query.query_type() == RecordType::ANY {
             reply.answer_any(&query);
             return self.send(reply);
@@ -205,13 +217,24 @@ impl Answerer {
             tell(&mut reply, aliases, told);
             return self.send(reply);
         }
-        let Ok(place) = self.forwards.clone().try_acquire_owned() else {
-            self.figures.forwards.refuse();
-            reply.fail(ResponseCode::ServFail, Why::Other, &self.figures.forwards.reason());
-            return self.send(reply);
+        let places = match self.places(client) {
+            Ok(places) => places,
+            Err(limit) => {
+                limit.refuse(client);
+                reply.fail(ResponseCode::ServFail, Why::Other, &limit.reason());
+                return self.send(reply);
+            }
         };
         add(&self.figures.cache_misses);
-        Outcome::Ask(Box::new(Pending { reply, aliases, query, _place: place }))
+        Outcome::Ask(Box::new(Pending { reply, aliases, query, _places: places }))
+    }
+
+    /// A place for a question to upstream servers, or the limit that stands in the way.
+    fn places(&self, client: IpAddr) -> Result<(OwnedSemaphorePermit, Place), &Limit> {
+        let own = self.clients.place(client, Kind::Forward);
+        let own = own.ok_or(&self.figures.client_forwards)?;
+        let place = self.forwards.clone().try_acquire_owned();
+        Ok((place.map_err(|_| &self.figures.forwards)?, own))
     }
 
     fn count(&self, transport: Transport) {

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     path::Path,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -14,6 +15,8 @@ use hickory_proto::op::ResponseCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+use super::options::DnsOptions;
 
 /// The file below the agent's run directory.
 pub(crate) const DNS_FIGURES_FILE: &str = "dns.json";
@@ -74,8 +77,9 @@ impl DnsFigures {
 /// A limit with its flag, for those who run into it.
 #[derive(Debug)]
 pub(super) struct Limit {
-    /// What there is so much of.
+    /// What there is so much of, and in which time.
     what: &'static str,
+    when: &'static str,
     flag: &'static str,
     most: u64,
     /// How often somebody was turned away.
@@ -86,9 +90,15 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn new(what: &'static str, flag: &'static str, most: usize) -> Self {
+    pub(super) fn new(
+        what: &'static str,
+        when: &'static str,
+        flag: &'static str,
+        most: usize,
+    ) -> Self {
         Self {
             what,
+            when,
             flag,
             most: most as u64,
             refused: AtomicU64::new(0),
@@ -98,7 +108,7 @@ impl Limit {
     }
 
     /// Counts one that was turned away, and says so now and then.
-    pub(super) fn refuse(&self) {
+    pub(super) fn refuse(&self, client: IpAddr) {
         self.refused.fetch_add(1, Relaxed);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let now = millis(self.started.elapsed());
@@ -106,26 +116,29 @@ impl Limit {
         let next = now + millis(LOG_PAUSE);
         let mine = self.quiet_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
         if now >= until && mine {
-            let (what, limit, flag) = (self.what, self.most, self.flag);
-            tracing::warn!(limit, "DNS: too many {what} at one time, more are refused; see {flag}");
+            let (what, when, limit, flag) = (self.what, self.when, self.most, self.flag);
+            tracing::warn!(limit, %client, "DNS: too many {what} {when}, more refused; see {flag}");
         }
     }
 
     /// What clients that are told about it read.
     pub(super) fn reason(&self) -> String {
-        format!("more than {} {} at one time, see {}", self.most, self.what, self.flag)
+        format!("more than {} {} {}, see {}", self.most, self.what, self.when, self.flag)
     }
 
-    /// `now` of it are in use.
-    fn counts(&self, now: u64) -> [DnsCount; 2] {
-        let count = |name: String, count| DnsCount {
-            name,
-            count,
-            limit: Some(self.most),
-            flag: Some(self.flag.to_owned()),
-        };
-        let refused = count(format!("{} refused", self.what), self.refused.load(Relaxed));
-        [count(format!("{} now", self.what), now), refused]
+    /// How many are in use now.
+    fn now(&self, now: usize) -> DnsCount {
+        self.count("now", now as u64)
+    }
+
+    /// How many were turned away.
+    fn refused(&self) -> DnsCount {
+        self.count("refused", self.refused.load(Relaxed))
+    }
+
+    fn count(&self, which: &str, count: u64) -> DnsCount {
+        let name = format!("{} {which}", self.what);
+        DnsCount { name, count, limit: Some(self.most), flag: Some(self.flag.to_owned()) }
     }
 }
 
@@ -143,6 +156,9 @@ pub(super) struct Figures {
     pub(super) idle_closed: AtomicU64,
     pub(super) forwards: Limit,
     pub(super) tcp_clients: Limit,
+    pub(super) client_rate: Limit,
+    pub(super) client_forwards: Limit,
+    pub(super) client_connections: Limit,
     since: Timestamp,
 }
 
@@ -153,7 +169,11 @@ pub(super) struct InUse {
 }
 
 impl Figures {
-    pub(super) fn new(forwards: usize, tcp_clients: usize) -> Self {
+    pub(super) fn new(options: &DnsOptions) -> Self {
+        let (at_once, places) = ("at one time", options.client_places);
+        let (forwards, connections) = ("questions to upstream servers", "TCP connections");
+        let of_one =
+            ["questions to upstream servers of one client", "TCP connections of one client"];
         Self {
             datagrams: AtomicU64::default(),
             streams: AtomicU64::default(),
@@ -163,8 +183,16 @@ impl Figures {
             cache_hits: AtomicU64::default(),
             cache_misses: AtomicU64::default(),
             idle_closed: AtomicU64::default(),
-            forwards: Limit::new("questions to upstream servers", "--dns-forwards", forwards),
-            tcp_clients: Limit::new("TCP connections", "--dns-tcp-clients", tcp_clients),
+            forwards: Limit::new(forwards, at_once, "--dns-forwards", options.forwards),
+            tcp_clients: Limit::new(connections, at_once, "--dns-tcp-clients", options.tcp_clients),
+            client_rate: Limit::new(
+                "questions of one client",
+                "in a second",
+                "--dns-client-rate",
+                options.client_rate,
+            ),
+            client_forwards: Limit::new(of_one[0], at_once, "--dns-client-places", places),
+            client_connections: Limit::new(of_one[1], at_once, "--dns-client-places", places),
             since: Timestamp::now(),
         }
     }
@@ -193,8 +221,10 @@ impl Figures {
             of("cache hits", &self.cache_hits),
             of("cache misses, forwarded", &self.cache_misses),
         ]);
-        counts.extend(self.forwards.counts(in_use.forwards as u64));
-        counts.extend(self.tcp_clients.counts(in_use.tcp_clients as u64));
+        counts.extend([self.forwards.now(in_use.forwards), self.forwards.refused()]);
+        counts.extend([self.tcp_clients.now(in_use.tcp_clients), self.tcp_clients.refused()]);
+        let of_one = [&self.client_rate, &self.client_forwards, &self.client_connections];
+        counts.extend(of_one.map(Limit::refused));
         counts.push(of("TCP connections closed as idle", &self.idle_closed));
         counts.extend(upstream);
         DnsFigures { since: self.since, written: Timestamp::now(), counts }

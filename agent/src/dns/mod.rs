@@ -4,9 +4,11 @@
 //! they are never forwarded. Other names go to the servers that were configured, if any, and are
 //! refused otherwise. An answer that does not fit into a datagram says so and is given whole over
 //! TCP, where questions may follow each other without waiting (RFC 7766). Work is bounded: each
-//! limit has a flag, and who is turned away by one is counted. Not here: DNSSEC, zone transfers.
+//! limit has a flag, and who is turned away by one is counted; no client takes what others need.
+//! Not here: DNSSEC, zone transfers.
 
 mod answer;
+mod clients;
 mod figures;
 mod forward;
 mod lookup;
@@ -18,14 +20,13 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::OwnedSemaphorePermit,
     time::timeout,
 };
 use tokio_util::{
@@ -39,6 +40,7 @@ pub use options::{DnsOptions, DnsUpstream, InvalidDnsOption, StubDomain};
 
 use crate::watch::Watched;
 use answer::{Answerer, Outcome};
+use clients::Kind;
 use figures::add;
 use message::Transport;
 
@@ -122,7 +124,11 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, answerer: Arc<Answerer>) {
     loop {
         // Errors of a datagram socket are about one client (ICMP): never about the socket.
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
-        match answerer.answer(&buffer[..length], Transport::Datagram) {
+        if !answerer.clients.may_ask(client.ip(), Instant::now()) {
+            answerer.figures.client_rate.refuse(client.ip());
+            continue;
+        }
+        match answerer.answer(&buffer[..length], Transport::Datagram, client.ip()) {
             Outcome::Answer(bytes) => drop(socket.send_to(&bytes, client).await),
             Outcome::Drop => {}
             Outcome::Ask(pending) => {
@@ -139,22 +145,32 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, answerer: Arc<Answerer>) {
 
 async fn serve_streams(listener: TcpListener, dns: Dns) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, client)) = listener.accept().await else {
             // Out of file descriptors: wait for some to be closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = dns.answerer.tcp_clients.clone().try_acquire_owned() else {
-            dns.answerer.figures.tcp_clients.refuse();
+        let client = client.ip();
+        let figures = &dns.answerer.figures;
+        let Some(own) = dns.answerer.clients.place(client, Kind::Connection) else {
+            figures.client_connections.refuse(client);
             continue;
         };
-        tokio::spawn(serve_stream(stream, dns.clone(), place));
+        let Ok(place) = dns.answerer.tcp_clients.clone().try_acquire_owned() else {
+            figures.tcp_clients.refuse(client);
+            continue;
+        };
+        let dns = dns.clone();
+        tokio::spawn(async move {
+            serve_stream(stream, dns, client).await;
+            drop((place, own));
+        });
     }
 }
 
 /// Answers the questions of one client, each as soon as it can be, until the client goes, is
 /// silent for too long, or does not read its answers.
-async fn serve_stream(stream: TcpStream, dns: Dns, _place: OwnedSemaphorePermit) {
+async fn serve_stream(stream: TcpStream, dns: Dns, client: IpAddr) {
     let Dns { answerer, tcp_idle } = dns;
     let mut frames: Framed<TcpStream, LengthDelimitedCodec> =
         LengthDelimitedCodec::builder().length_field_type::<u16>().new_framed(stream);
@@ -164,13 +180,16 @@ async fn serve_stream(stream: TcpStream, dns: Dns, _place: OwnedSemaphorePermit)
             Some(answer) = waiting.next() => answer,
             question = timeout(tcp_idle, frames.next()), if waiting.len() < PIPELINE => {
                 match question {
-                    Ok(Some(Ok(question))) => match ask(&answerer, &question) {
-                        Answered::Now(answer) => answer,
-                        Answered::Later(answer) => {
-                            waiting.push(answer);
-                            continue;
+                    Ok(Some(Ok(question))) => {
+                        let_pass(&answerer, client).await;
+                        match ask(&answerer, &question, client) {
+                            Answered::Now(answer) => answer,
+                            Answered::Later(answer) => {
+                                waiting.push(answer);
+                                continue;
+                            }
                         }
-                    },
+                    }
                     Ok(_) => return,
                     // It waits for an answer, which is not silence.
                     Err(_) if !waiting.is_empty() => continue,
@@ -185,14 +204,21 @@ async fn serve_stream(stream: TcpStream, dns: Dns, _place: OwnedSemaphorePermit)
     }
 }
 
+/// Waits until the client may ask one more question: over a stream, none is lost.
+async fn let_pass(answerer: &Answerer, client: IpAddr) {
+    while !answerer.clients.may_ask(client, Instant::now()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// An answer, or none at all, now or later.
 enum Answered<'a> {
     Now(Option<Vec<u8>>),
     Later(BoxFuture<'a, Option<Vec<u8>>>),
 }
 
-fn ask<'a>(answerer: &'a Answerer, question: &BytesMut) -> Answered<'a> {
-    match answerer.answer(question, Transport::Stream) {
+fn ask<'a>(answerer: &'a Answerer, question: &BytesMut, client: IpAddr) -> Answered<'a> {
+    match answerer.answer(question, Transport::Stream, client) {
         Outcome::Answer(bytes) => Answered::Now(Some(bytes)),
         Outcome::Drop => Answered::Now(None),
         Outcome::Ask(pending) => Answered::Later(answerer.finish(*pending).boxed()),

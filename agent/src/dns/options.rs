@@ -29,6 +29,11 @@ pub struct DnsOptions {
     pub forwards: usize,
     /// `--dns-tcp-clients`: TCP connections at one time.
     pub tcp_clients: usize,
+    /// `--dns-client-rate`: questions of one client in a second.
+    pub client_rate: usize,
+    /// `--dns-client-places`: TCP connections of one client, and questions of one client that
+    /// wait for upstream servers, at one time.
+    pub client_places: usize,
     /// `--dns-tcp-idle`: how long a TCP client may be silent.
     pub tcp_idle: Duration,
 }
@@ -41,6 +46,8 @@ impl Default for DnsOptions {
             cache_size: 4096,
             forwards: 512,
             tcp_clients: 256,
+            client_rate: 10_000,
+            client_places: 64,
             tcp_idle: Duration::from_secs(10),
         }
     }

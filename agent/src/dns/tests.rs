@@ -13,7 +13,10 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{api::ObjectMeta, runtime::watcher::Event};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 
 use super::*;
 
@@ -596,6 +599,54 @@ async fn limits_turn_away_and_say_so() {
 }
 
 #[tokio::test]
+async fn one_client_does_not_starve_another() {
+    let slow = |query: &Query, message: &mut Message| address(query, message, 60);
+    let upstream = Upstream::start(Duration::from_millis(500), slow).await;
+    let options = DnsOptions { client_rate: 20, client_places: 1, ..upstream.options() };
+    let server = Running::start(options).await;
+    let (greedy, modest) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let at = server.address;
+    let ask = async |client: Ipv4Addr, name: &str| {
+        let socket = UdpSocket::bind((client, 0)).await.unwrap();
+        socket.send_to(&question(name, RecordType::A, true), at).await.unwrap();
+        let mut buffer = [0; 4096];
+        let received = timeout(Duration::from_millis(900), socket.recv(&mut buffer)).await;
+        received.ok().map(|length| Message::from_vec(&buffer[..length.unwrap()]).unwrap())
+    };
+    let (first, second, other) = tokio::join!(
+        ask(greedy, "a.example.com."),
+        ask(greedy, "b.example.com."),
+        ask(modest, "c.example.com."),
+    );
+    let (first, second, other) = (first.unwrap(), second.unwrap(), other.unwrap());
+    assert_eq!(first.answers.len() + second.answers.len(), 1);
+    let refused = if first.answers.is_empty() { first } else { second };
+    assert!(reason(&refused).contains("--dns-client-places"), "{}", reason(&refused));
+    assert_eq!(other.answers.len(), 1);
+    assert_eq!(server.count("questions to upstream servers of one client refused"), 1);
+
+    let name = "one.default.svc.cluster.local.";
+    let flood = UdpSocket::bind((greedy, 0)).await.unwrap();
+    for _ in 0..100 {
+        flood.send_to(&question(name, RecordType::A, true), at).await.unwrap();
+    }
+    assert_eq!(ask(modest, name).await.unwrap().answers.len(), 1);
+    let dropped = server.count("questions of one client refused");
+    assert!((60..100).contains(&dropped), "{dropped} of 100 questions were dropped");
+
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind((greedy, 0).into()).unwrap();
+    let held = held.connect(at).await.unwrap();
+    let more = TcpSocket::new_v4().unwrap();
+    more.bind((greedy, 0).into()).unwrap();
+    assert!(more.connect(at).await.unwrap().read_u8().await.is_err(), "the second is closed");
+    assert_eq!(server.count("TCP connections of one client refused"), 1);
+    let asked = question(name, RecordType::A, true);
+    assert_eq!(server.stream(&asked).await.answers.len(), 1);
+    drop(held);
+}
+
+#[tokio::test]
 async fn counts_are_in_a_file() {
     let server = Running::start(DnsOptions::default()).await;
     server.name("one.default.svc.cluster.local.", RecordType::A).await;
@@ -704,7 +755,8 @@ proptest! {
             };
         }
         for transport in [Transport::Datagram, Transport::Stream] {
-            match ANSWERER.with(|answerer| answerer.answer(&bytes, transport)) {
+            let client = Ipv4Addr::LOCALHOST.into();
+            match ANSWERER.with(|answerer| answerer.answer(&bytes, transport, client)) {
                 Outcome::Drop => prop_assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0),
                 Outcome::Answer(answer) => {
                     let read = Message::from_vec(&answer).unwrap();
