@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -19,6 +19,13 @@ use crate::{
 
 /// The address on `lo` at which every agent answers DNS for its own node.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
+
+/// The same for IPv6, where pods have such addresses: unique local (RFC 4193), because a link-local
+/// one is of no use without the name of its link.
+pub const DNS_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6f77, 0x6c69, 0x6e65, 0, 0, 0, 0x10);
+
+/// The port of the DNS server.
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// The port of the agent's HTTPS server.
 pub const AGENT_PORT: u16 = 10250;

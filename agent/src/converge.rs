@@ -18,7 +18,7 @@ use crate::{
     data_plane::DataPlane,
     network::{Netlink, PodNetwork, Reach, TUNNEL_LINK, Uplink},
     observe,
-    plan::network::{Step, Told, desired, plan, settings},
+    plan::network::{Step, Told, desired, own_ranges, plan, settings},
     pods::PodManager,
     report::Health,
     runtime::Runtime,
@@ -148,6 +148,17 @@ impl NodeNetwork {
         match wanted.own_ranges {
             Some(_) => Ok(true),
             None => Err(NO_RANGE.to_owned()),
+        }
+    }
+}
+
+/// Waits until the pods of this node have addresses of both families.
+pub(crate) async fn dual_stack(watched: Arc<Watched>, node_name: String) {
+    let mut nodes = watched.nodes.changes();
+    let ranges = || watched.nodes.get("", &node_name).and_then(|node| own_ranges(&node));
+    while ranges().is_none_or(|ranges| ranges.v6.is_none()) {
+        if nodes.changed().await.is_err() {
+            return;
         }
     }
 }

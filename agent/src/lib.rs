@@ -39,7 +39,8 @@ use anyhow::{Context, anyhow};
 use tokio::{net::TcpListener, sync::watch as signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use config::{AGENT_PORT, Config, DEFAULT_VXLAN_PORT, DNS_ADDRESS, Routing};
+use config::DNS_PORT;
+pub use config::{AGENT_PORT, Config, DEFAULT_VXLAN_PORT, DNS_ADDRESS, DNS_ADDRESS_V6, Routing};
 pub use remove::{RemoveStateFailed, remove_node_state};
 
 use converge::NodeNetwork;
@@ -53,9 +54,6 @@ use pods::{ClusterDns, PodManager, PodsConfig, log_router};
 use report::{Facts, Health, Reporter};
 use runtime::{Containerd, ContainerdConfig, Runtime};
 use watch::{Checkpoint, Watched, checkpoint};
-
-/// The port of the DNS server.
-const DNS_PORT: u16 = 53;
 
 /// The pause between attempts to open the DNS server's sockets.
 const DNS_PAUSE: Duration = Duration::from_millis(100);
@@ -142,7 +140,9 @@ impl Agent {
         let (config, identity) = (parts.config.clone(), parts.identity.clone());
         self.spawn(|stop| join::renew(config, addresses.v4, identity, stop));
         let dns = Dns::new(&parts.config.cluster_domain, watched.clone(), &parts.config.dns)?;
-        self.spawn_dns(&dns, DNS_ADDRESS.into());
+        self.spawn_dns(&dns, DNS_ADDRESS.into(), async {});
+        let dual_stack = converge::dual_stack(watched.clone(), parts.config.node_name.clone());
+        self.spawn_dns(&dns, DNS_ADDRESS_V6.into(), dual_stack);
         let run_dir = parts.config.run_dir.clone();
         self.spawn(|stop| async move { dns.keep_figures(&run_dir, stop).await });
         let data_plane = parts.data_plane.clone();
@@ -204,10 +204,19 @@ impl Agent {
         Ok(())
     }
 
-    /// Answers DNS for as long as the agent runs, once the node network has the address for it.
-    fn spawn_dns(&self, dns: &Dns, address: IpAddr) {
+    /// Answers DNS for as long as the agent runs, once it is `wanted` and the node network has the
+    /// address for it.
+    fn spawn_dns(
+        &self,
+        dns: &Dns,
+        address: IpAddr,
+        wanted: impl Future<Output = ()> + Send + 'static,
+    ) {
         let dns = dns.clone();
         self.spawn(|stop| async move {
+            if stop.run_until_cancelled(wanted).await.is_none() {
+                return;
+            }
             for attempt in 0_u32.. {
                 match DnsServer::bind(dns.clone(), address, DNS_PORT).await {
                     Ok(server) => return server.serve(stop).await,

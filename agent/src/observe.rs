@@ -2,10 +2,10 @@
 //!
 //! Reads only. What the node network is made of is read anew each time: nothing here remembers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
-    config::DNS_ADDRESS,
+    config::{DNS_ADDRESS, DNS_ADDRESS_V6},
     network::{
         Masquerade, Netlink, NetlinkRequestFailed, PodNetwork, masquerade::NftFailed, sysctl,
     },
@@ -38,7 +38,9 @@ pub(crate) async fn network(
         .iter()
         .filter_map(|setting| Some((setting.name.clone(), sysctl::read(&setting.name)?)))
         .collect();
-    let dns_address = addresses.iter().any(|seen| seen.address == DNS_ADDRESS);
+    let dns: [IpAddr; 2] = [DNS_ADDRESS.into(), DNS_ADDRESS_V6.into()];
+    let dns_addresses =
+        addresses.iter().map(|seen| seen.address).filter(|it| dns.contains(it)).collect();
     let masquerade = if rules { Masquerade::read().await? } else { None };
     let abandoned = sandboxes.abandoned();
     let data_plane = told;
@@ -46,7 +48,7 @@ pub(crate) async fn network(
         links,
         routes,
         neighbours,
-        dns_address,
+        dns_addresses,
         settings,
         masquerade,
         abandoned,

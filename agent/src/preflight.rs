@@ -15,7 +15,7 @@ use nix::sys::{
 };
 
 use crate::{
-    config::{Config, DNS_ADDRESS},
+    config::{Config, DNS_ADDRESS, DNS_ADDRESS_V6},
     datapath::missing_features,
     dns::InvalidDnsOption,
     network::masquerade,
@@ -56,7 +56,7 @@ pub(crate) enum PreflightFailed {
 /// Checks everything that can be checked without making anything.
 pub(crate) fn check(config: &Config) -> Result<(), PreflightFailed> {
     check_name(&config.node_name)?;
-    let own = [DNS_ADDRESS.into(), config.cluster_dns.into()];
+    let own = [DNS_ADDRESS.into(), DNS_ADDRESS_V6.into(), config.cluster_dns.into()];
     config.dns.check(&own, &config.cluster_domain)?;
     for (option, value) in
         [("--node-cpu", &config.node_cpu), ("--node-memory", &config.node_memory)]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, DNS_ADDRESS},
+    config::{Config, DNS_ADDRESS, DNS_ADDRESS_V6},
     data_plane::NAMES_FILE,
     dns::DNS_FIGURES_FILE,
     network::{
@@ -120,7 +120,10 @@ async fn remove_links_and_routes(
     }
     failures
         .extend(masquerade::remove().await.err().map(|e| RemoveStateFailed::Kernel(e.to_string())));
-    netlink.remove_address(LOOPBACK, DNS_ADDRESS).await
+    netlink.remove_address(LOOPBACK, DNS_ADDRESS).await?;
+    // Where IPv6 is off, there is nothing to be asked about it either.
+    let six = netlink.addresses().await?.iter().any(|seen| seen.address == DNS_ADDRESS_V6);
+    if six { netlink.remove_address(LOOPBACK, DNS_ADDRESS_V6).await } else { Ok(()) }
 }
 
 fn remove_tree(path: &Path) -> Result<(), RemoveStateFailed> {

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use bowline_api::cidr::Cidr;
 
 use crate::{
-    config::DNS_ADDRESS,
     datapath::Hop,
     network::{LOOPBACK, Netlink, PodNetwork, Refused, masquerade, sysctl},
     plan::network::Step,
@@ -61,7 +60,7 @@ async fn apply_one(
         Step::RemoveNeighbour(neighbour) => netlink.remove_neighbour(*neighbour).await?,
         Step::RemoveMasquerade => masquerade::remove().await?,
         Step::Set { name, value } => sysctl::write(name, value)?,
-        Step::AddDnsAddress => netlink.add_address(LOOPBACK, DNS_ADDRESS, true).await?,
+        Step::AddDnsAddress(address) => netlink.add_address(LOOPBACK, *address, true).await?,
         Step::MakeTunnel(tunnel) => tunnel.make(netlink).await?,
         Step::RestoreLink { uid } => sandboxes.restore_link(uid).await?,
         Step::PutNeighbour(neighbour) => netlink.put_neighbour(*neighbour).await?,

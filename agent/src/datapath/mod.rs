@@ -29,7 +29,7 @@ mod udp;
 mod verify;
 
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
-pub use crate::plan::services::{NODE_DNS, Place, ServiceChanges, ServiceTable, service_table};
+pub use crate::plan::services::{Place, ServiceChanges, ServiceTable, service_table};
 pub use bowline_api::cidr::Cidr;
 pub use condition::FullMap;
 pub use diff::{ApiObjects, Difference, differences};

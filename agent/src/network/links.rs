@@ -13,7 +13,7 @@ use std::{
 use futures::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo},
     link::{InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
@@ -238,7 +238,7 @@ impl Netlink {
         Ok(addresses.iter().filter_map(address_seen).collect())
     }
 
-    /// Adds an address of one host to a link; an IPv6 address is used at once. `host_scope`: never
+    /// Adds an address of one host to a link; an IPv6 address is used at once. `host_scope`: not
     /// chosen as the source of packets that leave the node.
     pub(crate) async fn add_address(
         &self,
@@ -255,6 +255,13 @@ impl Netlink {
         }
         if address.is_ipv6() {
             header.flags |= AddressHeaderFlags::Nodad;
+        }
+        if address.is_ipv6() && host_scope {
+            // The kernel gives IPv6 addresses their scope itself: a deprecated one is passed over
+            // (RFC 6724 section 5, rule 3).
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetime));
         }
         ignore(request.execute().await, &[Errno::EEXIST])
             .map_err(failed(|| format!("adding address {address} to link {link}")))

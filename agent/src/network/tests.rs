@@ -387,7 +387,7 @@ fn what_somebody_removed_by_hand_is_repaired() {
         }
         assert!(datagrams_arrive(&one, &two));
         node.netlink.remove_address(LOOPBACK, crate::DNS_ADDRESS).await.unwrap();
-        assert_eq!(node.converge().await, [Step::AddDnsAddress]);
+        assert_eq!(node.converge().await, [Step::AddDnsAddress(crate::DNS_ADDRESS.into())]);
         assert_eq!(node.converge().await, []);
         node
     });

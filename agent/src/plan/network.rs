@@ -5,7 +5,7 @@
 
 mod nodes;
 
-pub(crate) use nodes::desired;
+pub(crate) use nodes::{desired, own_ranges};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +16,7 @@ use std::{
 use bowline_api::cidr::Cidr;
 
 use crate::{
+    config::{DNS_ADDRESS, DNS_ADDRESS_V6},
     datapath::Hop,
     network::{
         LinkSeen, Masquerade, Neighbour, Ranges, Reach, Route, SandboxLink, TUNNEL_LINK, Tunnel,
@@ -79,8 +80,8 @@ pub(crate) struct Observed {
     /// Routes of ours.
     pub(crate) routes: BTreeSet<Route>,
     pub(crate) neighbours: BTreeSet<Neighbour>,
-    /// The DNS address is on `lo`.
-    pub(crate) dns_address: bool,
+    /// The addresses of `lo` that are the DNS server's.
+    pub(crate) dns_addresses: BTreeSet<IpAddr>,
     /// Values of [`settings`], by name.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) masquerade: Option<Masquerade>,
@@ -106,7 +107,7 @@ pub(crate) enum Step {
         name: String,
         value: &'static str,
     },
-    AddDnsAddress,
+    AddDnsAddress(IpAddr),
     /// Make the tunnel device, or make it right.
     MakeTunnel(Tunnel),
     /// Make a sandbox's link, its neighbour entries and its routes anew, or complete them.
@@ -132,7 +133,7 @@ impl fmt::Display for Step {
             }
             Self::RemoveMasquerade => write!(f, "remove the masquerading rule"),
             Self::Set { name, value } => write!(f, "set {}={value}", name.replace('/', ".")),
-            Self::AddDnsAddress => write!(f, "add the DNS address"),
+            Self::AddDnsAddress(address) => write!(f, "add the DNS address {address}"),
             Self::MakeTunnel(_) => write!(f, "make the tunnel device {TUNNEL_LINK}"),
             Self::RestoreLink { uid } => write!(f, "restore the link of sandbox {uid}"),
             Self::PutNeighbour((link, address, _)) => {
@@ -201,9 +202,8 @@ fn node_steps(desired: &Desired, observed: &Observed, tunnel: Option<&LinkSeen>)
             steps.push(Step::Set { name: setting.name, value: setting.value });
         }
     }
-    if !observed.dns_address {
-        steps.push(Step::AddDnsAddress);
-    }
+    let missing = desired.dns_addresses().filter(|it| !observed.dns_addresses.contains(it));
+    steps.extend(missing.map(Step::AddDnsAddress));
     let wanted = desired.reach.tunnel;
     let unfit = wanted.filter(|wanted| !tunnel.is_some_and(|seen| wanted.is(seen)));
     steps.extend(unfit.map(Step::MakeTunnel));
@@ -218,6 +218,12 @@ fn is_stray(desired: &Desired, link: &LinkSeen) -> bool {
 }
 
 impl Desired {
+    /// Where this node answers DNS.
+    pub(crate) fn dns_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.has_ipv6().then_some(DNS_ADDRESS_V6);
+        std::iter::once(DNS_ADDRESS.into()).chain(v6.map(IpAddr::V6))
+    }
+
     /// Whether pods have IPv6 addresses.
     pub(crate) fn has_ipv6(&self) -> bool {
         self.own_ranges.is_some_and(|ranges| ranges.v6.is_some())

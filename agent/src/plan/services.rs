@@ -13,20 +13,18 @@ pub(crate) mod claims;
 mod endpoints;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_ebpf_abi::{Address, ServiceKey, U16Be, protocol};
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::config::{DNS_ADDRESS, DNS_ADDRESS_V6, DNS_PORT};
 use crate::watch::{Shared, Slice};
 pub use claims::ServiceChanges;
 use claims::Wanted;
 use endpoints::{Backends, Wish};
-
-/// The DNS server of each node, on an address of its own loopback device.
-pub const NODE_DNS: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 20, 10), 53);
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
@@ -214,10 +212,8 @@ where
         for port in spec.ports.iter().flatten() {
             let Some(key) = service_key(address, port) else { continue };
             let mut lingering = Vec::new();
-            let backends = if is_node_dns && address.is_ipv4() {
-                let (address, port) = NODE_DNS;
-                let dns = BackendAddress { address: address.into(), port: U16Be::new(port) };
-                BTreeMap::from([(dns, None)])
+            let backends = if is_node_dns {
+                BTreeMap::from([(node_dns(address), None)])
             } else {
                 let wish = Wish { address, port, only_local, place };
                 let backends = wish.backends(slices.clone().into_iter());
@@ -236,6 +232,15 @@ where
         }
     }
     wanted
+}
+
+/// The DNS server of the node itself, at its address of the same family as `like`.
+fn node_dns(like: IpAddr) -> BackendAddress {
+    let address: IpAddr = match like {
+        IpAddr::V4(_) => DNS_ADDRESS.into(),
+        IpAddr::V6(_) => DNS_ADDRESS_V6.into(),
+    };
+    BackendAddress { address: address.into(), port: U16Be::new(DNS_PORT) }
 }
 
 /// The virtual addresses; headless services have none.

@@ -1,13 +1,14 @@
 //! The objects that every cluster has from the start.
 //!
 //! The system's namespaces, the `kubernetes` service with the server's own address behind it, and
-//! the `kube-dns` service, whose one backend each node is for itself. What is already there is left
-//! alone, but for the server's address, which may have changed.
+//! the `kube-dns` service, whose one backend each node is for itself, in both families where the
+//! cluster has them. What is already there is left alone, but for the server's address, which may
+//! have changed.
 
 use crate::admission::SYSTEM_NAMESPACES;
 use crate::auth::User;
 use crate::objects::{Caller, Objects, Part, Place};
-use bowline_api::cidr::Cidr;
+use bowline_api::cidr::{Cidr, DualStackCidr};
 use bowline_api::object;
 use bowline_api::resource::find;
 use bowline_api::status::Status;
@@ -48,19 +49,20 @@ fn nth(range: Cidr, index: u64) -> Result<String, BootstrapFailed> {
 
 pub(crate) async fn run(
     objects: &Objects,
-    range: Cidr,
+    ranges: DualStackCidr,
     advertise: SocketAddr,
 ) -> Result<(), BootstrapFailed> {
     for name in SYSTEM_NAMESPACES {
         ensure(objects, "namespaces", "", json!({ "metadata": { "name": name } })).await?;
     }
-    let kubernetes = nth(range, KUBERNETES_INDEX)?;
-    let dns = nth(range, DNS_INDEX)?;
+    let kubernetes = nth(ranges.v4, KUBERNETES_INDEX)?;
+    let dns: Vec<String> =
+        ranges.ranges().map(|range| nth(range, DNS_INDEX)).collect::<Result<_, _>>()?;
     let stored =
         ensure(objects, "services", "default", kubernetes_service(&kubernetes, advertise)).await?;
     check_address("default/kubernetes", &stored, &kubernetes)?;
     let stored = ensure(objects, "services", "kube-system", dns_service(&dns)).await?;
-    check_address("kube-system/kube-dns", &stored, &dns)?;
+    check_address("kube-system/kube-dns", &stored, &dns[0])?;
     put(objects, "endpoints", "default", endpoints(advertise)).await?;
     put(objects, "endpointslices", "default", endpoint_slice(advertise)).await
 }
@@ -139,12 +141,14 @@ fn kubernetes_service(address: &str, advertise: SocketAddr) -> Value {
     })
 }
 
-fn dns_service(address: &str) -> Value {
+fn dns_service(addresses: &[String]) -> Value {
     json!({
         "metadata": { "name": "kube-dns", "labels": { "k8s-app": "kube-dns" } },
         "spec": {
             "type": "ClusterIP",
-            "clusterIP": address,
+            "clusterIP": addresses[0],
+            "clusterIPs": addresses,
+            "ipFamilyPolicy": "PreferDualStack",
             "ports": [
                 { "name": "dns", "port": 53, "protocol": "UDP" },
                 { "name": "dns-tcp", "port": 53, "protocol": "TCP" },

@@ -131,7 +131,7 @@ impl ApiServer {
         let admission =
             admission::Admission::new(caches.clone(), config.service_cidr, toleration_seconds);
         let objects = objects::Objects::new(store, caches.clone(), admission);
-        bootstrap::run(&objects, config.service_cidr.v4, config.advertise).await?;
+        bootstrap::run(&objects, config.service_cidr, config.advertise).await?;
 
         let agents = http::AgentClient::new(authority.agent_tls()?);
         let authorizer = Box::new(BuiltIn::new(caches.clone()));

@@ -76,7 +76,8 @@ fn ranges(node: &Node) -> impl Iterator<Item = Cidr> {
     one.into_iter().chain(many).filter_map(|text| text.parse().ok())
 }
 
-fn own_ranges(node: &Node) -> Option<Ranges> {
+/// The ranges of a node's pods, once it has one of IPv4.
+pub(crate) fn own_ranges(node: &Node) -> Option<Ranges> {
     let v4 = ranges(node).find(|range| !range.is_ipv6())?;
     Some(Ranges { v4, v6: ranges(node).find(|range| range.is_ipv6()) })
 }

@@ -109,7 +109,7 @@ fn as_it_should_be() -> Observed {
         links: vec![pod_link()],
         routes: [to_node2(), unreachable("10.240.1.0/24"), pod_route()].into(),
         neighbours: pod_neighbours(7, POD.into()).collect(),
-        dns_address: true,
+        dns_addresses: [DNS_ADDRESS.into()].into(),
         settings: values("1", "0"),
         masquerade: None,
         abandoned: BTreeSet::new(),
@@ -133,7 +133,7 @@ fn an_empty_node_gets_everything_and_additions_only() {
         [
             Step::Set { name: "net/ipv4/ip_forward".to_owned(), value: "1" },
             Step::Set { name: "net/ipv4/conf/all/rp_filter".to_owned(), value: "2" },
-            Step::AddDnsAddress,
+            Step::AddDnsAddress(DNS_ADDRESS.into()),
             Step::PutRoute(unreachable("10.240.1.0/24")),
             Step::PutRoute(to_node2()),
             Step::SetDataPlaneRoutes(wanted.remote.clone()),
@@ -197,7 +197,11 @@ fn one_deviation_one_repair() {
             Box::new(|o| o.abandoned.extend(["u2".to_owned()])),
             vec![Step::RemoveSandbox { uid: "u2".to_owned() }],
         ),
-        ("DNS address removed", Box::new(|o| o.dns_address = false), vec![Step::AddDnsAddress]),
+        (
+            "DNS address removed",
+            Box::new(|o| o.dns_addresses.clear()),
+            vec![Step::AddDnsAddress(DNS_ADDRESS.into())],
+        ),
         (
             "forwarding switched off",
             Box::new(|o| o.settings = values("0", "2")),
@@ -235,7 +239,7 @@ fn removals_come_first() {
     observed.abandoned.insert("u2".to_owned());
     observed.routes.insert(Route { destination: range("10.240.9.0/24"), ..to_node2() });
     observed.routes.remove(&to_node2());
-    observed.dns_address = false;
+    observed.dns_addresses.clear();
     let steps = plan(&two_nodes_and_a_pod(), &observed);
     let is_removal = |step: &Step| {
         matches!(step, Step::RemoveSandbox { .. } | Step::RemoveLink(_) | Step::RemoveRoute(_))
@@ -311,7 +315,8 @@ fn a_tunnel_comes_with_its_neighbours_and_routes() {
     let reach = reach(Routing::Tunnel);
     let nodes = &dual_stack_nodes()[..2];
     let wanted = desired(nodes, "node1", &uplink(), reach, false, Vec::new());
-    let mut observed = Observed { dns_address: true, ..Default::default() };
+    let dns_addresses = [DNS_ADDRESS.into(), DNS_ADDRESS_V6.into()].into();
+    let mut observed = Observed { dns_addresses, ..Default::default() };
     let device = reach.tunnel.unwrap();
     let first = plan(&wanted, &observed);
     assert!(first.contains(&Step::MakeTunnel(device)), "{first:?}");

@@ -118,12 +118,17 @@ fn local_traffic_policy_keeps_to_the_node() {
 fn cluster_dns_is_answered_by_the_node_itself() {
     let dns = service(&json!({
         "metadata": {"namespace": "kube-system", "name": "kube-dns"},
-        "spec": {"clusterIP": "10.9.0.10", "clusterIPs": ["10.9.0.10"], "ports": [
+        "spec": {"clusterIP": "10.9.0.10", "clusterIPs": ["10.9.0.10", "fd00:9::a"], "ports": [
             {"name": "dns", "port": 53, "protocol": "UDP"},
             {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]}}));
     assert_eq!(
         table_of(&dns, &[]),
-        ["10.9.0.10:53/6 -> 169.254.20.10:53", "10.9.0.10:53/17 -> 169.254.20.10:53"]
+        [
+            "10.9.0.10:53/6 -> 169.254.20.10:53",
+            "10.9.0.10:53/17 -> 169.254.20.10:53",
+            "fd00:9::a:53/6 -> fd62:6f77:6c69:6e65::10:53",
+            "fd00:9::a:53/17 -> fd62:6f77:6c69:6e65::10:53",
+        ]
     );
 }
 

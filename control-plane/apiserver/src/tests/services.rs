@@ -164,6 +164,9 @@ async fn families_and_policies_of_a_dual_stack_cluster() {
         assert_eq!(made["spec"]["ipFamilyPolicy"], policy, "{spec}");
         assert_eq!(families(&made), expected, "{spec}");
     }
+    let dns = "/api/v1/namespaces/kube-system/services/kube-dns";
+    let dns = call("GET", dns).send(&server).await.expect(200);
+    assert_eq!(dns["spec"]["clusterIPs"], json!(["10.9.0.10", "fd00:10:9::a"]));
     let taken = create(&server, "t", json!({ "clusterIP": "fd00:10:9::78" })).await;
     assert_eq!(taken.failure(), (422, "Invalid"));
     // Whoever writes the endpoints of a service without selector says their families.
