@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod command;
 pub mod echo;
 pub mod first_light;
+pub mod guest;
 pub mod image;
 pub mod kubectl;
 pub mod load;
@@ -26,6 +27,7 @@ pub mod rules;
 
 pub use cluster::{Cluster, Wishes};
 pub use echo::EchoStage;
+pub use guest::Guest;
 pub use load::{Load, LoadReport};
 pub use node::Node;
 pub use place::Place;

@@ -10,6 +10,7 @@ use bowline_ebpf_abi::{Address, Backend, Service, ServiceKey, U16Be, map, protoc
 
 const KEY: usize = size_of::<ServiceKey>();
 const VALUE: usize = size_of::<Service>();
+const ADDRESS: usize = size_of::<Address>();
 
 /// The pins of one node.
 pub struct Maps {
@@ -33,17 +34,45 @@ impl Maps {
     }
 }
 
+/// What a node's maps hold of services, as bytes. A service that is written anew has other slots,
+/// whatever else stays the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    services: BTreeMap<[u8; KEY], [u8; VALUE]>,
+    backends: BTreeMap<usize, [u8; size_of::<Backend>()]>,
+}
+
+impl Dump {
+    /// Takes the TCP and UDP entries of an address out; how many there were.
+    pub fn take_service(&mut self, address: Ipv4Addr) -> usize {
+        let before = self.services.len();
+        let wanted = &key(address, 0)[..ADDRESS];
+        self.services.retain(|key, _| key[..ADDRESS] != *wanted);
+        before - self.services.len()
+    }
+}
+
 impl Maps {
-    /// How many entries of BACKENDS take connections.
-    pub fn active_backends(&self) -> Result<usize> {
+    /// Everything that matters to a connection.
+    pub fn dump(&self) -> Result<Dump> {
+        let backends = self.backends()?.into_iter().enumerate();
+        let backends = backends.filter(|(_, entry)| entry.iter().any(|byte| *byte != 0)).collect();
+        Ok(Dump { services: self.services()?.dump()?, backends })
+    }
+
+    fn backends(&self) -> Result<Vec<[u8; size_of::<Backend>()]>> {
         let path = self.pins.join(map::BACKENDS);
         let data = MapData::from_pin(&path)
             .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
         let backends: Array<MapData, [u8; size_of::<Backend>()]> =
             Array::try_from(Map::Array(data))?;
+        Ok(backends.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// How many entries of BACKENDS take connections.
+    pub fn active_backends(&self) -> Result<usize> {
         let at = std::mem::offset_of!(Backend, state);
-        let active = |entry: &[u8; size_of::<Backend>()]| entry[at] == state::ACTIVE;
-        Ok(backends.iter().flatten().filter(active).count())
+        Ok(self.backends()?.iter().filter(|entry| entry[at] == state::ACTIVE).count())
     }
 }
 

@@ -121,6 +121,11 @@ impl Node {
         start(command, &self.log())
     }
 
+    /// What lives as long as the node is up.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("nodes").join(&self.name).join("run")
+    }
+
     /// The agent's log.
     pub fn log(&self) -> PathBuf {
         self.dir.join("logs").join(format!("{}.log", self.name))
@@ -234,6 +239,25 @@ pub(crate) fn kill_and_wait(pid: u32) -> Result<()> {
 fn has_ended(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+}
+
+/// A process that sleeps until this value is dropped.
+pub struct Paused(Pid);
+
+impl Paused {
+    /// Stops it with a signal that it cannot ignore.
+    pub fn pause(pid: u32) -> Result<Self> {
+        let pid = Pid::from_raw(i32::try_from(pid)?);
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have been killed.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
 }
 
 /// What a process holds in memory, in bytes.

@@ -8,14 +8,13 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_tests::api::{Api, address, node_of, uid};
+use bowline_tests::api::{Api, address, node_of};
 use bowline_tests::command::{finish, output};
-use bowline_tests::{Cluster, Place, Wishes};
+use bowline_tests::node::Paused;
+use bowline_tests::{Cluster, Guest, Place, Wishes};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::PostParams;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -127,24 +126,6 @@ impl Drop for Others {
     }
 }
 
-/// A process that sleeps until this value is dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn stop(pid: u32) -> Result<Self> {
-        let pid = Pid::from_raw(i32::try_from(pid)?);
-        kill(pid, Signal::SIGSTOP)?;
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // It may have been killed.
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
-}
-
 /// The cluster with its services, and the places where programs ask.
 struct Stage {
     // Ends before the cluster does.
@@ -152,10 +133,7 @@ struct Stage {
     cluster: Cluster,
     client: Pod,
     servers: Vec<Pod>,
-    /// The pod's network and cgroup with the machine's programs.
-    pod: Place,
-    /// The pod's own resolv.conf.
-    resolv_conf: tempfile::NamedTempFile,
+    pod: Guest,
 }
 
 impl Stage {
@@ -170,16 +148,12 @@ impl Stage {
             api.endpoints("peers", 2, PATIENCE).await?;
             let mut clients = api.ready_pods("app=client", 1, PATIENCE).await?;
             let client = clients.pop().context("no client")?;
-            let node = cluster.node(&node_of(&client))?;
-            let resolv_conf = tempfile::NamedTempFile::new()?;
-            let inside = node.pod_file(&uid(&client), "/etc/resolv.conf")?;
-            fs::write(resolv_conf.path(), fs::read(inside)?)?;
-            let pod = node.pod_network_in_cgroup(&uid(&client))?;
-            Ok((servers, client, resolv_conf, pod))
+            let pod = Guest::of(&cluster, &client)?;
+            Ok((servers, client, pod))
         };
         let made: Result<_> = made.await;
-        let (servers, client, resolv_conf, pod) = made.map_err(|error| cluster.with_logs(error))?;
-        let stage = Self { others, cluster, client, servers, pod, resolv_conf };
+        let (servers, client, pod) = made.map_err(|error| cluster.with_logs(error))?;
+        let stage = Self { others, cluster, client, servers, pod };
         stage.wait_for_dns()?;
         Ok(stage)
     }
@@ -193,7 +167,7 @@ impl Stage {
         let end = Instant::now() + PATIENCE;
         for name in ["db-0.db", "late.unready", "peers", "outside"] {
             let name = format!("{name}.default.svc.cluster.local");
-            while dig(&self.pod, &[&name, "A"])?.records.is_empty() {
+            while dig(self.pod.place(), &[&name, "A"])?.records.is_empty() {
                 ensure!(Instant::now() < end, "{name} is not known after a minute");
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -258,7 +232,7 @@ impl Stage {
             ),
         ];
         for (place, transport) in
-            [(&self.pod, "+notcp"), (&self.pod, "+tcp"), (&self.node()?, "+notcp")]
+            [(self.pod.place(), "+notcp"), (self.pod.place(), "+tcp"), (&self.node()?, "+notcp")]
         {
             for (name, kind, status, records) in &table {
                 let answer = dig(place, &[name, kind, transport])?;
@@ -290,27 +264,27 @@ impl Stage {
             (&[echo, "+bufsize=4096"], "udp: 1232"),
             (&["cluster.local", "AXFR", "+noall", "+comments"], "Transfer failed"),
         ] {
-            let text = dig(&self.pod, flags)?.text;
+            let text = dig(self.pod.place(), flags)?.text;
             ensure!(text.contains(expected), "{flags:?}: no {expected} in {text}");
         }
-        let cut = dig(&self.pod, &["many.example.com", "+ignore", "+noedns"])?;
+        let cut = dig(self.pod.place(), &["many.example.com", "+ignore", "+noedns"])?;
         ensure!(cut.text.contains("flags: qr tc"), "{cut:?}");
         ensure!((1..120).contains(&cut.records.len()), "{} records", cut.records.len());
-        let whole = dig(&self.pod, &["many.example.com"])?;
+        let whole = dig(self.pod.place(), &["many.example.com"])?;
         ensure!(whole.text.contains("Truncated, retrying in TCP mode"), "{whole:?}");
         ensure!(whole.records.len() == 120, "{} records", whole.records.len());
-        let kept = dig(&self.pod, &["+tcp", "+keepopen", echo, "many.example.com"])?;
+        let kept = dig(self.pod.place(), &["+tcp", "+keepopen", echo, "many.example.com"])?;
         ensure!(kept.records.len() == 121, "{} records over one connection", kept.records.len());
         Ok(())
     }
 
     /// glibc's getaddrinfo and getnameinfo, with the pod's own resolv.conf: search path and ndots.
     fn resolvers(&self) -> Result<()> {
-        let text = fs::read_to_string(self.resolv_conf.path())?;
+        let text = self.pod.resolv_conf()?;
         let search = "search default.svc.cluster.local svc.cluster.local cluster.local";
         ensure!(text.starts_with(&format!("nameserver {CLUSTER_DNS}\n{search}")), "{text}");
         ensure!(text.contains("ndots:5"), "{text}");
-        for place in [&self.pod, &self.node()?] {
+        for place in [self.pod.place(), &self.node()?] {
             for (database, name, expected) in [
                 ("ahosts", "echo", "10.9.8.9"),
                 ("ahosts", "echo.default", "10.9.8.9"),
@@ -336,9 +310,7 @@ impl Stage {
     }
 
     fn getent(&self, place: &Place, database: &str, name: &str) -> Result<String> {
-        let mut command = place.command("unshare");
-        let script = "mount --bind \"$0\" /etc/resolv.conf && exec getent \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(self.resolv_conf.path());
+        let mut command = self.pod.command_at(place, "getent");
         Ok(String::from_utf8(finish(command.args([database, name]))?.stdout)?)
     }
 
@@ -355,12 +327,12 @@ impl Stage {
         let before = self.others.asked(53, own)?;
         let fresh = "fresh.example.com";
         for _ in 0..3 {
-            let gone = dig(&self.pod, &[fresh, "A"])?;
+            let gone = dig(self.pod.place(), &[fresh, "A"])?;
             ensure!(gone.status == "NXDOMAIN", "{gone:?}");
         }
-        let first = dig(&self.pod, &["www.example.com", "A"])?;
+        let first = dig(self.pod.place(), &["www.example.com", "A"])?;
         std::thread::sleep(Duration::from_millis(1100));
-        let second = dig(&self.pod, &["www.example.com", "A"])?;
+        let second = dig(self.pod.place(), &["www.example.com", "A"])?;
         ensure!(second.ttl()? < first.ttl()?, "{first:?} {second:?}");
         ensure!(second.ttl()? <= 60, "{second:?}");
         let asked = self.others.asked(53, own)?;
@@ -417,9 +389,9 @@ impl Stage {
         let memory = node.agent_memory()?;
         println!("agent: {memory:?}");
         let echo = "echo.default.svc.cluster.local";
-        let stopped = Stopped::stop(self.cluster.server_pid()?)?;
+        let stopped = Paused::pause(self.cluster.server_pid()?)?;
         for name in [echo, "peers.default.svc.cluster.local", "www.example.com"] {
-            let answer = dig(&self.pod, &[name, "A"])?;
+            let answer = dig(self.pod.place(), &[name, "A"])?;
             ensure!(!answer.records.is_empty(), "{name}: {answer:?}");
         }
         node.kill_agent()?;
@@ -435,13 +407,13 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(200));
         };
         ensure!(others.status == "NOERROR", "{others:?}");
-        let ours = dig(&self.pod, &[echo, "A"])?;
+        let ours = dig(self.pod.place(), &[echo, "A"])?;
         let remembered = ours.records.contains("10.9.8.9");
         ensure!(remembered || ours.status == "SERVFAIL", "{ours:?}");
         println!("a new agent without the API: {} for {echo}", ours.status);
         drop(stopped);
         let end = Instant::now() + PATIENCE;
-        while !dig(&self.pod, &[echo, "A"])?.records.contains("10.9.8.9") {
+        while !dig(self.pod.place(), &[echo, "A"])?.records.contains("10.9.8.9") {
             ensure!(Instant::now() < end, "no answer after the API came back");
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -1,10 +1,13 @@
 //! End-to-end tests on real clusters, a module a feature. They need root and containerd;
 //! `cargo xtask test` runs them, each in a process of its own.
 
+mod api_away;
 mod api_errors;
 mod bad_input;
 mod churn;
 mod cleanup;
+mod clients;
+mod crashes;
 mod datapath;
 mod dns;
 mod durability;

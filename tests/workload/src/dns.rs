@@ -1,7 +1,7 @@
 //! A resolver of its own, because a static binary cannot load the system's: reads
 //! `/etc/resolv.conf`, follows its search list, and asks over UDP.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -22,8 +22,12 @@ struct Config {
 /// An answer: the response code and the addresses.
 struct Answer {
     code: u8,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
 }
+
+/// The record types of addresses (RFC 1035, RFC 3596).
+const A: u8 = 1;
+const AAAA: u8 = 28;
 
 /// Resolve a name as a program in the pod would.
 pub(crate) fn run(options: &Options) -> Result<Value, String> {
@@ -34,10 +38,11 @@ pub(crate) fn run(options: &Options) -> Result<Value, String> {
     let server = config.servers.first().ok_or("/etc/resolv.conf names no server")?;
     let server: SocketAddr =
         format!("{server}:53").parse().map_err(|error| format!("{server}: {error}"))?;
+    let kind = if options.or("family", 4)? == 6 { AAAA } else { A };
     let start = Instant::now();
     let mut tried = Vec::new();
     for candidate in candidates(name, &config) {
-        let answer = ask(server, &candidate)?;
+        let answer = ask(server, &candidate, kind)?;
         tried.push(candidate);
         if answer.code != NAME_ERROR {
             return Ok(json!({
@@ -90,12 +95,12 @@ fn candidates(name: &str, config: &Config) -> Vec<String> {
     names
 }
 
-fn ask(server: SocketAddr, name: &str) -> Result<Answer, String> {
+fn ask(server: SocketAddr, name: &str, kind: u8) -> Result<Answer, String> {
     let exchange = || {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(server)?;
-        socket.send(&query(name))?;
+        socket.send(&query(name, kind))?;
         let mut buffer = [0; 4096];
         let length = socket.recv(&mut buffer)?;
         Ok(buffer[..length].to_vec())
@@ -105,14 +110,14 @@ fn ask(server: SocketAddr, name: &str) -> Result<Answer, String> {
     parse_answer(&reply).ok_or_else(|| format!("{server} about {name}: a malformed answer"))
 }
 
-/// A query for the IPv4 addresses of `name`, recursion desired.
-fn query(name: &str) -> Vec<u8> {
+/// A query for the addresses of `name`, recursion desired.
+fn query(name: &str, kind: u8) -> Vec<u8> {
     let mut packet = vec![0xb0, 0x11, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         packet.push(u8::try_from(label.len()).unwrap_or(63));
         packet.extend(label.bytes());
     }
-    packet.extend([0, 0, 1, 0, 1]);
+    packet.extend([0, 0, kind, 0, 1]);
     packet
 }
 
@@ -128,8 +133,10 @@ fn parse_answer(packet: &[u8]) -> Option<Answer> {
         at = skip_name(packet, at)?;
         let (kind, length) = (number(at)?, usize::from(number(at + 8)?));
         let data = packet.get(at + 10..at + 10 + length)?;
-        if let (1, &[a, b, c, d]) = (kind, data) {
-            addresses.push(Ipv4Addr::new(a, b, c, d));
+        if kind == u16::from(A) {
+            addresses.push(IpAddr::from(<[u8; 4]>::try_from(data).ok()?));
+        } else if kind == u16::from(AAAA) {
+            addresses.push(IpAddr::from(<[u8; 16]>::try_from(data).ok()?));
         }
         at += 10 + length;
     }
@@ -149,7 +156,7 @@ fn skip_name(packet: &[u8], from: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{candidates, parse_answer, parse_config, query};
+    use super::{A, AAAA, candidates, parse_answer, parse_config, query};
 
     const POD: &str = "nameserver 10.9.0.10\nsearch a.svc.cluster.local svc.cluster.local\n\
                        options ndots:5\n";
@@ -176,7 +183,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_from_an_answer_with_compressed_names() {
-        let mut packet = query("a.b");
+        let mut packet = query("a.b", A);
         packet[2..4].copy_from_slice(&[0x85, 0x80]);
         packet[7] = 2;
         for last in [7, 8] {
@@ -186,8 +193,15 @@ mod tests {
         assert_eq!(answer.code, 0);
         assert_eq!(
             answer.addresses,
-            ["10.9.8.7", "10.9.8.8"].map(|a| a.parse::<std::net::Ipv4Addr>().unwrap())
+            ["10.9.8.7", "10.9.8.8"].map(|a| a.parse::<std::net::IpAddr>().unwrap())
         );
         assert!(parse_answer(&packet[..packet.len() - 1]).is_none());
+        let mut packet = query("a.b", AAAA);
+        packet[2..4].copy_from_slice(&[0x85, 0x80]);
+        packet[7] = 1;
+        packet.extend([0xc0, 12, 0, AAAA, 0, 1, 0, 0, 0, 5, 0, 16, 0xfd]);
+        packet.extend([[0; 14].as_slice(), &[7]].concat());
+        let answer = parse_answer(&packet).unwrap();
+        assert_eq!(answer.addresses, ["fd00::7".parse::<std::net::IpAddr>().unwrap()]);
     }
 }

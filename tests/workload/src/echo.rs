@@ -1,7 +1,7 @@
 //! Echo servers over TCP and UDP.
 
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 /// Send every byte back, each connection in a thread.
 pub(crate) fn tcp(listener: TcpListener) {
@@ -18,14 +18,15 @@ pub(crate) fn tcp(listener: TcpListener) {
 }
 
 /// Answer every datagram with who answered, whom it saw, and what was sent.
-pub(crate) fn udp(port: u16, pod: String) -> Result<(), String> {
-    let socket = UdpSocket::bind(("0.0.0.0", port))
-        .map_err(|error| format!("cannot listen on UDP {port}: {error}"))?;
+pub(crate) fn udp(own: SocketAddr, pod: String) -> Result<(), String> {
+    let socket = UdpSocket::bind(own)
+        .map_err(|error| format!("cannot listen on UDP {}: {error}", own.port()))?;
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((length, client)) = socket.recv_from(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..length]);
-            let answer = serde_json::json!({ "pod": pod, "client": client.ip(), "text": text });
+            let seen = client.ip().to_canonical();
+            let answer = serde_json::json!({ "pod": pod, "client": seen, "text": text });
             // A client that is gone misses its answer, nobody else does.
             drop(socket.send_to(answer.to_string().as_bytes(), client));
         }

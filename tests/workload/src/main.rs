@@ -22,8 +22,8 @@ use std::process::ExitCode;
 use options::Options;
 
 const USAGE: &str = "usage:
-  bowline-workload serve [--http PORT] [--tcp-echo PORT] [--udp-echo PORT] [--lameduck-ms N]
-                         [--start-ms N]
+  bowline-workload serve [--listen ADDRESS] [--http PORT] [--tcp-echo PORT] [--udp-echo PORT]
+                         [--lameduck-ms N] [--start-ms N]
   bowline-workload load TARGET [--requests N] [--workers N] [--keep-alive true] [--every-us N]
                          without --requests: until standard input closes
   bowline-workload hold TARGET [--connections N] [--every-ms N]    until standard input closes
@@ -33,7 +33,7 @@ const USAGE: &str = "usage:
   bowline-workload answer [--port N]                               until standard input closes
   bowline-workload visit FIRST [--services N] [--workers N] [--every-us N]
                          services at consecutive addresses, until standard input closes
-  bowline-workload resolve NAME";
+  bowline-workload resolve NAME [--family 4|6]";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);

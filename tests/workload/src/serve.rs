@@ -5,7 +5,7 @@
 //! three seconds.
 
 use std::io::{self, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -47,13 +47,15 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         leaving: AtomicBool::new(false),
         open: AtomicUsize::new(0),
     });
+    // `::` takes clients of both families.
+    let own: IpAddr = options.or("listen", Ipv4Addr::UNSPECIFIED.into())?;
     if let Some(port) = options.get("tcp-echo")? {
-        echo::tcp(bind(port)?);
+        echo::tcp(bind(own, port)?);
     }
     if let Some(port) = options.get("udp-echo")? {
-        echo::udp(port, server.pod.clone())?;
+        echo::udp((own, port).into(), server.pod.clone())?;
     }
-    let listener = bind(options.or("http", 9376)?)?;
+    let listener = bind(own, options.or("http", 9376)?)?;
     let accepting = Arc::clone(&server);
     std::thread::spawn(move || accept(&listener, &accepting));
 
@@ -76,9 +78,8 @@ fn hostname() -> String {
     name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
-fn bind(port: u16) -> Result<TcpListener, String> {
-    TcpListener::bind(("0.0.0.0", port))
-        .map_err(|error| format!("cannot listen on {port}: {error}"))
+fn bind(own: IpAddr, port: u16) -> Result<TcpListener, String> {
+    TcpListener::bind((own, port)).map_err(|error| format!("cannot listen on {port}: {error}"))
 }
 
 fn accept(listener: &TcpListener, server: &Arc<Server>) {
@@ -135,7 +136,7 @@ fn identity(client: SocketAddr, server: &Server) -> String {
         "pod": server.pod,
         "node": server.node,
         "version": server.version,
-        "client": client.ip(),
+        "client": client.ip().to_canonical(),
     })
     .to_string()
 }

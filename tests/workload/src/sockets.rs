@@ -1,7 +1,7 @@
 //! A client over UDP, with a connected socket and with one that is not: they pass different hooks.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -37,7 +37,9 @@ fn exchange(target: SocketAddr, requests: u32, connected: bool) -> io::Result<Va
 }
 
 fn one(target: SocketAddr, number: u32, connected: bool) -> io::Result<(SocketAddr, String)> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let text = format!("datagram {number}");
     let mut buffer = [0; 2048];
