@@ -150,6 +150,7 @@ impl ServiceWriter {
             let programmed = ProgrammedService {
                 id: service.value.id,
                 first_slot: service.value.first_slot,
+                slot_count: service.value.slot_count,
                 affinity_seconds: service.value.affinity_seconds,
                 backends,
             };
@@ -251,11 +252,12 @@ impl ServiceWriter {
         let programmed = ProgrammedService {
             id,
             first_slot,
+            slot_count: count,
             affinity_seconds: wanted.affinity_seconds,
             backends: held,
         };
         if let Some(old) = self.programmed.insert(*key, programmed) {
-            self.retire_slots(store, old.first_slot, old.backends.len() as u32);
+            self.retire_slots(store, old.first_slot, old.slot_count);
             self.drop_backends(store, &old.backends);
         }
         Ok(())
@@ -298,7 +300,7 @@ impl ServiceWriter {
     ) -> Result<(), WriteMapFailed> {
         store.delete_service(key)?;
         if let Some(old) = self.programmed.remove(key) {
-            self.retire_slots(store, old.first_slot, old.backends.len() as u32);
+            self.retire_slots(store, old.first_slot, old.slot_count);
             self.drop_backends(store, &old.backends);
             self.retire(store, Retired::Service { id: old.id });
         }

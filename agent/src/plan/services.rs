@@ -92,6 +92,8 @@ impl BackendAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProgrammedService {
     pub(crate) id: u32,
+    /// As many as there are backends, unless somebody damaged the maps.
+    pub(crate) slot_count: u32,
     pub(crate) first_slot: u32,
     pub(crate) affinity_seconds: u32,
     /// Sorted, each once.
@@ -150,7 +152,7 @@ fn writes<'a>(
 impl ProgrammedService {
     fn is(&self, wanted: &WantedService) -> bool {
         self.affinity_seconds == wanted.affinity_seconds
-            && self.backends.len() == wanted.backends.len()
+            && self.slot_count as usize == wanted.backends.len()
             && self.backends.iter().eq(wanted.backends.keys())
     }
 }

@@ -218,6 +218,21 @@ fn a_refused_write_leaves_the_old_set() {
 }
 
 #[test]
+#[test]
+fn slots_that_somebody_damaged_are_given_back_with_the_others() {
+    let mut world = World::new();
+    let backends: Vec<String> = (1..=8).map(|number| format!("10.240.0.{number}")).collect();
+    let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+    let value = Service { id: 0, slot_count: LIMITS.slots, ..Service::default() };
+    let sound = BackendAddress { address: address("10.240.0.1"), port: U16Be::new(8080) };
+    let found = FoundService { key: key("10.9.0.1"), value, backends: vec![(0, sound)] };
+    world.writer = ServiceWriter::recover(LIMITS, vec![found]);
+    world.apply(&[]).unwrap();
+    world.store.now += GRACE;
+    world.apply(&[("10.9.0.2", &backends)]).unwrap();
+    assert_eq!(world.backends_of("10.9.0.2"), backends);
+}
+
 fn a_new_agent_goes_on_from_the_maps() {
     let mut world = World::new();
     let wish: &[(&str, &[&str])] =

@@ -124,6 +124,7 @@ mod tests {
         let now = ProgrammedService {
             id: 1,
             first_slot: 0,
+            slot_count: 2,
             affinity_seconds: 0,
             backends: vec![backend(1), backend(2)],
         };

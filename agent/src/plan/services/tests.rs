@@ -167,6 +167,7 @@ fn a_plan_holds_the_difference_and_nothing_else() {
         let service = |wanted: &WantedService| ProgrammedService {
             id: 0,
             first_slot: 0,
+            slot_count: wanted.backends.len() as u32,
             affinity_seconds: wanted.affinity_seconds,
             backends: wanted.backends.keys().copied().collect(),
         };
@@ -181,6 +182,10 @@ fn a_plan_holds_the_difference_and_nothing_else() {
     let wanted = &two.services[&key];
     assert_eq!(plan(&two, &programmed(&one)), [ServiceStep::Change { key, wanted }]);
     assert_eq!(plan(&two, &programmed(&none)), [ServiceStep::Add { key, wanted }]);
+    // One slot more than there are sound backends.
+    let mut damaged = programmed(&two);
+    damaged.get_mut(&key).unwrap().slot_count += 1;
+    assert_eq!(plan(&two, &damaged), [ServiceStep::Change { key, wanted }]);
 }
 
 /// One endpoint: `address[@node][!zone,zone][~node,node][=state]`, where `!` and `~` are the hints
