@@ -18,8 +18,10 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, TcAttachType};
 use nix::libc;
+use nix::sys::socket::SockProtocol;
 
 use super::features::{Feature, Features};
+use super::netlink::{Question, attribute, field};
 use super::pins::Pins;
 use super::programs::{LoadProgramsFailed, PacketProgram, Programs, SOCKET_PROGRAMS};
 use super::syscall::{self, AttachPoint};
@@ -158,10 +160,9 @@ pub(super) fn repair_packets(
     let target = || interface_name(ifindex).unwrap_or_else(|| ifindex.to_string());
     match hook {
         PacketHook::Clsact => {
-            let was_missing = attach_filter(programs, which, ifindex)?;
-            let found = "its filter was gone";
+            let found = attach_filter(programs, which, ifindex)?;
             let program = which.name();
-            Ok(was_missing.then(|| LinkRepair { program, target: target(), found }))
+            Ok(found.map(|found| LinkRepair { program, target: target(), found }))
         }
         PacketHook::Tcx => repair_at(programs, &packet_place(pins, which, ifindex), target),
     }
@@ -312,12 +313,12 @@ fn attach(
     syscall::pin(link.as_fd(), path)
 }
 
-/// Whether there was no filter before.
+/// Attaches a packet program by clsact where it is not attached. Says what there was instead.
 fn attach_filter(
     programs: &mut Programs,
     which: PacketProgram,
     ifindex: u32,
-) -> Result<bool, AttachProgramFailed> {
+) -> Result<Option<&'static str>, AttachProgramFailed> {
     let failed = |interface: &str, message: String| AttachProgramFailed::Filter {
         program: which.name(),
         interface: interface.to_owned(),
@@ -325,29 +326,65 @@ fn attach_filter(
     };
     let name = interface_name(ifindex)
         .ok_or_else(|| failed(&ifindex.to_string(), "it does not exist".to_owned()))?;
+    let unknown = |error: io::Error| failed(&name, error.to_string());
     let direction = direction(which);
-    match qdisc_add_clsact(&name) {
-        Err(error) if !already_there(&error) => return Err(failed(&name, error.to_string())),
-        _ => {}
+    let wanted = syscall::program_number(programs.fd(which.name())?).map_err(unknown)?;
+    let there = filter_program(ifindex, direction).map_err(unknown)?;
+    if there == Some(wanted) {
+        return Ok(None);
     }
     let program = programs.packet(which)?;
-    let options = TcAttachOptions::Netlink(FILTER);
-    let mut was_missing = true;
-    let attached = program.attach_with_options(&name, direction, options).or_else(|_| {
-        was_missing = false;
-        let existing = SchedClassifierLink::attached(
-            &name,
-            direction,
-            FILTER.priority,
-            FILTER.handle,
-            FILTER.classid,
-        );
-        program.attach_to_link(existing.map_err(ProgramError::IOError)?)
-    });
+    let attached = if there.is_some() {
+        let NlOptions { priority, handle, classid } = FILTER;
+        SchedClassifierLink::attached(&name, direction, priority, handle, classid)
+            .map_err(ProgramError::IOError)
+            .and_then(|existing| program.attach_to_link(existing))
+    } else {
+        match qdisc_add_clsact(&name) {
+            Err(error) if !already_there(&error) => return Err(failed(&name, error.to_string())),
+            _ => {}
+        }
+        program.attach_with_options(&name, direction, TcAttachOptions::Netlink(FILTER))
+    };
     let link = attached.and_then(|link| program.take_link(link));
     // Dropping the link would take the filter away; it is meant to outlive the agent.
     std::mem::forget(link.map_err(|error| failed(&name, error.to_string()))?);
-    Ok(was_missing)
+    Ok(Some(match there {
+        None => "its filter was gone",
+        Some(_) => "another program was in its place",
+    }))
+}
+
+/// The number of the program in our filter's place; none if there is no such filter.
+fn filter_program(ifindex: u32, direction: TcAttachType) -> io::Result<Option<u32>> {
+    // As the kernel's pkt_sched.h, rtnetlink.h and pkt_cls.h have them.
+    const GET_FILTER: u16 = 46;
+    const CLSACT_INGRESS: u32 = 0xffff_fff2;
+    const CLSACT_EGRESS: u32 = 0xffff_fff3;
+    const KIND: u16 = 1;
+    const OPTIONS: u16 = 2;
+    const BPF_PROGRAM: u16 = 11;
+    /// Of a `tcmsg`: family, interface, handle, parent, priority and protocol.
+    const MESSAGE: usize = 20;
+    let parent = match direction {
+        TcAttachType::Egress => CLSACT_EGRESS,
+        _ => CLSACT_INGRESS,
+    };
+    let body = [0, ifindex, 0, parent, 0].map(u32::to_ne_bytes).concat();
+    let mut found = None;
+    let read = |body: &[u8]| {
+        let handle = u32::from_ne_bytes(field(body, 8)?);
+        let priority = u32::from_ne_bytes(field(body, 16)?) >> 16;
+        let attributes = body.get(MESSAGE..)?;
+        let ours = handle == u32::from(FILTER.handle)
+            && priority == u32::from(FILTER.priority)
+            && attribute(attributes, KIND)? == b"bpf\0";
+        let program = attribute(attribute(attributes, OPTIONS)?, BPF_PROGRAM)?;
+        ours.then_some(u32::from_ne_bytes(field(program, 0)?))
+    };
+    let question = Question { kind: GET_FILTER, flags: libc::NLM_F_DUMP, body };
+    question.ask(SockProtocol::NetlinkRoute, |_, body| found = found.or_else(|| read(body)))?;
+    Ok(found)
 }
 
 fn already_there(error: &TcError) -> bool {

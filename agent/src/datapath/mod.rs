@@ -15,6 +15,7 @@ mod links;
 mod measure;
 mod mirror;
 mod names;
+mod netlink;
 mod pins;
 mod programs;
 mod resize;

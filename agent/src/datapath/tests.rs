@@ -3,10 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 
 use super::features::Features;
 use super::pins::Pins;
@@ -52,6 +56,52 @@ fn replaced(pins: &Pins) {
     let second = filters();
     assert_eq!(second.len(), 2, "replaced, not added: {second:?}");
     assert_ne!(second, first, "by the new programs");
+    repaired(&mut load(), pins);
+}
+
+/// Only what differs is written.
+fn repaired(programs: &mut Programs, pins: &Pins) {
+    let mut repair = || {
+        let which = [PacketProgram::FromPod, PacketProgram::ToPod];
+        let mut repair = |which| {
+            links::repair_packets(programs, pins, which, LOOPBACK, PacketHook::Clsact).unwrap()
+        };
+        which.map(|which| repair(which).map(|repair| repair.found))
+    };
+    let other = Some("another program was in its place");
+    assert_eq!(repair(), [other, other]);
+    let changes = TcChanges::follow();
+    assert_eq!(repair(), [None, None]);
+    assert!(!changes.any());
+    tc(&["filter", "del", "dev", "lo", "ingress"]);
+    assert!(changes.any());
+    assert_eq!(repair(), [Some("its filter was gone"), None]);
+    tc(&["qdisc", "del", "dev", "lo", "clsact"]);
+    let gone = Some("its filter was gone");
+    assert_eq!(repair(), [gone, gone]);
+    assert_eq!(filters().len(), 2);
+}
+
+/// What the kernel tells of changes of filters in this network namespace.
+struct TcChanges(OwnedFd);
+
+impl TcChanges {
+    fn follow() -> Self {
+        const RTMGRP_TC: u32 = 1 << 3;
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let protocol = SockProtocol::NetlinkRoute;
+        let channel = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).unwrap();
+        bind(channel.as_raw_fd(), &NetlinkAddr::new(0, RTMGRP_TC)).unwrap();
+        Self(channel)
+    }
+
+    fn any(&self) -> bool {
+        recv(self.0.as_raw_fd(), &mut [0; 4096], MsgFlags::empty()).is_ok()
+    }
+}
+
+fn tc(arguments: &[&str]) {
+    assert!(Command::new("tc").args(arguments).status().unwrap().success());
 }
 
 /// The BPF filters of the loopback device, as `tc` shows them.
