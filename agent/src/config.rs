@@ -70,6 +70,28 @@ impl fmt::Display for Routing {
     }
 }
 
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
 /// Everything an agent is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,7 +105,7 @@ pub struct Config {
     /// `https://host:port` of the API server.
     pub server: String,
     /// Join token. Not needed once a certificate lies in `data_dir`.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// What must outlive a reboot: certificate and key.
     pub data_dir: PathBuf,
     /// What lives as long as the node is up: sandboxes and their records.

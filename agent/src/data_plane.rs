@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// File in the run directory with the names of what is programmed.
-pub(crate) const NAMES_FILE: &str = "names.json";
+pub const NAMES_FILE: &str = "names.json";
 
 /// File in the run directory with the features in use and what found no room.
-pub(crate) const CONDITION_FILE: &str = "datapath.json";
+pub const CONDITION_FILE: &str = "datapath.json";
 
 /// The data plane of this node. A handle: clones share it.
 #[derive(Debug, Clone)]

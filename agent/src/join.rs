@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
-    config::Config,
+    config::{Config, Secret},
     connect::{self, Keys},
 };
 
@@ -86,7 +86,7 @@ pub(crate) struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Token {
     ca_hash: [u8; 32],
-    secret: String,
+    secret: Secret,
 }
 
 impl Token {
@@ -101,7 +101,7 @@ impl Token {
             let digits = std::str::from_utf8(digits).ok()?;
             *byte = u8::from_str_radix(digits, 16).ok()?;
         }
-        Some(Self { ca_hash, secret: secret.to_owned() })
+        Some(Self { ca_hash, secret: secret.to_owned().into() })
     }
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn identity(config: &Config, address: Ipv4Addr) -> Result<Ident
     let server = server_url(config)?;
     let kept = Kept::new(&config.data_dir);
     let token = match &config.token {
-        Some(text) => Some(Token::parse(text).ok_or(JoinFailed::MalformedToken)?),
+        Some(text) => Some(Token::parse(text.reveal()).ok_or(JoinFailed::MalformedToken)?),
         None => None,
     };
     if let Some((ca, identity)) = kept.load() {
@@ -134,7 +134,7 @@ pub(crate) async fn identity(config: &Config, address: Ipv4Addr) -> Result<Ident
     let ca = fetch_authority(&server, &token).await?;
     let tls = connect::verified(&ca, None).map_err(bad_certificate)?;
     let request = CertificateRequest::new(config, address)?;
-    let chain = request.send(&server, tls, Some(&token.secret)).await?;
+    let chain = request.send(&server, tls, Some(token.secret.reveal())).await?;
     kept.store(&ca, &chain, &request.key)?;
     let (_, identity) = kept
         .load()

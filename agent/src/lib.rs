@@ -40,7 +40,10 @@ use tokio::{net::TcpListener, sync::watch as signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use config::DNS_PORT;
-pub use config::{AGENT_PORT, Config, DEFAULT_VXLAN_PORT, DNS_ADDRESS, DNS_ADDRESS_V6, Routing};
+pub use config::{
+    AGENT_PORT, Config, DEFAULT_VXLAN_PORT, DNS_ADDRESS, DNS_ADDRESS_V6, Routing, Secret,
+};
+pub use data_plane::{CONDITION_FILE, NAMES_FILE};
 pub use remove::{RemoveStateFailed, remove_node_state};
 
 use converge::NodeNetwork;

@@ -164,7 +164,7 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         Some(file) => {
             let text = std::fs::read_to_string(file);
             let text = text.with_context(|| format!("cannot read token {}", file.display()))?;
-            Some(text.trim().to_owned())
+            Some(text.trim().to_owned().into())
         }
         None => None,
     };

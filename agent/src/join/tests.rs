@@ -12,7 +12,8 @@ fn token(hash: &str, secret: &str) -> String {
 fn tokens() {
     let hash = "ab".repeat(32);
     let good = Token::parse(&format!(" {}\n", token(&hash, "s3cret.with.dots"))).unwrap();
-    assert_eq!(good, Token { ca_hash: [0xab; 32], secret: "s3cret.with.dots".to_owned() });
+    assert_eq!(good, Token { ca_hash: [0xab; 32], secret: "s3cret.with.dots".to_owned().into() });
+    assert!(!format!("{good:?}").contains("s3cret"));
     for bad in [
         String::new(),
         token(&hash, ""),
@@ -84,7 +85,7 @@ async fn what_cannot_work_is_said_in_one_line_at_once() {
         error
     };
     assert!(fails(&config).await.contains("--token"));
-    config.token = Some("nonsense".to_owned());
+    config.token = Some("nonsense".to_owned().into());
     assert!(fails(&config).await.contains("malformed"));
     config.server = "127.0.0.1:6443".to_owned();
     assert!(fails(&config).await.contains("not the URL of a server"));
