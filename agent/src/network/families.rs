@@ -30,6 +30,20 @@ impl Addresses {
     }
 }
 
+/// The first address of each family.
+pub(crate) fn first_of_each(
+    addresses: impl IntoIterator<Item = IpAddr>,
+) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let (mut first_v4, mut first_v6) = (None, None);
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => drop(first_v4.get_or_insert(v4)),
+            IpAddr::V6(v6) => drop(first_v6.get_or_insert(v6)),
+        }
+    }
+    (first_v4, first_v6)
+}
+
 impl From<Ipv4Addr> for Addresses {
     fn from(v4: Ipv4Addr) -> Self {
         Self { v4, v6: None }

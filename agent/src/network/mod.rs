@@ -22,7 +22,7 @@ pub(crate) mod tunnel;
 pub(crate) mod uplink;
 mod wiring;
 
-pub(crate) use families::Addresses;
+pub(crate) use families::{Addresses, first_of_each};
 #[cfg(test)]
 pub(crate) use links::VxlanSeen;
 pub(crate) use links::{LinkSeen, Mac, Neighbour, Netlink, NetlinkRequestFailed, Route, Via};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use bowline_api::cidr::Cidr;
 
 use super::{
-    Addresses,
+    Addresses, first_of_each,
     links::{AddressSeen, LinkSeen, Netlink, NetlinkRequestFailed},
 };
 
@@ -88,26 +88,15 @@ fn choose(
         holder(address)?;
     }
     let on_link = || addresses.iter().filter(|seen| seen.link == link.index && seen.global);
-    let first_v4 = || {
-        on_link().find_map(|seen| match seen.address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
-    };
-    let first_v6 = || {
-        on_link().find_map(|seen| match seen.address {
-            IpAddr::V6(address) => Some(address),
-            IpAddr::V4(_) => None,
-        })
-    };
+    let (first_v4, first_v6) = first_of_each(on_link().map(|seen| seen.address));
     let no_address = || FindUplinkFailed::NoAddress { link: link.name.clone() };
-    let v4 = v4.or_else(first_v4).ok_or_else(no_address)?;
+    let v4 = v4.or(first_v4).ok_or_else(no_address)?;
     let networks = on_link().filter_map(|seen| Cidr::containing(seen.address, seen.prefix));
     Ok(Uplink {
         index: link.index,
         name: link.name.clone(),
         mtu: link.mtu,
-        addresses: Addresses { v4, v6: v6.or_else(first_v6) },
+        addresses: Addresses { v4, v6: v6.or(first_v6) },
         networks: networks.collect(),
     })
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -14,7 +13,7 @@ use super::Desired;
 use crate::{
     config::Routing,
     datapath::Hop,
-    network::{Addresses, Masquerade, Ranges, Reach, SandboxLink, Uplink},
+    network::{Addresses, Masquerade, Ranges, Reach, SandboxLink, Uplink, first_of_each},
 };
 
 /// What the Node objects ask of this node. `masquerade`: the agent was told to.
@@ -85,17 +84,7 @@ pub(crate) fn own_ranges(node: &Node) -> Option<Ranges> {
 /// The addresses by which a node is reached; every node has an IPv4 address.
 fn internal_addresses(node: &Node) -> Option<Addresses> {
     let listed = node.status.as_ref()?.addresses.as_ref()?;
-    let parsed = || {
-        let internal = listed.iter().filter(|address| address.type_ == "InternalIP");
-        internal.filter_map(|address| address.address.parse::<IpAddr>().ok())
-    };
-    let v4: Option<Ipv4Addr> = parsed().find_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    let v6: Option<Ipv6Addr> = parsed().find_map(|address| match address {
-        IpAddr::V6(address) => Some(address),
-        IpAddr::V4(_) => None,
-    });
+    let internal = listed.iter().filter(|address| address.type_ == "InternalIP");
+    let (v4, v6) = first_of_each(internal.filter_map(|address| address.address.parse().ok()));
     Some(Addresses { v4: v4?, v6 })
 }
