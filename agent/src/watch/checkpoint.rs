@@ -1,9 +1,9 @@
 //! What the API said last, in files, for an agent that starts while the API is away.
 //!
 //! Guarantees: a file is replaced whole; pods are written before anything is done about them, so
-//! what runs is in the file. Objects are as stripped as they are in memory. The files are under
-//! the run directory: after a reboot nothing of what they say is on the node any more, and they
-//! are gone as well. They are never read once the API has answered.
+//! what runs is in the file. Objects are as stripped as they are in memory. After a reboot nothing
+//! of what the files say is on the node any more: they are kept by the boot they were written in,
+//! and those of another boot are not read. They are never read once the API has answered.
 //! Not here: service maps, which are pinned and newer than any file; see [`Watched::restore`].
 
 use std::{
@@ -21,8 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Watched;
 
-/// Directory below the agent's run directory.
+/// Directory below the agent's run directory. It has one for the files of each boot.
 pub(crate) const DIRECTORY: &str = "known";
+
+/// What names this boot of the kernel (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 const PODS: &str = "pods.json";
 const NODES: &str = "nodes.json";
@@ -41,7 +44,13 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     pub(crate) fn below(run_dir: &Path) -> Self {
-        Self { dir: run_dir.join(DIRECTORY) }
+        // Where a boot has no name, every agent has files of its own.
+        let boot = fs::read_to_string(BOOT_ID);
+        Self::of_boot(run_dir, boot.unwrap_or_else(|_| std::process::id().to_string()).trim())
+    }
+
+    fn of_boot(run_dir: &Path, boot: &str) -> Self {
+        Self { dir: run_dir.join(DIRECTORY).join(boot) }
     }
 
     /// Writes the pods of this node.
@@ -66,7 +75,10 @@ impl Checkpoint {
         W: FnOnce(&mut BufWriter<File>) -> io::Result<()> + Send + 'static,
     {
         let dir = self.dir.clone();
-        let work = tokio::task::spawn_blocking(move || replace(&dir, name, write));
+        let work = tokio::task::spawn_blocking(move || {
+            replace(&dir, name, write)?;
+            remove_others(&dir)
+        });
         // A panic is reported by the runtime.
         if let Ok(Err(error)) = work.await {
             tracing::warn!(%error, dir = %self.dir.display(), "what the API said is not kept");
@@ -109,6 +121,19 @@ fn replace(
     write(&mut out)?;
     out.into_inner().map_err(io::IntoInnerError::into_error)?;
     fs::rename(fresh, dir.join(name))
+}
+
+/// Removes what lies beside this directory: files of other boots.
+fn remove_others(dir: &Path) -> io::Result<()> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        if path != dir {
+            // Another task may be at it, too.
+            let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+        }
+    }
+    Ok(())
 }
 
 /// Writes nodes and services after they changed, until `shutdown`.
@@ -230,6 +255,18 @@ mod tests {
         watched.pods.take(Event::InitDone);
         let pods: Vec<String> = watched.pods.all().iter().map(|pod| pod.name_any()).collect();
         assert_eq!(pods, ["q"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_known_before_a_reboot_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let [before, after] = ["1", "2"].map(|boot| Checkpoint::of_boot(dir.path(), boot));
+        saved(&before).await;
+        assert!(!Watched::empty().restore(&after));
+        assert!(Watched::empty().restore(&before));
+        after.save_pods(&Watched::empty()).await;
+        assert!(!before.dir.exists() && after.dir.exists());
+        assert!(Checkpoint::below(dir.path()).dir.parent() == after.dir.parent());
     }
 
     #[tokio::test]
