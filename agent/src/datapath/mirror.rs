@@ -73,9 +73,20 @@ impl<K: Plain + Ord, V: Plain + Eq> Mirror<K, V> {
     }
 
     pub(super) fn put_all(&mut self, keys: &[K], values: &[V]) -> Result<(), WriteMapFailed> {
-        self.table.put_all(keys, values)?;
-        self.written.extend(keys.iter().copied().zip(values.iter().copied()));
-        Ok(())
+        let entries = || keys.iter().copied().zip(values.iter().copied());
+        let done = self.table.put_all(keys, values);
+        match &done {
+            Ok(()) => self.written.extend(entries()),
+            // Some may be there.
+            Err(_) => {
+                let written = entries().filter(|(key, value)| {
+                    self.table.get(key).is_ok_and(|found| found.as_ref() == Some(value))
+                });
+                let written: Vec<(K, V)> = written.collect();
+                self.written.extend(written);
+            }
+        }
+        done
     }
 
     pub(super) fn delete(&mut self, key: &K) -> Result<bool, WriteMapFailed> {
