@@ -32,7 +32,9 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use checkpoint::Checkpoint;
-pub(crate) use services::{Announced, ServiceKey, ServiceTable};
+pub(crate) use services::{
+    Announced, ServiceKey, ServiceTable, cluster_addresses, name_of, owner_of,
+};
 pub(crate) use slice::{Endpoint, Shared, Slice};
 pub(crate) use table::Table;
 

@@ -11,7 +11,7 @@ mod allocate;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bowline_ebpf_abi::{Address, Backend, Service, ServiceKey, Slot, map, protocol, state};
@@ -410,9 +410,10 @@ impl ServiceWriter {
     }
 }
 
-fn name_of(key: &ServiceKey) -> String {
-    let protocol = if key.protocol == protocol::UDP { "udp" } else { "tcp" };
-    format!("{}:{}/{protocol}", IpAddr::from(key.address), key.port.get())
+/// A virtual address, for people: `10.9.0.1:80/TCP`.
+pub(crate) fn name_of(key: &ServiceKey) -> String {
+    let protocol = if key.protocol == protocol::UDP { "UDP" } else { "TCP" };
+    format!("{}/{protocol}", SocketAddr::new(key.address.into(), key.port.get()))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use bowline_ebpf_abi::{
     Address, Backend, Plain, Pod, Route, RouteKey, Service, ServiceKey, Slot, V4_PREFIX_OFFSET,
-    pod_flags, protocol,
+    pod_flags,
 };
 
 use super::Datapath;
@@ -20,6 +20,7 @@ use super::links::{self, AttachProgramFailed, LinkRepair};
 use super::mirror::{Damage, Mirror};
 use super::programs::PacketProgram;
 use super::table::{ReadMapsFailed, WriteMapFailed};
+use crate::apply::services::name_of;
 
 /// So many damaged entries are named; the others are counted.
 const NAMED: usize = 3;
@@ -168,9 +169,7 @@ impl Shown for Address {
 
 impl Shown for ServiceKey {
     fn shown(&self) -> String {
-        let protocol = if self.protocol == protocol::UDP { "UDP" } else { "TCP" };
-        let address = std::net::SocketAddr::new(self.address.into(), self.port.get());
-        format!("{address}/{protocol}")
+        name_of(self)
     }
 }
 

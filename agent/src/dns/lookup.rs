@@ -28,7 +28,7 @@ use hickory_proto::rr::{
 };
 use k8s_openapi::api::core::v1::Service;
 
-use crate::watch::{Announced, Endpoint, ServiceTable};
+use crate::watch::{Announced, Endpoint, ServiceTable, cluster_addresses};
 
 /// How long answers may be kept: short, because endpoints come and go.
 const TTL: u32 = 5;
@@ -305,13 +305,6 @@ fn external_name(service: &Service) -> Option<&str> {
     let spec = service.spec.as_ref()?;
     let is_external = spec.type_.as_deref() == Some("ExternalName");
     is_external.then_some(spec.external_name.as_deref()).flatten()
-}
-
-/// The cluster IPs; none for a headless service.
-fn cluster_addresses(service: &Service) -> BTreeSet<IpAddr> {
-    let Some(spec) = service.spec.as_ref() else { return BTreeSet::new() };
-    let many = spec.cluster_ips.iter().flatten();
-    spec.cluster_ip.iter().chain(many).filter_map(|address| address.parse().ok()).collect()
 }
 
 fn service_ports(service: &Service) -> Vec<Port> {

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bowline_api::cidr::Cidr;
+use bowline_ebpf_abi::TUNNEL_ID;
 
 use super::{
     Uplink,
@@ -24,7 +25,7 @@ pub(crate) const TUNNEL_LINK: &str = "bl-vxlan";
 const OVERHEAD: u32 = 50;
 
 /// The network identifier of all packets; devices in collect-metadata mode take any.
-pub(crate) const NETWORK: u64 = 1;
+pub(crate) const NETWORK: u64 = TUNNEL_ID as u64;
 
 /// The tunnel device as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,12 +21,13 @@ use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::config::{DNS_ADDRESS, DNS_ADDRESS_V6, DNS_PORT};
-use crate::watch::{Shared, Slice};
+use crate::watch::{
+    ServiceKey as ServiceName, Shared, Slice, cluster_addresses, name_of, owner_of,
+};
 pub use claims::ServiceChanges;
 use claims::Wanted;
 use endpoints::{Backends, Wish};
 
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 /// The label of a node that says where it is.
@@ -92,9 +93,9 @@ impl BackendAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProgrammedService {
     pub(crate) id: u32,
+    pub(crate) first_slot: u32,
     /// As many as there are backends, unless somebody damaged the maps.
     pub(crate) slot_count: u32,
-    pub(crate) first_slot: u32,
     pub(crate) affinity_seconds: u32,
     /// Sorted, each once.
     pub(crate) backends: Vec<BackendAddress>,
@@ -164,20 +165,15 @@ pub fn service_table<'a>(
     place: impl Into<Place>,
 ) -> ServiceTable {
     let (place, mut shared) = (place.into(), Shared::default());
-    let mut slices_of: HashMap<(&str, &str), Vec<Slice>> = HashMap::new();
+    let mut slices_of: HashMap<ServiceName, Vec<Slice>> = HashMap::new();
     for slice in slices {
-        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        let labels = slice.metadata.labels.as_ref();
-        if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
-            let compact = Slice::new(slice, &mut shared);
-            slices_of.entry((namespace, service)).or_default().push(compact);
+        if let Some(service) = owner_of(slice) {
+            slices_of.entry(service).or_default().push(Slice::new(slice, &mut shared));
         }
     }
     let mut table = ServiceTable::default();
     for service in services {
-        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-        let name = service.metadata.name.as_deref().unwrap_or_default();
-        let slices = slices_of.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
+        let slices = slices_of.get(&name_of(service)).map_or(&[][..], Vec::as_slice);
         for (key, wanted) in wanted_of(service, slices, &place) {
             table.services.entry(key).or_insert(wanted);
         }
@@ -210,7 +206,7 @@ where
     let is_node_dns = &*namespace == "kube-system" && &*name == "kube-dns";
     let only_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let mut wanted = Wanted::new();
-    for address in virtual_addresses(spec.cluster_ip.as_ref(), spec.cluster_ips.as_deref()) {
+    for address in cluster_addresses(service) {
         for port in spec.ports.iter().flatten() {
             let Some(key) = service_key(address, port) else { continue };
             let mut lingering = Vec::new();
@@ -243,16 +239,6 @@ fn node_dns(like: IpAddr) -> BackendAddress {
         IpAddr::V6(_) => DNS_ADDRESS_V6.into(),
     };
     BackendAddress { address: address.into(), port: U16Be::new(DNS_PORT) }
-}
-
-/// The virtual addresses; headless services have none.
-fn virtual_addresses<'a>(
-    first: Option<&'a String>,
-    all: Option<&'a [String]>,
-) -> impl Iterator<Item = IpAddr> + 'a {
-    let all = all.unwrap_or_default();
-    let first = first.filter(|first| !all.contains(first));
-    first.into_iter().chain(all).filter_map(|text| text.parse().ok())
 }
 
 fn service_key(address: IpAddr, port: &ServicePort) -> Option<ServiceKey> {

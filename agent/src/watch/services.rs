@@ -84,12 +84,12 @@ impl ServiceTable {
         match event {
             Event::Init => return inner.incoming_services.clear(),
             Event::InitApply(service) => {
-                inner.incoming_services.insert(service_key(&service), service);
+                inner.incoming_services.insert(name_of(&service), service);
                 return;
             }
             Event::InitDone => inner.replace_services(),
             Event::Apply(service) => inner.put_service(service),
-            Event::Delete(service) => inner.drop_service(&service_key(&service)),
+            Event::Delete(service) => inner.drop_service(&name_of(&service)),
         }
         // Under the lock: `restore` must not take this for a table that nothing came in for.
         self.synced.send_modify(|synced| synced.0 = true);
@@ -217,7 +217,7 @@ impl ServiceTable {
 
 impl Inner {
     fn put_service(&mut self, service: Service) {
-        let key = service_key(&service);
+        let key = name_of(&service);
         let entry = self.announced.entry(key.clone()).or_default();
         if entry.service.as_ref().is_some_and(|held| same_version(held.as_ref(), &service)) {
             return;
@@ -333,14 +333,10 @@ impl Inner {
 }
 
 /// The cluster addresses of a service; none for a headless one.
-fn cluster_addresses(service: &Service) -> Vec<IpAddr> {
-    let Some(spec) = service.spec.as_ref() else { return Vec::new() };
+pub(crate) fn cluster_addresses(service: &Service) -> BTreeSet<IpAddr> {
+    let Some(spec) = service.spec.as_ref() else { return BTreeSet::new() };
     let many = spec.cluster_ips.iter().flatten();
-    let all = many.chain(spec.cluster_ip.as_ref());
-    let mut addresses: Vec<IpAddr> = all.filter_map(|text| text.parse().ok()).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
+    many.chain(spec.cluster_ip.as_ref()).filter_map(|text| text.parse().ok()).collect()
 }
 
 fn is_headless(service: &Service) -> bool {
@@ -354,12 +350,12 @@ fn same_version<K: ResourceExt>(held: &K, new: &K) -> bool {
         && held.resource_version() == new.resource_version()
 }
 
-fn service_key(service: &Service) -> ServiceKey {
+pub(crate) fn name_of(service: &Service) -> ServiceKey {
     ServiceKey { namespace: service.namespace().unwrap_or_default(), name: service.name_any() }
 }
 
 /// The service that a slice names.
-fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
+pub(crate) fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
     let name = slice.labels().get(SERVICE_NAME)?.clone();
     Some(ServiceKey { namespace: slice.namespace().unwrap_or_default(), name })
 }

@@ -14,15 +14,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use bowline_agent::datapath::{Snapshot, Status};
+use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use clap::Subcommand;
 
 use crate::cluster::{self, Place, Record};
 use crate::output::Format;
-
-/// Files below the agent's run directory: names of pods and services, and what only the agent
-/// knows of its data plane.
-const NAMES: &str = "names.json";
-const CONDITION: &str = "datapath.json";
 
 /// Show what a node's data plane holds.
 #[derive(Debug, clap::Args)]
@@ -107,14 +103,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     must_be_root()?;
     if matches!(args.what, What::Status) {
-        let condition = source.run_dir.join(CONDITION);
+        let condition = source.run_dir.join(CONDITION_FILE);
         let status = Status::read(&source.bpffs, &condition)
             .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
         return status::print(&status, args.output);
     }
     let snapshot = Snapshot::read(&source.bpffs)
         .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?
-        .with_names(&source.run_dir.join(NAMES));
+        .with_names(&source.run_dir.join(NAMES_FILE));
     rows::print(&args.what, &snapshot, args.output)
 }
 
@@ -150,7 +146,12 @@ fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
             of.kubeconfig.clone().context("--bpffs needs --kubeconfig as well")?,
         ),
     };
-    Ok(diff::Sides { kubeconfig, node, bpffs: source.bpffs, names: source.run_dir.join(NAMES) })
+    Ok(diff::Sides {
+        kubeconfig,
+        node,
+        bpffs: source.bpffs,
+        names: source.run_dir.join(NAMES_FILE),
+    })
 }
 
 fn source(args: &Args) -> anyhow::Result<Source> {

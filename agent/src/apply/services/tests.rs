@@ -4,6 +4,7 @@ use super::*;
 use crate::plan::services::{ServiceChanges, ServiceTable, plan, plan_changes};
 use bowline_ebpf_abi::{Address, U16Be};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 struct FakeStore {
     services: BTreeMap<ServiceKey, Service>,
@@ -218,7 +219,6 @@ fn a_refused_write_leaves_the_old_set() {
 }
 
 #[test]
-#[test]
 fn slots_that_somebody_damaged_are_given_back_with_the_others() {
     let mut world = World::new();
     let backends: Vec<String> = (1..=8).map(|number| format!("10.240.0.{number}")).collect();
@@ -233,6 +233,7 @@ fn slots_that_somebody_damaged_are_given_back_with_the_others() {
     assert_eq!(world.backends_of("10.9.0.2"), backends);
 }
 
+#[test]
 fn a_new_agent_goes_on_from_the_maps() {
     let mut world = World::new();
     let wish: &[(&str, &[&str])] =
