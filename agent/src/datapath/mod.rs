@@ -494,6 +494,8 @@ impl Datapath {
             let which = PacketProgram::FromUplink;
             links::attach_packets(&mut self.programs, &self.pins, which, ifindex, self.hook)?;
             tunnel.ifindex = ifindex;
+            let (uplinks, cgroup) = ([self.uplink, ifindex], &self.socket_cgroup);
+            self.condition.set_programs(self.programs.listed(self.hook, cgroup, &uplinks));
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ pub(crate) use sandboxes::{
 };
 pub(crate) use tunnel::{Reach, TUNNEL_LINK, Tunnel};
 pub(crate) use uplink::Uplink;
-pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_neighbours, pod_routes};
+pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_neighbours, pod_routes};
 
 use std::path::PathBuf;
 

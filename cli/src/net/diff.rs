@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bowline_agent::datapath::{ApiObjects, Difference, differences};
+use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -29,7 +30,8 @@ pub(super) struct Sides {
     pub(super) kubeconfig: PathBuf,
     pub(super) node: String,
     pub(super) bpffs: PathBuf,
-    pub(super) names: PathBuf,
+    /// The agent's own files.
+    pub(super) run_dir: PathBuf,
 }
 
 /// Prints the differences; says whether there are none.
@@ -57,7 +59,8 @@ async fn look(client: &kube::Client, sides: &Sides) -> anyhow::Result<Vec<Differ
         nodes: list::<Node>(client, None).await?,
         pods: list::<Pod>(client, Some(&on_node)).await?,
     };
-    differences(&objects, &sides.node, &sides.bpffs, &sides.names)
+    let [names, condition] = [NAMES_FILE, CONDITION_FILE].map(|name| sides.run_dir.join(name));
+    differences(&objects, &sides.node, &sides.bpffs, &names, &condition)
         .with_context(|| is_an_agent_at_work(&sides.bpffs))
 }
 

@@ -146,12 +146,7 @@ fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
             of.kubeconfig.clone().context("--bpffs needs --kubeconfig as well")?,
         ),
     };
-    Ok(diff::Sides {
-        kubeconfig,
-        node,
-        bpffs: source.bpffs,
-        names: source.run_dir.join(NAMES_FILE),
-    })
+    Ok(diff::Sides { kubeconfig, node, bpffs: source.bpffs, run_dir: source.run_dir })
 }
 
 fn source(args: &Args) -> anyhow::Result<Source> {
