@@ -13,8 +13,8 @@ use std::{
 };
 
 use crate::{
-    config::{Config, DNS_ADDRESS, DNS_ADDRESS_V6},
-    data_plane::NAMES_FILE,
+    config::{DNS_ADDRESS, DNS_ADDRESS_V6},
+    data_plane::{CONDITION_FILE, NAMES_FILE},
     dns::DNS_FIGURES_FILE,
     network::{
         LOOPBACK, LinkSeen, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
@@ -65,41 +65,40 @@ impl PodLinks for Nobody {
     }
 }
 
-/// Removes sandboxes, links, routes, pins and the DNS address that an agent with this
-/// configuration made. The agent must have ended; the calling thread is in the node's network
-/// namespace.
-pub async fn remove_node_state(config: &Config) -> Result<(), Vec<RemoveStateFailed>> {
+/// Removes sandboxes, links, routes, pins and the DNS address that an agent with these directories
+/// made. The agent must have ended; the calling thread is in the node's network namespace.
+pub async fn remove_node_state(run_dir: &Path, bpffs: &Path) -> Result<(), Vec<RemoveStateFailed>> {
     let mut failures = Vec::new();
     match Netlink::open() {
         Ok(netlink) => {
-            remove_sandboxes(config, &netlink, &mut failures).await;
+            remove_sandboxes(run_dir, &netlink, &mut failures).await;
             if let Err(error) = remove_links_and_routes(&netlink, &mut failures).await {
                 failures.push(error.into());
             }
         }
         Err(error) => failures.push(error.into()),
     }
-    failures.extend(remove_tree(&config.bpffs.join("bowline")).err());
-    for file in [NAMES_FILE, DNS_FIGURES_FILE] {
-        let path = config.run_dir.join(file);
+    failures.extend(remove_tree(&bpffs.join("bowline")).err());
+    for file in [NAMES_FILE, CONDITION_FILE, DNS_FIGURES_FILE] {
+        let path = run_dir.join(file);
         failures.extend(present(&path, fs::remove_file(&path)).err());
     }
-    failures.extend(remove_tree(&config.run_dir.join(checkpoint::DIRECTORY)).err());
+    failures.extend(remove_tree(&run_dir.join(checkpoint::DIRECTORY)).err());
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
 async fn remove_sandboxes(
-    config: &Config,
+    run_dir: &Path,
     netlink: &Netlink,
     failures: &mut Vec<RemoveStateFailed>,
 ) {
-    if !config.run_dir.join("sandboxes").exists() {
+    if !run_dir.join("sandboxes").exists() {
         return;
     }
     // No sandbox is made, so it does not matter where the uplink leads.
     let addresses = Ipv4Addr::UNSPECIFIED.into();
     let uplink = Uplink { index: 0, name: String::new(), mtu: 0, addresses, networks: Vec::new() };
-    match PodNetwork::open(&config.run_dir, netlink.clone(), uplink, 0, Arc::new(Nobody)) {
+    match PodNetwork::open(run_dir, netlink.clone(), uplink, 0, Arc::new(Nobody)) {
         Ok(sandboxes) => {
             failures.extend(sandboxes.remove_all().await.into_iter().map(Into::into));
         }
@@ -148,9 +147,8 @@ mod tests {
     #[ignore = "needs root; run by `cargo xtask test` as root"]
     fn everything_of_an_agent_goes_and_nothing_else() {
         on_a_node(async |node| {
-            let mut config = Config::new("node1", "https://172.30.0.1:6443");
-            config.run_dir = node.run.path().to_owned();
-            config.bpffs = node.run.path().join("bpf");
+            let run_dir = node.run.path().to_owned();
+            let bpffs = run_dir.join("bpf");
             let before = node.picture().await;
             node.converge().await;
             for number in 1..=3 {
@@ -161,16 +159,17 @@ mod tests {
             fs::write(torn, "{").unwrap();
             let record = node.run.path().join("sandboxes").join(pod(3).uid).join("sandbox.json");
             fs::remove_file(record).unwrap();
-            let pins = config.bpffs.join("bowline/v1/maps");
+            let pins = bpffs.join("bowline/v1/maps");
             fs::create_dir_all(&pins).unwrap();
-            fs::write(config.run_dir.join(NAMES_FILE), "{}").unwrap();
-            fs::write(config.run_dir.join(DNS_FIGURES_FILE), "{}").unwrap();
-            fs::write(config.run_dir.join("somebody-elses"), "").unwrap();
+            for file in [NAMES_FILE, CONDITION_FILE, DNS_FIGURES_FILE, "somebody-elses"] {
+                fs::write(run_dir.join(file), "{}").unwrap();
+            }
+            fs::create_dir_all(run_dir.join(checkpoint::DIRECTORY).join("boot")).unwrap();
 
             for _ in 0..2 {
-                remove_node_state(&config).await.unwrap();
+                remove_node_state(&run_dir, &bpffs).await.unwrap();
                 assert_eq!(node.picture().await, before);
-                let left: Vec<_> = fs::read_dir(&config.run_dir)
+                let left: Vec<_> = fs::read_dir(&run_dir)
                     .unwrap()
                     .map(|entry| entry.unwrap().file_name())
                     .collect();

@@ -40,6 +40,7 @@ struct CommandLine {
 enum Command {
     Server(Box<serve::Args>),
     Agent(Box<node::Args>),
+    CleanNode(node::CleanArgs),
     Up(Box<cluster::up::Wishes>),
     Down(cluster::down::Args),
     Status(cluster::status::Args),
@@ -90,6 +91,7 @@ fn run(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
         Command::Server(args) => serve::run(*args),
         Command::Agent(args) => node::run(*args),
+        Command::CleanNode(args) => node::clean(args),
         Command::Up(args) => cluster::up::run(&args),
         Command::Down(args) => cluster::down::run(&args),
         Command::Status(args) => wait(cluster::status::run(&args)),

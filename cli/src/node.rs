@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bowline_agent::datapath::{Feature, MapSizes};
 use bowline_agent::{DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream, Routing, StubDomain};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +156,43 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let config = config(args)?;
     launch::run_until_stopped(workers, async move |stop: CancellationToken| {
         bowline_agent::run(config, stop).await
+    })
+}
+
+/// Remove from this node what `bowline agent` left in the kernel and in its run directory.
+///
+/// The agent and the containers of its pods must have ended. What outlives a reboot (certificate,
+/// images) stays.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bowline clean-node
+  bowline clean-node --netns /run/netns/node1 --run-dir /run/node1 --bpffs /run/node1/bpf")]
+pub(crate) struct CleanArgs {
+    /// The agent's --netns
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// The agent's --run-dir
+    #[arg(long, value_name = "DIR", default_value = "/run/bowline")]
+    run_dir: PathBuf,
+    /// The agent's --bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+}
+
+/// Cleans the node. Call it while the process has one thread.
+pub(crate) fn clean(args: CleanArgs) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("cleaning a node needs root: run it with sudo");
+    }
+    if let Some(netns) = &args.netns {
+        launch::enter_netns(netns)?;
+    }
+    let left = bowline_agent::remove_node_state(&args.run_dir, &args.bpffs);
+    crate::wait(async {
+        let failures = left.await.err().unwrap_or_default();
+        let Some(first) = failures.first() else { return Ok(()) };
+        let (all, first) = (failures.len(), first.to_string());
+        bail!("the node is not clean: {first} ({all} in all): run `clean-node` again")
     })
 }
 
