@@ -1,4 +1,4 @@
-//! What this kernel can do, found out once, by trying.
+//! What this kernel can do, found out by trying.
 //!
 //! Guarantees: a feature counts as present when the smallest program or call that needs it was
 //! taken, whatever the kernel calls itself; nothing that was tried stays. What the data plane can
