@@ -12,7 +12,7 @@ use std::str::FromStr;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
-use super::syscall::{self, AttachPoint};
+use super::syscall::{self, AttachPoint, instruction};
 
 /// Something that not every kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,21 +147,6 @@ impl Features {
             otherwise: facts.otherwise.map(str::to_owned),
         };
         FEATURES.iter().map(row).collect()
-    }
-}
-
-/// Instructions, as the kernel's `instruction-set.rst` has them.
-mod instruction {
-    pub(super) const EXIT: u64 = 0x95;
-    /// Register 0 becomes 1: a socket program allows.
-    pub(super) const ALLOW: u64 = 1 << 32 | 0xb7;
-
-    pub(super) const fn set(register: u64, value: i32) -> u64 {
-        (value as u32 as u64) << 32 | register << 8 | 0xb7
-    }
-
-    pub(super) const fn call(helper: u64) -> u64 {
-        helper << 32 | 0x85
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::Datapath;
 use super::programs::SOCKET_PROGRAMS;
 use super::syscall;
+use super::syscall::instruction::{ALLOW, EXIT};
 
 /// How often a program ran, and how long all in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl EmptyPrograms {
         let directory = File::open(cgroup)?;
         let target = directory.as_raw_fd() as u32;
         let programs = SOCKET_PROGRAMS.into_iter().map(|(name, point)| {
-            let program = syscall::load_empty(point)?;
+            let program = syscall::load_program(Some(point), &[ALLOW, EXIT])?;
             let link = syscall::create_link(program.as_fd(), target, point)?;
             Ok((name, program, link))
         });

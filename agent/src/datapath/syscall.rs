@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use bowline_ebpf_abi::Plain;
 use nix::libc;
 
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -42,7 +43,7 @@ pub(super) enum AttachPoint {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ElementAttr {
     map: u32,
     pad: u32,
@@ -52,7 +53,7 @@ struct ElementAttr {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct BatchAttr {
     in_batch: u64,
     out_batch: u64,
@@ -65,7 +66,7 @@ struct BatchAttr {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ObjectAttr {
     path: u64,
     object: u32,
@@ -73,7 +74,7 @@ struct ObjectAttr {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct InfoAttr {
     object: u32,
     length: u32,
@@ -81,7 +82,7 @@ struct InfoAttr {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct LinkCreateAttr {
     program: u32,
     target: u32,
@@ -90,7 +91,7 @@ struct LinkCreateAttr {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct LinkUpdateAttr {
     link: u32,
     program: u32,
@@ -99,7 +100,7 @@ struct LinkUpdateAttr {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ProgramLoadAttr {
     kind: u32,
     instruction_count: u32,
@@ -117,7 +118,7 @@ struct ProgramLoadAttr {
 
 /// The start of `bpf_map_info`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct MapInfo {
     kind: u32,
     id: u32,
@@ -129,7 +130,7 @@ struct MapInfo {
 
 /// `bpf_prog_info` up to what is read here.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ProgramInfo {
     kind: u32,
     id: u32,
@@ -142,7 +143,7 @@ struct ProgramInfo {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct IdAttr {
     id: u32,
     next: u32,
@@ -163,9 +164,44 @@ pub(super) struct LinkInfo {
     tail: u32,
 }
 
-fn bpf<T>(command: i32, attr: &mut T) -> io::Result<i32> {
-    // SAFETY: `attr` is repr(C) and laid out as the kernel's union for `command`; the kernel takes
-    // a shorter one as filled up with zeros. Pointers inside it are the callers' to keep alive.
+macro_rules! plain {
+    ($($name:ty = $size:literal),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$name>() == $size);
+        // SAFETY: repr(C) of integers only; the size above leaves no room for padding.
+        unsafe impl Plain for $name {}
+    )+};
+}
+
+plain! {
+    ElementAttr = 32,
+    BatchAttr = 56,
+    ObjectAttr = 16,
+    InfoAttr = 16,
+    LinkCreateAttr = 16,
+    LinkUpdateAttr = 16,
+    ProgramLoadAttr = 72,
+    IdAttr = 12,
+    MapInfo = 24,
+    ProgramInfo = 224,
+    LinkInfo = 32,
+}
+
+/// Marks what is laid out as the kernel's union for a command.
+trait Attr: Plain {}
+
+impl Attr for ElementAttr {}
+impl Attr for BatchAttr {}
+impl Attr for ObjectAttr {}
+impl Attr for InfoAttr {}
+impl Attr for LinkCreateAttr {}
+impl Attr for LinkUpdateAttr {}
+impl Attr for ProgramLoadAttr {}
+impl Attr for IdAttr {}
+
+fn bpf<T: Attr>(command: i32, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: the kernel reads and writes no more than the size, and whatever it writes makes a
+    // valid value of a plain type; it takes a shorter one as filled up with zeros. Pointers inside
+    // it are the callers' to keep alive.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
@@ -213,22 +249,32 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Resul
     bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// Writes `count` elements, whose keys and values lie one after the other. When it fails, those
-/// before the one that was refused are written.
-pub(super) fn update_batch(
+/// Writes elements. When it fails, those before the one that was refused are written.
+pub(super) fn update_batch<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
-    keys: &[u8],
-    values: &[u8],
-    count: usize,
+    keys: &[K],
+    values: &[V],
 ) -> io::Result<()> {
+    fits_batches::<K, V>(map)?;
     let mut attr = BatchAttr {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: u32::try_from(count).map_err(io::Error::other)?,
+        count: u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?,
         map: raw(map),
         ..BatchAttr::default()
     };
     bpf(MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// Refuses types that are not the map's. Maps with a value for each CPU are not for batches here.
+fn fits_batches<K, V>(map: BorrowedFd<'_>) -> io::Result<()> {
+    const PER_CPU: [u32; 4] = [5, 6, 10, 21];
+    let MapInfo { kind, key_size, value_size, .. } = info(map)?;
+    let sizes = (key_size as usize, value_size as usize);
+    if PER_CPU.contains(&kind) || sizes != (size_of::<K>(), size_of::<V>()) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    Ok(())
 }
 
 /// Whether there was something to delete.
@@ -254,16 +300,8 @@ pub(super) fn next_key(
 }
 
 /// Where a batch ended; the next one goes on from there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Cursor(Vec<u8>);
-
-impl Cursor {
-    /// The beginning of a map whose keys have this size.
-    pub(super) fn new(key_size: usize) -> Self {
-        // Hash maps leave a number of a bucket there, other maps a key.
-        Self(vec![0; key_size.max(size_of::<u32>())])
-    }
-}
 
 /// What a batch held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,16 +312,19 @@ pub(super) struct Batch {
     pub(super) last: bool,
 }
 
-/// Reads the next `room` entries of a map into `keys` and `values`, which are as large as so many
-/// are; `first` says that `cursor` is new. Linux 5.6 for hash maps and arrays.
-pub(super) fn lookup_batch(
+/// Reads the next entries of a map into `keys` and `values`, as many as both have room for; `first`
+/// says that `cursor` is new. Linux 5.6 for hash maps and arrays.
+pub(super) fn lookup_batch<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     cursor: &mut Cursor,
     first: bool,
-    room: u32,
-    keys: &mut [u8],
-    values: &mut [u8],
+    keys: &mut [K],
+    values: &mut [V],
 ) -> io::Result<Batch> {
+    fits_batches::<K, V>(map)?;
+    let room = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    // The kernel writes a key there, or the number of a bucket.
+    cursor.0.resize(size_of::<K>().max(size_of::<u32>()), 0);
     let after = cursor.0.clone();
     let mut attr = BatchAttr {
         in_batch: if first { 0 } else { after.as_ptr() as u64 },
@@ -313,7 +354,7 @@ pub(super) fn open_pin(path: &Path) -> io::Result<Option<OwnedFd>> {
     Ok(missing_is_none(bpf(OBJ_GET, &mut attr))?.map(owned))
 }
 
-fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+fn info<T: Plain>(object: BorrowedFd<'_>) -> io::Result<T> {
     let mut info = T::default();
     let mut attr = InfoAttr {
         object: raw(object),
@@ -351,6 +392,21 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Instructions, as the kernel's `instruction-set.rst` has them.
+pub(super) mod instruction {
+    pub(in super::super) const EXIT: u64 = 0x95;
+    /// Register 0 becomes 1: a socket program allows.
+    pub(in super::super) const ALLOW: u64 = 1 << 32 | 0xb7;
+
+    pub(in super::super) const fn set(register: u64, value: i32) -> u64 {
+        (value as u32 as u64) << 32 | register << 8 | 0xb7
+    }
+
+    pub(in super::super) const fn call(helper: u64) -> u64 {
+        helper << 32 | 0x85
+    }
+}
+
 /// Loads a program of a socket hook, or else of a packet hook.
 pub(super) fn load_program(
     socket: Option<AttachPoint>,
@@ -367,12 +423,6 @@ pub(super) fn load_program(
         ..ProgramLoadAttr::default()
     };
     bpf(PROG_LOAD, &mut attr).map(owned)
-}
-
-/// A socket program that only allows.
-pub(super) fn load_empty(point: AttachPoint) -> io::Result<OwnedFd> {
-    // r0 = 1; exit
-    load_program(Some(point), &[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095])
 }
 
 /// Whether the kernel knows the call of [`update_batch`]: one that does misses the map.

@@ -69,11 +69,6 @@ fn bytes<T: Plain>(value: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
-fn slice_bytes<T: Plain>(values: &[T]) -> &[u8] {
-    // SAFETY: as above, for each of them; a slice has no gaps between its elements.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
-
 /// How kernels before 5.6 and maps without batches refuse one: `EINVAL`, `ENOTSUPP`, `EOPNOTSUPP`.
 fn is_unsupported(error: &io::Error) -> bool {
     const ENOTSUPP: i32 = 524;
@@ -83,11 +78,6 @@ fn is_unsupported(error: &io::Error) -> bool {
 fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
     // SAFETY: as above; any bytes written make a valid value.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
-}
-
-fn all_bytes_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
-    // SAFETY: as above, one after the other.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }
 
 /// So many entries are read at once.
@@ -173,8 +163,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     pub(super) fn put_all(&self, keys: &[K], values: &[V]) -> Result<(), WriteMapFailed> {
         debug_assert!(keys.len() == values.len() && !self.per_cpu);
         if keys.len() > 1 && self.batches.load(Ordering::Relaxed) {
-            let (fd, count) = (self.fd.as_fd(), keys.len());
-            match syscall::update_batch(fd, slice_bytes(keys), slice_bytes(values), count) {
+            match syscall::update_batch(self.fd.as_fd(), keys, values) {
                 // The map or the kernel knows no batches.
                 Err(error) if is_unsupported(&error) => {
                     self.batches.store(false, Ordering::Relaxed);
@@ -231,16 +220,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
         let (mut keys, mut values) =
             (vec![K::default(); room as usize], vec![V::default(); room as usize]);
         let mut entries = Vec::new();
-        let mut cursor = syscall::Cursor::new(size_of::<K>());
+        let mut cursor = syscall::Cursor::default();
         let (mut left, mut first) = (wanted, true);
         while left > 0 {
+            let wanted_now = room.min(left.max(BUCKET)) as usize;
             let batch = syscall::lookup_batch(
                 self.fd.as_fd(),
                 &mut cursor,
                 std::mem::take(&mut first),
-                room.min(left.max(BUCKET)),
-                all_bytes_mut(&mut keys),
-                all_bytes_mut(&mut values),
+                &mut keys[..wanted_now],
+                &mut values[..wanted_now],
             );
             let batch = match batch {
                 // One bucket alone holds more than there is room for.
