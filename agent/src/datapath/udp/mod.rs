@@ -10,7 +10,8 @@
 //! Guarantees: sockets that reached the same address without the service are left alone, and so are
 //! those of backends that only terminate and still serve. A socket whose holder is not found (its
 //! descriptor is under way in a message, say) or lets nobody near it is destroyed, so that its next
-//! call fails at once and the client connects anew. A service without ready backends is tried again until it has one.
+//! call fails at once and the client connects anew. A service without ready backends is tried again
+//! until it has one.
 //! Not here: TCP, which notices by itself.
 
 mod departures;
