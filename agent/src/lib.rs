@@ -320,8 +320,15 @@ impl Parts {
 /// Waits until the API has said what there is. When it is away, what it said to an earlier agent
 /// will do; a node that never heard of anything has nothing to go on with, and waits.
 async fn known(watched: &Watched, checkpoint: &Checkpoint) {
+    // Before the API has answered, because names are asked for already.
+    let restored = watched.restore(checkpoint);
     let synced = tokio::time::timeout(API_PATIENCE, watched.synced()).await;
-    if synced.is_err() && !watched.restore(checkpoint) {
+    if synced.is_ok() {
+        return;
+    }
+    if restored {
+        tracing::info!("the API is away: going on with what it said last");
+    } else {
         tracing::warn!("the API is away and nothing is known from before: waiting for it");
         watched.synced().await;
     }

@@ -24,7 +24,7 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// A longer time with `cargo xtask test --thorough`.
 fn duration() -> Duration {
-    Duration::from_secs(if std::env::var_os("BOWLINE_THOROUGH").is_some() { 120 } else { 10 })
+    Duration::from_secs(if std::env::var_os("BOWLINE_THOROUGH").is_some() { 120 } else { 8 })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,12 +177,6 @@ impl Watched {
         else {
             return false;
         };
-        tracing::info!(
-            pods = pods.len(),
-            nodes = nodes.len(),
-            services = services.len(),
-            "the API is away: going on with what it said last"
-        );
         self.pods.restore(pods);
         self.nodes.restore(nodes);
         self.services.restore(services, slices);
