@@ -121,9 +121,11 @@ impl Node {
         start(command, &self.log())
     }
 
-    /// What lives as long as the node is up.
-    pub fn run_dir(&self) -> PathBuf {
-        self.dir.join("nodes").join(&self.name).join("run")
+    /// The files with what the API said last, of this boot.
+    pub fn known(&self) -> Result<PathBuf> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let run = self.dir.join("nodes").join(&self.name).join("run");
+        Ok(run.join("known").join(boot.trim()))
     }
 
     /// The agent's log.

@@ -263,14 +263,14 @@ async fn is_written(stage: &EchoStage, node: &Node, idle: &Pod) -> Result<()> {
     wanted.extend(own.map(|pod| ("pods.json", uid(pod))));
     wait(&format!("what {} knows to be written", node.name), PATIENCE, async || {
         for (file, text) in &wanted {
-            let path = node.run_dir().join("known").join(file);
+            let path = node.known()?.join(file);
             let found = std::fs::read_to_string(&path).unwrap_or_default();
             if !found.contains(text) {
                 return Ok(Found::NotYet(format!("{text} is not in {}", path.display())));
             }
         }
         // A pod whose readiness is not in the file would be written as not ready.
-        let pods = std::fs::read_to_string(node.run_dir().join("known/pods.json"))?;
+        let pods = std::fs::read_to_string(node.known()?.join("pods.json"))?;
         let unready = pods.lines().find(|pod| !pod.contains(r#""status":"True","type":"Ready""#));
         Ok(unready.map_or(Found::Yes(()), |pod| Found::NotYet(pod.to_owned())))
     })
