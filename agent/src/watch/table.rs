@@ -106,6 +106,7 @@ fn key<K: ResourceExt>(object: &K) -> Key {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Node;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn nobody_sees_the_first_list_before_it_counts_as_one() {
@@ -116,9 +117,14 @@ mod tests {
         let not_yet = table.synced.borrow();
         std::thread::scope(|scope| {
             scope.spawn(|| table.take(Event::Apply(node)));
-            // As long as `restore` can get in, there is nothing for it to replace.
-            while let Ok(inner) = table.inner.try_read() {
-                assert!(inner.objects.is_empty());
+            // As long as `restore` can get in, there is nothing for it to replace. In the end it
+            // cannot, for as long as the other thread is held up.
+            let mut since = Instant::now();
+            while since.elapsed() < Duration::from_millis(50) {
+                if let Ok(inner) = table.inner.try_read() {
+                    assert!(inner.objects.is_empty());
+                    since = Instant::now();
+                }
                 std::thread::yield_now();
             }
             drop(not_yet);
