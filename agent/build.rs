@@ -20,5 +20,6 @@ fn built_object() -> PathBuf {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
     let target = target.map_or_else(|| Path::new("..").join("target"), Path::to_path_buf);
-    target.join("bpf").join("bowline.bpf.o")
+    let next = std::env::var_os("CARGO_FEATURE_NEXT_ABI").is_some();
+    target.join("bpf").join(if next { "bowline-next.bpf.o" } else { "bowline.bpf.o" })
 }

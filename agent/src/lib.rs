@@ -286,6 +286,7 @@ impl Parts {
             tunnel.make(&netlink).await?;
         }
         let data_plane = DataPlane::open(&config, &uplink, reach)?;
+        tracing::info!("the data plane is open");
         let links = Arc::new(data_plane.clone());
         let sandboxes = PodNetwork::open(
             &config.run_dir,

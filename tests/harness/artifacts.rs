@@ -22,6 +22,11 @@ pub fn bowline() -> Result<PathBuf> {
     built(path)
 }
 
+/// The same with other map layouts.
+pub fn next_bowline() -> Result<PathBuf> {
+    built(target().join("next/debug/bowline"))
+}
+
 /// The static program that runs inside pods.
 pub fn workload() -> Result<PathBuf> {
     built(target().join("workload/bowline-workload"))

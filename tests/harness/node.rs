@@ -100,7 +100,12 @@ impl Node {
 
     /// SIGKILL the agent and wait until it is gone.
     pub fn kill_agent(&self) -> Result<()> {
-        kill_and_wait(self.agent_pid()?)
+        self.end_agent(Signal::SIGKILL)
+    }
+
+    /// End the agent by a signal and wait until it is gone.
+    pub fn end_agent(&self, signal: Signal) -> Result<()> {
+        end_and_wait(self.agent_pid()?, signal)
     }
 
     /// Start the agent again, exactly as `up` did.
@@ -226,15 +231,19 @@ fn find_process(root: &Path, uid: &str) -> Option<(PathBuf, u32)> {
 
 /// SIGKILL a process and wait until it is gone.
 pub(crate) fn kill_and_wait(pid: u32) -> Result<()> {
+    end_and_wait(pid, Signal::SIGKILL)
+}
+
+fn end_and_wait(pid: u32, signal: Signal) -> Result<()> {
     let id = Pid::from_raw(i32::try_from(pid)?);
-    kill(id, Signal::SIGKILL).with_context(|| format!("cannot kill {pid}"))?;
-    for _ in 0..500 {
+    kill(id, signal).with_context(|| format!("cannot send {signal} to {pid}"))?;
+    for _ in 0..1000 {
         if has_ended(pid) {
             return Ok(());
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    bail!("process {pid} survives SIGKILL")
+    bail!("process {pid} survives {signal}")
 }
 
 /// Gone, or a zombie that nobody waited for.

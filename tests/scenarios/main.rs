@@ -17,3 +17,4 @@ mod pod_network;
 mod pod_throughput;
 mod repair;
 mod services;
+mod upgrade;

@@ -67,8 +67,21 @@ fn sysroot(rustc: &mut Command) -> Option<PathBuf> {
     Some(PathBuf::from(path.trim()))
 }
 
+/// Which map layouts the programs are built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abi {
+    Current,
+    /// Others, of the next version: for the test of upgrades and downgrades.
+    Next,
+}
+
 /// Build the programs and put the object where tests and the binary look for it.
 pub(crate) fn build() -> Result<PathBuf> {
+    build_with(Abi::Current)
+}
+
+/// The same with these layouts.
+pub(crate) fn build_with(abi: Abi) -> Result<PathBuf> {
     let toolchain = find_toolchain().context(
         "no Rust compiler here can build BPF: run `cargo xtask setup` as root, or \
          `rustup toolchain install nightly --component rust-src`",
@@ -78,9 +91,17 @@ pub(crate) fn build() -> Result<PathBuf> {
     }
     eprintln!("BPF compiler: {toolchain}");
     let output = workspace::target().join("bpf-build");
-    process::run(&mut command(&toolchain, &output))?;
+    let mut command = command(&toolchain, &output);
+    let object = match abi {
+        Abi::Current => "bpf/bowline.bpf.o",
+        Abi::Next => {
+            command.args(["--features", "next-abi"]);
+            "bpf/bowline-next.bpf.o"
+        }
+    };
+    process::run(&mut command)?;
     let built = output.join(TARGET).join("release/bowline");
-    let object = workspace::target().join("bpf/bowline.bpf.o");
+    let object = workspace::target().join(object);
     install(&built, &object)?;
     Ok(object)
 }

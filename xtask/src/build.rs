@@ -43,6 +43,19 @@ pub(crate) fn binaries(release: bool) -> Result<()> {
     process::run(&mut cargo)
 }
 
+/// The binary with other map layouts, at `target/next/debug/bowline`: what upgrades and downgrades
+/// are tested with. It shares the dependencies that are compiled for the workspace.
+pub(crate) fn next() -> Result<()> {
+    bpf::build_with(bpf::Abi::Next)?;
+    process::run(
+        workspace::cargo()
+            .current_dir(workspace::root())
+            .env("CARGO_BUILD_BUILD_DIR", workspace::target())
+            .env("CARGO_TARGET_DIR", workspace::target().join("next"))
+            .args(["build", "--workspace", "--bin", "bowline", "--features", "bowline/next-abi"]),
+    )
+}
+
 /// The program that runs inside test pods: linked statically, because their images hold no libc.
 pub(crate) fn workload() -> Result<()> {
     let target = workspace::target().join("workload");

@@ -43,6 +43,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Bins and tests in one command, and thus with one set of features.
     cargo(&["build", "--workspace", "--bins", "--tests"])?;
 
+    // Only the test of upgrades needs it, and it costs a minute.
+    if args.nextest.is_empty() || args.nextest.iter().any(|word| word.contains("upgrade")) {
+        build::next()?;
+    }
+
     // Before the tests, so that their count stays the last line.
     if args.thorough {
         kernels::check_all()?;

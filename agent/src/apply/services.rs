@@ -282,7 +282,7 @@ impl ServiceWriter {
             if is_new {
                 let BackendAddress { address, port } = *address;
                 new_ids.push(id);
-                new.push(Backend { address, port, state: state::ACTIVE, pad: 0 });
+                new.push(Backend { address, port, state: state::ACTIVE, ..Backend::default() });
             }
         }
         // Session affinity searches the slots by halves.

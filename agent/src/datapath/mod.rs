@@ -11,8 +11,10 @@
 mod condition;
 mod diff;
 mod features;
+mod layouts;
 mod links;
 mod measure;
+mod migrate;
 mod mirror;
 mod names;
 mod netlink;
@@ -38,6 +40,7 @@ pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use links::AttachProgramFailed;
 pub use measure::{EmptyPrograms, Runs};
+pub use migrate::MigrateFailed;
 pub use programs::{LoadProgramsFailed, Raw, object};
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
 pub use status::{MapStatus, ProgramStatus, Status};
@@ -57,6 +60,7 @@ use crate::plan::services::ServiceStep;
 use condition::ConditionFile;
 use features::Features;
 use links::PacketHook;
+use migrate::Migration;
 use mirror::Mirror;
 use names::{Gone, NamesWriter, PodName};
 use pins::Pins;
@@ -178,6 +182,8 @@ pub enum OpenDatapathFailed {
     Features(String),
     #[error("resizing map {map} failed: {message}")]
     Resize { map: &'static str, message: String },
+    #[error("taking over the data plane of another build failed: {0}")]
+    Migrate(#[from] MigrateFailed),
     #[error(transparent)]
     Load(#[from] LoadProgramsFailed),
     #[error(transparent)]
@@ -253,7 +259,8 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads the programs and attaches them to the sockets, the uplink and every known pod,
-    /// replacing those of an earlier agent; takes over its maps.
+    /// replacing those of an earlier agent; takes over its maps, also those of a build with other
+    /// layouts.
     pub fn open(config: Config) -> Result<Self, OpenDatapathFailed> {
         let pins = Pins::prepare(&config.bpffs).map_err(|source| {
             OpenDatapathFailed::PinDirectory { path: config.bpffs.clone(), source }
@@ -272,9 +279,11 @@ impl Datapath {
         if !missing.is_empty() {
             return Err(OpenDatapathFailed::Features(missing));
         }
+        let migration = Migration::begin(&config.bpffs, &pins)?;
         let resized = resize::set_aside(&pins, &config.sizes)?;
         let mut programs = Programs::load(&pins, &config.sizes, &features)?;
         resize::copy_back(&pins, &resized)?;
+        migration.take_over(&programs)?;
 
         let pods = Mirror::over(Table::open(&pins.maps, map::PODS)?).comparing(verify::same_pod);
         let mut routes = Mirror::over(Table::open(&pins.maps, map::ROUTES)?);
@@ -288,14 +297,9 @@ impl Datapath {
         let hook = PacketHook::of(&features);
         let uplinks: Vec<u32> =
             [uplink].into_iter().chain(tunnel.as_ref().map(|tunnel| tunnel.ifindex)).collect();
+        let which = PacketProgram::FromUplink;
         for ifindex in &uplinks {
-            links::take_over_packets(
-                &mut programs,
-                &pins,
-                PacketProgram::FromUplink,
-                *ifindex,
-                hook,
-            )?;
+            links::take_over_packets(&mut programs, &pins, which, *ifindex, hook)?;
         }
         let mut condition = ConditionFile::start(config.condition_file, features.rows());
         condition.set_programs(programs.listed(hook, &config.socket_cgroup, &uplinks));
@@ -321,6 +325,7 @@ impl Datapath {
             condition,
         };
         datapath.take_over_pods()?;
+        migration.finish()?;
         resize::discard(&datapath.pins, &resized)?;
         Ok(datapath)
     }

@@ -10,17 +10,38 @@ use nix::sys::statfs::statfs;
 /// `statfs` type of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
-/// The pin directory of this ABI version.
+/// The pin directory of an ABI version.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
+    pub(super) directory: PathBuf,
+    /// The description of the maps' layouts.
+    pub(super) layouts: PathBuf,
     pub(super) maps: PathBuf,
     pub(super) links: PathBuf,
 }
 
 impl Pins {
+    /// Those of this build.
     pub(super) fn under(bpffs: &Path) -> Self {
-        let version = bpffs.join("bowline").join(format!("v{ABI_VERSION}"));
-        Self { maps: version.join("maps"), links: version.join("links") }
+        Self::of_version(bpffs, ABI_VERSION)
+    }
+
+    fn of_version(bpffs: &Path, version: u32) -> Self {
+        let directory = bpffs.join("bowline").join(format!("v{version}"));
+        let [layouts, maps, links] = ["layouts", "maps", "links"].map(|name| directory.join(name));
+        Self { directory, layouts, maps, links }
+    }
+
+    /// Those of builds with other layouts.
+    pub(super) fn of_other_versions(bpffs: &Path) -> io::Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(bpffs.join("bowline"))? {
+            let name = entry?.file_name();
+            let version = name.to_str().and_then(|name| name.strip_prefix('v')?.parse().ok());
+            let other = version.filter(|version| *version != ABI_VERSION);
+            found.extend(other.map(|version| Self::of_version(bpffs, version)));
+        }
+        Ok(found)
     }
 
     /// Mounts the file system if there is none, and makes the directories.

@@ -178,6 +178,10 @@ impl Programs {
         all
     }
 
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.object.program(name).is_some()
+    }
+
     pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadProgramsFailed> {
         let program = self.object.program(name).ok_or(LoadProgramsFailed::Missing(name))?;
         let fd = program

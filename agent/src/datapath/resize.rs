@@ -84,6 +84,12 @@ fn put_back(pins: &Pins, resized: &[&'static str]) {
     }
 }
 
+/// The map that the programs use, also after a resize that was broken off.
+pub(super) fn in_use(pins: &Pins, map: &str) -> PathBuf {
+    let aside = aside(pins, map);
+    if aside.exists() { aside } else { pins.maps.join(map) }
+}
+
 fn aside(pins: &Pins, map: &str) -> PathBuf {
     pins.maps.join(format!("{ASIDE}{map}"))
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
+const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
 const MAP_UPDATE_ELEM: i32 = 2;
 const MAP_DELETE_ELEM: i32 = 3;
@@ -40,6 +41,15 @@ pub(super) enum AttachPoint {
     GetPeerName6 = 30,
     TcxIngress = 46,
     TcxEgress = 47,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct MapCreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
 }
 
 #[repr(C)]
@@ -173,6 +183,7 @@ macro_rules! plain {
 }
 
 plain! {
+    MapCreateAttr = 16,
     ElementAttr = 32,
     BatchAttr = 56,
     ObjectAttr = 16,
@@ -197,6 +208,7 @@ impl Attr for LinkCreateAttr {}
 impl Attr for LinkUpdateAttr {}
 impl Attr for ProgramLoadAttr {}
 impl Attr for IdAttr {}
+impl Attr for MapCreateAttr {}
 
 fn bpf<T: Attr>(command: i32, attr: &mut T) -> io::Result<i32> {
     // SAFETY: the kernel reads and writes no more than the size, and whatever it writes makes a
@@ -240,10 +252,21 @@ pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 }
 
 pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    write_element(map, key, value, 0)
+}
+
+/// Writes an element of a map that is no array; `EEXIST` if it is there.
+pub(super) fn insert(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    const NOEXIST: u64 = 1;
+    write_element(map, key, value, NOEXIST)
+}
+
+fn write_element(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
     let mut attr = ElementAttr {
         map: raw(map),
         key: key.as_ptr() as u64,
         value_or_next: value.as_ptr() as u64,
+        flags,
         ..ElementAttr::default()
     };
     bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
@@ -323,14 +346,46 @@ pub(super) fn lookup_batch<K: Plain, V: Plain>(
 ) -> io::Result<Batch> {
     fits_batches::<K, V>(map)?;
     let room = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    let into = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    read_batch(map, cursor, first, room, size_of::<K>(), into)
+}
+
+/// The same for maps whose types are another build's: keys and values one after the other, as many
+/// as `keys` has room for.
+pub(super) fn lookup_batch_bytes(
+    map: BorrowedFd<'_>,
+    cursor: &mut Cursor,
+    first: bool,
+    keys: &mut [u8],
+    values: &mut [u8],
+) -> io::Result<Batch> {
+    let (key, value, _) = map_shape(map)?;
+    let room = keys.len() / key as usize;
+    if values.len() < room * value as usize {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "less room for values"));
+    }
+    let into = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    let room = u32::try_from(room).map_err(io::Error::other)?;
+    read_batch(map, cursor, first, room, key as usize, into)
+}
+
+/// `into` are places for so many keys and values as `room` says.
+fn read_batch(
+    map: BorrowedFd<'_>,
+    cursor: &mut Cursor,
+    first: bool,
+    room: u32,
+    key_size: usize,
+    into: (u64, u64),
+) -> io::Result<Batch> {
     // The kernel writes a key there, or the number of a bucket.
-    cursor.0.resize(size_of::<K>().max(size_of::<u32>()), 0);
+    cursor.0.resize(key_size.max(size_of::<u32>()), 0);
     let after = cursor.0.clone();
     let mut attr = BatchAttr {
         in_batch: if first { 0 } else { after.as_ptr() as u64 },
         out_batch: cursor.0.as_mut_ptr() as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
+        keys: into.0,
+        values: into.1,
         count: room,
         map: raw(map),
         ..BatchAttr::default()
@@ -363,6 +418,15 @@ fn info<T: Plain>(object: BorrowedFd<'_>) -> io::Result<T> {
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
+}
+
+/// Makes an array with values of this size in bytes.
+pub(super) fn create_array(value_size: usize, entries: u32) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    let value_size = u32::try_from(value_size).map_err(io::Error::other)?;
+    let mut attr =
+        MapCreateAttr { kind: ARRAY, key_size: size_of::<u32>() as u32, value_size, entries };
+    bpf(MAP_CREATE, &mut attr).map(owned)
 }
 
 /// Sizes of a map's key and value, and how many entries it can hold.

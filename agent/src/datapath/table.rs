@@ -70,7 +70,7 @@ fn bytes<T: Plain>(value: &T) -> &[u8] {
 }
 
 /// How kernels before 5.6 and maps without batches refuse one: `EINVAL`, `ENOTSUPP`, `EOPNOTSUPP`.
-fn is_unsupported(error: &io::Error) -> bool {
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
     const ENOTSUPP: i32 = 524;
     matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
 }

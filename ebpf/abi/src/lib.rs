@@ -14,10 +14,12 @@
 
 mod address;
 mod counters;
+mod layouts;
 mod maps;
 
 pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
+pub use layouts::{LAYOUTS, Layout};
 pub use maps::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod, ReverseKey, Route,
     RouteKey, Service, ServiceKey, ServiceTraffic, Slot, TUNNEL_ID, V4_PREFIX_OFFSET,
@@ -26,7 +28,7 @@ pub use maps::{
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
 
 /// A type whose every bit pattern is a valid value and which has no padding, so that it may cross
 /// the boundary to the kernel as bytes.
@@ -37,7 +39,7 @@ pub const ABI_VERSION: u32 = 2;
 pub unsafe trait Plain: Copy + Default + 'static {}
 
 macro_rules! plain {
-    ($($name:ty = $size:literal),+ $(,)?) => {$(
+    ($($name:ty = $size:expr),+ $(,)?) => {$(
         const _: () = assert!(size_of::<$name>() == $size);
         // SAFETY: repr(C) of integers only; the size above leaves no room for padding.
         unsafe impl Plain for $name {}
@@ -48,7 +50,7 @@ plain! {
     Address = 16,
     Affinity = 16,
     AffinityKey = 24,
-    Backend = 20,
+    Backend = if cfg!(feature = "next-abi") { 24 } else { 20 },
     Flow = 36,
     FlowKey = 40,
     Frontend = 20,

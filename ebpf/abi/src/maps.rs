@@ -79,11 +79,14 @@ impl ServiceKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
+    #[cfg(feature = "next-abi")]
+    pub affinity_seconds: u32,
     /// Index into SERVICE_COUNTERS.
     pub id: u32,
     pub first_slot: u32,
     pub slot_count: u32,
     pub flags: u32,
+    #[cfg(not(feature = "next-abi"))]
     pub affinity_seconds: u32,
 }
 
@@ -109,10 +112,16 @@ pub mod state {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
+    #[cfg(not(feature = "next-abi"))]
     pub address: Address,
     pub port: U16Be,
     pub state: u8,
+    #[cfg(not(feature = "next-abi"))]
     pub pad: u8,
+    #[cfg(feature = "next-abi")]
+    pub pad: [u8; 5],
+    #[cfg(feature = "next-abi")]
+    pub address: Address,
 }
 
 /// PEERS value: whom a socket talks to, and under which name. The index is the socket's cookie
@@ -122,6 +131,7 @@ pub struct Backend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// The socket's. Zero is nobody's.
+    #[cfg(not(feature = "next-abi"))]
     pub cookie: u64,
     pub name: Frontend,
     pub backend: Address,
@@ -130,6 +140,8 @@ pub struct Peer {
     pub uses: u8,
     /// Not zero: REVERSE knows more of this socket, or of another one that had this entry.
     pub more: u8,
+    #[cfg(feature = "next-abi")]
+    pub cookie: u64,
 }
 
 impl Peer {
@@ -208,10 +220,13 @@ pub mod pod_flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// The host side of the pod's veth.
+    #[cfg(not(feature = "next-abi"))]
     pub ifindex: u32,
     /// The pod's own hardware address.
     pub mac: Mac,
     pub flags: u16,
+    #[cfg(feature = "next-abi")]
+    pub ifindex: u32,
 }
 
 /// ROUTES key: longest prefix wins. IPv4 prefixes count from the mapped form: a /24 is 120.
@@ -294,6 +309,7 @@ pub mod flow_idle {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
+    #[cfg(not(feature = "next-abi"))]
     pub address: Address,
     pub port: U16Be,
     /// One of [`flow_kind`].
@@ -309,6 +325,8 @@ pub struct Flow {
     pub owner: u32,
     /// Seconds of the kernel's monotonic clock, to within [`flow_idle::GRAIN`].
     pub last_used: u32,
+    #[cfg(feature = "next-abi")]
+    pub address: Address,
 }
 
 /// SERVICE_COUNTERS value.

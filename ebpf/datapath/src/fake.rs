@@ -1,4 +1,4 @@
-//! The maps as plain collections, for the tests of this crate.
+//! The maps as plain collections, for the tests of this crate and its fuzz target.
 
 extern crate std;
 
@@ -21,7 +21,12 @@ pub(crate) fn key(text: &str, port: u16) -> ServiceKey {
 }
 
 pub(crate) fn backend(text: &str, port: u16) -> Backend {
-    Backend { address: address(text), port: U16Be::new(port), state: state::ACTIVE, pad: 0 }
+    Backend {
+        address: address(text),
+        port: U16Be::new(port),
+        state: state::ACTIVE,
+        ..Backend::default()
+    }
 }
 
 /// The ones' complement sum of words in network order.

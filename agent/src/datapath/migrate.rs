@@ -1,0 +1,263 @@
+//! Takes over the data plane of a build with other map layouts, newer or older.
+//!
+//! The new set of maps is made beside the old one and filled from it; the pins of the links move to
+//! the new set, where they are given this build's programs as at any start; then the old set goes.
+//! Guarantees: no program sees a map that is not filled; what the old programs remember while the
+//! work goes on is carried over at its end. A crash at any point is recovered at the next start, of
+//! this build or of the other: a set without the description of its layouts was never whole and is
+//! made anew, one with it is whole.
+//! What cannot be converted starts empty, with one line. Counters start at zero.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use bowline_ebpf_abi::{Address, Peer, Pod, map, pod_flags};
+use nix::libc;
+
+use super::layouts::{Conversion, Layouts};
+use super::pins::Pins;
+use super::programs::Programs;
+use super::table::{ReadMapsFailed, Table, WriteMapFailed, is_unsupported};
+use super::{resize, syscall};
+
+/// Maps that only the agent writes.
+const WRITTEN: [&str; 5] = [map::BACKENDS, map::SLOTS, map::SERVICES, map::PODS, map::ROUTES];
+
+/// Maps that the programs write all the time.
+const REMEMBERED: [&str; 4] = [map::PEERS, map::REVERSE, map::FLOWS, map::AFFINITY];
+
+/// So many entries are read at once.
+const BATCH: u32 = 4096;
+
+/// The data plane of another build could not be taken over. It goes on as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateFailed {
+    #[error("{}: {source}", path.display())]
+    Pins { path: PathBuf, source: io::Error },
+    #[error("carrying map {map} over from {} failed: {source}", from.display())]
+    Copy { map: &'static str, from: PathBuf, source: io::Error },
+    #[error("map {map} does not hold what that in {} holds: give it a larger --map-size",
+        from.display())]
+    DoesNotFit { map: &'static str, from: PathBuf },
+    #[error(transparent)]
+    Read(#[from] ReadMapsFailed),
+    #[error(transparent)]
+    Write(#[from] WriteMapFailed),
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> MigrateFailed {
+    |source| MigrateFailed::Pins { path: path.to_path_buf(), source }
+}
+
+/// A takeover that has begun.
+#[derive(Debug)]
+pub(super) struct Migration {
+    own: Pins,
+    /// Sets of other versions.
+    others: Vec<Pins>,
+}
+
+impl Migration {
+    /// Looks for sets of other versions; drops an own one that was never whole.
+    pub(super) fn begin(bpffs: &Path, own: &Pins) -> Result<Self, MigrateFailed> {
+        let others = Pins::of_other_versions(bpffs).map_err(at(bpffs))?;
+        let migration = Self { own: own.clone(), others };
+        if migration.is_to_be_filled() {
+            for path in paths_in(&own.maps)? {
+                std::fs::remove_file(&path).map_err(at(&path))?;
+            }
+        }
+        Ok(migration)
+    }
+
+    fn is_to_be_filled(&self) -> bool {
+        !self.others.is_empty() && !self.own.layouts.exists()
+    }
+
+    /// Fills this build's maps, which exist, before any program uses them, and moves the links'
+    /// pins to them.
+    pub(super) fn take_over(&self, programs: &Programs) -> Result<(), MigrateFailed> {
+        if self.is_to_be_filled() {
+            for from in &self.others {
+                let written = self.carry(from, &WRITTEN)?;
+                let remembered = self.carry(from, &REMEMBERED)?;
+                let from = from.directory.display();
+                tracing::info!(written, remembered, "entries of {from} are carried over");
+            }
+            self.mark_pods()?;
+        }
+        Layouts::own().pin(&self.own.layouts).map_err(at(&self.own.layouts))?;
+        for from in &self.others {
+            for path in paths_in(&from.links)? {
+                // `connect4`, or `from_pod-7` at interface 7. A program that this build does not
+                // have goes with the other set.
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if programs.has(name.split('-').next().unwrap_or_default()) {
+                    std::fs::rename(&path, self.own.links.join(&*name)).map_err(at(&path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The old programs mark pods that have flows to the last moment, in the old map. A mark too
+    /// many costs a look-up.
+    fn mark_pods(&self) -> Result<(), MigrateFailed> {
+        let pods: Table<Address, Pod> = Table::open(&self.own.maps, map::PODS)?;
+        for (address, pod) in pods.entries()? {
+            pods.put(&address, &Pod { flags: pod.flags | pod_flags::HAS_FLOWS, ..pod })?;
+        }
+        Ok(())
+    }
+
+    /// Ends the takeover: this build's programs run, and nothing uses the other sets any more.
+    pub(super) fn finish(self) -> Result<(), MigrateFailed> {
+        for other in &self.others {
+            self.carry(other, &REMEMBERED)?;
+            std::fs::remove_dir_all(&other.directory).map_err(at(&other.directory))?;
+            tracing::info!("the data plane at {} is gone", other.directory.display());
+        }
+        Ok(())
+    }
+
+    /// Carries entries over that our maps do not have, and says how many.
+    fn carry(&self, from: &Pins, maps: &[&'static str]) -> Result<u32, MigrateFailed> {
+        let Some(theirs) = Layouts::pinned(&from.layouts) else { return Ok(0) };
+        let mut copied = 0;
+        for map in maps {
+            let done = Copy::plan(from, &self.own, &theirs, map).and_then(|copy| match copy {
+                Some(copy) => copy.run(),
+                None => Ok(0),
+            });
+            let from = || from.directory.clone();
+            copied += done.map_err(|source| match source.raw_os_error() {
+                Some(libc::E2BIG | libc::ENOSPC) => MigrateFailed::DoesNotFit { map, from: from() },
+                _ => MigrateFailed::Copy { map, from: from(), source },
+            })?;
+        }
+        Ok(copied)
+    }
+}
+
+fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, MigrateFailed> {
+    let entries = std::fs::read_dir(directory).map_err(at(directory))?;
+    entries.map(|entry| Ok(entry.map_err(at(directory))?.path())).collect()
+}
+
+/// One map and the way its entries go.
+struct Copy {
+    old: OwnedFd,
+    new: OwnedFd,
+    /// Of a key and a value of the old map in bytes, and how many entries it has room for.
+    shape: (u32, u32, u32),
+    key: Conversion,
+    value: Conversion,
+    /// An array has all its entries from the start.
+    is_array: bool,
+    /// Where a value of ours says how new it is: cookies of sockets count up, and of two that share
+    /// a place the newer one has it.
+    age: Option<usize>,
+}
+
+impl Copy {
+    /// `None` if there is nothing to copy, or nobody knows how.
+    fn plan(from: &Pins, own: &Pins, theirs: &Layouts, name: &str) -> io::Result<Option<Self>> {
+        let old = syscall::open_pin(&resize::in_use(from, name))?;
+        let new = syscall::open_pin(&own.maps.join(name))?;
+        let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
+        let (shape, ours) = (syscall::map_shape(old.as_fd())?, syscall::map_shape(new.as_fd())?);
+        let own = Layouts::own();
+        let key = theirs.conversion(&own, name, "key", (shape.0, ours.0));
+        let value = theirs.conversion(&own, name, "value", (shape.1, ours.1));
+        let Some((key, value)) = key.zip(value) else {
+            let from = from.directory.display();
+            tracing::warn!("map {name} of {from} cannot be converted: it starts empty");
+            return Ok(None);
+        };
+        let is_array = [map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
+        let age = (name == map::PEERS).then_some(std::mem::offset_of!(Peer, cookie));
+        Ok(Some(Self { old, new, shape, key, value, is_array, age }))
+    }
+
+    /// Entries that come or go meanwhile may be missed.
+    fn run(&self) -> io::Result<u32> {
+        match self.in_batches(BATCH) {
+            // Unknown to this kernel, or to this kind of map.
+            Err(error) if is_unsupported(&error) => self.one_by_one(),
+            done => done,
+        }
+    }
+
+    fn in_batches(&self, room: u32) -> io::Result<u32> {
+        let (key, value) = (self.shape.0 as usize, self.shape.1 as usize);
+        let (mut keys, mut values) = (vec![0; room as usize * key], vec![0; room as usize * value]);
+        let mut cursor = syscall::Cursor::default();
+        let (mut first, mut copied, mut seen) = (true, 0, 0);
+        // A map that is written to meanwhile may have a few more than its size.
+        while seen <= self.shape.2.saturating_mul(2) {
+            let fd = self.old.as_fd();
+            let batch = syscall::lookup_batch_bytes(fd, &mut cursor, first, &mut keys, &mut values);
+            let batch = match batch {
+                // One bucket alone holds more than there is room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.shape.2 => {
+                    return self.in_batches(room.saturating_mul(4));
+                }
+                batch => batch?,
+            };
+            first = false;
+            let found = keys.chunks_exact(key).zip(values.chunks_exact(value));
+            for (key, value) in found.take(batch.count as usize) {
+                copied += u32::from(self.put(key, value)?);
+            }
+            seen += batch.count;
+            if batch.last || batch.count == 0 {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    fn one_by_one(&self) -> io::Result<u32> {
+        let (mut key, mut value) = (vec![0; self.shape.0 as usize], vec![0; self.shape.1 as usize]);
+        let (mut copied, mut seen) = (0, 0);
+        let mut more = syscall::next_key(self.old.as_fd(), None, &mut key)?;
+        while more && seen <= self.shape.2.saturating_mul(2) {
+            if syscall::lookup(self.old.as_fd(), &key, &mut value)? {
+                copied += u32::from(self.put(&key, &value)?);
+            }
+            let last = key.clone();
+            more = syscall::next_key(self.old.as_fd(), Some(&last), &mut key)?;
+            seen += 1;
+        }
+        Ok(copied)
+    }
+
+    /// Whether it was written: not if ours has one, and not an array's that nobody uses.
+    fn put(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        if self.is_array && value.iter().all(|byte| *byte == 0) {
+            return Ok(false);
+        }
+        let (key, value) = (self.key.convert(key), self.value.convert(value));
+        if self.is_array {
+            let mut ours = vec![0; value.len()];
+            syscall::lookup(self.new.as_fd(), &key, &mut ours)?;
+            let is_newer = self.age(&value) > self.age(&ours);
+            return match is_newer {
+                true => syscall::update(self.new.as_fd(), &key, &value).map(|()| true),
+                false => Ok(false),
+            };
+        }
+        match syscall::insert(self.new.as_fd(), &key, &value) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Zero is a value that nobody uses.
+    fn age(&self, value: &[u8]) -> u64 {
+        let Some(at) = self.age else { return u64::from(value.iter().any(|byte| *byte != 0)) };
+        let cookie = value[at..at + size_of::<u64>()].try_into();
+        cookie.map_or(0, u64::from_ne_bytes)
+    }
+}
