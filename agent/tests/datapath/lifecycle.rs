@@ -118,7 +118,7 @@ fn take_over_under_load(in_cgroup: bool) {
         let mut next = world.here.open();
         let unchanged = ServiceSummary { unchanged: 2, ..ServiceSummary::default() };
         assert_eq!(next.apply_services(&table).unwrap(), unchanged);
-        assert_eq!(next.pods().len(), 2);
+        assert_eq!(next.pods().len(), 4, "two pods, two addresses each");
         load.wait_for(20);
         // The next agent starts while this one still runs.
         agent = Some(world.here.open());
@@ -185,15 +185,15 @@ fn pods_come_and_go() {
     let found = row(&world).unwrap();
     assert_eq!(found.mac, "02:00:00:00:00:05");
     let here = world.here.namespace.run({
-        let address = pod.address;
+        let addresses = pod.link.addresses.clone();
         move || {
-            here.detach_pod(&[address.into()]).unwrap();
-            here.detach_pod(&[address.into()]).unwrap();
+            here.detach_pod(&addresses).unwrap();
+            here.detach_pod(&addresses).unwrap();
             here
         }
     });
     assert!(row(&world).is_none());
-    assert_eq!(here.pods().len(), 1);
+    assert_eq!(here.pods().len(), 2);
     // An interface that vanished while no agent ran is forgotten at the next start.
     drop(here);
     world.here.namespace.ip("link del pod6");

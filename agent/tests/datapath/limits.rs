@@ -137,8 +137,10 @@ fn slots_without_room_are_named_and_the_others_work() {
 fn a_pod_without_room_is_named_until_it_finds_some() {
     let world = World::new();
     let [first, second] = [0, 1].map(|number| world.here.pods[number].link.clone());
-    let mut here = world.here.open_with(MapSizes { pods: 1, ..MapSizes::default() });
-    let (second_name, address) = (format!("default/{}", second.name), first.addresses[0]);
+    let mut here = world.here.open_with(MapSizes { pods: 2, ..MapSizes::default() });
+    let second_name = format!("default/{}", second.name);
+    // Each pod takes one entry a family.
+    let addresses = first.addresses.clone();
     let error = world.here.namespace.run({
         let second = second.clone();
         move || {
@@ -147,7 +149,7 @@ fn a_pod_without_room_is_named_until_it_finds_some() {
         }
     });
     let (error, mut here) = error;
-    for word in [second_name.as_str(), "PODS", "1 entries", "--map-size PODS="] {
+    for word in [second_name.as_str(), "PODS", "2 entries", "--map-size PODS="] {
         assert!(error.contains(word), "{word}: {error}");
     }
     assert!(full(&world.here.status(), "PODS").unwrap().refused.contains(&second_name));
@@ -156,7 +158,7 @@ fn a_pod_without_room_is_named_until_it_finds_some() {
     assert_eq!(full(&world.here.status(), "PODS"), None);
     let _here = world.here.namespace.run(move || {
         here.attach_pod(&second).unwrap_err();
-        here.detach_pod(&[address]).unwrap();
+        here.detach_pod(&addresses).unwrap();
         here.attach_pod(&second).unwrap();
         here
     });

@@ -8,6 +8,7 @@ mod kernels;
 mod lifecycle;
 mod limits;
 mod packets;
+mod paths;
 mod repair;
 mod servers;
 mod sockets;

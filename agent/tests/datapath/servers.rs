@@ -1,7 +1,10 @@
 //! Servers in pods that say who they are and whom they see, and the services that lead to them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream,
+    UdpSocket,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -26,6 +29,17 @@ pub(crate) fn serve(world: &World) -> (Datapath, Datapath, [Server<'_>; 2]) {
     here.apply_services(&service_with(&world.backends().map(|pod| pod.address))).unwrap();
     world.here.cgroup.enter();
     (here, there, servers)
+}
+
+/// The service of IPv6.
+pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 8, 7, 0, 0, 0, 1);
+pub(crate) const SERVICE6: SocketAddr = SocketAddr::V6(SocketAddrV6::new(VIP6, 80, 0, 0));
+
+/// The services of both families, each with these pods.
+pub(crate) fn services_of(pods: &[&Pod]) -> ServiceTable {
+    let (four, six): (Vec<_>, Vec<_>) = pods.iter().map(|pod| (pod.address, pod.address6)).unzip();
+    let both = [TestService::new("web", VIP, &four), TestService::new("web6", VIP6, &six)];
+    TestService::tables(&[&both[0], &both[1]])
 }
 
 /// The service of the tests, TCP and UDP port 80, with these backends.
@@ -103,32 +117,36 @@ pub(crate) struct Server<'a> {
 impl<'a> Server<'a> {
     pub(crate) fn start(pod: &'a Pod) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let address = SocketAddrV4::new(pod.address, BACKEND_PORT);
-        let (listener, socket) = pod
-            .namespace
-            .run(move || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let name = pod.address;
-        let (tcp_stop, udp_stop) = (stop.clone(), stop.clone());
-        let tcp = pod.namespace.spawn(move || serve_tcp(&listener, name, &tcp_stop));
-        let udp = pod.namespace.spawn(move || serve_udp(&socket, name, &udp_stop));
-        Self { pod, stop, threads: vec![tcp, udp] }
+        let mut threads = Vec::new();
+        for name in [IpAddr::from(pod.address), pod.address6.into()] {
+            let address = SocketAddr::from((name, BACKEND_PORT));
+            let (listener, socket) = pod.namespace.run(move || {
+                (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())
+            });
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let (tcp_stop, udp_stop) = (stop.clone(), stop.clone());
+            threads.push(pod.namespace.spawn(move || serve_tcp(&listener, name, &tcp_stop)));
+            threads.push(pod.namespace.spawn(move || serve_udp(&socket, name, &udp_stop)));
+        }
+        Self { pod, stop, threads }
     }
 }
 
 impl Drop for Server<'_> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let address = SocketAddr::from((self.pod.address, BACKEND_PORT));
-        // Wakes the listener up.
-        self.pod.namespace.run(move || drop(TcpStream::connect(address)));
+        // Wakes the listeners up.
+        for name in [IpAddr::from(self.pod.address), self.pod.address6.into()] {
+            let address = SocketAddr::from((name, BACKEND_PORT));
+            self.pod.namespace.run(move || drop(TcpStream::connect(address)));
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn serve_tcp(listener: &TcpListener, name: Ipv4Addr, stop: &AtomicBool) {
+fn serve_tcp(listener: &TcpListener, name: IpAddr, stop: &AtomicBool) {
     for stream in listener.incoming() {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -146,8 +164,8 @@ fn serve_tcp(listener: &TcpListener, name: Ipv4Addr, stop: &AtomicBool) {
     }
 }
 
-fn serve_udp(socket: &UdpSocket, name: Ipv4Addr, stop: &AtomicBool) {
-    let mut buffer = [0; 2048];
+fn serve_udp(socket: &UdpSocket, name: IpAddr, stop: &AtomicBool) {
+    let mut buffer = [0; 8192];
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
         let line = String::from_utf8_lossy(&buffer[..length]);
@@ -187,13 +205,18 @@ impl Connection {
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> std::io::Result<Answer> {
+        self.say(line).map(|answer| Answer::parse(&answer))
+    }
+
+    /// The answer as it comes.
+    pub(crate) fn say(&mut self, line: &str) -> std::io::Result<String> {
         self.0.get_mut().write_all(format!("{line}\n").as_bytes())?;
         let mut answer = String::new();
         self.0.read_line(&mut answer)?;
         if answer.is_empty() {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Answer::parse(&answer))
+        Ok(answer.trim_end().to_owned())
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -78,16 +79,31 @@ impl Namespace {
     }
 
     pub(crate) fn ip(&self, arguments: &str) {
-        self.command("ip", arguments);
+        self.ip_batch(arguments.to_owned());
     }
 
-    fn command(&self, program: &'static str, arguments: &str) {
-        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+    /// One command of `ip` a line, in one process: processes are dear in an emulated machine.
+    pub(crate) fn ip_batch(&self, lines: String) {
         self.run(move || {
-            let output = Command::new(program).args(&arguments).output().unwrap();
+            let mut ip = Command::new("ip");
+            ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+            let mut ip = ip.stderr(Stdio::piped()).spawn().unwrap();
+            ip.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+            let output = ip.wait_with_output().unwrap();
             let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+            assert!(output.status.success(), "ip: {lines}: {errors}");
         });
+    }
+
+    /// The number of an interface.
+    pub(crate) fn ifindex(&self, name: &str) -> u32 {
+        let name = name.to_owned();
+        self.run(move || nix::net::if_::if_nametoindex(name.as_str()).unwrap())
+    }
+
+    /// Links that are made from now on have no IPv6 addresses of the kernel's own making.
+    pub(crate) fn plain_ipv6(&self) {
+        self.set("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
     }
 
     pub(crate) fn set(&self, path: &str, value: &'static str) {
@@ -153,7 +169,15 @@ impl Drop for Cgroup {
 pub(crate) struct Pod {
     pub(crate) namespace: Namespace,
     pub(crate) address: Ipv4Addr,
+    pub(crate) address6: Ipv6Addr,
     pub(crate) link: PodLink,
+}
+
+impl Pod {
+    /// The address of the other one's family.
+    pub(crate) fn like(&self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.address.into() } else { self.address6.into() }
+    }
 }
 
 /// A node: a namespace with an uplink, its pods, and its data plane's directories.
@@ -166,11 +190,15 @@ pub(crate) struct Node {
 }
 
 pub(crate) const UPLINK: &str = "eth0";
+pub(crate) const TUNNEL: &str = "vxlan0";
 
 impl Node {
     fn new(number: u8, unique: &str) -> Self {
         let namespace = Namespace::new();
+        // Nodes ask for each other from link-local addresses, at once.
+        namespace.set("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
         namespace.set("/proc/sys/net/ipv4/ip_forward", "1");
+        namespace.set("/proc/sys/net/ipv6/conf/all/forwarding", "1");
         let directory = std::env::temp_dir().join(format!("{unique}-{number}"));
         fs::create_dir_all(&directory).unwrap();
         let cgroup = Cgroup::new(&format!("{unique}-{number}"));
@@ -181,8 +209,17 @@ impl Node {
         Ipv4Addr::new(172, 30, 0, 10 + self.number)
     }
 
-    pub(crate) fn range(&self) -> Cidr {
-        Cidr::containing(Ipv4Addr::new(10, 240, self.number, 0), 24).unwrap()
+    pub(crate) fn address6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 172, 30, 0, 0, 0, 0, u16::from(10 + self.number))
+    }
+
+    /// Of IPv4 and of IPv6.
+    pub(crate) fn ranges(&self) -> [Cidr; 2] {
+        let number = u16::from(self.number);
+        [
+            Cidr::containing(Ipv4Addr::new(10, 240, self.number, 0), 24).unwrap(),
+            Cidr::containing(Ipv6Addr::new(0xfd00, 10, 240, number, 0, 0, 0, 0), 64).unwrap(),
+        ]
     }
 
     pub(crate) fn bpffs(&self) -> PathBuf {
@@ -213,7 +250,7 @@ impl Node {
             bpffs: self.bpffs(),
             socket_cgroup: self.cgroup.path.clone(),
             uplink: UPLINK.to_owned(),
-            tunnel: None,
+            tunnel: Some(TUNNEL.to_owned()),
             names_file: self.names_file(),
             condition_file: self.condition_file(),
             sizes,
@@ -229,6 +266,15 @@ impl Node {
             datapath = self.attach(datapath, pod);
         }
         datapath
+    }
+
+    /// Leads to the pods of another node this way, by family.
+    pub(crate) fn lead(&self, mut datapath: Datapath, other: &Self, hops: [Hop; 2]) -> Datapath {
+        let routes: BTreeMap<Cidr, Hop> = other.ranges().into_iter().zip(hops).collect();
+        self.namespace.run(move || {
+            datapath.set_routes(&routes).unwrap();
+            datapath
+        })
     }
 
     fn attach(&self, mut datapath: Datapath, pod: &Pod) -> Datapath {
@@ -252,33 +298,42 @@ impl Node {
 
     fn add_pod(&mut self, number: u8) {
         let namespace = Namespace::new();
+        namespace.plain_ipv6();
         let address = Ipv4Addr::new(10, 240, self.number, number);
+        let last = u16::from(number);
+        let address6 = Ipv6Addr::new(0xfd00, 10, 240, self.number.into(), 0, 0, 0, last);
         let host = format!("pod{number}");
         let tid = namespace.tid;
-        self.namespace.ip(&format!("link add {host} type veth peer name eth0 netns {tid}"));
-        self.namespace.ip(&format!("link set {host} address 02:00:00:00:ff:01 up"));
-        self.namespace.ip(&format!("route add {address} dev {host}"));
-        namespace.ip(&format!("link set eth0 address 02:00:00:00:00:{number:02x} up"));
-        namespace.ip(&format!("addr add {address}/32 dev eth0"));
-        namespace.ip("route add 169.254.1.1 dev eth0 scope link");
-        namespace.ip("route add default via 169.254.1.1 dev eth0");
-        namespace.ip("neigh add 169.254.1.1 lladdr 02:00:00:00:ff:01 dev eth0 nud permanent");
-        self.namespace.ip(&format!(
-            "neigh add {address} lladdr 02:00:00:00:00:{number:02x} dev {host} nud permanent"
+        let (gateway, mac) = ("02:00:00:00:ff:01", format!("02:00:00:00:00:{number:02x}"));
+        self.namespace.ip_batch(format!(
+            "link add {host} type veth peer name eth0 netns {tid}\n\
+             link set {host} address {gateway} up\n\
+             route add {address} dev {host}\n\
+             route add {address6} dev {host}\n\
+             neigh add {address} lladdr {mac} dev {host} nud permanent\n\
+             neigh add {address6} lladdr {mac} dev {host} nud permanent\n"
         ));
-        let name = host.clone();
-        let ifindex =
-            self.namespace.run(move || nix::net::if_::if_nametoindex(name.as_str()).unwrap());
+        namespace.ip_batch(format!(
+            "link set eth0 address {mac} up\n\
+             addr add {address}/32 dev eth0\n\
+             addr add {address6}/128 dev eth0 nodad\n\
+             route add 169.254.1.1 dev eth0 scope link\n\
+             route add default via 169.254.1.1 dev eth0\n\
+             route add fe80::1 dev eth0\n\
+             route add default via fe80::1 dev eth0\n\
+             neigh add 169.254.1.1 lladdr {gateway} dev eth0 nud permanent\n\
+             neigh add fe80::1 lladdr {gateway} dev eth0 nud permanent\n"
+        ));
         let link = PodLink {
             uid: format!("uid-{number}"),
             namespace: "default".to_owned(),
+            ifindex: self.namespace.ifindex(&host),
             name: host,
-            ifindex,
-            addresses: vec![address.into()],
+            addresses: vec![address.into(), address6.into()],
             mac: [2, 0, 0, 0, 0, number],
             netns: PathBuf::from(format!("/proc/{tid}/ns/net")),
         };
-        self.pods.push(Pod { namespace, address, link });
+        self.pods.push(Pod { namespace, address, address6, link });
     }
 }
 
@@ -296,6 +351,7 @@ impl Drop for Node {
 pub(crate) struct World {
     pub(crate) here: Node,
     pub(crate) there: Node,
+    router: Option<Namespace>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -318,31 +374,89 @@ fn sweep() {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::joined(|here, there| {
+            let tid = there.namespace.tid;
+            let veth = format!("link add {UPLINK} type veth peer name {UPLINK} netns {tid}");
+            here.namespace.ip(&veth);
+            None
+        })
+    }
+
+    /// The nodes are not on one link: a router answers for each of them to the other, as in
+    /// networks that only look like one link. So many bytes fit through its link to `there`.
+    pub(crate) fn apart(mtu: u32) -> Self {
+        let world = Self::joined(|here, there| {
+            let router = Namespace::new();
+            router.plain_ipv6();
+            router.set("/proc/sys/net/ipv4/ip_forward", "1");
+            router.set("/proc/sys/net/ipv6/conf/all/forwarding", "1");
+            for node in [here, there] {
+                let (tid, n) = (router.tid, node.number);
+                node.namespace.ip(&format!(
+                    "link add {UPLINK} address 02:00:00:00:01:0{n} type veth \
+                     peer name side{n} address 02:00:00:00:02:0{n} netns {tid}"
+                ));
+            }
+            Some(router)
+        });
+        let router = world.router.as_ref().unwrap();
+        for (node, other) in [(&world.here, &world.there), (&world.there, &world.here)] {
+            let (n, [range, range6]) = (node.number, node.ranges());
+            let (address, address6) = (node.address(), node.address6());
+            router.ip_batch(format!(
+                "addr add 192.0.2.{n}/32 dev side{n}\n\
+                 addr add fd00:192::{n}/128 dev side{n} nodad\n\
+                 link set side{n} up\n\
+                 neigh add {address} lladdr 02:00:00:00:01:0{n} dev side{n} nud permanent\n\
+                 neigh add {address6} lladdr 02:00:00:00:01:0{n} dev side{n} nud permanent\n\
+                 route add {address} dev side{n}\n\
+                 route add {address6} dev side{n}\n\
+                 route add {range} via {address} dev side{n}\n\
+                 route add {range6} via {address6} dev side{n}\n"
+            ));
+            let (address, address6) = (other.address(), other.address6());
+            node.namespace.ip_batch(format!(
+                "neigh add {address} lladdr 02:00:00:00:02:0{n} dev {UPLINK} nud permanent\n\
+                 neigh add {address6} lladdr 02:00:00:00:02:0{n} dev {UPLINK} nud permanent\n"
+            ));
+        }
+        router.ip(&format!("link set side{} mtu {mtu}", world.there.number));
+        world
+    }
+
+    /// `join` makes the uplinks.
+    fn joined(join: impl FnOnce(&Node, &Node) -> Option<Namespace>) -> Self {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         sweep();
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
         let unique = format!("{PREFIX}{}-{count}", std::process::id());
         let mut here = Node::new(1, &unique);
         let mut there = Node::new(2, &unique);
-        let tid = there.namespace.tid;
-        here.namespace.ip(&format!("link add {UPLINK} type veth peer name {UPLINK} netns {tid}"));
-        for node in [&here, &there] {
-            node.namespace.ip(&format!("addr add {}/24 dev {UPLINK}", node.address()));
-            node.namespace.ip(&format!("link set {UPLINK} up"));
-        }
+        let router = join(&here, &there);
         for (node, other) in [(&here, &there), (&there, &here)] {
-            let (range, gateway) = (other.range(), other.address());
-            node.namespace.ip(&format!("route add {range} via {gateway}"));
+            let (address, address6) = (node.address(), node.address6());
+            let [range, range6] = other.ranges();
+            let (gateway, gateway6) = (other.address(), other.address6());
+            let [a, b, c, d] = address.octets();
+            node.namespace.ip_batch(format!(
+                "addr add {address}/24 dev {UPLINK}\n\
+                 addr add {address6}/64 dev {UPLINK} nodad\n\
+                 link set {UPLINK} up\n\
+                 route add {range} via {gateway}\n\
+                 route add {range6} via {gateway6}\n\
+                 link add {TUNNEL} type vxlan external dstport 4789\n\
+                 link set {TUNNEL} address 06:62:{a:02x}:{b:02x}:{c:02x}:{d:02x} up\n"
+            ));
         }
         here.add_pod(5);
         here.add_pod(6);
         there.add_pod(7);
-        Self { here, there, _alone: alone }
+        Self { here, there, router, _alone: alone }
     }
 
     /// Opens both nodes' data planes, with routes to each other.
     pub(crate) fn open(&self) -> (Datapath, Datapath) {
-        let open = |node: &Node, other: &Node| Self::route(node.open(), other);
+        let open = |node: &Node, other: &Node| Self::route(node, node.open(), other);
         (open(&self.here, &self.there), open(&self.there, &self.here))
     }
 
@@ -352,13 +466,23 @@ impl World {
         for pod in &self.here.pods {
             datapath = self.here.attach(datapath, pod);
         }
-        Self::route(datapath, &self.there)
+        Self::route(&self.here, datapath, &self.there)
     }
 
-    fn route(mut datapath: Datapath, other: &Node) -> Datapath {
-        let routes = BTreeMap::from([(other.range(), Hop::Uplink(other.address().into()))]);
-        datapath.set_routes(&routes).unwrap();
-        datapath
+    fn route(node: &Node, datapath: Datapath, other: &Node) -> Datapath {
+        let (address, address6) = (other.address().into(), other.address6().into());
+        node.lead(datapath, other, [Hop::Uplink(address), Hop::Uplink(address6)])
+    }
+
+    /// Both nodes reach each other's pods through the tunnel from now on.
+    pub(crate) fn tunnel(&self, here: Datapath, there: Datapath) -> (Datapath, Datapath) {
+        for pod in self.here.pods.iter().chain(&self.there.pods) {
+            pod.namespace.ip("link set eth0 mtu 1450");
+        }
+        let lead = |node: &Node, datapath, other: &Node| {
+            node.lead(datapath, other, [Hop::Tunnel(other.address().into()); 2])
+        };
+        (lead(&self.here, here, &self.there), lead(&self.there, there, &self.here))
     }
 
     /// The pod that the tests connect from.
