@@ -10,6 +10,7 @@ mod bpf;
 mod build;
 mod debian;
 mod demo;
+mod fuzz;
 mod kernels;
 mod process;
 mod setup;

@@ -3,9 +3,11 @@
 //! Guarantees: the cheap checks come first; the last line is cargo-nextest's own count of tests;
 //! tests that need root are counted as skipped when root is missing, never as passed.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
-use crate::{bpf, build, kernels, process, setup, tidy, workspace};
+use crate::{bpf, build, fuzz, kernels, process, setup, tidy, workspace};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -17,13 +19,16 @@ pub(crate) struct Args {
     #[arg(long)]
     only_tests: bool,
     /// Also what takes minutes: the data plane on Debian's kernels, as `cargo xtask kernels` does,
-    /// and a longer time for the driver that spoils packets.
+    /// services that change for a minute, and fuzzing led by coverage.
     #[arg(long)]
     thorough: bool,
     /// Arguments for `cargo nextest run`, for example a filter.
     #[arg(last = true, value_name = "NEXTEST ARGS")]
     nextest: Vec<String>,
 }
+
+/// How long a thorough run fuzzes.
+const FUZZING: Duration = Duration::from_secs(60);
 
 /// Run all of it; the first failure ends the run.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -50,12 +55,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     // Before the tests, so that their count stays the last line.
     if args.thorough {
+        fuzz::run(FUZZING)?;
         kernels::check_all()?;
     }
     let mut nextest = workspace::cargo();
-    if args.thorough {
-        nextest.env("BOWLINE_FUZZ_SECONDS", "60");
-    }
     nextest
         .current_dir(workspace::root())
         .env("BOWLINE_BIN", workspace::target().join("debug/bowline"))

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub(crate) fn address(text: &str) -> Address {
-    text.parse::<IpAddr>().unwrap().into()
+    text.parse::<IpAddr>().expect("an address").into()
 }
 
 pub(crate) fn key(text: &str, port: u16) -> ServiceKey {

@@ -1,9 +1,10 @@
-//! Spoiled packets by the million: a bounded random driver for the parser and the selector.
+//! What must hold of any packets whatever, for two drivers: a bounded random one in every test run,
+//! and libFuzzer, which coverage leads, in `cargo xtask test --thorough` (`fuzz/` of this crate).
 //!
-//! Seeds are good packets of every kind; each round spoils some bytes, cuts or lengthens the frame
-//! and sends it through all three programs' logic, with flows left by the rounds before. It has no
-//! coverage feedback: libFuzzer wants sanitizers of a nightly compiler, and this runs everywhere.
-//! `BOWLINE_FUZZ_SECONDS` says for how long (default 2; `cargo xtask test --thorough` sets more).
+//! An input is a sequence of packets through one node's logic, so that later ones meet the flows of
+//! earlier ones. Each packet is a byte that says which program of which family sees it and how the
+//! dice fall, two bytes of its length (low one first), and the frame.
+//! `BOWLINE_FUZZ_SECONDS` says how long the bounded driver goes on (default 2).
 
 extern crate std;
 
@@ -13,35 +14,49 @@ use crate::fake::{FakeMaps, address, frame, ip_frame, key};
 use crate::packet::{Bytes, ETHERNET, Extent, Family, parse};
 use crate::quote::Quote;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 use std::vec::Vec;
 
-/// Deterministic, so that a failure comes back.
-struct Random(u64);
+/// Of one input: more than open, answer, close and say an error about a flow.
+const MOST_PACKETS: usize = 12;
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
+/// One packet of an input. `head`: the lowest bit is the family, the rest the program and the dice.
+fn packed(head: u8, frame: &[u8]) -> Vec<u8> {
+    [&[head][..], &(frame.len() as u16).to_le_bytes(), frame].concat()
 }
 
-fn seeds() -> Vec<Vec<u8>> {
-    let mut seeds = Vec::new();
+/// The packets of an input; a length that is too large is what is left.
+fn unpacked(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let next = move || {
+        let ([head, low, high], rest) = input.split_first_chunk()?;
+        let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
+        let (frame, rest) = rest.split_at(length);
+        input = rest;
+        Some((*head, frame))
+    };
+    core::iter::from_fn(next).take(MOST_PACKETS)
+}
+
+/// Good inputs to begin with: each a packet of another kind, seen by the program of pods.
+pub fn seeds() -> Vec<Vec<u8>> {
+    frames().iter().flatten().map(|frame| packed(family_of(frame), frame)).collect()
+}
+
+fn family_of(frame: &[u8]) -> u8 {
+    frame.get(14).map_or(0, |first| u8::from(first >> 4 == 6))
+}
+
+/// By sender; the first of each family is the pod that the program of pods watches.
+fn frames() -> Vec<Vec<Vec<u8>>> {
+    let mut senders = Vec::new();
     let families = [
         ["10.240.0.5", "10.240.0.6", "10.240.1.9", "10.9.0.1", "192.0.2.1"],
         ["fd00:10:240::5", "fd00:10:240::6", "fd00:10:240:1::9", "fd00:10:9::1", "2001:db8::1"],
     ];
     for addresses in families {
-        let addresses = addresses.map(|text| text.parse::<IpAddr>().unwrap());
+        let addresses = addresses.map(|text| text.parse::<IpAddr>().expect("an address"));
         let icmp = if addresses[0].is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
         for from in addresses {
+            let mut seeds = Vec::new();
             for to in addresses {
                 for number in [protocol::TCP, protocol::UDP] {
                     seeds.push(frame(number, (from, 40_000), (to, 80), 2));
@@ -58,9 +73,10 @@ fn seeds() -> Vec<Vec<u8>> {
                     seeds.push(ip_frame(first, from, to, &segment));
                 }
             }
+            senders.push(seeds);
         }
     }
-    seeds
+    senders
 }
 
 fn node() -> FakeMaps {
@@ -75,71 +91,139 @@ fn node() -> FakeMaps {
         let route = Route { node: address("172.30.0.12"), ifindex: 2, flags: 0 };
         maps.routes.insert(address(range), route);
         maps.program(key(vip, 80), &pods);
+        maps.program(key(vip, 8080), &pods);
+        maps.services.entry(key(vip, 8080)).and_modify(|sticky| sticky.affinity_seconds = 60);
     }
     maps
 }
 
-/// What must hold for any bytes.
-fn try_one(maps: &FakeMaps, bytes: &[u8], family: Family, hook: usize, work: &mut Work) {
+/// Sends an input's packets through a node, and says how many of them were rewritten. It panics
+/// where something does not hold.
+pub fn run(input: &[u8]) -> usize {
+    let maps = node();
+    let mut work = Work::default();
+    let mut rewritten = 0;
+    for (head, frame) in unpacked(input) {
+        let family = if head & 1 == 0 { Family::V4 } else { Family::V6 };
+        maps.random.set(u32::from(head).wrapping_mul(0x9e37_79b9));
+        maps.pass(1_000_000_000);
+        rewritten += usize::from(try_one(&maps, frame, family, head >> 1, &mut work));
+    }
+    rewritten
+}
+
+/// Whether the packet was rewritten.
+fn try_one(maps: &FakeMaps, bytes: &[u8], family: Family, program: u8, work: &mut Work) -> bool {
     let frame = Bytes(bytes);
     let length = bytes.len() as u32;
     if parse(&frame, ETHERNET, family, Extent::Whole, &mut work.packet).is_err() {
-        return;
+        return false;
     }
     let packet = work.packet;
     assert!(packet.network < packet.transport && packet.transport <= packet.end);
     assert!(packet.end <= length, "{packet:?} of {length} bytes");
-    let verdict = match hook {
-        0 => from_pod(maps, &frame, work, 5),
+    let v4 = family == Family::V4;
+    for address in [packet.source, packet.destination] {
+        assert_eq!(address.as_v4().is_some(), v4, "{packet:?} passes for the other family");
+    }
+    let program = program % 3;
+    let verdict = match program {
+        0 => from_pod(maps, &frame, work, SENDER),
         1 => from_uplink(maps, &frame, work),
         _ => to_pod(maps, &frame, work),
     };
+    if program == 0 && !matches!(verdict, Verdict::Drop | Verdict::Stack) {
+        let sender = maps.pods.borrow().get(&packet.source).map(|pod| pod.ifindex);
+        assert_eq!(sender, Some(SENDER), "{packet:?} leaves a pod that it is not of");
+    }
     if verdict == Verdict::Drop || work.rewrite.change == Change::Nothing {
-        return;
+        return false;
     }
     let ends = work.rewrite.ends;
-    let v4 = family == Family::V4;
     for end in [ends.source, ends.destination] {
         assert_eq!(end.address.as_v4().is_some(), v4, "{packet:?} becomes {ends:?}");
     }
     if work.rewrite.change == Change::Quoted {
         let inner = work.inner;
         assert!(inner.transport + 8 <= inner.end && inner.end <= length);
-        let quote = Quote::of(&frame, &inner, &ends).unwrap();
+        let quote = Quote::of(&frame, &inner, &ends).expect("what is quoted has ports");
         assert!(quote.checksum_at == 0 || quote.checksum_at + 2 <= length);
     } else {
         assert!(packet.has_ports() && packet.transport + 8 <= packet.end);
+        // Who is chosen, once or again, is one of the backends, all of which are pods.
+        let known = |address| maps.pods.borrow().contains_key(address);
+        let answer = maps.services.keys().any(|key| key.address.same(&ends.source.address));
+        assert!(answer || known(&ends.destination.address), "{packet:?} goes to {ends:?}");
     }
+    true
 }
 
-#[test]
-fn no_packet_leads_astray() {
-    let seconds = std::env::var("BOWLINE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(2));
-    let (seeds, mut maps) = (seeds(), node());
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut work = Work::default();
-    let mut rounds = 0u64;
-    let mut rewritten = 0u64;
-    while Instant::now() < until {
-        for _ in 0..1_000 {
-            let mut bytes = seeds[random.below(seeds.len())].clone();
-            for _ in 0..random.below(4) {
-                let at = random.below(bytes.len());
-                bytes[at] = random.next() as u8;
-            }
-            if random.below(8) == 0 {
-                bytes.truncate(random.below(bytes.len() + 1));
-            }
-            let family = if random.below(2) == 0 { Family::V4 } else { Family::V6 };
-            try_one(&maps, &bytes, family, random.below(3), &mut work);
-            rewritten += u64::from(work.rewrite.change != Change::Nothing);
-            rounds += 1;
+/// The interface that the program of pods sees its packets on.
+const SENDER: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// Deterministic, so that a failure comes back.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
         }
-        if maps.flows.borrow().len() > 10_000 {
-            maps = node();
+
+        fn below(&mut self, bound: usize) -> usize {
+            (self.next() % bound as u64) as usize
         }
     }
-    std::println!("{rounds} packets, {rewritten} rewritten");
-    assert!(rewritten > rounds / 1_000, "the seeds reach the translations");
+
+    /// A good packet, most often with some bytes spoiled, and sometimes cut.
+    fn spoiled(random: &mut Random, senders: &[Vec<Vec<u8>>]) -> Vec<u8> {
+        let any = random.below(senders.len());
+        let watched = random.below(2) * senders.len() / 2;
+        let frames = &senders[if random.below(2) == 0 { any } else { watched }];
+        let mut bytes = frames[random.below(frames.len())].clone();
+        for _ in 0..random.below(4) {
+            let at = random.below(bytes.len());
+            bytes[at] = random.next() as u8;
+        }
+        if random.below(8) == 0 {
+            bytes.truncate(random.below(bytes.len() + 1));
+        }
+        // Of the family that its program is for, but for a few.
+        let family = if random.below(16) == 0 { 0 } else { family_of(&bytes) };
+        packed(random.next() as u8 & !1 | family, &bytes)
+    }
+
+    #[test]
+    fn no_packet_leads_astray() {
+        let seconds = std::env::var("BOWLINE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+        let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(2));
+        let (frames, mut random) = (frames(), Random(0x9e37_79b9_7f4a_7c15));
+        let (mut packets, mut rewritten) = (0, 0);
+        while Instant::now() < until {
+            for _ in 0..100 {
+                let input: Vec<Vec<u8>> =
+                    (0..MOST_PACKETS).map(|_| spoiled(&mut random, &frames)).collect();
+                packets += input.len();
+                rewritten += run(&input.concat());
+            }
+        }
+        std::println!("{packets} packets, {rewritten} rewritten");
+        assert!(rewritten > packets / 1_000, "the seeds reach the translations");
+    }
+
+    #[test]
+    fn an_input_is_read_as_it_was_packed() {
+        let input = [packed(7, b"one"), packed(0, b""), packed(1, b"three")].concat();
+        let expected: [(u8, &[u8]); 3] = [(7, b"one"), (0, b""), (1, b"three")];
+        assert_eq!(unpacked(&input).collect::<Vec<_>>(), expected);
+        assert_eq!(unpacked(&input[..input.len() - 2]).last(), Some((1, &b"thr"[..])));
+        assert_eq!(unpacked(&[1, 2]).count(), 0);
+    }
 }

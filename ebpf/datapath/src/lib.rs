@@ -37,7 +37,8 @@ pub use quote::{IP_CHECKSUM, Quote};
 use bowline_ebpf_abi as abi;
 pub use bowline_ebpf_abi::Reason;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "some of it only tests use"))]
 mod fake;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
