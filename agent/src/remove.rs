@@ -2,7 +2,7 @@
 //!
 //! Guarantees: goes on past errors and names them all; touches only what carries the agent's
 //! marks (its run directory, names of its links, its route protocol, its nftables table, its pins,
-//! its DNS address).
+//! its filters, its DNS address).
 //! Containers are the runtime's: they must be gone before.
 
 use std::{
@@ -15,6 +15,7 @@ use std::{
 use crate::{
     config::{DNS_ADDRESS, DNS_ADDRESS_V6},
     data_plane::{CONDITION_FILE, NAMES_FILE},
+    datapath::forget_filters,
     dns::DNS_FIGURES_FILE,
     network::{
         LOOPBACK, LinkSeen, Netlink, NetlinkRequestFailed, PodLink, PodLinks, PodNetwork, Refused,
@@ -110,9 +111,14 @@ async fn remove_links_and_routes(
     netlink: &Netlink,
     failures: &mut Vec<RemoveStateFailed>,
 ) -> Result<(), NetlinkRequestFailed> {
-    let is_ours = |link: &&LinkSeen| is_pod_link(&link.name) || link.name == TUNNEL_LINK;
-    for link in netlink.links().await?.iter().filter(is_ours) {
-        failures.extend(netlink.remove_link(link).await.err().map(Into::into));
+    let is_ours = |link: &LinkSeen| is_pod_link(&link.name) || link.name == TUNNEL_LINK;
+    for link in netlink.links().await? {
+        if is_ours(&link) {
+            failures.extend(netlink.remove_link(&link).await.err().map(Into::into));
+        } else if let Err(error) = forget_filters(link.index) {
+            let what = format!("removing the filters of {}: {error}", link.name);
+            failures.push(RemoveStateFailed::Kernel(what));
+        }
     }
     for route in netlink.routes().await? {
         failures.extend(netlink.remove_route(&route).await.err().map(Into::into));

@@ -241,12 +241,26 @@ fn forget_other_hook(
     if hook == PacketHook::Clsact {
         return remove_if_there(&packet_pin(pins, which, ifindex));
     }
+    forget_filter(which, ifindex)
+}
+
+/// Removes our filter from an interface, if it is there; one of others in its place stays.
+fn forget_filter(which: PacketProgram, ifindex: u32) -> io::Result<()> {
     let Some(name) = interface_name(ifindex) else { return Ok(()) };
+    let direction = direction(which);
+    let Some(number) = filter_program(ifindex, direction)? else { return Ok(()) };
+    if !syscall::program_facts(number)?.is_some_and(|program| program.is_named(which.name())) {
+        return Ok(());
+    }
     let NlOptions { priority, handle, classid } = FILTER;
-    let filter = SchedClassifierLink::attached(&name, direction(which), priority, handle, classid)?;
-    // It fails where there is no such filter, which is as it should be.
-    let _ = filter.detach();
-    Ok(())
+    let filter = SchedClassifierLink::attached(&name, direction, priority, handle, classid)?;
+    filter.detach().map_err(io::Error::other)
+}
+
+/// Removes our filters from an interface of the calling thread's network namespace.
+pub(crate) fn forget_filters(ifindex: u32) -> io::Result<()> {
+    use PacketProgram::{FromPod, FromUplink, ToPod};
+    [FromPod, FromUplink, ToPod].into_iter().try_for_each(|which| forget_filter(which, ifindex))
 }
 
 const fn direction(which: PacketProgram) -> TcAttachType {

@@ -39,6 +39,7 @@ pub use diff::{ApiObjects, Difference, differences};
 pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use links::AttachProgramFailed;
+pub(crate) use links::forget_filters;
 pub use measure::{EmptyPrograms, Runs};
 pub use migrate::MigrateFailed;
 pub use programs::{LoadProgramsFailed, Raw, object};

@@ -147,7 +147,9 @@ struct ProgramInfo {
     tag: u64,
     jited_length: u32,
     xlated_length: u32,
-    unread: [u64; 24],
+    unread: [u64; 5],
+    name: [u8; 16],
+    more_unread: [u64; 17],
     verified: u32,
     tail: u32,
 }
@@ -496,13 +498,23 @@ pub(super) fn knows_batch_update() -> bool {
     answer.is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
 }
 
-/// Sizes of a loaded program.
+/// What the kernel says of a loaded program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ProgramFacts {
+    /// Filled up with zeros.
+    name: [u8; 16],
     /// As the verifier left it.
     pub(super) instructions: u32,
     /// How many instructions the verifier went through; 0 below Linux 5.16.
     pub(super) verified: u32,
+}
+
+impl ProgramFacts {
+    /// Whether it was loaded under this name, of which the kernel keeps 15 bytes.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        let kept = name.len().min(self.name.len() - 1);
+        self.name[..kept] == name.as_bytes()[..kept] && self.name[kept] == 0
+    }
 }
 
 /// The number of a program.
@@ -510,7 +522,7 @@ pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info::<ProgramInfo>(program)?.id)
 }
 
-/// The sizes of the program with this number; none if there is none (any more).
+/// What is known of the program with this number; none if there is none (any more).
 pub(super) fn program_facts(number: u32) -> io::Result<Option<ProgramFacts>> {
     let mut attr = IdAttr { id: number, ..IdAttr::default() };
     let Some(program) = missing_is_none(bpf(PROG_GET_FD_BY_ID, &mut attr))? else {
@@ -518,5 +530,6 @@ pub(super) fn program_facts(number: u32) -> io::Result<Option<ProgramFacts>> {
     };
     use std::os::fd::AsFd;
     let info: ProgramInfo = info(owned(program).as_fd())?;
-    Ok(Some(ProgramFacts { instructions: info.xlated_length / 8, verified: info.verified }))
+    let (name, verified) = (info.name, info.verified);
+    Ok(Some(ProgramFacts { name, instructions: info.xlated_length / 8, verified }))
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -15,7 +15,8 @@ use nix::sys::socket::{
 use super::features::Features;
 use super::pins::Pins;
 use super::programs::{PacketProgram, Programs};
-use super::{MapSizes, PacketHook, links};
+use super::syscall::instruction::{ALLOW, EXIT};
+use super::{MapSizes, PacketHook, links, syscall};
 
 const LOOPBACK: u32 = 1;
 
@@ -80,6 +81,21 @@ fn repaired(programs: &mut Programs, pins: &Pins) {
     let gone = Some("its filter was gone");
     assert_eq!(repair(), [gone, gone]);
     assert_eq!(filters().len(), 2);
+    links::forget_filters(LOOPBACK).unwrap();
+    assert!(filters().is_empty());
+    others_stay(pins);
+}
+
+/// A filter of somebody else, in the place where ours would be.
+fn others_stay(pins: &Pins) {
+    let program = syscall::load_program(None, &[ALLOW, EXIT]).unwrap();
+    let path = pins.links.join("others");
+    syscall::pin(program.as_fd(), &path).unwrap();
+    let place = ["filter", "add", "dev", "lo", "ingress", "prio", "1", "handle", "1", "bpf", "da"];
+    tc(&[&place[..], &["object-pinned", path.to_str().unwrap()]].concat());
+    assert_eq!(filters().len(), 1);
+    links::forget_filters(LOOPBACK).unwrap();
+    assert_eq!(filters().len(), 1);
 }
 
 /// What the kernel tells of changes of filters in this network namespace.
