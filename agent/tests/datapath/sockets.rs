@@ -276,9 +276,11 @@ fn the_nodes_own_processes_are_clients_and_backends() {
         .namespace
         .run(move || std::net::TcpListener::bind((node, BACKEND_PORT)).unwrap());
     let serving = world.here.namespace.spawn(move || {
-        use std::io::Write;
+        use std::io::{BufRead, BufReader, Write};
         for _ in 0..2 {
             let (mut stream, client) = listener.accept().unwrap();
+            // What is closed before all was read is reset, and the answer may be lost.
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
             writeln!(stream, "{node} {} hello", client.ip()).unwrap();
         }
     });
