@@ -4,7 +4,12 @@
 //! `system:masters` get an answer to anything. A client that is slow to shake hands holds up
 //! nobody else.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{self, ErrorKind::AddrInUse},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, http::StatusCode, routing::get};
 use hyper_util::{
@@ -16,7 +21,7 @@ use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,6 +31,10 @@ use crate::{connect, join::Identity};
 
 /// How long a client may take to shake hands.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long an agent that was killed may hold its port, and how often that is looked at.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(2);
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// The organization whose members may ask an agent.
 const MASTERS: &str = "system:masters";
@@ -39,9 +48,19 @@ pub(crate) enum StartServerFailed {
     Tls(String),
 }
 
-/// A listening socket that nobody is served on yet.
+/// A listening socket that nobody is served on yet. An agent that was killed holds its own until
+/// the last of its threads has ended, and may take a moment for that.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, StartServerFailed> {
-    TcpListener::bind(address).await.map_err(|source| StartServerFailed::Listen { address, source })
+    let end = Instant::now() + PREDECESSOR_LIMIT;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(source) if source.kind() == AddrInUse && Instant::now() < end => {
+                sleep(PREDECESSOR_PAUSE).await;
+            }
+            Err(source) => return Err(StartServerFailed::Listen { address, source }),
+        }
+    }
 }
 
 /// TLS as the server speaks it.

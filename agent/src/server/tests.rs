@@ -69,3 +69,18 @@ async fn only_masters_of_the_cluster_are_answered() {
     stop.cancel();
     serving.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_port_is_waited_for_while_an_agent_before_this_one_ends_and_no_longer() {
+    let held = listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let address = held.local_addr().unwrap();
+    let start = Instant::now();
+    let refused = listen(address).await.err().unwrap().to_string();
+    assert!(refused.contains("another agent"), "{refused}");
+    assert!(start.elapsed() >= PREDECESSOR_LIMIT);
+    tokio::spawn(async move {
+        sleep(5 * PREDECESSOR_PAUSE).await;
+        drop(held);
+    });
+    assert!(listen(address).await.is_ok());
+}
