@@ -148,7 +148,7 @@ pub(super) async fn start(mut job: StartJob) -> News {
         }),
     };
     if matches!(result, Err(StartFailed::Blocked { .. })) {
-        // What was made so far, the root file system above all, is in no list of containers.
+        // The root file system, above all.
         if let Err(error) = node.runtime.remove(&job.key.id()).await {
             tracing::warn!(%container, %error, "remains of a start that did not happen are left");
         }

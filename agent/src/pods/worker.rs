@@ -147,6 +147,10 @@ impl Worker {
         let default = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&default);
         let plan = plan(spec, goal, &self.state, Timestamp::now());
+        // Removing takes a while, in which nobody should be sent to a pod whose containers ended.
+        if plan.steps.contains(&Step::TearDown) {
+            self.tell(plan.outcome);
+        }
         for step in plan.steps {
             self.act(step);
         }
@@ -548,12 +552,9 @@ impl Worker {
     }
 
     fn tell(&mut self, outcome: Option<Outcome>) {
-        let view: LogView = self
-            .state
-            .containers
-            .iter()
-            .map(|(name, record)| (name.clone(), record.log_state()))
-            .collect();
+        let records = self.state.containers.iter();
+        let view: LogView =
+            records.map(|(name, record)| (name.clone(), record.log_state())).collect();
         self.logs.send_if_modified(|old| {
             let changed = *old != view;
             *old = view;
