@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use bowline_tests::api::{Api, uid};
@@ -35,6 +35,7 @@ const ITSELF: u8 = 4;
 const HOSTED: u8 = 5;
 const HAND: u8 = 6;
 const SIX: u8 = 7;
+const IPERF: u8 = 8;
 
 /// Asks a service on all its ports and prints who answered and whom it saw. The names that the
 /// sockets show must be the service's.
@@ -268,25 +269,6 @@ impl Stuck {
     }
 }
 
-/// A client that runs [`STICK`], until this value is dropped.
-struct Sticking(Child);
-
-impl Sticking {
-    fn stop(&mut self) -> Result<Stuck> {
-        let mut text = String::new();
-        self.0.stdout.take().context("no output")?.read_to_string(&mut text)?;
-        serde_json::from_str(&text).with_context(|| format!("a client printed {text:?}"))
-    }
-}
-
-impl Drop for Sticking {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// On node1 `client` and `web1`, on node2 `web2` and, on its host network, `hosted`.
 struct Stage<'a> {
     cluster: &'a Cluster,
@@ -350,6 +332,8 @@ impl<'a> Stage<'a> {
         self.host_network().context("the host network")?;
         self.hairpin().context("a pod that reaches itself")?;
         step("host network, nodes, and a pod through its own service");
+        self.bulk().context("iperf3")?;
+        step("iperf3 by TCP and UDP");
         self.names().context("the node's DNS")?;
         step("the node's DNS at both addresses");
         self.affinity(sticking).context("session affinity")?;
@@ -487,16 +471,16 @@ impl<'a> Stage<'a> {
 
     /// One pod while it is used, for longer than the timeout; sooner or later another one when it
     /// was not used for that long. Started early: it takes its time.
-    fn start_sticking(&self) -> Result<Sticking> {
+    fn start_sticking(&self) -> Result<Running> {
         let hosts = FAMILIES.map(|family| vip(family, STICKY).to_string());
         let mut python = self.here()?.command("python3");
         python.args(["-c", STICK, &AFFINITY.as_secs().to_string()]).args(&hosts);
-        Ok(Sticking(python.stdout(Stdio::piped()).spawn()?))
+        Running::start(python)
     }
 
-    fn affinity(&self, mut started: Sticking) -> Result<()> {
+    fn affinity(&self, mut started: Running) -> Result<()> {
         for _ in 0..5 {
-            let said = started.stop()?;
+            let said: Stuck = serde_json::from_str(&started.rest()?)?;
             if said.longest < AFFINITY.as_secs_f64() {
                 return said.is_sound();
             }
@@ -538,6 +522,28 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Many full packets through a service, across nodes, with and without socket hooks.
+    fn bulk(&self) -> Result<()> {
+        let mut server = self.cluster.nodes[1].pod_network(&uid(&self.web[1]))?.command("iperf3");
+        server.args(["--server", "--forceflush", "--port", "9400"]);
+        let _server = Running::until(server, "Server listening")?;
+        for client in [self.here()?, self.unhooked()?] {
+            for family in FAMILIES {
+                let host = vip(family, IPERF).to_string();
+                for kind in [&["--bytes", "20M"][..], &["--bytes", "2M", "--udp", "-b", "50M"]] {
+                    let mut iperf = client.command("iperf3");
+                    iperf.args(["--json", "--port", "80", "--client", &host]).args(kind);
+                    let said: Value = serde_json::from_str(&output(&mut iperf)?)?;
+                    let sum = |name: &str| said["end"][name]["bytes"].as_f64();
+                    let bytes = sum("sum_received").or(sum("sum")).unwrap_or_default();
+                    // Datagrams may be lost on a machine that has no time for them.
+                    ensure!(bytes >= 1e6, "{}: {host} {kind:?}: {said}", client.what);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The cluster's DNS server answers at both addresses of its service, to everybody.
     fn names(&self) -> Result<()> {
         let name = "both.default.svc.cluster.local";
@@ -568,73 +574,84 @@ impl<'a> Stage<'a> {
         ] {
             let mut python = here.command("python3");
             python.args(["-c", HOLD, family, &host.to_string(), "web2"]);
-            held.push((what, Held::start(python)?));
+            held.push((what, Running::until(python, "held")?));
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
+        let deleted = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
         self.api.of::<Pod>().delete("web2", &DeleteParams::default()).await?;
         self.api.no_pods("pod=web2", PATIENCE).await?;
         tokio::time::sleep(MOVED_WITHIN).await;
-        for (what, held) in held {
-            let report = held.stop()?;
+        for (what, mut held) in held {
+            let report: HeldReport = serde_json::from_str(&held.rest()?)?;
             let gap = report.longest_gap();
             let pods: BTreeSet<&str> = report.seen.iter().map(|(_, pod)| &**pod).collect();
             let last = report.seen.last().map(|(_, pod)| &**pod);
             ensure!(pods == ["web1", "web2"].into() && last == Some("web1"), "{what}: {report:?}");
             ensure!(report.same, "{what}: the socket has another address of its own");
             ensure!(gap < MOVED_WITHIN, "{what}: {gap:?} without an answer");
+            let moved = report.seen.iter().find(|(_, pod)| pod == "web1");
             println!(
-                "connected UDP, {what}: {} answers, at most {:.0} ms without one, {} errors",
+                "connected UDP, {what}: {} answers, at most {:.0} ms without one, {} errors; with \
+                 another pod {:.0} ms after the deletion of the first",
                 report.seen.len(),
                 gap.as_secs_f64() * 1000.0,
-                report.errors
+                report.errors,
+                moved.map_or(f64::NAN, |(at, _)| (at - deleted) * 1000.0)
             );
         }
         Ok(())
     }
 }
 
-/// A client that runs [`HOLD`].
-struct Held {
+/// A program that runs until this value is dropped, and what it prints.
+struct Running {
     process: Child,
-    output: BufReader<std::process::ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
-/// What it saw: the time of each answer, in seconds, and who gave it.
+impl Running {
+    fn start(mut command: Command) -> Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = BufReader::new(process.stdout.take().context("no output")?);
+        Ok(Self { process, output })
+    }
+
+    /// Starts it and waits until it prints a line that starts with these words.
+    fn until(command: Command, words: &str) -> Result<Self> {
+        let mut running = Self::start(command)?;
+        let mut said = String::new();
+        while running.output.read_line(&mut said)? > 0 {
+            if said.lines().any(|line| line.starts_with(words)) {
+                return Ok(running);
+            }
+        }
+        bail!("a program did not say {words:?} but {said:?}")
+    }
+
+    /// Closes its input and gives the rest of what it prints.
+    fn rest(&mut self) -> Result<String> {
+        drop(self.process.stdin.take());
+        let mut text = String::new();
+        self.output.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// What [`HOLD`] saw: the time of each answer, in seconds, and who gave it.
 #[derive(Debug, serde::Deserialize)]
 struct HeldReport {
     seen: Vec<(f64, String)>,
     errors: u32,
     /// The socket kept its own address.
     same: bool,
-}
-
-impl Held {
-    /// Starts it and waits until it is where it wants to be.
-    fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn()?;
-        let mut output = BufReader::new(process.stdout.take().context("no output")?);
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        let held = Self { process, output };
-        ensure!(line == "held\n", "a client of a connected socket said {line:?}");
-        Ok(held)
-    }
-
-    fn stop(mut self) -> Result<HeldReport> {
-        drop(self.process.stdin.take());
-        let mut text = String::new();
-        self.output.read_to_string(&mut text)?;
-        serde_json::from_str(&text).with_context(|| format!("a client printed {text:?}"))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }
 
 impl HeldReport {
@@ -702,6 +719,11 @@ async fn make_services(api: &Api) -> Result<()> {
         "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": AFFINITY.as_secs() } },
     });
     let six = json!({ "ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack" });
+    let iperf = ["TCP", "UDP"].map(|protocol| {
+        json!({ "name": protocol.to_lowercase(), "port": 80, "targetPort": 9400,
+                "protocol": protocol })
+    });
+    let iperf = json!({ "ports": iperf });
     for (name, last, selector, more) in [
         ("both", Some(BOTH), web(), json!({})),
         ("local", Some(LOCAL), web(), json!({ "internalTrafficPolicy": "Local" })),
@@ -709,6 +731,7 @@ async fn make_services(api: &Api) -> Result<()> {
         ("itself", Some(ITSELF), json!({ "pod": "web1" }), json!({})),
         ("hosted", Some(HOSTED), json!({ "app": "hosted" }), json!({})),
         ("hand", Some(HAND), Value::Null, json!({})),
+        ("iperf", Some(IPERF), json!({ "pod": "web2" }), iperf),
         ("six", Some(SIX), web(), six),
         ("peers", None, web(), json!({})),
     ] {

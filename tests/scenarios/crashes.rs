@@ -258,14 +258,16 @@ fn ctr(dir: &Path, namespace: &str, arguments: &[&str]) -> Result<String> {
     output(ctr.args(arguments))
 }
 
-/// How many containers of each pod have processes.
+/// How many containers of each pod run their program; `runc` on its way there does not count.
 fn containers_in_cgroups(node: &Node) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     for pod in fs::read_dir(node.cgroup().join("pods")).into_iter().flatten().flatten() {
         let containers = fs::read_dir(pod.path()).into_iter().flatten().flatten();
         let processes = containers.filter(|container| {
             let text = fs::read_to_string(container.path().join("cgroup.procs"));
-            text.is_ok_and(|text| !text.is_empty())
+            let comm = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm"));
+            let runs = |pid: &str| comm(pid).is_ok_and(|comm| comm.trim() == "workload");
+            text.is_ok_and(|text| text.lines().any(runs))
         });
         let count = processes.count();
         if count > 0 {
