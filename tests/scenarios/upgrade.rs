@@ -19,6 +19,8 @@ const REPLACEMENTS: usize = 10;
 const WORKERS: u32 = 16;
 const EVERY_US: u32 = 16_000;
 const OPEN: u32 = 20;
+/// After so long TCP asks again: a first packet that went nowhere costs this, and no error.
+const SECOND_TRY: Duration = Duration::from_secs(1);
 /// Of the build with other layouts.
 const NEXT_VERSION: u32 = ABI_VERSION + 1;
 
@@ -54,9 +56,10 @@ impl Traffic {
     fn stop(self, during: &str) -> Result<()> {
         let seconds = self.start.elapsed().as_secs_f64();
         let (fresh, open) = (self.fresh.stop()?, self.open.stop()?);
+        let slowest = Duration::from_micros(fresh.latency_us.max.into());
         println!(
-            "{during}: {} fresh connections in {seconds:.1} s ({:.0} a second), {} failed; {OPEN} \
-             open connections with {} requests, {} failed",
+            "{during}: {} fresh connections in {seconds:.1} s ({:.0} a second), {} failed, the \
+             slowest took {slowest:.0?}; {OPEN} open connections with {} requests, {} failed",
             fresh.requests,
             fresh.requests as f64 / seconds,
             fresh.failed,
@@ -64,7 +67,9 @@ impl Traffic {
             open.failed
         );
         fresh.expect_no_failure(&format!("on fresh connections during {during}"))?;
-        open.expect_no_failure(&format!("on open connections during {during}"))
+        open.expect_no_failure(&format!("on open connections during {during}"))?;
+        ensure!(slowest < SECOND_TRY, "during {during} a connection was asked for twice");
+        Ok(())
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 /// Tests that guests run, by prefix.
-const TESTS: [&str; 2] = ["packets::", "kernels::"];
+const TESTS: [&str; 3] = ["packets::", "kernels::", "paths::"];
 
 /// Guests that run side by side; each keeps one CPU busy.
 const AT_ONCE: usize = 2;
