@@ -56,8 +56,11 @@ fn vip(number: u32) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 9, 0, 1)) + number), PORT))
 }
 
-/// This many services of one port, with one and the same backend.
-fn services(count: u32, protocol: &str, backend: Ipv4Addr) -> ServiceTable {
+/// Where one service leads.
+type Backend = (Ipv4Addr, u16);
+
+/// This many services of one port, with one backend each.
+fn services(count: u32, protocol: &str, backend: impl Fn(u32) -> Backend) -> ServiceTable {
     let service = |number: u32| -> Service {
         serde_json::from_value(json!({
             "metadata": {"namespace": "default", "name": format!("s{number}")},
@@ -66,11 +69,12 @@ fn services(count: u32, protocol: &str, backend: Ipv4Addr) -> ServiceTable {
         .unwrap()
     };
     let slice = |number: u32| -> EndpointSlice {
+        let (address, port) = backend(number);
         serde_json::from_value(json!({
             "metadata": {"namespace": "default", "name": format!("s{number}-1"),
                          "labels": {"kubernetes.io/service-name": format!("s{number}")}},
-            "addressType": "IPv4", "endpoints": [{"addresses": [backend]}],
-            "ports": [{"port": BACKEND_PORT, "protocol": protocol}]}))
+            "addressType": "IPv4", "endpoints": [{"addresses": [address]}],
+            "ports": [{"port": port, "protocol": protocol}]}))
         .unwrap()
     };
     let slices: Vec<EndpointSlice> = (0..count).map(slice).collect();
@@ -304,9 +308,15 @@ fn main() {
     let own = world.client().address;
     let mut figures = Vec::new();
     for count in [1, arguments.services] {
-        here.apply_services(&services(count, "UDP", own)).unwrap();
+        // A backend of its own for each service, as they have outside of benchmarks.
+        let backend = |number| match count {
+            1 => (own, BACKEND_PORT),
+            _ => (own, 1_024 + (number % 60_000) as u16),
+        };
+        here.apply_services(&services(count, "UDP", backend)).unwrap();
         figures.extend(measure(&world, &here, &arguments, count));
-        here.apply_services(&services(count, "TCP", world.backends()[1].address)).unwrap();
+        let server = (world.backends()[1].address, BACKEND_PORT);
+        here.apply_services(&services(count, "TCP", |_| server)).unwrap();
         figures.push(compare(&world, &arguments, count));
     }
     if let Some(file) = &arguments.json {

@@ -87,8 +87,8 @@ pub(crate) struct Args {
     /// Registry that is spoken to over plain HTTP; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
-    /// Room in a BPF map: SERVICES, SLOTS, BACKENDS, REVERSE, AFFINITY, PODS, ROUTES or FLOWS; may
-    /// be repeated
+    /// Room in a BPF map: SERVICES, SLOTS, BACKENDS, PEERS, REVERSE, AFFINITY, PODS, ROUTES or
+    /// FLOWS; may be repeated
     #[arg(long, value_name = "NAME=ENTRIES")]
     map_size: Vec<String>,
     /// Kernel feature to do without although it is there, to test the other way: tcx, set-retval

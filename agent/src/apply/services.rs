@@ -27,6 +27,12 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(crate) trait ServiceStore {
     fn put_service(&mut self, key: &ServiceKey, value: &Service) -> Result<(), WriteMapFailed>;
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed>;
+    /// Has what is sent to this address and is for none of its ports refused. May be called again.
+    fn add_address(&mut self, address: &Address) -> Result<(), WriteMapFailed>;
+    /// The address is no service's any more.
+    fn remove_address(&mut self, address: &Address) -> Result<(), WriteMapFailed>;
+    /// From now on every socket chooses its backends again.
+    fn begin_edition(&mut self) -> Result<(), WriteMapFailed>;
     /// Writes a range of slots.
     fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), WriteMapFailed>;
     /// Writes backends, each at its number. After a failure some may be written.
@@ -256,11 +262,13 @@ impl ServiceWriter {
             affinity_seconds: wanted.affinity_seconds,
             backends: held,
         };
+        let mut noted = store.add_address(&key.address);
         if let Some(old) = self.programmed.insert(*key, programmed) {
+            noted = noted.and(store.begin_edition());
             self.retire_slots(store, old.first_slot, old.slot_count);
             self.drop_backends(store, &old.backends);
         }
-        Ok(())
+        noted
     }
 
     /// Writes the backends that are new and the slots that point to all of them. What it took is
@@ -299,12 +307,17 @@ impl ServiceWriter {
         key: &ServiceKey,
     ) -> Result<(), WriteMapFailed> {
         store.delete_service(key)?;
+        let mut noted = Ok(());
         if let Some(old) = self.programmed.remove(key) {
+            noted = store.begin_edition();
+            if !self.has_address(key.address) {
+                noted = noted.and(store.remove_address(&key.address));
+            }
             self.retire_slots(store, old.first_slot, old.slot_count);
             self.drop_backends(store, &old.backends);
             self.retire(store, Retired::Service { id: old.id });
         }
-        Ok(())
+        noted
     }
 
     /// The number of a known service, or a fresh one with its counters at zero.

@@ -21,8 +21,9 @@ use super::programs::Programs;
 use super::table::{ReadMapsFailed, Table, WriteMapFailed, is_unsupported};
 use super::{resize, syscall};
 
-/// Maps that only the agent writes.
-const WRITTEN: [&str; 5] = [map::BACKENDS, map::SLOTS, map::SERVICES, map::PODS, map::ROUTES];
+/// Maps that only the agent writes. What follows from SERVICES is made anew.
+const WRITTEN: [&str; 6] =
+    [map::EDITION, map::BACKENDS, map::SLOTS, map::SERVICES, map::PODS, map::ROUTES];
 
 /// Maps that the programs write all the time.
 const REMEMBERED: [&str; 4] = [map::PEERS, map::REVERSE, map::FLOWS, map::AFFINITY];
@@ -175,7 +176,7 @@ impl Copy {
             tracing::warn!("map {name} of {from} cannot be converted: it starts empty");
             return Ok(None);
         };
-        let is_array = [map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
+        let is_array = [map::EDITION, map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
         let age = (name == map::PEERS).then_some(std::mem::offset_of!(Peer, cookie));
         Ok(Some(Self { old, new, shape, key, value, is_array, age }))
     }

@@ -62,6 +62,11 @@ impl<K: Plain + Ord, V: Plain + Eq> Mirror<K, V> {
         Ok(entries)
     }
 
+    /// The entry as it should be.
+    pub(super) fn written(&self, key: &K) -> Option<V> {
+        self.written.get(key).copied()
+    }
+
     pub(super) fn get(&self, key: &K) -> Result<Option<V>, ReadMapsFailed> {
         self.table.get(key)
     }
@@ -121,10 +126,15 @@ impl<V: Plain + Eq> Mirror<u32, V> {
     /// The same of an array: places that nobody wrote to are nobody's damage.
     pub(super) fn array_damage(&self) -> Result<Vec<Damage<u32, V>>, ReadMapsFailed> {
         let Some((last, _)) = self.written.last_key_value() else { return Ok(Vec::new()) };
-        let found = self.table.first_values(last + 1)?;
-        let changed = self.written.iter().filter(|(key, written)| {
-            found.get(**key as usize).is_none_or(|value| !(self.same)(written, value))
-        });
-        Ok(changed.map(|(k, v)| Damage::Changed { key: *k, written: *v }).collect())
+        let (mut damage, mut written) = (Vec::new(), self.written.iter().peekable());
+        self.table.visit_first(last + 1, &mut |place, found| {
+            // Both are in order.
+            if let Some((key, value)) = written.next_if(|(key, _)| **key == place)
+                && !(self.same)(value, &found)
+            {
+                damage.push(Damage::Changed { key: *key, written: *value });
+            }
+        })?;
+        Ok(damage)
     }
 }

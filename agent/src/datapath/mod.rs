@@ -21,6 +21,7 @@ mod netlink;
 mod pins;
 mod programs;
 mod resize;
+mod sizes;
 mod snapshot;
 mod status;
 mod store;
@@ -43,6 +44,7 @@ pub(crate) use links::forget_filters;
 pub use measure::{EmptyPrograms, Runs};
 pub use migrate::MigrateFailed;
 pub use programs::{LoadProgramsFailed, Raw, object};
+pub use sizes::{MapSizes, SetMapSizeFailed};
 pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
 pub use status::{MapStatus, ProgramStatus, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
@@ -54,7 +56,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, route_flags, size};
+use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, route_flags};
 
 use crate::apply::services::ServiceWriter;
 use crate::plan::services::ServiceStep;
@@ -89,62 +91,6 @@ pub struct Config {
     pub sizes: MapSizes,
     /// Features to do without although the kernel has them.
     pub disabled_features: BTreeSet<Feature>,
-}
-
-/// How many entries each map has room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapSizes {
-    pub services: u32,
-    pub slots: u32,
-    pub backends: u32,
-    pub reverse: u32,
-    pub affinity: u32,
-    pub pods: u32,
-    pub routes: u32,
-    pub flows: u32,
-}
-
-impl Default for MapSizes {
-    fn default() -> Self {
-        Self {
-            services: size::SERVICES,
-            slots: size::SLOTS,
-            backends: size::BACKENDS,
-            reverse: size::REVERSE,
-            affinity: size::AFFINITY,
-            pods: size::PODS,
-            routes: size::ROUTES,
-            flows: size::FLOWS,
-        }
-    }
-}
-
-/// A text does not set a map's size.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} sets no map's size; say NAME=ENTRIES, NAME being one of {names}", names = MAP_NAMES)]
-pub struct SetMapSizeFailed(String);
-
-const MAP_NAMES: &str = "SERVICES, SLOTS, BACKENDS, REVERSE, AFFINITY, PODS, ROUTES, FLOWS";
-
-impl MapSizes {
-    /// Takes `NAME=ENTRIES`, as in the agent's flag `--map-size`.
-    pub fn set(&mut self, assignment: &str) -> Result<(), SetMapSizeFailed> {
-        let failed = || SetMapSizeFailed(assignment.to_owned());
-        let (name, entries) = assignment.split_once('=').ok_or_else(failed)?;
-        let size = match name {
-            map::SERVICES => &mut self.services,
-            map::SLOTS => &mut self.slots,
-            map::BACKENDS => &mut self.backends,
-            map::REVERSE => &mut self.reverse,
-            map::AFFINITY => &mut self.affinity,
-            map::PODS => &mut self.pods,
-            map::ROUTES => &mut self.routes,
-            map::FLOWS => &mut self.flows,
-            _ => return Err(failed()),
-        };
-        *size = entries.parse().ok().filter(|entries| *entries > 0).ok_or_else(failed)?;
-        Ok(())
-    }
 }
 
 /// A pod's link, as the data plane needs to know it.
@@ -291,6 +237,7 @@ impl Datapath {
         routes.adopt_all()?;
         let mut store = MapStore::open(&pins)?;
         let services = store.recover()?;
+        store.take_over()?;
         let departures = Departures::recover(services.programmed());
         let mover = UdpMover::start(&pins, config.socket_cgroup.clone())?;
 

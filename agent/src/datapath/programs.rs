@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use bowline_ebpf_abi::{Plain, map};
+use bowline_ebpf_abi::Plain;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::MapSizes;
@@ -122,13 +122,14 @@ impl Programs {
         // maps are refused with a message of their own.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let can_set_retval = u32::from(features.uses(Feature::SetRetval));
+        let (last_peer, lines) = (sizes.peers - 1, sizes.service_lines());
         let maps: &PathBuf = &pins.maps;
         let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(maps).override_global(
-            "CAN_SET_RETVAL",
-            &can_set_retval,
-            true,
-        );
+        loader
+            .default_map_pin_directory(maps)
+            .override_global("CAN_SET_RETVAL", &can_set_retval, true)
+            .override_global("LAST_PEER", &last_peer, true)
+            .override_global("LINES", &lines, true);
         for (name, size) in sizes.by_map() {
             loader.map_max_entries(name, size);
         }
@@ -209,22 +210,5 @@ fn give_memory_back() {
     // SAFETY: the call takes no pointer and is safe at any time, from any thread.
     unsafe {
         nix::libc::malloc_trim(0);
-    }
-}
-
-impl MapSizes {
-    /// The size of each map that has one.
-    pub(super) fn by_map(&self) -> [(&'static str, u32); 9] {
-        [
-            (map::SERVICES, self.services),
-            (map::SERVICE_COUNTERS, self.services),
-            (map::SLOTS, self.slots),
-            (map::BACKENDS, self.backends),
-            (map::REVERSE, self.reverse),
-            (map::AFFINITY, self.affinity),
-            (map::PODS, self.pods),
-            (map::ROUTES, self.routes),
-            (map::FLOWS, self.flows),
-        ]
     }
 }

@@ -4,13 +4,12 @@
 //! loader then makes one of the wanted size, the entries are copied, the programs switch over, and
 //! only then the old map goes. A crash in between is noticed at the next start: what was set aside
 //! is what the running programs use, so it is put back and the work begins again.
-//! Counters and the LRU maps of open translations start empty at another size, but for FLOWS,
-//! REVERSE and AFFINITY, which are copied as far as they fit.
+//! Counters start empty at another size; of the LRU maps and of PEERS as much is copied as fits.
 
 use std::path::PathBuf;
 
 use bowline_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Plain, Pod, ReverseKey,
+    Address, Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Plain, Pod, ReverseKey,
     Route, RouteKey, Service, ServiceKey, Slot, map,
 };
 
@@ -52,11 +51,13 @@ pub(super) fn copy_back(pins: &Pins, resized: &[&'static str]) -> Result<(), Ope
     for map in resized {
         let copied = match *map {
             map::SERVICES => copy::<ServiceKey, Service>(pins, map, None),
+            map::ADDRESSES => copy::<Address, u32>(pins, map, None),
             map::SLOTS => copy::<u32, Slot>(pins, map, Some(|slot| slot.tag != 0)),
             map::BACKENDS => copy::<u32, Backend>(pins, map, Some(|backend| backend.state != 0)),
             map::PODS => copy::<Address, Pod>(pins, map, None),
             map::ROUTES => copy::<RouteKey, Route>(pins, map, None),
             map::FLOWS => copy::<FlowKey, Flow>(pins, map, None),
+            map::PEERS => copy_peers(pins),
             map::REVERSE => copy::<ReverseKey, Frontend>(pins, map, None),
             map::AFFINITY => copy::<AffinityKey, Affinity>(pins, map, None),
             _ => Ok(()),
@@ -92,6 +93,17 @@ pub(super) fn in_use(pins: &Pins, map: &str) -> PathBuf {
 
 fn aside(pins: &Pins, map: &str) -> PathBuf {
     pins.maps.join(format!("{ASIDE}{map}"))
+}
+
+/// A socket's place hangs on the size. Where two have one place now, the newer socket gets it.
+fn copy_peers(pins: &Pins) -> Result<(), OpenDatapathFailed> {
+    let old: Table<u32, Peer> = Table::open_as(&aside(pins, map::PEERS), map::PEERS)?;
+    let new: Table<u32, Peer> = Table::open(&pins.maps, map::PEERS)?;
+    let mut peers: Vec<Peer> = old.first_values(old.size())?;
+    peers.retain(|peer| peer.cookie != 0);
+    peers.sort_unstable_by_key(|peer| peer.cookie);
+    let places: Vec<u32> = peers.iter().map(|peer| peer.cookie as u32 & (new.size() - 1)).collect();
+    Ok(new.put_all(&places, &peers)?)
 }
 
 fn copy<K: Plain, V: Plain>(

@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use super::names::Names;
 use super::pins::Pins;
+use super::sizes::flag_of;
 use super::store::slots_of;
-use super::table::{ReadMapsFailed, Table, flag_of};
+use super::table::{ReadMapsFailed, Table};
 
 /// One virtual address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -90,8 +91,8 @@ pub struct MapRow {
     pub name: &'static str,
     pub used: u32,
     pub size: u32,
-    /// The agent's flag that sets the size.
-    pub flag: &'static str,
+    /// The agent's flag that sets the size, where there is one.
+    pub flag: Option<&'static str>,
 }
 
 /// All rows.
@@ -114,6 +115,7 @@ impl Snapshot {
         snapshot.read_pods(&maps)?;
         snapshot.read_routes(&maps)?;
         snapshot.counters = read_counters(&maps)?;
+        snapshot.maps.push(fill::<Address, u32>(&maps, map::ADDRESSES)?);
         snapshot.maps.push(fill::<ReverseKey, Frontend>(&maps, map::REVERSE)?);
         snapshot.maps.push(fill::<AffinityKey, Affinity>(&maps, map::AFFINITY)?);
         snapshot.maps.push(fill::<FlowKey, Flow>(&maps, map::FLOWS)?);

@@ -8,18 +8,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use bowline_ebpf_abi::map;
 use serde::Serialize;
 
 use super::condition::{Condition, FullMap, LoadedProgram};
 use super::features::FeatureRow;
 use super::pins::Pins;
+use super::sizes::flag_of;
 use super::snapshot::Snapshot;
 use super::syscall;
-use super::table::{ReadMapsFailed, flag_of};
-
-/// Maps whose sizes no flag sets.
-const FIXED: [&str; 2] = [map::COUNTERS, map::PEERS];
+use super::table::ReadMapsFailed;
 
 /// One map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -103,7 +100,7 @@ fn read_maps(
         let (_, _, size) = syscall::map_shape(fd.as_fd()).map_err(|e| not_opened(&path, e))?;
         let bytes = memory(fd.as_raw_fd()).map_err(|e| not_opened(&path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let flag = (!FIXED.contains(&name.as_str())).then(|| flag_of(&name));
+        let flag = flag_of(&name);
         let (used, full) = (used.get(name.as_str()).copied(), full.remove(&name));
         maps.push(MapStatus { used, size, bytes, flag, full, name });
     }

@@ -1,12 +1,18 @@
 //! The service maps as the service writer sees them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use bowline_ebpf_abi::{Backend, Service, ServiceKey, ServiceTraffic, Slot, map, state};
+use bowline_ebpf_abi::{
+    Address, Backend, Edition, NearBackends, Service, ServiceKey, ServiceLine, ServiceTraffic,
+    Slot, map, state,
+};
 
+use super::OpenDatapathFailed;
 use super::mirror::Mirror;
 use super::pins::Pins;
-use super::table::{ReadMapsFailed, Table, WriteMapFailed, flag_of};
+use super::sizes::flag_of;
+use super::table::{ReadMapsFailed, Table, WriteMapFailed};
 use crate::apply::services::{FoundService, ServiceLimits, ServiceStore, ServiceWriter};
 use crate::plan::services::BackendAddress;
 
@@ -14,6 +20,10 @@ use crate::plan::services::BackendAddress;
 #[derive(Debug)]
 pub(super) struct MapStore {
     pub(super) services: Mirror<ServiceKey, Service>,
+    /// Each service in its place, if it came there first.
+    pub(super) lines: Mirror<u32, ServiceLine>,
+    pub(super) addresses: Mirror<Address, u32>,
+    pub(super) edition: Mirror<u32, Edition>,
     pub(super) slots: Mirror<u32, Slot>,
     pub(super) backends: Mirror<u32, Backend>,
     counters: Table<u32, ServiceTraffic>,
@@ -23,6 +33,9 @@ impl MapStore {
     pub(super) fn open(pins: &Pins) -> Result<Self, ReadMapsFailed> {
         Ok(Self {
             services: Mirror::over(Table::open(&pins.maps, map::SERVICES)?),
+            lines: Mirror::over(Table::open(&pins.maps, map::SERVICE_LINES)?),
+            addresses: Mirror::over(Table::open(&pins.maps, map::ADDRESSES)?),
+            edition: Mirror::over(Table::open(&pins.maps, map::EDITION)?),
             slots: Mirror::over(Table::open(&pins.maps, map::SLOTS)?),
             backends: Mirror::over(Table::open(&pins.maps, map::BACKENDS)?),
             counters: Table::open_per_cpu(&pins.maps, map::SERVICE_COUNTERS)?,
@@ -54,6 +67,77 @@ impl MapStore {
         Ok(ServiceWriter::recover(limits, found))
     }
 
+    /// Writes what follows from the services: their lines and addresses, and an edition that no
+    /// socket knows.
+    pub(super) fn take_over(&mut self) -> Result<(), OpenDatapathFailed> {
+        let services = self.services.adopt_all()?;
+        let number = self.edition.get(&0)?.unwrap_or_default().number;
+        let edition = Edition { number, ..Edition::EMPTY }.next();
+        let span = |edition: Edition, (key, _): &(ServiceKey, Service)| edition.with(&key.address);
+        self.edition.put(&0, &services.iter().fold(edition, span))?;
+
+        let addresses: BTreeSet<Address> = services.iter().map(|(key, _)| key.address).collect();
+        for (address, _) in self.addresses.adopt_all()? {
+            if !addresses.contains(&address) {
+                self.addresses.delete(&address)?;
+            }
+        }
+        for address in &addresses {
+            self.add_address(address)?;
+        }
+
+        let mut wanted = BTreeMap::new();
+        for (key, service) in services {
+            let line = ServiceLine::new(key, service, self.near(&key, &service));
+            wanted.entry(self.place(&key)).or_insert(line);
+        }
+        let mut wrong = Vec::new();
+        self.lines.table().visit(|place, found: ServiceLine| {
+            let wanted = wanted.get(&place).copied().unwrap_or_default();
+            if found != wanted {
+                wrong.push((place, wanted));
+            }
+        })?;
+        for (place, line) in wrong {
+            self.lines.put(&place, &line)?;
+        }
+        wanted.into_iter().for_each(|(place, line)| self.lines.adopt(place, line));
+        Ok(())
+    }
+
+    fn place(&self, key: &ServiceKey) -> u32 {
+        key.place(self.lines.table().size())
+    }
+
+    /// The service's backends, if they fit into its line; its slots are written already.
+    fn near(&self, key: &ServiceKey, service: &Service) -> NearBackends {
+        let slots = service.first_slot..service.first_slot.saturating_add(service.slot_count);
+        if service.affinity_seconds != 0 || slots.len() > NearBackends::MOST {
+            return NearBackends::default();
+        }
+        let backends: Option<Vec<_>> = slots
+            .map(|index| {
+                let slot = self.slots.written(&index).filter(|slot| slot.tag == key.tag())?;
+                let backend = self.backends.written(&slot.backend)?;
+                (backend.state == state::ACTIVE).then_some((backend.address, backend.port))
+            })
+            .collect();
+        let near = backends.and_then(|backends| NearBackends::of(&key.address, &backends));
+        near.unwrap_or_default()
+    }
+
+    /// Whether the service's place is its own, or nobody's.
+    fn may_have_line(&self, key: &ServiceKey) -> bool {
+        let there = self.lines.written(&self.place(key)).unwrap_or_default();
+        there == ServiceLine::default() || there.key == *key
+    }
+
+    fn change_edition(&mut self, change: impl FnOnce(Edition) -> Edition) -> WriteResult {
+        let now = self.edition.written(&0).unwrap_or(Edition::EMPTY);
+        let next = change(now);
+        if next == now { Ok(()) } else { self.edition.put(&0, &next) }
+    }
+
     fn slots_of(&self, service: &Service) -> Result<Vec<(u32, Slot, Backend)>, ReadMapsFailed> {
         slots_of(self.slots.table(), self.backends.table(), service)
     }
@@ -77,13 +161,44 @@ pub(super) fn slots_of(
     Ok(found)
 }
 
+type WriteResult = Result<(), WriteMapFailed>;
+
 impl ServiceStore for MapStore {
     fn put_service(&mut self, key: &ServiceKey, value: &Service) -> Result<(), WriteMapFailed> {
-        self.services.put(key, value)
+        // Before the service: nobody looks for one outside the span.
+        self.change_edition(|edition| edition.with(&key.address))?;
+        self.services.put(key, value)?;
+        // After it: a reader that meets a line half written reads SERVICES.
+        match self.may_have_line(key) {
+            true => {
+                let line = ServiceLine::new(*key, *value, self.near(key, value));
+                self.lines.put(&self.place(key), &line)
+            }
+            false => Ok(()),
+        }
     }
 
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed> {
+        let place = self.place(key);
+        if self.lines.written(&place).is_some_and(|line| line.key == *key) {
+            self.lines.put(&place, &ServiceLine::default())?;
+        }
         self.services.delete(key).map(drop)
+    }
+
+    fn add_address(&mut self, address: &Address) -> Result<(), WriteMapFailed> {
+        match self.addresses.written(address) {
+            Some(_) => Ok(()),
+            None => self.addresses.put(address, &0),
+        }
+    }
+
+    fn remove_address(&mut self, address: &Address) -> Result<(), WriteMapFailed> {
+        self.addresses.delete(address).map(drop)
+    }
+
+    fn begin_edition(&mut self) -> Result<(), WriteMapFailed> {
+        self.change_edition(Edition::next)
     }
 
     fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), WriteMapFailed> {
@@ -105,7 +220,7 @@ impl ServiceStore for MapStore {
             map::BACKENDS => self.backends.table().size(),
             _ => self.services.table().size(),
         };
-        WriteMapFailed::Full { map: name, size, flag: flag_of(name) }
+        WriteMapFailed::Full { map: name, size, flag: flag_of(name).unwrap_or_default() }
     }
 
     fn now(&self) -> Instant {

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bowline_ebpf_abi::{Plain, map};
+use bowline_ebpf_abi::Plain;
 use nix::libc;
 
+use super::sizes::flag_of;
 use super::syscall;
 
 /// A map could not be written.
@@ -36,20 +37,6 @@ pub enum ReadMapsFailed {
     WrongLayout { map: &'static str },
     #[error("reading map {map} failed: {source}")]
     NotRead { map: &'static str, source: io::Error },
-}
-
-/// The agent's flag that sets a map's size.
-pub(super) fn flag_of(name: &str) -> &'static str {
-    match name {
-        map::SLOTS => "--map-size SLOTS=",
-        map::BACKENDS => "--map-size BACKENDS=",
-        map::REVERSE => "--map-size REVERSE=",
-        map::AFFINITY => "--map-size AFFINITY=",
-        map::PODS => "--map-size PODS=",
-        map::ROUTES => "--map-size ROUTES=",
-        map::FLOWS => "--map-size FLOWS=",
-        _ => "--map-size SERVICES=",
-    }
 }
 
 /// A map with keys of type `K` and values of type `V`.
@@ -130,9 +117,9 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     fn not_written(&self, source: io::Error) -> WriteMapFailed {
-        match source.raw_os_error() {
-            Some(libc::E2BIG | libc::ENOSPC) => {
-                WriteMapFailed::Full { map: self.name, size: self.size, flag: flag_of(self.name) }
+        match (source.raw_os_error(), flag_of(self.name)) {
+            (Some(libc::E2BIG | libc::ENOSPC), Some(flag)) => {
+                WriteMapFailed::Full { map: self.name, size: self.size, flag }
             }
             _ => WriteMapFailed::Refused { map: self.name, source },
         }
@@ -145,16 +132,10 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     pub(super) fn put(&self, key: &K, value: &V) -> Result<(), WriteMapFailed> {
-        let written = if self.per_cpu {
-            let stride = size_of::<V>().next_multiple_of(8);
-            let mut all = vec![0; stride * possible_cpus()];
-            for one in all.chunks_exact_mut(stride) {
-                one[..size_of::<V>()].copy_from_slice(bytes(value));
-            }
-            syscall::update(self.fd.as_fd(), bytes(key), &all)
-        } else {
-            syscall::update(self.fd.as_fd(), bytes(key), bytes(value))
-        };
+        if self.per_cpu {
+            return self.put_per_cpu(key, &vec![*value; possible_cpus()]);
+        }
+        let written = syscall::update(self.fd.as_fd(), bytes(key), bytes(value));
         written.map_err(|source| self.not_written(source))
     }
 
@@ -248,6 +229,17 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(entries)
     }
 
+    /// Writes the values of each CPU.
+    pub(super) fn put_per_cpu(&self, key: &K, values: &[V]) -> Result<(), WriteMapFailed> {
+        let stride = size_of::<V>().next_multiple_of(8);
+        let mut all = vec![0; stride * possible_cpus()];
+        for (one, value) in all.chunks_exact_mut(stride).zip(values) {
+            one[..size_of::<V>()].copy_from_slice(bytes(value));
+        }
+        let written = syscall::update(self.fd.as_fd(), bytes(key), &all);
+        written.map_err(|source| self.not_written(source))
+    }
+
     /// The values of each CPU.
     pub(super) fn get_per_cpu(&self, key: &K) -> Result<Vec<V>, ReadMapsFailed> {
         let stride = size_of::<V>().next_multiple_of(8);
@@ -264,6 +256,47 @@ impl<K: Plain, V: Plain> Table<K, V> {
 }
 
 impl<V: Plain> Table<u32, V> {
+    /// Shows `each` all values of an array with their places, some thousands at a time.
+    pub(super) fn visit(&self, mut each: impl FnMut(u32, V)) -> Result<(), ReadMapsFailed> {
+        self.visit_first(self.size, &mut each)
+    }
+
+    /// The same of the first `count`.
+    pub(super) fn visit_first(
+        &self,
+        count: u32,
+        each: &mut impl FnMut(u32, V),
+    ) -> Result<(), ReadMapsFailed> {
+        let room = BATCH.min(count.max(1)) as usize;
+        let (mut keys, mut values) = (vec![0_u32; room], vec![V::default(); room]);
+        let mut cursor = syscall::Cursor::default();
+        let mut done = 0;
+        while done < count {
+            let (fd, room) = (self.fd.as_fd(), room.min((count - done) as usize));
+            let (keys_to, values_to) = (&mut keys[..room], &mut values[..room]);
+            let batch = syscall::lookup_batch(fd, &mut cursor, done == 0, keys_to, values_to);
+            match batch {
+                Ok(batch) => {
+                    let found = batch.count as usize;
+                    keys.iter().zip(&values).take(found).for_each(|(k, v)| each(*k, *v));
+                    done += batch.count;
+                    if batch.last || batch.count == 0 {
+                        break;
+                    }
+                }
+                // Unknown to this kernel.
+                Err(error) if done == 0 && is_unsupported(&error) => {
+                    for index in 0..count {
+                        each(index, self.get(&index)?.unwrap_or_default());
+                    }
+                    break;
+                }
+                Err(error) => return Err(self.not_read(error)),
+            }
+        }
+        Ok(())
+    }
+
     /// The first values of an array.
     pub(super) fn first_values(&self, count: u32) -> Result<Vec<V>, ReadMapsFailed> {
         let count = count.min(self.size);

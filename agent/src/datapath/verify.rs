@@ -11,8 +11,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use bowline_ebpf_abi::{
-    Address, Backend, Plain, Pod, Route, RouteKey, Service, ServiceKey, Slot, V4_PREFIX_OFFSET,
-    pod_flags,
+    Address, Backend, Edition, Plain, Pod, Route, RouteKey, Service, ServiceKey, ServiceLine, Slot,
+    V4_PREFIX_OFFSET, pod_flags,
 };
 
 use super::Datapath;
@@ -91,6 +91,9 @@ impl Datapath {
         verified.map(mend_array(&mut self.store.backends));
         verified.map(mend_array(&mut self.store.slots));
         verified.map(mend_keyed(&mut self.store.services));
+        verified.map(mend_array(&mut self.store.lines));
+        verified.map(mend_keyed(&mut self.store.addresses));
+        verified.map(mend_array(&mut self.store.edition));
         verified.map(mend_keyed(&mut self.pods));
         verified.map(mend_keyed(&mut self.routes));
 
@@ -140,6 +143,9 @@ trait Mendable: Plain + Eq {
 }
 
 impl Mendable for Service {}
+impl Mendable for u32 {}
+impl Mendable for Edition {}
+impl Mendable for ServiceLine {}
 impl Mendable for Slot {}
 impl Mendable for Backend {}
 impl Mendable for Route {}

@@ -172,6 +172,45 @@ fn a_full_map_says_so_and_a_larger_one_takes_over_what_it_held() {
     assert_eq!((slots.used, slots.size), (6, 64));
 }
 
+/// PEERS never fills up: a newer socket takes an older one's place. Its size may change under
+/// sockets that are open.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn open_sockets_keep_their_names_when_the_map_of_peers_grows_and_shrinks() {
+    let world = World::new();
+    let (here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    let table = service_with(&addresses);
+    let open_with = |peers| {
+        let mut sizes = MapSizes::default();
+        sizes.set(&format!("PEERS={peers}")).unwrap();
+        let mut opened = world.here.open_with(sizes);
+        opened.apply_services(&table).unwrap();
+        opened
+    };
+    drop(here);
+    let mut agent = open_with(1_024);
+    world.here.cgroup.enter();
+    let mut sockets: Vec<Connection> = Vec::new();
+    for peers in [4_096, 512, 262_144] {
+        let more = world
+            .client()
+            .namespace
+            .run(|| (0..20).map(|_| Connection::open(SERVICE).unwrap()).collect::<Vec<_>>());
+        sockets.extend(more);
+        drop(agent);
+        agent = open_with(peers);
+        for socket in &mut sockets {
+            assert_eq!(socket.peer(), SERVICE, "with {peers}");
+            socket.ask("still there?").unwrap();
+        }
+        let rows = world.here.status().maps;
+        let row = rows.into_iter().find(|row| row.name == "PEERS").unwrap();
+        assert_eq!((row.size, row.flag), (peers, Some("--map-size PEERS=")));
+    }
+}
+
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn pods_come_and_go() {

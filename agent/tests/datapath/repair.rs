@@ -6,7 +6,9 @@ use std::time::Duration;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
 use bowline_agent::datapath::{Datapath, ServiceTable, service_table};
-use bowline_ebpf_abi::{ABI_VERSION, Address, Backend, Pod, Route, Service, ServiceKey, Slot, map};
+use bowline_ebpf_abi::{
+    ABI_VERSION, Address, Backend, Edition, Pod, Route, Service, ServiceKey, ServiceLine, Slot, map,
+};
 
 use k8s_openapi::api::core::v1::Service as ApiService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -66,7 +68,7 @@ fn spoil_hash<const K: usize, const V: usize>(pins: &Path, name: &str, how: Spoi
 /// Changes the first element that anybody uses.
 fn spoil_array<const V: usize>(pins: &Path, name: &str) {
     let mut map: Array<_, Bytes<V>> = Array::try_from(Map::Array(open(pins, name))).unwrap();
-    let used = (0..16).find(|index| map.get(index, 0).unwrap() != [0; V]).unwrap();
+    let used = (0..map.len()).find(|index| map.get(index, 0).unwrap() != [0; V]).unwrap();
     map.set(used, [0xee; V], 0).unwrap();
 }
 
@@ -126,6 +128,21 @@ const ROWS: &[Row] = &[
         "backend",
         |pins| spoil_array::<{ size_of::<Backend>() }>(pins, map::BACKENDS),
         &["map BACKENDS", "1 changed"],
+    ),
+    (
+        "service line",
+        |pins| spoil_array::<{ size_of::<ServiceLine>() }>(pins, map::SERVICE_LINES),
+        &["map SERVICE_LINES", "1 changed"],
+    ),
+    (
+        "address removed",
+        |pins| spoil_hash::<ADDRESS, 4>(pins, map::ADDRESSES, Spoil::Remove),
+        &["map ADDRESSES", "1 missing", "10.9.8.7"],
+    ),
+    (
+        "edition",
+        |pins| spoil_array::<{ size_of::<Edition>() }>(pins, map::EDITION),
+        &["map EDITION", "1 changed"],
     ),
     ("pod removed", |pins| spoil_pod(pins, Spoil::Remove), &["map PODS", "1 missing", "10.240.1."]),
     ("pod changed", |pins| spoil_pod(pins, Spoil::Change), &["map PODS", "1 changed", "10.240.1."]),

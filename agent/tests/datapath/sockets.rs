@@ -1,15 +1,17 @@
 //! Socket load balancing: connect, send, receive, and the peer's name.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, IoSlice};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType,
-    SockaddrIn, recvfrom, sendmmsg, sendto, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag,
+    SockProtocol, SockType, SockaddrIn, connect, recv, recvfrom, recvmsg, send, sendmmsg, sendmsg,
+    sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -474,6 +476,7 @@ fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
     assert_eq!(socket.local_addr().unwrap(), local, "the client's own name stays");
     assert_eq!(socket.peer_addr().unwrap(), SERVICE);
     assert_eq!(direct.peer_addr().unwrap(), SocketAddr::from((first, BACKEND_PORT)));
+    world.here.wait_for_count("socket-moved", 1);
 
     // Nobody there: it is moved as soon as there is.
     here.apply_services(&service_with(&[])).unwrap();
@@ -481,6 +484,109 @@ fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
     here.apply_services(&service_with(&[first])).unwrap();
     let (_, after) = ask_until(&socket, |backend| backend == first);
     assert!(after < Duration::from_secs(1), "took {after:?}");
+    world.here.wait_for_count("socket-moved", 2);
+    assert_eq!(world.here.counted("socket-destroyed"), 0);
+}
+
+/// A descriptor on its way through a Unix socket is in nobody's table.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_connected_udp_socket_that_nobody_holds_is_destroyed() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let [first, second] = world.backends().map(|pod| pod.address);
+    here.apply_services(&service_with(&[first])).unwrap();
+    world.here.cgroup.enter();
+    let (sender, receiver) = UnixDatagram::pair().unwrap();
+    world.client().namespace.run(move || {
+        let socket = datagrams();
+        socket.connect(SERVICE).unwrap();
+        ask_until(&socket, |backend| backend == first);
+        let descriptors = [socket.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let text = [IoSlice::new(b"take it")];
+        let flags = MsgFlags::empty();
+        sendmsg::<()>(sender.as_raw_fd(), &text, &rights, flags, None).unwrap();
+    });
+    here.apply_services(&service_with(&[second])).unwrap();
+    world.here.wait_for_count("socket-destroyed", 1);
+    assert_eq!(world.here.counted("socket-moved"), 0);
+
+    let mut text = [0; 16];
+    let mut room = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let flags = MsgFlags::empty();
+    let got = recvmsg::<()>(receiver.as_raw_fd(), &mut parts, Some(&mut room), flags).unwrap();
+    let Some(ControlMessageOwned::ScmRights(descriptors)) = got.cmsgs().unwrap().next() else {
+        panic!("no descriptor came");
+    };
+    let socket = descriptors[0];
+    let error = send(socket, b"hello", flags).unwrap_err();
+    assert_eq!(error, Errno::EDESTADDRREQ, "the next call says so");
+    assert_eq!(recv(socket, &mut [0; 8], flags), Err(Errno::ECONNABORTED), "and why");
+    // Its owner connects anew, and is served.
+    let SocketAddr::V4(service) = SERVICE else { unreachable!() };
+    connect(socket, &SockaddrIn::from(service)).unwrap();
+    send(socket, b"hello", flags).unwrap();
+    let mut buffer = [0; 256];
+    let length = recv(socket, &mut buffer, flags).unwrap();
+    let answer = Answer::parse(&String::from_utf8_lossy(&buffer[..length]));
+    assert_eq!(answer.backend, second);
+    nix::unistd::close(socket).unwrap();
+}
+
+/// Expects a refusal at once, as the kernel can say it.
+fn refused<T>(what: &str, call: impl FnOnce() -> std::io::Result<T>) {
+    let start = std::time::Instant::now();
+    let Err(error) = call() else { panic!("{what} was not refused") };
+    let expected = [Errno::ECONNREFUSED, Errno::EPERM].map(|errno| Some(errno as i32));
+    assert!(expected.contains(&error.raw_os_error()), "{what}: {error}");
+    assert!(start.elapsed() < PATIENCE / 10, "{what} took {:?}", start.elapsed());
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_port_that_a_service_has_not_is_refused_at_once() {
+    let world = World::new();
+    let (mut here, there) = world.open();
+    let _servers = world.backends().map(Server::start);
+    let addresses = world.backends().map(|pod| pod.address);
+    let above = Ipv4Addr::from(u32::from(VIP) + 2);
+    let services = [VIP, above].map(|vip| TestService::new(&format!("s{vip}"), vip, &addresses));
+    here.apply_services(&TestService::tables(&services.each_ref())).unwrap();
+    // What is not refused would leave the node this way.
+    world.here.namespace.ip(&format!("route add default via {}", world.there.address()));
+    let mapped = VIP.to_ipv6_mapped();
+    let ask = move || {
+        let other = SocketAddr::from((VIP, 81));
+        refused("TCP", || std::net::TcpStream::connect(other));
+        refused("TCP, mapped", || std::net::TcpStream::connect((mapped, 81)));
+        refused("connected UDP", || datagrams().connect(other));
+        refused("UDP", || datagrams().send_to(b"hello", other));
+        let dual = UdpSocket::bind("[::]:0").unwrap();
+        refused("UDP, mapped", || dual.send_to(b"hello", (mapped, 81)));
+        // The service itself, and a pod on any port, are what they were.
+        Connection::open(SERVICE).unwrap().ask("hello").unwrap();
+        let pod = SocketAddr::from((addresses[1], BACKEND_PORT));
+        Connection::open(pod).unwrap().ask("hello").unwrap();
+        datagrams().connect((addresses[1], 81)).unwrap();
+        // An address between two services' that is none itself.
+        datagrams().connect((Ipv4Addr::from(u32::from(VIP) + 1), 80)).unwrap();
+    };
+    world.here.cgroup.enter();
+    world.client().namespace.run(ask);
+    world.here.namespace.run(ask);
+    assert_eq!(world.here.counted("unknown-port"), 10);
+
+    // Another agent finds it so, and it ends with the service.
+    drop(here);
+    let mut here = world.open_without(&[]);
+    world.client().namespace.run(move || refused("TCP", || Connection::open((VIP, 81).into())));
+    here.apply_services(&services[1].table()).unwrap();
+    world.client().namespace.run(|| datagrams().connect((VIP, 81)).unwrap());
+    world.client().namespace.run(move || refused("TCP", || Connection::open((above, 81).into())));
+    drop(there);
 }
 
 #[test]

@@ -186,6 +186,49 @@ fn packets_for_a_service_without_backends_are_dropped_by_name() {
     assert_eq!(world.here.counted("no-backend"), 1);
 }
 
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn what_is_for_no_port_of_a_service_never_leaves_the_node() {
+    let world = World::new();
+    let (mut here, _there) = world.open();
+    let addresses = world.backends().map(|pod| pod.address);
+    world.here.namespace.ip(&format!("route add default via {}", world.there.address()));
+    let (client, before) = (world.client().address, forwarded(&world));
+    for (round, backends) in [&addresses[..], &[]].into_iter().enumerate() {
+        here.apply_services(&service_with(backends)).unwrap();
+        world.client().namespace.run(move || {
+            let send = |kind, number, bytes: &[u8]| {
+                let raw = socket(AddressFamily::Inet, kind, SockFlag::empty(), number).unwrap();
+                let to = SockaddrIn::from(SocketAddrV4::new(VIP, 0));
+                sendto(raw.as_raw_fd(), bytes, &to, MsgFlags::empty()).unwrap();
+            };
+            let unknown = datagram((client, 40_000), (VIP, 81), b"x");
+            send(SockType::Raw, SockProtocol::Udp, &unknown);
+            // An echo request, with its checksum.
+            send(SockType::Raw, SockProtocol::Icmp, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+            // Larger than a packet may be: the kernel sends pieces.
+            let large = datagram((client, 40_000), (VIP, 80), &[7; 4_000]);
+            send(SockType::Raw, SockProtocol::Udp, &large);
+        });
+        let round = round as u64 + 1;
+        assert_eq!(world.here.counted("unknown-port"), round);
+        assert_eq!(world.here.counted("service-protocol"), round);
+        assert_eq!(world.here.counted("fragmented-service"), 3 * round);
+    }
+    assert_eq!(forwarded(&world), before, "nothing was left to the stack to forward");
+}
+
+/// How many IPv4 packets the node's own stack has forwarded.
+fn forwarded(world: &World) -> u64 {
+    world.here.namespace.run(|| {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("Ip: "));
+        let mut next = || lines.next().unwrap().split(' ');
+        let mut fields = next().zip(next());
+        fields.find(|(name, _)| *name == "ForwDatagrams").unwrap().1.parse().unwrap()
+    })
+}
+
 /// The socket is older than its process's place in the cgroup, so it has no hooks.
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]

@@ -296,6 +296,16 @@ impl Node {
         rows.iter().filter(|row| row.reason == reason).map(|row| row.packets).sum()
     }
 
+    /// Waits until something happened so often, which must not take long.
+    pub(crate) fn wait_for_count(&self, reason: &str, count: u64) {
+        let start = std::time::Instant::now();
+        while self.counted(reason) != count {
+            let counted = self.counted(reason);
+            assert!(start.elapsed().as_secs() < 5, "{reason}: {counted}, expected {count}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     fn add_pod(&mut self, number: u8) {
         let namespace = Namespace::new();
         namespace.plain_ipv6();

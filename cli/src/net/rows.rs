@@ -121,7 +121,7 @@ fn maps(rows: &[MapRow]) -> Table {
     let mut table = Table::new(["map", "used", "size", "raised by"]);
     for row in rows {
         let (used, size) = (row.used.to_string(), row.size.to_string());
-        table.row([row.name.to_owned(), used, size, row.flag.to_owned()]);
+        table.row([row.name.to_owned(), used, size, row.flag.unwrap_or(UNKNOWN).to_owned()]);
     }
     table
 }

@@ -133,6 +133,12 @@ impl Address {
         self.0[0].get() >> 16 == 0xff02
     }
 
+    /// The first 64 bits, in the machine's byte order.
+    #[inline(always)]
+    pub const fn first_half(&self) -> u64 {
+        (self.0[0].get() as u64) << 32 | self.0[1].get() as u64
+    }
+
     /// All bits folded into one word; equal addresses fold equally.
     #[inline(always)]
     pub const fn folded(&self) -> u32 {

@@ -56,40 +56,49 @@ pub enum Reason {
     Fragment = 6,
     /// A packet with IP options or extension headers went its way, in addition to where it went.
     IpOptions = 7,
+    /// A connected UDP socket was connected to its service anew, away from a backend that is gone.
+    SocketMoved = 8,
+    /// A connected UDP socket whose backend is gone was aborted, so that its owner connects anew.
+    SocketDestroyed = 9,
     /// Refused: the source address is not the sending pod's.
-    SpoofedSource = 8,
+    SpoofedSource = 10,
     /// Refused: neither IP nor ARP.
-    UnsupportedProtocol = 9,
+    UnsupportedProtocol = 11,
     /// Refused: shorter than its own headers say, or contradicting itself.
-    Malformed = 10,
+    Malformed = 12,
     /// Refused: the service has no ready backend.
-    NoBackend = 11,
+    NoBackend = 13,
     /// Refused: the translation could not be remembered, so the answer would get lost.
-    FlowNotStored = 12,
+    FlowNotStored = 14,
     /// Refused: the packet could not be rewritten, or there was no room to look at it in.
-    RewriteFailed = 13,
+    RewriteFailed = 15,
     /// Refused: a pod sent a VLAN tag; pods have no VLANs.
-    Vlan = 14,
+    Vlan = 16,
     /// Refused: pods reach no groups; neighbour discovery is not counted here.
-    Multicast = 15,
+    Multicast = 17,
     /// Refused: 255.255.255.255 is nobody's address here.
-    Broadcast = 16,
+    Broadcast = 18,
     /// Refused: a pod's packet from a link-local or from no IPv6 address.
-    LinkLocal = 17,
+    LinkLocal = 19,
     /// Refused: the packet names its own way (RFC 5095, RFC 7126).
-    SourceRoute = 18,
+    SourceRoute = 20,
     /// Refused: more IPv6 extension headers than RFC 8200 has a use for.
-    TooManyHeaders = 19,
+    TooManyHeaders = 21,
     /// Refused: a pod played router (redirect or router advertisement).
-    RouterMessage = 20,
+    RouterMessage = 22,
     /// Refused: a pod's ICMP error about a packet that it cannot have received.
-    ForgedError = 21,
+    ForgedError = 23,
     /// Refused: a piece of a packet that a service's name would have to be changed in.
-    FragmentedService = 22,
+    FragmentedService = 24,
+    /// Refused: an address that services have, and a port that none of them has.
+    UnknownPort = 25,
+    /// Refused: an address that services have, and a protocol that services are not named by: an
+    /// echo request, say.
+    ServiceProtocol = 26,
 }
 
 impl Reason {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::LocalPod,
         Self::RemoteNode,
         Self::Stack,
@@ -98,6 +107,8 @@ impl Reason {
         Self::ErrorTranslated,
         Self::Fragment,
         Self::IpOptions,
+        Self::SocketMoved,
+        Self::SocketDestroyed,
         Self::SpoofedSource,
         Self::UnsupportedProtocol,
         Self::Malformed,
@@ -113,6 +124,8 @@ impl Reason {
         Self::RouterMessage,
         Self::ForgedError,
         Self::FragmentedService,
+        Self::UnknownPort,
+        Self::ServiceProtocol,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -125,6 +138,8 @@ impl Reason {
             Self::ErrorTranslated => "error-translated",
             Self::Fragment => "fragment",
             Self::IpOptions => "ip-options",
+            Self::SocketMoved => "socket-moved",
+            Self::SocketDestroyed => "socket-destroyed",
             Self::SpoofedSource => "spoofed-source",
             Self::UnsupportedProtocol => "unsupported-protocol",
             Self::Malformed => "malformed",
@@ -140,6 +155,8 @@ impl Reason {
             Self::RouterMessage => "router-message",
             Self::ForgedError => "forged-error",
             Self::FragmentedService => "fragmented-service",
+            Self::UnknownPort => "unknown-port",
+            Self::ServiceProtocol => "service-protocol",
         }
     }
 

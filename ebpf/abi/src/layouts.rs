@@ -4,15 +4,16 @@
 use core::mem::offset_of;
 
 use crate::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod, ReverseKey, Route,
-    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, map,
+    Affinity, AffinityKey, Backend, Edition, Flow, FlowKey, Frontend, NearBackends, Peer, Pod,
+    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Traffic,
+    map,
 };
 
 /// A key or a value of a map. Plain numbers and addresses are not described.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     pub map: &'static str,
-    /// `key` or `value`.
+    /// `key` or `value`, or what a part of the value is.
     pub role: &'static str,
     /// Of the type.
     pub name: &'static str,
@@ -45,9 +46,12 @@ macro_rules! layouts {
 pub const LAYOUTS: &[Layout] = layouts! {
     map::SERVICES, "key", ServiceKey { address, port, protocol, pad }
     map::SERVICES, "value", Service { id, first_slot, slot_count, flags, affinity_seconds }
+    map::SERVICE_LINES, "value", ServiceLine { key, service, check, near }
+    map::SERVICE_LINES, "backends", NearBackends { words, port, count }
+    map::EDITION, "value", Edition { number, pad, lowest_v4, highest_v4, lowest_v6, highest_v6 }
     map::SLOTS, "value", Slot { backend, tag }
     map::BACKENDS, "value", Backend { address, port, state, pad }
-    map::PEERS, "value", Peer { cookie, name, backend, port, uses, more }
+    map::PEERS, "value", Peer { cookie, name, backend, port, uses, more, edition, pad }
     map::REVERSE, "key", ReverseKey { cookie, backend, port, pad, pad_word }
     map::REVERSE, "value", Frontend { address, port, pad }
     map::AFFINITY, "key", AffinityKey { service, kind, client }

@@ -21,10 +21,10 @@ pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
 pub use layouts::{LAYOUTS, Layout};
 pub use maps::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod, ReverseKey, Route,
-    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, TUNNEL_ID, V4_PREFIX_OFFSET,
-    affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol, route_flags, size,
-    state,
+    Affinity, AffinityKey, Backend, Edition, Flow, FlowKey, Frontend, NearBackends, Peer, Pod,
+    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, TUNNEL_ID,
+    V4_PREFIX_OFFSET, affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol,
+    route_flags, size, state,
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
@@ -51,16 +51,19 @@ plain! {
     Affinity = 16,
     AffinityKey = 24,
     Backend = if cfg!(feature = "next-abi") { 24 } else { 20 },
+    Edition = 32,
     Flow = 36,
     FlowKey = 40,
     Frontend = 20,
     Mac = 6,
-    Peer = 48,
+    NearBackends = 20,
+    Peer = 56,
     Pod = 12,
     ReverseKey = 32,
     Route = 24,
     RouteKey = 20,
     Service = 20,
+    ServiceLine = 64,
     ServiceKey = 20,
     ServiceTraffic = 32,
     Slot = 8,

@@ -101,7 +101,7 @@ mod tests {
     /// Where `client` goes with the `round`th random number.
     fn backend_of(maps: &FakeMaps, service: &ServiceKey, client: Client, round: u32) -> u32 {
         let pick = round.wrapping_mul(0x9e37_79b9);
-        match choose(maps, service, || pick, || client) {
+        match choose(maps, service, None, || pick, || client) {
             Choice::Backend { id, .. } => id,
             other => panic!("{other:?}"),
         }
@@ -201,7 +201,7 @@ mod tests {
         let mut maps = FakeMaps::default();
         let service = key("10.9.0.7", 80);
         maps.program(service, &["10.240.0.1"]);
-        let found = choose(&maps, &service, || 0, || panic!("asked for the client"));
+        let found = choose(&maps, &service, None, || 0, || panic!("asked for the client"));
         assert!(matches!(found, Choice::Backend { id: 0, .. }));
     }
 }

@@ -5,12 +5,16 @@
 //! the slot's tag and read again; after the last attempt the call is refused rather than sent to
 //! the wrong place.
 
-use crate::abi::{Affinity, AffinityKey, Backend, Service, ServiceKey, Slot, state};
+use crate::abi::{
+    Address, Affinity, AffinityKey, Backend, Service, ServiceKey, ServiceLine, Slot, U16Be, state,
+};
 use crate::affinity::{Client, stick};
 
 /// The maps that balancing uses.
 pub trait ServiceMaps {
     fn service(&self, key: &ServiceKey) -> Option<Service>;
+    /// Whether any service has this address.
+    fn has_address(&self, address: &Address) -> bool;
     fn slot(&self, index: u32) -> Option<Slot>;
     fn backend(&self, id: u32) -> Option<Backend>;
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
@@ -23,35 +27,61 @@ pub trait ServiceMaps {
 /// What balancing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The address is no service's: leave it alone.
+    /// No service has this address, or none this port of it.
     NotAService,
     /// A service with nobody to answer.
     NoBackend { service: u32 },
-    /// Go there.
-    Backend { service: u32, id: u32, backend: Backend },
+    /// Go there. `lasting` is all ones if the choice hangs on the backends alone, and zero if the
+    /// service has session affinity: a mask, because the verifier would follow both ways of a
+    /// branch through all that comes after.
+    Backend { service: u32, id: u32, backend: Backend, lasting: u32 },
 }
 
 const ATTEMPTS: u32 = 3;
 
-/// Chooses a backend for `key`. `pick` gives any number whose high bits are evenly spread, and is
-/// asked only for services; `client` is asked only for those with session affinity.
+/// A backend that was found beside its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// The service's number.
+    pub service: u32,
+    pub address: Address,
+    pub port: U16Be,
+}
+
+/// Chooses one of the backends in the service's line, as [`choose`] does, if they are there.
+#[inline(always)]
+pub fn choose_near(key: &ServiceKey, line: &ServiceLine, pick: impl Fn() -> u32) -> Option<Near> {
+    let ServiceLine { service, near, .. } = line;
+    if near.count == 0 {
+        return None;
+    }
+    let index = if near.count == 1 { 0 } else { spread(pick(), near.count.into()) };
+    let (address, port) = near.get(&key.address, index);
+    Some(Near { service: service.id, address, port })
+}
+
+/// Chooses a backend for `key`, whose service may be `known` already. `pick` gives any number whose
+/// high bits are evenly spread, and is asked only for services; `client` is asked only for those
+/// with session affinity.
 #[inline(always)]
 pub fn choose<M: ServiceMaps>(
     maps: &M,
     key: &ServiceKey,
+    known: Option<Service>,
     pick: impl Fn() -> u32,
     client: impl Fn() -> Client,
 ) -> Choice {
-    let (service, id, backend) = match anew(maps, key, &pick) {
+    let (service, id, backend) = match anew(maps, key, known, &pick) {
         Anew::NotAService => return Choice::NotAService,
         Anew::NoBackend { service } => return Choice::NoBackend { service },
         Anew::Backend { service, id, backend } => (service, id, backend),
     };
-    if service.affinity_seconds == 0 {
-        return Choice::Backend { service: service.id, id, backend };
-    }
-    let (id, backend) = stick(maps, &service, key.tag(), client(), (id, backend));
-    Choice::Backend { service: service.id, id, backend }
+    let lasting = ((service.affinity_seconds as u64).wrapping_sub(1) >> 32) as u32;
+    let (id, backend) = match service.affinity_seconds {
+        0 => (id, backend),
+        _ => stick(maps, &service, key.tag(), client(), (id, backend)),
+    };
+    Choice::Backend { service: service.id, id, backend, lasting }
 }
 
 /// What balancing comes to for a client that has no backend yet.
@@ -62,10 +92,15 @@ enum Anew {
 }
 
 #[inline(always)]
-fn anew<M: ServiceMaps>(maps: &M, key: &ServiceKey, pick: &impl Fn() -> u32) -> Anew {
+fn anew<M: ServiceMaps>(
+    maps: &M,
+    key: &ServiceKey,
+    mut known: Option<Service>,
+    pick: &impl Fn() -> u32,
+) -> Anew {
     let mut refused = 0;
     for _ in 0..ATTEMPTS {
-        let Some(service) = maps.service(key) else {
+        let Some(service) = known.take().or_else(|| maps.service(key)) else {
             return Anew::NotAService;
         };
         refused = service.id;
@@ -98,13 +133,13 @@ pub fn spread(pick: u32, count: u32) -> u32 {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::abi::{Address, affinity_kind};
+    use crate::abi::{NearBackends, affinity_kind};
     use crate::fake::{FakeMaps, backend, key};
     use std::cell::Cell;
 
     fn pick(maps: &impl ServiceMaps, key: &ServiceKey, pick: u32) -> Choice {
         let client = Client { kind: affinity_kind::ADDRESS, name: Address::default() };
-        choose(maps, key, || pick, || client)
+        choose(maps, key, None, || pick, || client)
     }
 
     #[test]
@@ -124,11 +159,37 @@ mod tests {
     }
 
     #[test]
-    fn other_addresses_are_left_alone() {
+    fn other_addresses_and_ports_are_left_alone() {
         let mut maps = FakeMaps::default();
         maps.program(key("10.9.0.7", 80), &["10.240.0.1"]);
         assert_eq!(pick(&maps, &key("10.9.0.7", 81), 0), Choice::NotAService);
         assert_eq!(pick(&maps, &key("10.9.0.8", 80), 0), Choice::NotAService);
+    }
+
+    #[test]
+    fn near_backends_get_their_shares_too() {
+        let mut maps = FakeMaps::default();
+        let service = key("10.9.0.7", 80);
+        let addresses = ["10.240.0.1", "10.240.1.1", "10.240.2.1"];
+        maps.program(service, &addresses);
+        let backends = addresses.map(|text| (backend(text, 8080).address, U16Be::new(8080)));
+        for count in 1..=3 {
+            let near = NearBackends::of(&service.address, &backends[..count]).unwrap();
+            let line = ServiceLine::new(service, maps.services[&service], near);
+            let mut seen = std::collections::BTreeMap::new();
+            for i in 0..3_000u32 {
+                let pick = || i.wrapping_mul(1_431_655);
+                let found = choose_near(&service, &line, pick).unwrap();
+                assert_eq!((found.service, found.port), (0, U16Be::new(8080)));
+                *seen.entry(found.address).or_insert(0) += 1;
+            }
+            assert_eq!(seen.len(), count);
+            let share = 3_000 / count;
+            assert!(seen.values().all(|n| (share - 100..=share + 100).contains(n)), "{seen:?}");
+        }
+        // Far away, or with affinity.
+        let line = ServiceLine::new(service, maps.services[&service], NearBackends::default());
+        assert_eq!(choose_near(&service, &line, || 0), None);
     }
 
     #[test]
@@ -149,6 +210,9 @@ mod tests {
         fn service(&self, key: &ServiceKey) -> Option<Service> {
             self.reads.set(self.reads.get() + 1);
             self.maps.service(if self.reads.get() == 1 { &self.wrong } else { key })
+        }
+        fn has_address(&self, address: &Address) -> bool {
+            self.maps.has_address(address)
         }
         fn slot(&self, index: u32) -> Option<Slot> {
             self.maps.slot(index)
@@ -179,6 +243,25 @@ mod tests {
         };
         assert_eq!(found, backend("10.240.0.1", 8080));
         assert_eq!(recycled.reads.get(), 2);
+    }
+
+    #[test]
+    fn a_service_that_is_known_is_not_looked_up_unless_it_is_stale() {
+        let (mine, other) = (key("10.9.0.7", 80), key("10.9.0.8", 80));
+        let mut maps = FakeMaps::default();
+        maps.program(mine, &["10.240.0.1"]);
+        maps.program(other, &["10.240.0.2"]);
+        let client = Client { kind: affinity_kind::ADDRESS, name: Address::default() };
+        for (known, reads) in [(mine, 0), (other, 1)] {
+            let counted = Recycled { maps: &maps, wrong: mine, reads: Cell::new(0) };
+            let known = Some(maps.services[&known]);
+            let Choice::Backend { backend: found, .. } =
+                choose(&counted, &mine, known, || 0, || client)
+            else {
+                panic!("not balanced");
+            };
+            assert_eq!((found, counted.reads.get()), (backend("10.240.0.1", 8080), reads));
+        }
     }
 
     #[test]

@@ -11,14 +11,16 @@
 //! Packets that still carry a service's address did not pass a socket hook (raw sockets, packets
 //! forwarded by a pod). A backend is chosen once a flow and remembered in FLOWS, in both
 //! directions ([`crate::flows`]). A TCP connection that is opened anew, and any UDP packet, moves
-//! off a backend that is gone; an established TCP connection never moves.
+//! off a backend that is gone; an established TCP connection never moves. Whatever else is sent to
+//! an address that services have is refused: another port, another protocol (an echo request is
+//! one), a fragment. No machine has that address, so there is nowhere for it to go.
 //! # Answers, and errors about them
 //! Packets for a pod that has such flows are looked up in FLOWS and get the service's name back.
 //! So does the packet that an ICMP error quotes, in either direction; the error's own source too,
 //! where it is the backend's.
 //! # Fragments
-//! travel as they are. A piece of a packet that would have to be translated is refused, as its
-//! other pieces carry no ports to be known by.
+//! travel as they are between pods. A piece of a packet that would have to be translated is
+//! refused, as its other pieces carry no ports to be known by.
 //! # Neighbour discovery
 //! is the node's own stack's, as far as it stays on the link between pod and node. Whatever else
 //! looks like it is a packet as any other.
@@ -320,7 +322,12 @@ fn error_from_pod<M: PacketMaps, F: Frame>(
     if work.rewrite.change == Change::Nothing {
         work.rewrite.ends.destination.address = work.packet.destination;
     }
-    towards_end(maps, work)
+    match towards_end(maps, work) {
+        Verdict::Stack if work.rewrite.change == Change::Nothing => {
+            unless_service(maps, work, Reason::ServiceProtocol)
+        }
+        verdict => verdict,
+    }
 }
 
 /// What becomes of an ICMP error about the quoted packet, whose flow is the pod's behind this veth:
@@ -365,19 +372,19 @@ fn to_service<M: PacketMaps, F: Frame>(
     work: &mut Work,
     sender: &Pod,
 ) -> Verdict {
-    if !work.packet.has_ports() || work.packet.fragment == Fragment::Later {
-        return Verdict::Stack;
+    if !work.packet.has_ports() {
+        return unless_service(maps, work, Reason::ServiceProtocol);
+    }
+    if work.packet.fragment == Fragment::Later {
+        return unless_service(maps, work, Reason::FragmentedService);
     }
     let Some(segment) = Segment::of(frame, &work.packet) else {
         return drop(work, Reason::Malformed);
     };
-    flow_key(&work.packet, &segment.ports, &mut work.key);
     if work.packet.fragment == Fragment::First {
-        return match maps.service(&service_key(&work.key)) {
-            Some(_) => drop(work, Reason::FragmentedService),
-            None => Verdict::Stack,
-        };
+        return unless_service(maps, work, Reason::FragmentedService);
     }
+    flow_key(&work.packet, &segment.ports, &mut work.key);
     work.reason.set(Reason::Balanced);
     if remembered(maps, work, &segment, sender) {
         if work.flow.kind != flow_kind::TO_BACKEND {
@@ -391,6 +398,12 @@ fn to_service<M: PacketMaps, F: Frame>(
     }
     work.rewrite.change = Change::Ends;
     towards_end(maps, work)
+}
+
+/// To the stack, or nowhere if the destination is an address that services have.
+#[inline(always)]
+fn unless_service<M: PacketMaps>(maps: &M, work: &mut Work, reason: Reason) -> Verdict {
+    if maps.has_address(&work.packet.destination) { drop(work, reason) } else { Verdict::Stack }
 }
 
 #[inline(always)]
@@ -430,13 +443,13 @@ fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
     let service = service_key(&work.key);
     let source = work.key.source;
     let client = || Client { kind: affinity_kind::ADDRESS, name: source };
-    let (id, number, backend) = match choose(maps, &service, || maps.random(), client) {
-        Choice::NotAService => return Verdict::Stack,
+    let (id, number, backend) = match choose(maps, &service, None, || maps.random(), client) {
+        Choice::NotAService => return unless_service(maps, work, Reason::UnknownPort),
         Choice::NoBackend { service } => {
             maps.count_refused(service);
             return drop(work, Reason::NoBackend);
         }
-        Choice::Backend { service, id, backend } => (service, id, backend),
+        Choice::Backend { service, id, backend, .. } => (service, id, backend),
     };
     let flow = &mut work.flow;
     flow.address = backend.address;

@@ -120,6 +120,9 @@ impl ServiceMaps for FakeMaps {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).copied()
     }
+    fn has_address(&self, address: &Address) -> bool {
+        self.services.keys().any(|key| key.address == *address)
+    }
     fn slot(&self, index: u32) -> Option<Slot> {
         self.slots.get(index as usize).copied()
     }

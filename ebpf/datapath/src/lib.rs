@@ -21,7 +21,7 @@ mod peers;
 mod quote;
 
 pub use affinity::Client;
-pub use balance::{Choice, ServiceMaps, choose, spread};
+pub use balance::{Choice, Near, ServiceMaps, choose, choose_near, spread};
 pub use checksum::Delta;
 pub use deliver::{
     Change, PacketMaps, ReasonCode, Rewrite, Verdict, Way, Work, from_pod, from_uplink, to_pod,
@@ -31,7 +31,7 @@ pub use packet::{
     Bytes, ETHERNET, Extent, Family, Fragment, Frame, Ipv4Header, Packet, Ports, packet_flags,
     parse,
 };
-pub use peers::{Conversation, Converse, PeerMaps, connect, converse, name_of};
+pub use peers::{Conversation, Converse, PeerMaps, connect, converse, name_of, recall};
 pub use quote::{IP_CHECKSUM, Quote};
 
 use bowline_ebpf_abi as abi;

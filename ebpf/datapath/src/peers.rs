@@ -37,6 +37,8 @@ pub struct Conversation {
     pub name: Frontend,
     pub backend: Address,
     pub port: U16Be,
+    /// [`Peer::edition`].
+    pub edition: u32,
 }
 
 /// What [`converse`] found.
@@ -62,9 +64,18 @@ impl Conversation {
     }
 
     const fn peer(&self, more: u8) -> Peer {
-        let Self { cookie, name, backend, port } = *self;
-        Peer { cookie, name, backend, port, uses: 0, more }
+        let Self { cookie, name, backend, port, edition } = *self;
+        Peer { cookie, name, backend, port, uses: 0, more, edition, pad: 0 }
     }
+}
+
+/// Where the socket's next datagram to `name` goes if no service changed since it sent the last
+/// one. Not for services with session affinity, whose choice also hangs on the time.
+#[inline(always)]
+pub fn recall<M: PeerMaps>(maps: &M, cookie: u64, name: &Frontend, edition: u32) -> Option<Peer> {
+    let there = maps.peer(cookie)?;
+    let current = there.cookie == cookie && there.edition == edition && edition != 0;
+    (current && there.name.same(name)).then_some(there)
 }
 
 /// The socket talks to this peer alone from now on.
@@ -99,6 +110,7 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
     }
     if there.is(&wanted.backend, wanted.port) {
         if there.name.same(&wanted.name) {
+            maps.set_peer(&Peer { edition: wanted.edition, ..there });
             return Converse::Known;
         }
         if !insist {
@@ -218,13 +230,14 @@ mod tests {
 
     fn talk(cookie: u64, service: &str, backend: &str) -> Conversation {
         let (backend, port) = (address(backend), U16Be::new(8053));
-        Conversation { cookie, name: name(service), backend, port }
+        Conversation { cookie, name: name(service), backend, port, edition: EDITION }
     }
 
     fn named(maps: &Fake, talk: &Conversation) -> Option<Frontend> {
         name_of(maps, talk.cookie, &talk.backend, talk.port, true)
     }
 
+    const EDITION: u32 = 7;
     const A: &str = "10.9.0.1";
     const B: &str = "10.9.0.2";
 
@@ -254,6 +267,29 @@ mod tests {
             assert_eq!(converse(&maps, one, false), Converse::Known);
             assert_eq!(named(&maps, one), Some(name(A)));
         }
+    }
+
+    #[test]
+    fn a_backend_is_recalled_in_its_edition_under_its_name_only() {
+        let maps = Fake::default();
+        let recalled = |cookie, service, edition| {
+            recall(&maps, cookie, &name(service), edition).map(|peer| peer.backend)
+        };
+        assert_eq!(recalled(3, A, EDITION), None);
+        let first = talk(3, A, "10.240.0.1");
+        assert_eq!(converse(&maps, &first, false), Converse::Begun);
+        assert_eq!(recalled(3, A, EDITION), Some(first.backend));
+        assert_eq!(recalled(3, B, EDITION), None);
+        assert_eq!(recalled(3 + PLACES, A, EDITION), None);
+        assert_eq!(recalled(3, A, EDITION + 1), None, "a backend may have gone");
+        // It has not, and so it is for this edition, too.
+        let again = Conversation { edition: EDITION + 1, ..first };
+        assert_eq!(converse(&maps, &again, false), Converse::Known);
+        assert_eq!(recalled(3, A, EDITION + 1), Some(first.backend));
+        // Never where the choice hangs on more.
+        let sticky = Conversation { edition: 0, ..first };
+        assert_eq!(converse(&maps, &sticky, false), Converse::Known);
+        assert_eq!((recalled(3, A, EDITION + 1), recalled(3, A, 0)), (None, None));
     }
 
     #[test]

@@ -1,21 +1,32 @@
 //! The maps, all pinned by name. Written here: PEERS, REVERSE, AFFINITY, FLOWS, the counters, and
 //! the `HAS_FLOWS` flag in PODS; everything else is written by the agent.
 
+use core::mem::transmute;
+
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use bowline_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Peer, Pod, Reason,
-    ReverseKey, Route, Service, ServiceKey, ServiceTraffic, Slot, Traffic, pod_flags, size,
+    Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Frontend, Peer,
+    Pod, Reason, ReverseKey, Route, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot,
+    Traffic, pod_flags, size,
 };
 use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ReasonCode, ServiceMaps, Work};
+
+use crate::settings::{last_peer, lines};
 
 /// Memory for a service is taken when there is one.
 const NO_PREALLOC: u32 = 1;
 
 #[map]
 static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(size::SERVICES, NO_PREALLOC);
+#[map]
+static SERVICE_LINES: Array<ServiceLine> = Array::pinned(size::SERVICE_LINES, 0);
+#[map]
+static ADDRESSES: HashMap<Address, u32> = HashMap::pinned(size::SERVICES, NO_PREALLOC);
+#[map]
+static EDITION: Array<Edition> = Array::pinned(1, 0);
 #[map]
 static SLOTS: Array<Slot> = Array::pinned(size::SLOTS, 0);
 #[map]
@@ -53,11 +64,41 @@ pub fn work() -> Option<&'static mut Work> {
 /// The maps as the datapath crate sees them.
 pub struct KernelMaps;
 
+/// Whether a service may have this address. Most calls and packets that are for none are spared
+/// the search.
+#[inline(always)]
+pub fn in_span(address: &Address) -> bool {
+    EDITION.get(0).is_some_and(|edition| edition.spans(address))
+}
+
+/// The service's line, if it has one and nobody writes it at the moment.
+#[inline(always)]
+pub fn line(key: &ServiceKey) -> Option<ServiceLine> {
+    let place = SERVICE_LINES.get_ptr(key.place(lines()))?;
+    // SAFETY: array entries stay where they are and are integers. Volatile: what is checked is
+    // what is used, whoever writes meanwhile.
+    unsafe {
+        if !(*place).key.same(key) {
+            return None;
+        }
+        let from = place.cast::<[u64; 8]>();
+        let word = |n: usize| (&raw const (*from)[n]).read_volatile();
+        let words = [0, 0, word(2), word(3), word(4), word(5), word(6), word(7)];
+        let line = ServiceLine { key: *key, ..transmute::<[u64; 8], ServiceLine>(words) };
+        (line.check_of(key) == line.check).then_some(line)
+    }
+}
+
 impl ServiceMaps for KernelMaps {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         // SAFETY: the value is copied; `choose` notices one that was recycled meanwhile.
         unsafe { SERVICES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn has_address(&self, address: &Address) -> bool {
+        in_span(address) && ADDRESSES.get_ptr(address).is_some()
     }
 
     #[inline(always)]
@@ -92,13 +133,23 @@ const _: () = assert!(size::PEERS.is_power_of_two());
 
 #[inline(always)]
 fn place(cookie: u64) -> u32 {
-    cookie as u32 & (size::PEERS - 1)
+    cookie as u32 & last_peer()
 }
 
 impl PeerMaps for KernelMaps {
     #[inline(always)]
     fn peer(&self, cookie: u64) -> Option<Peer> {
-        PEERS.get(place(cookie)).copied()
+        let entry = PEERS.get_ptr(place(cookie))?;
+        // SAFETY: array entries stay where they are. One that a newer socket takes over while it
+        // is read has its cookie taken away first.
+        unsafe {
+            let peer = entry.read();
+            let now = (&raw const (*entry).cookie).read_volatile();
+            // A mask, not a branch: the verifier would follow both ways.
+            let differs = now ^ peer.cookie;
+            let same = ((differs | differs.wrapping_neg()) >> 63).wrapping_sub(1);
+            Some(Peer { cookie: now & same, ..peer })
+        }
     }
 
     #[inline(always)]
@@ -115,6 +166,7 @@ impl PeerMaps for KernelMaps {
             (*entry).port = peer.port;
             (*entry).uses = peer.uses;
             (*entry).more = peer.more;
+            (*entry).edition = peer.edition;
             (&raw mut (*entry).cookie).write_volatile(peer.cookie);
         }
     }
@@ -234,6 +286,12 @@ fn count_at(index: u32, bytes: u32) {
             (*traffic).bytes += u64::from(bytes);
         }
     }
+}
+
+/// The service maps' [`Edition::number`]; zero before they are written.
+#[inline(always)]
+pub fn edition() -> u32 {
+    EDITION.get(0).map_or(0, |edition| edition.number)
 }
 
 #[inline(always)]

@@ -16,9 +16,11 @@ use bowline_ebpf_abi::{
     protocol,
 };
 use bowline_ebpf_datapath as datapath;
-use bowline_ebpf_datapath::{Choice, Client, Conversation, Converse, choose};
+use bowline_ebpf_datapath::{
+    Choice, Client, Conversation, Converse, Near, ServiceMaps, choose, choose_near,
+};
 
-use crate::maps::{KernelMaps, count, count_connection, count_refused};
+use crate::maps::{KernelMaps, count, count_connection, count_refused, edition, in_span, line};
 use crate::settings::can_set_retval;
 
 const REFUSE: i32 = 0;
@@ -78,18 +80,29 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(key) = destination(ctx, family) else {
         return ALLOW;
     };
+    if !in_span(&key.address) {
+        return ALLOW;
+    }
     // SAFETY: the helper takes nothing.
     let pick = || unsafe { bpf_get_prandom_u32() };
-    let (service, backend) = match choose(&KernelMaps, &key, pick, || client(ctx)) {
-        Choice::NotAService => return ALLOW,
-        Choice::NoBackend { service } => return refuse(service),
-        Choice::Backend { service, backend, .. } => (service, backend),
+    let line = line(&key);
+    let near = match line.and_then(|line| choose_near(&key, &line, pick)) {
+        Some(near) => near,
+        None => match choose(&KernelMaps, &key, line.map(|l| l.service), pick, || client(ctx)) {
+            Choice::NotAService => return unless_service(&key),
+            Choice::NoBackend { service } => return refuse_of(service),
+            Choice::Backend { service, backend: Backend { address, port, .. }, .. } => {
+                Near { service, address, port }
+            }
+        },
     };
-    if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &backend)) {
+    let Near { service, address, port } = near;
+    // Early: these are memory that is not at hand, and neither waits for the other.
+    count_connection(service);
+    if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &address, port, 0)) {
         return not_stored();
     }
-    set_address(ctx, family, &backend.address, backend.port);
-    count_connection(service);
+    set_address(ctx, family, &address, port);
     ALLOW
 }
 
@@ -104,17 +117,33 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(key) = destination(ctx, family) else {
         return ALLOW;
     };
+    if !in_span(&key.address) {
+        return ALLOW;
+    }
     let cookie = cookie(ctx);
+    // Before the choice: what changes after it makes another edition.
+    let edition = edition();
+    if let Some(peer) = datapath::recall(&KernelMaps, cookie, &name(&key), edition) {
+        set_address(ctx, family, &peer.backend, peer.port);
+        return ALLOW;
+    }
     let first = hashed(cookie);
     for attempt in 1..=NAMES {
         // Steps of a quarter of the set: two are enough to meet another backend.
         let pick = first.wrapping_add((attempt - 1).wrapping_mul(u32::MAX / NAMES));
-        let (service, backend) = match choose(&KernelMaps, &key, || pick, || client(ctx)) {
-            Choice::NotAService => return ALLOW,
-            Choice::NoBackend { service } => return refuse(service),
-            Choice::Backend { service, backend, .. } => (service, backend),
-        };
-        let wanted = conversation(cookie, &key, &backend);
+        let (service, backend, lasting) =
+            match choose(&KernelMaps, &key, None, || pick, || client(ctx)) {
+                Choice::NotAService => return unless_service(&key),
+                Choice::NoBackend { service } => return refuse_of(service),
+                Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
+            };
+        let wanted = conversation(
+            cookie,
+            &key,
+            &backend.address,
+            backend.port,
+            edition & lasting,
+        );
         match datapath::converse(&KernelMaps, &wanted, attempt == NAMES) {
             Converse::Known => {}
             Converse::Begun => count_connection(service),
@@ -141,23 +170,44 @@ fn name_peer(ctx: &SockAddrContext, family: Family, datagram: bool) -> i32 {
 }
 
 #[inline(always)]
-fn conversation(cookie: u64, key: &ServiceKey, backend: &Backend) -> Conversation {
-    let name = Frontend { address: key.address, port: key.port, pad: 0 };
-    Conversation { cookie, name, backend: backend.address, port: backend.port }
+fn name(key: &ServiceKey) -> Frontend {
+    Frontend { address: key.address, port: key.port, pad: 0 }
 }
 
-/// Refuses the call: the answer could not be given its name.
+#[inline(always)]
+fn conversation(
+    cookie: u64,
+    key: &ServiceKey,
+    backend: &Address,
+    port: U16Be,
+    edition: u32,
+) -> Conversation {
+    Conversation { cookie, name: name(key), backend: *backend, port, edition }
+}
+
 #[inline(always)]
 fn not_stored() -> i32 {
     count(Reason::FlowNotStored, Direction::Socket, 0);
     REFUSE
 }
 
+/// Allows a call that is for no port of a service, unless its address is a service's.
+#[inline(always)]
+fn unless_service(key: &ServiceKey) -> i32 {
+    if KernelMaps.has_address(&key.address) { refuse(Reason::UnknownPort) } else { ALLOW }
+}
+
+/// Refuses a call to a service without backends.
+#[inline(always)]
+fn refuse_of(service: u32) -> i32 {
+    count_refused(service);
+    refuse(Reason::NoBackend)
+}
+
 /// Refuses the call, with ECONNREFUSED where the kernel lets a program say so.
 #[inline(always)]
-fn refuse(service: u32) -> i32 {
-    count(Reason::NoBackend, Direction::Socket, 0);
-    count_refused(service);
+fn refuse(reason: Reason) -> i32 {
+    count(reason, Direction::Socket, 0);
     if can_set_retval() {
         // SAFETY: the helper takes any error number; this branch exists only where it does.
         unsafe { bpf_set_retval(-ECONNREFUSED) };

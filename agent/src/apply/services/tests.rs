@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 struct FakeStore {
     services: BTreeMap<ServiceKey, Service>,
+    addresses: BTreeSet<Address>,
+    editions: u32,
     slots: BTreeMap<u32, Slot>,
     backends: BTreeMap<u32, Backend>,
     waited: Vec<Instant>,
@@ -28,6 +30,18 @@ impl ServiceStore for FakeStore {
     }
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), WriteMapFailed> {
         self.services.remove(key);
+        Ok(())
+    }
+    fn add_address(&mut self, address: &Address) -> Result<(), WriteMapFailed> {
+        self.addresses.insert(*address);
+        Ok(())
+    }
+    fn remove_address(&mut self, address: &Address) -> Result<(), WriteMapFailed> {
+        self.addresses.remove(address);
+        Ok(())
+    }
+    fn begin_edition(&mut self) -> Result<(), WriteMapFailed> {
+        self.editions += 1;
         Ok(())
     }
     fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), WriteMapFailed> {
@@ -107,6 +121,8 @@ impl World {
         let writer = ServiceWriter::recover(LIMITS, Vec::new());
         let store = FakeStore {
             services: BTreeMap::new(),
+            addresses: BTreeSet::new(),
+            editions: 0,
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
             waited: Vec::new(),
@@ -285,4 +301,32 @@ fn changes_touch_nothing_else() {
     assert_eq!(world.backends_of("10.9.0.2"), ["10.240.0.2"]);
     assert!(!world.writer.has_address(address("10.9.0.3")));
     assert!(world.writer.has_address(address("10.9.0.4")));
+}
+
+#[test]
+fn an_address_is_refused_as_long_as_it_has_a_port() {
+    let mut world = World::new();
+    let mut apply = |ports: &[u16]| {
+        let mut wanted = table(&[]);
+        for port in ports {
+            let key = ServiceKey { port: U16Be::new(*port), ..key("10.9.0.1") };
+            wanted.services.insert(key, WantedService::default());
+        }
+        let steps = plan(&wanted, world.writer.programmed());
+        world.writer.apply(&mut world.store, &steps).unwrap();
+        world.store.addresses.contains(&address("10.9.0.1"))
+    };
+    assert_eq!([apply(&[80, 81]), apply(&[81]), apply(&[])], [true, true, false]);
+}
+
+#[test]
+fn an_edition_ends_when_a_service_changes_and_not_when_one_comes() {
+    let mut world = World::new();
+    world.apply(&[("10.9.0.1", &["10.240.0.1"])]).unwrap();
+    world.apply(&[("10.9.0.1", &["10.240.0.1"]), ("10.9.0.2", &[])]).unwrap();
+    assert_eq!(world.store.editions, 0);
+    world.apply(&[("10.9.0.1", &["10.240.0.2"]), ("10.9.0.2", &[])]).unwrap();
+    assert_eq!(world.store.editions, 1);
+    world.apply(&[("10.9.0.1", &["10.240.0.2"])]).unwrap();
+    assert_eq!(world.store.editions, 2);
 }

@@ -27,7 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bowline_ebpf_abi::{Address, Peer, ServiceKey, map, size};
+use bowline_ebpf_abi::{Address, Direction, Peer, Reason, ServiceKey, Traffic, map};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockaddrStorage;
 
@@ -75,11 +75,12 @@ impl UdpMover {
     /// For the processes below this cgroup2 directory.
     pub(super) fn start(pins: &Pins, cgroup: PathBuf) -> Result<Self, StartMoverFailed> {
         let peers = Table::open(&pins.maps, map::PEERS)?;
+        let counters = Table::open_per_cpu(&pins.maps, map::COUNTERS)?;
         let cell = Cell::default();
         let theirs = cell.clone();
         let thread = std::thread::Builder::new()
             .name("datapath-udp".to_owned())
-            .spawn(move || move_departed(&theirs, &peers, &cgroup))
+            .spawn(move || move_departed(&theirs, &peers, &counters, &cgroup))
             .map_err(StartMoverFailed::Thread)?;
         Ok(Self { cell, thread: Some(thread) })
     }
@@ -112,7 +113,12 @@ pub enum StartMoverFailed {
     Thread(io::Error),
 }
 
-fn move_departed(cell: &Cell, peers: &Table<u32, Peer>, cgroup: &Path) {
+fn move_departed(
+    cell: &Cell,
+    peers: &Table<u32, Peer>,
+    counters: &Table<u32, Traffic>,
+    cgroup: &Path,
+) {
     let mut departed: BTreeSet<Departed> = BTreeSet::new();
     let mut failing = false;
     while let Some(more) = wait(cell, departed.is_empty()) {
@@ -123,6 +129,8 @@ fn move_departed(cell: &Cell, peers: &Table<u32, Peer>, cgroup: &Path) {
                 if moved + destroyed > 0 {
                     let waiting = waiting.len();
                     tracing::info!(moved, destroyed, waiting, "UDP sockets left dead backends");
+                    count(counters, Reason::SocketMoved, moved);
+                    count(counters, Reason::SocketDestroyed, destroyed);
                 }
                 departed.retain(|gone| waiting.contains(&gone.service));
             }
@@ -153,6 +161,19 @@ fn wait(cell: &Cell, nothing_left: bool) -> Option<BTreeSet<Departed>> {
         told = gathered.unwrap_or_else(PoisonError::into_inner).0;
     }
     (!told.ended).then(|| std::mem::take(&mut told.departed))
+}
+
+/// The programs never count what is counted here, so it is read and written without a race.
+fn count(counters: &Table<u32, Traffic>, reason: Reason, sockets: usize) {
+    let index = reason.index(Direction::Socket);
+    let counted = counters.get_per_cpu(&index).map_err(|error| error.to_string());
+    let written = counted.and_then(|mut traffic| {
+        traffic.iter_mut().take(1).for_each(|first| first.packets += sockets as u64);
+        counters.put_per_cpu(&index, &traffic).map_err(|error| error.to_string())
+    });
+    if let Err(error) = written {
+        tracing::warn!(error, "counting UDP sockets");
+    }
 }
 
 fn search(
@@ -192,7 +213,7 @@ fn service_of(
     if !departed.iter().any(|gone| gone.backend.is(&address, port)) {
         return None;
     }
-    let place = socket.cookie as u32 & (size::PEERS - 1);
+    let place = socket.cookie as u32 & (peers.size() - 1);
     let peer = peers.get(&place).ok().flatten()?;
     let mine = peer.cookie == socket.cookie && peer.backend.same(&address);
     let left = departed.iter().find(|gone| {

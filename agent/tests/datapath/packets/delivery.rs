@@ -74,8 +74,8 @@ fn untranslated() {
 
 fn balanced(net: &Net) -> Vec<Row> {
     let mut rows = Vec::new();
-    let bodies = [("TCP", Body::Tcp(SYN)), ("UDP", Body::Udp), ("mid-stream TCP", Body::Tcp(ACK))];
-    for (body, content) in bodies {
+    let named = [("TCP", Body::Tcp(SYN)), ("UDP", Body::Udp), ("mid-stream TCP", Body::Tcp(ACK))];
+    for (body, content) in named {
         let packet = |vip| Packet::new(client(net), (vip, PORT), content.clone());
         let row = |what: &str, packet: &Packet| {
             let what = format!("{}: {body} to a service {what}", net.name);
@@ -106,18 +106,29 @@ fn balanced(net: &Net) -> Vec<Row> {
                 .opens(net.service(NODE)),
         );
         let other = local.clone().to((net.vips.local, PORT + 1));
-        rows.push(row("on a port that it has not", &other).into_stack());
+        rows.push(row("on a port that it has not", &other).dropped(Reason::UnknownPort));
+        // Between two services, and one that the other family's addresses would span.
+        let nobody = local.clone().to((net.nobody, PORT));
+        rows.push(row("that is none", &nobody).into_stack());
         let expired = local.clone().hops(1);
         rows.push(row("with one hop to live", &expired).into_stack());
         let padded = local.clone().cut(local.bytes().len() + 5);
         let out = padded.clone().to((net.local, BACKEND_PORT));
         rows.push(row("padded", &padded).into_pod_as(LOCAL_MAC, out).opens(net.service(LOCAL)));
     }
-    let echo = Body::Icmp(if net.client.is_ipv4() { 8 } else { 128 });
-    let ping = Packet::new(client(net), (net.vips.local, 0), echo);
-    rows.push(
-        Row::new(format!("{}: echo to a service", net.name), Hook::FromPod, ping).into_stack(),
-    );
+    for (body, packet) in bodies(client(net), (net.vips.local, PORT)) {
+        if !body.contains("TCP") && !body.contains("UDP") {
+            let row = |to: &str, packet: Packet| {
+                Row::new(format!("{}: {body} to {to}", net.name), Hook::FromPod, packet)
+            };
+            rows.push(row("a service", packet.clone()).dropped(Reason::ServiceProtocol));
+            let empty = packet.clone().to((net.vips.empty, PORT));
+            rows.push(row("a service without backends", empty).dropped(Reason::ServiceProtocol));
+            let expired = packet.clone().hops(1);
+            rows.push(row("a service with one hop to live", expired).into_stack());
+            rows.push(row("no service", packet.to((net.nobody, PORT))).into_stack());
+        }
+    }
     rows
 }
 
@@ -164,10 +175,26 @@ fn unusual() -> Vec<Row> {
             );
             let service =
                 Row::new(what("to a service"), Hook::FromPod, piece((net.vips.local, PORT), at));
-            rows.push(match kind {
-                "first" => service.dropped(Reason::FragmentedService),
-                _ => service.into_stack().also(Reason::Fragment),
-            });
+            rows.push(service.dropped(Reason::FragmentedService));
+            let port = piece((net.vips.local, PORT + 1), at);
+            rows.push(
+                Row::new(what("to a port that the service has not"), Hook::FromPod, port)
+                    .dropped(Reason::FragmentedService),
+            );
+            let echo = Packet {
+                body: Body::Icmp(if net.client.is_ipv4() { 8 } else { 128 }),
+                ..piece((net.vips.local, 0), at)
+            };
+            rows.push(
+                Row::new(what("of an echo to a service"), Hook::FromPod, echo)
+                    .dropped(Reason::ServiceProtocol),
+            );
+            let nobody = piece((net.nobody, PORT), at);
+            rows.push(
+                Row::new(what("to no service"), Hook::FromPod, nobody)
+                    .into_stack()
+                    .also(Reason::Fragment),
+            );
         }
         let world = piece((net.outside, PORT), (0, true));
         let what = format!("{}: first fragment to the world", net.name);

@@ -153,6 +153,9 @@ fn about_others(net: &Net) -> Vec<Row> {
     let world = Packet::new((net.outside, 53), client, Body::Udp);
     let packet = error(net, net.client, unreachable, &world, 8);
     rows.push(row("an error to the world", packet).into_stack());
+    let service = Packet::new((net.vips.local, PORT), client, Body::Udp);
+    let packet = error(net, net.client, unreachable, &service, 8);
+    rows.push(row("an error to a service", packet).dropped(Reason::ServiceProtocol));
     let others = received.clone().to((net.local, CLIENT_PORT));
     let packet = error(net, net.client, exceeded, &others, 8);
     rows.push(row("an error about another's packet", packet).dropped(Reason::ForgedError));

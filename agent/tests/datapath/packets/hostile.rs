@@ -322,12 +322,14 @@ fn every_refusal_has_its_row() {
         };
         let odd = Packet { ether_type: Some(0x88cc), ..tagged.clone() };
         let piece = Packet::new(client(&v4), (v4.vips.local, PORT), Body::Udp).fragment(0, true);
+        let port = Packet::new(client(&v4), (v4.vips.local, PORT + 1), Body::Udp);
+        let echo = Packet::new(client(&v4), (v4.vips.local, 0), Body::Icmp(8));
         let router = Packet::new(client(&v4), (v4.remote, 0), Body::Icmp(5));
         let link = Packet::new(("fe80::5".parse().unwrap(), 1), (v6.local, 1), Body::Udp);
         let quoted = Box::new(Packet::new((v4.remote, 1), (v4.local, 1), Body::Udp));
         let body = Body::Error { kind: 3, quoted, bytes: 8 };
         let forged = Packet::new((v4.client, 0), (v4.remote, 0), body);
-        for packet in [tagged, odd, piece, router, link, forged] {
+        for packet in [tagged, odd, piece, port, echo, router, link, forged] {
             frames.push(packet.bytes());
         }
         let mut seen = BTreeSet::new();

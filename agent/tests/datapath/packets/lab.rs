@@ -11,8 +11,8 @@ use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use bowline_agent::datapath::Raw;
 use bowline_ebpf_abi::{
-    Address, AffinityKey, Backend, Direction, Flow, FlowKey, Mac, Plain, Pod, Reason, Route,
-    RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, map, protocol,
+    Address, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Mac, Plain, Pod, Reason,
+    Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, map, protocol,
     route_flags, state,
 };
 use nix::mount::{MsFlags, mount};
@@ -197,6 +197,8 @@ pub(crate) struct Net {
     pub(crate) tunnelled: IpAddr,
     pub(crate) outside: IpAddr,
     pub(crate) node: IpAddr,
+    /// An address between those of services that is none itself.
+    pub(crate) nobody: IpAddr,
     pub(crate) vips: Vips,
     /// Services have these numbers and this distance.
     first_service: u32,
@@ -253,6 +255,7 @@ pub(crate) fn nets() -> [Net; 2] {
         tunnelled: v("10.240.3.8"),
         outside: v("192.0.2.1"),
         node: v("169.254.20.10"),
+        nobody: v("10.9.0.8"),
         vips: Vips {
             local: v("10.9.0.1"),
             remote: v("10.9.0.2"),
@@ -260,7 +263,7 @@ pub(crate) fn nets() -> [Net; 2] {
             empty: v("10.9.0.4"),
             node: v("10.9.0.5"),
             own: v("10.9.0.6"),
-            sticky: v("10.9.0.7"),
+            sticky: v("10.9.0.9"),
         },
         first_service: 0,
     };
@@ -273,6 +276,7 @@ pub(crate) fn nets() -> [Net; 2] {
         tunnelled: v("fd00:10:240:3::8"),
         outside: v("2001:db8::1"),
         node: v("fd00:172::11"),
+        nobody: v("fd00:10:9::8"),
         vips: Vips {
             local: v("fd00:10:9::1"),
             remote: v("fd00:10:9::2"),
@@ -280,7 +284,7 @@ pub(crate) fn nets() -> [Net; 2] {
             empty: v("fd00:10:9::4"),
             node: v("fd00:10:9::5"),
             own: v("fd00:10:9::6"),
-            sticky: v("fd00:10:9::7"),
+            sticky: v("fd00:10:9::9"),
         },
         first_service: SERVICES,
     };
@@ -373,6 +377,7 @@ impl Lab {
     }
 
     fn program(&mut self) {
+        let mut edition = Edition::EMPTY;
         for net in nets() {
             for (key, route) in net.routes() {
                 let map = self.object.map_mut(map::ROUTES).unwrap();
@@ -382,11 +387,15 @@ impl Lab {
             }
             for (kind, (vip, backends)) in net.services().into_iter().enumerate() {
                 let id = net.service(kind as u32);
+                let address = Address::from(vip);
+                self.table::<_, u32>(map::ADDRESSES).insert(Raw(address), Raw(0), 0).unwrap();
+                edition = edition.with(&address);
                 for (index, number) in [protocol::TCP, protocol::UDP].into_iter().enumerate() {
                     self.add_service(id, index as u32, vip, number, &backends);
                 }
             }
         }
+        self.array(map::EDITION, 0, edition);
     }
 
     fn add_service(

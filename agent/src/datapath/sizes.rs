@@ -1,0 +1,160 @@
+//! How large the maps are, and the agent's flags that say so.
+//!
+//! Guarantees: a map that can fill up has a name that the flag takes; the error for a size that is
+//! none says what to write. Not here: what becomes of entries when a size changes (`resize`).
+
+use bowline_ebpf_abi::{map, size};
+
+/// How many entries each map has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    pub services: u32,
+    pub slots: u32,
+    pub backends: u32,
+    /// A power of two.
+    pub peers: u32,
+    pub reverse: u32,
+    pub affinity: u32,
+    pub pods: u32,
+    pub routes: u32,
+    pub flows: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            services: size::SERVICES,
+            slots: size::SLOTS,
+            backends: size::BACKENDS,
+            peers: size::PEERS,
+            reverse: size::REVERSE,
+            affinity: size::AFFINITY,
+            pods: size::PODS,
+            routes: size::ROUTES,
+            flows: size::FLOWS,
+        }
+    }
+}
+
+/// A text does not set a map's size.
+#[derive(Debug, thiserror::Error)]
+pub enum SetMapSizeFailed {
+    #[error(
+        "{0:?} sets no map's size; say NAME=ENTRIES, NAME being one of {names}",
+        names = SIZED.map(|(name, _)| name).join(", ")
+    )]
+    Unknown(String),
+    #[error(
+        "{0:?}: the size of this map is a power of two, as {default} is",
+        default = size::PEERS
+    )]
+    NotAPowerOfTwo(String),
+}
+
+/// The maps whose sizes can be set, each with the agent's flag for it.
+const SIZED: [(&str, &str); 9] = [
+    (map::SERVICES, "--map-size SERVICES="),
+    (map::SLOTS, "--map-size SLOTS="),
+    (map::BACKENDS, "--map-size BACKENDS="),
+    (map::PEERS, "--map-size PEERS="),
+    (map::REVERSE, "--map-size REVERSE="),
+    (map::AFFINITY, "--map-size AFFINITY="),
+    (map::PODS, "--map-size PODS="),
+    (map::ROUTES, "--map-size ROUTES="),
+    (map::FLOWS, "--map-size FLOWS="),
+];
+
+/// The agent's flag that sets a map's size. Some maps are as large as SERVICES is; those without a
+/// flag have a place for each thing that they can hold.
+pub(super) fn flag_of(name: &str) -> Option<&'static str> {
+    let sets = match name {
+        map::SERVICE_LINES | map::ADDRESSES | map::SERVICE_COUNTERS => map::SERVICES,
+        name => name,
+    };
+    SIZED.iter().find(|(name, _)| *name == sets).map(|(_, flag)| *flag)
+}
+
+impl MapSizes {
+    /// Takes `NAME=ENTRIES`, as in the agent's flag `--map-size`.
+    pub fn set(&mut self, assignment: &str) -> Result<(), SetMapSizeFailed> {
+        let failed = || SetMapSizeFailed::Unknown(assignment.to_owned());
+        let (name, entries) = assignment.split_once('=').ok_or_else(failed)?;
+        let size = match name {
+            map::SERVICES => &mut self.services,
+            map::SLOTS => &mut self.slots,
+            map::BACKENDS => &mut self.backends,
+            map::PEERS => &mut self.peers,
+            map::REVERSE => &mut self.reverse,
+            map::AFFINITY => &mut self.affinity,
+            map::PODS => &mut self.pods,
+            map::ROUTES => &mut self.routes,
+            map::FLOWS => &mut self.flows,
+            _ => return Err(failed()),
+        };
+        let entries: u32 = entries.parse().ok().filter(|count| *count > 0).ok_or_else(failed)?;
+        if name == map::PEERS && !entries.is_power_of_two() {
+            return Err(SetMapSizeFailed::NotAPowerOfTwo(assignment.to_owned()));
+        }
+        *size = entries;
+        Ok(())
+    }
+}
+
+impl MapSizes {
+    /// Twice as many as there are services, so that few of them share a place.
+    pub(super) const fn service_lines(&self) -> u32 {
+        self.services.saturating_mul(2)
+    }
+
+    /// The size of each map that has one.
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 12] {
+        [
+            (map::SERVICES, self.services),
+            (map::SERVICE_LINES, self.service_lines()),
+            (map::ADDRESSES, self.services),
+            (map::SERVICE_COUNTERS, self.services),
+            (map::SLOTS, self.slots),
+            (map::BACKENDS, self.backends),
+            (map::PEERS, self.peers),
+            (map::REVERSE, self.reverse),
+            (map::AFFINITY, self.affinity),
+            (map::PODS, self.pods),
+            (map::ROUTES, self.routes),
+            (map::FLOWS, self.flows),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_with_a_size_has_a_flag_that_sets_it() {
+        for (name, flag) in SIZED {
+            let mut sizes = MapSizes::default();
+            sizes.set(&format!("{name}=1024")).unwrap();
+            assert_ne!(sizes, MapSizes::default(), "{name}");
+            assert_eq!(flag, format!("--map-size {name}="));
+        }
+        for (name, _) in MapSizes::default().by_map() {
+            assert!(flag_of(name).is_some(), "{name}");
+        }
+        assert_eq!((flag_of(map::COUNTERS), flag_of("NO_SUCH_MAP")), (None, None));
+    }
+
+    #[test]
+    fn a_wrong_size_is_named_with_what_to_write() {
+        let mut sizes = MapSizes::default();
+        for (wrong, says) in [
+            ("SLOTS", "NAME=ENTRIES, NAME being one of SERVICES, SLOTS, BACKENDS, PEERS"),
+            ("SLOTS=0", "\"SLOTS=0\" sets no map's size"),
+            ("ADDRESSES=5", "\"ADDRESSES=5\" sets no map's size"),
+            ("PEERS=1000", "\"PEERS=1000\": the size of this map is a power of two, as 262144 is"),
+        ] {
+            let error = sizes.set(wrong).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        assert_eq!(sizes, MapSizes::default());
+    }
+}
