@@ -1,6 +1,8 @@
 //! Containers and their tasks.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as RuntimeInfo;
@@ -17,6 +19,7 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
 use jiff::Timestamp;
 use prost_types::Any;
+use tokio::process::Command;
 use tonic::Code;
 
 use super::super::labels::{ContainerKey, end_from_labels, end_to_labels, ours_filter};
@@ -30,6 +33,8 @@ const RUNTIME: &str = "io.containerd.runc.v2";
 const RUNTIME_OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const SIGKILL: u32 = 9;
+/// Where runc keeps its state, a directory a namespace, unless containerd is told otherwise.
+const RUNC_ROOT: &str = "/run/containerd/runc";
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -198,6 +203,7 @@ impl Containerd {
 
     pub(super) async fn remove_container(&self, id: &str) -> Result<(), RuntimeCallFailed> {
         self.kill_and_delete_task(id).await?;
+        self.remove_aborted_start(id).await;
         self.remove_snapshot(id).await?;
         let request = DeleteContainerRequest { id: id.to_owned() };
         gone_is_fine(self.container_service().delete(self.request(request)).await)
@@ -220,6 +226,24 @@ impl Containerd {
             }
         }
         self.delete_task(id).await
+    }
+
+    /// Removes what runc still has of a start that containerd gave up half way, because whoever
+    /// asked for it was killed: containerd has no task then, and does not ask runc.
+    async fn remove_aborted_start(&self, id: &str) {
+        let root = self.runc_root.as_deref().unwrap_or(Path::new(RUNC_ROOT));
+        let Ok(namespace) = self.namespace.to_str() else { return };
+        let root = root.join(namespace);
+        if !root.join(id).exists() {
+            return;
+        }
+        let mut runc = Command::new("runc");
+        runc.arg("--root").arg(&root).args(["delete", "--force", id]);
+        runc.stdin(Stdio::null()).kill_on_drop(true);
+        match tokio::time::timeout(KILL_LIMIT, runc.output()).await {
+            Ok(Ok(ended)) if ended.status.success() => {}
+            failed => tracing::warn!(container = id, ?failed, "runc does not forget a container"),
+        }
     }
 
     async fn delete_task(&self, id: &str) -> Result<(), RuntimeCallFailed> {
