@@ -49,7 +49,9 @@ async fn play(cluster: &Cluster) -> Result<()> {
     remove_all(&api, ["first".to_owned()]).await?;
     nothing_left(cluster, node, &clean).await?;
 
-    let mut churn = Churn { api: &api, node, alive: BTreeSet::new(), made: 0, ended: 0, looks: 0 };
+    let sandboxes = cluster.dir.join("nodes").join(&node.name).join("run/sandboxes");
+    let alive = BTreeSet::new();
+    let mut churn = Churn { api: &api, node, sandboxes, alive, made: 0, ended: 0, looks: 0 };
     let (kills, played) = {
         let end = Instant::now() + duration();
         let killing = kill_again_and_again(node, seed, end);
@@ -85,6 +87,8 @@ async fn play(cluster: &Cluster) -> Result<()> {
 struct Churn<'a> {
     api: &'a Api,
     node: &'a Node,
+    /// The directory of the node's sandboxes.
+    sandboxes: PathBuf,
     alive: BTreeSet<String>,
     made: usize,
     ended: usize,
@@ -132,17 +136,36 @@ impl Churn<'_> {
     async fn nothing_twice(&mut self) -> Result<()> {
         let pods = self.api.pods("app=churn").await?;
         let mut owners: BTreeMap<String, String> = BTreeMap::new();
-        for pod in &pods {
+        // The address of one that goes may be another's before the API has forgotten the pod.
+        for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
             let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
             let Some(ip) = ip else { continue };
             if let Some(other) = owners.insert(ip.clone(), name(pod)) {
                 bail!("{ip} is of {other} and of {}", name(pod));
             }
         }
+        self.no_address_twice()?;
         let running = containers_in_cgroups(self.node);
         let twice = running.iter().find(|(_, count)| **count > 1);
         ensure!(twice.is_none(), "{twice:?} containers of one pod run at once");
         self.looks += 1;
+        Ok(())
+    }
+}
+
+impl Churn<'_> {
+    /// By the node's own records, of sandboxes that come and go, too.
+    fn no_address_twice(&self) -> Result<()> {
+        let mut owners = BTreeMap::new();
+        for sandbox in entries(&self.sandboxes) {
+            // It may be written or removed in this moment.
+            let text = fs::read_to_string(Path::new(&sandbox).join("sandbox.json"));
+            let record: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
+            let Some(address) = record["address"].as_str() else { continue };
+            if let Some(other) = owners.insert(address.to_owned(), sandbox.clone()) {
+                bail!("{address} is of {other} and of {sandbox}");
+            }
+        }
         Ok(())
     }
 }
