@@ -1,17 +1,43 @@
 //! The data plane over time: changes under load, agents that die and come back, maps that are full.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{Datapath, MapSizes, ServiceSummary};
 
-use crate::servers::{Connection, SERVICE, Server, service_with};
+use crate::servers::{Connection, SERVICE, SERVICE6, Server, service_with, services_of};
 use crate::world::{Pod, World};
 
-/// Connects and asks without pause until it is stopped; any failure ends it with the reason.
+/// The backends that a service has one after the other, again and again.
+struct History {
+    cycle: Vec<Vec<IpAddr>>,
+    /// How many changes have begun, and how many are done.
+    begun: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl History {
+    fn of(cycle: Vec<Vec<IpAddr>>) -> Arc<Self> {
+        Arc::new(Self { cycle, begun: AtomicUsize::new(0), done: AtomicUsize::new(0) })
+    }
+
+    fn set(&self, change: usize) -> &[IpAddr] {
+        &self.cycle[change % self.cycle.len()]
+    }
+
+    /// Makes the next change.
+    fn change(&self, make: impl FnOnce(&[IpAddr])) {
+        let next = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        make(self.set(next));
+        self.done.store(next, Ordering::SeqCst);
+    }
+}
+
+/// Connects and asks without pause until it is stopped; any failure, and an answer of a backend
+/// that was in no set between the connection's beginning and its end, ends it with the reason.
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU32>,
@@ -19,16 +45,19 @@ struct Load {
 }
 
 impl Load {
-    fn start(pod: &Pod, allowed: Vec<Ipv4Addr>) -> Self {
+    fn start(pod: &Pod, service: SocketAddr, history: Arc<History>) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (their_stop, their_done) = (stop.clone(), done.clone());
         let thread = pod.namespace.spawn(move || {
             while !their_stop.load(Ordering::Relaxed) {
+                let first = history.done.load(Ordering::SeqCst);
                 let mut connection =
-                    Connection::open(SERVICE).map_err(|e| format!("connect: {e}"))?;
-                let answer = connection.ask("load").map_err(|e| format!("ask: {e}"))?;
-                if !allowed.contains(&answer.backend) {
-                    return Err(format!("answered by {answer:?}"));
+                    Connection::open(service).map_err(|e| format!("connect: {e}"))?;
+                let last = history.begun.load(Ordering::SeqCst);
+                let answer = connection.say("load").map_err(|e| format!("ask: {e}"))?;
+                let backend: IpAddr = answer.split(' ').next().unwrap().parse().unwrap();
+                if !(first..=last).any(|change| history.set(change).contains(&backend)) {
+                    return Err(format!("{backend} is in no set from {first} to {last}"));
                 }
                 their_done.fetch_add(1, Ordering::Relaxed);
             }
@@ -58,21 +87,32 @@ impl Load {
     }
 }
 
-fn change_a_thousand_times_under_load(in_cgroup: bool) {
+fn change_a_thousand_times_under_load(service: SocketAddr, in_cgroup: bool) {
     let world = World::new();
     let (mut here, _there) = world.open();
-    let _servers = world.backends().map(Server::start);
-    let [a, b] = world.backends().map(|pod| pod.address);
-    here.apply_services(&service_with(&[a])).unwrap();
+    let pods = world.backends();
+    let _servers = pods.map(Server::start);
+    let address = |pod: &Pod| match service {
+        SocketAddr::V4(_) => IpAddr::from(pod.address),
+        SocketAddr::V6(_) => pod.address6.into(),
+    };
+    let [a, b] = pods.map(address);
+    // Shared backends, and none.
+    let cycle = vec![vec![a], vec![a, b], vec![b], vec![a], vec![b], vec![a, b]];
+    let history = History::of(cycle);
+    here.apply_services(&services_of(&[pods[0]])).unwrap();
     if in_cgroup {
         world.here.cgroup.enter();
     }
-    let load = Load::start(world.client(), vec![a, b]);
+    let load = Load::start(world.client(), service, history.clone());
     load.wait_for(10);
-    let sets = [vec![a, b], vec![b], vec![a, b], vec![a]];
-    for (change, set) in sets.iter().cycle().take(1_000).enumerate() {
-        let summary = here.apply_services(&service_with(set)).unwrap();
-        assert_eq!(summary.changed, 2, "change {change}");
+    for change in 0..1_000 {
+        history.change(|set| {
+            let of_set: Vec<&Pod> =
+                pods.into_iter().filter(|pod| set.contains(&address(pod))).collect();
+            let summary = here.apply_services(&services_of(&of_set)).unwrap();
+            assert_eq!(summary.changed, 4, "change {change}: two protocols, two families");
+        });
         // The machine may be slow: requests must really meet the changes.
         if change % 5 == 4 {
             load.wait_for(1);
@@ -80,6 +120,7 @@ fn change_a_thousand_times_under_load(in_cgroup: bool) {
     }
     load.wait_for(10);
     let requests = load.finish();
+    println!("{requests} connections met 1000 changes");
     assert!(requests > 100, "only {requests} requests");
     assert_eq!(world.here.counted("no-backend"), 0);
 }
@@ -87,13 +128,25 @@ fn change_a_thousand_times_under_load(in_cgroup: bool) {
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_thousand_changes_refuse_no_connection() {
-    change_a_thousand_times_under_load(true);
+    change_a_thousand_times_under_load(SERVICE, true);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_connection_over_ipv6() {
+    change_a_thousand_times_under_load(SERVICE6, true);
 }
 
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_thousand_changes_refuse_no_connection_at_the_packet_programs() {
-    change_a_thousand_times_under_load(false);
+    change_a_thousand_times_under_load(SERVICE, false);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_connection_at_the_packet_programs_over_ipv6() {
+    change_a_thousand_times_under_load(SERVICE6, false);
 }
 
 fn take_over_under_load(in_cgroup: bool) {
@@ -108,7 +161,8 @@ fn take_over_under_load(in_cgroup: bool) {
     }
     let mut open = world.client().namespace.run(|| Connection::open(SERVICE).unwrap());
     let first = open.ask("before").unwrap().backend;
-    let load = Load::start(world.client(), addresses.to_vec());
+    let everybody = addresses.map(IpAddr::from).to_vec();
+    let load = Load::start(world.client(), SERVICE, History::of(vec![everybody]));
     let mut agent: Option<Datapath> = Some(here);
     for _ in 0..5 {
         // The agent is gone for a while: everything goes on.
