@@ -246,10 +246,13 @@ fn end_and_wait(pid: u32, signal: Signal) -> Result<()> {
     bail!("process {pid} survives {signal}")
 }
 
-/// Gone, or a zombie that nobody waited for.
+/// Gone, or a zombie that nobody waited for. As long as it has other threads, one of them may still
+/// be in the kernel and hold what was open: ports above all.
 fn has_ended(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let Ok(stat) = fs::read_to_string(process.join("stat")) else { return true };
+    let threads = fs::read_dir(process.join("task")).map_or(0, Iterator::count);
+    stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")) && threads <= 1
 }
 
 /// A process that sleeps until this value is dropped.
