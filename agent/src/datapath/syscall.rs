@@ -11,6 +11,7 @@ use std::path::Path;
 
 use bowline_ebpf_abi::Plain;
 use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -26,6 +27,25 @@ const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
+
+/// The cookie of this thread's network namespace, as `bpf_get_netns_cookie` tells it of sockets in
+/// it (Linux 5.14, socket(7) `SO_NETNS_COOKIE`).
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    let kind = (AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC);
+    let socket = nix::sys::socket::socket(kind.0, kind.1, kind.2, None)?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes as many bytes as `length` says to a value of that size.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if status == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
 
 /// Where a program can be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

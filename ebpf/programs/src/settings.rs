@@ -31,3 +31,12 @@ static LINES: Global<u32> = Global::new(size::SERVICE_LINES);
 pub fn lines() -> u32 {
     LINES.load()
 }
+
+/// Cookie of the network namespace of the node's own processes; 0 where the kernel does not tell.
+#[unsafe(no_mangle)]
+static NODE_NETNS: Global<u64> = Global::new(0);
+
+#[inline(always)]
+pub fn node_netns() -> u64 {
+    NODE_NETNS.load()
+}

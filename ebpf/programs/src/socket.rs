@@ -21,7 +21,7 @@ use bowline_ebpf_datapath::{
 };
 
 use crate::maps::{KernelMaps, count, count_connection, count_refused, edition, in_span, line};
-use crate::settings::can_set_retval;
+use crate::settings::{can_set_retval, node_netns};
 
 const REFUSE: i32 = 0;
 const ALLOW: i32 = 1;
@@ -133,6 +133,8 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
         let pick = first.wrapping_add((attempt - 1).wrapping_mul(u32::MAX / NAMES));
         let (service, backend, lasting) =
             match choose(&KernelMaps, &key, None, || pick, || client(ctx)) {
+                // A pod may answer one whose packet was translated: `from_pod` knows, and drops.
+                Choice::NotAService if netns(ctx) != node_netns() => return ALLOW,
                 Choice::NotAService => return unless_service(&key),
                 Choice::NoBackend { service } => return refuse_of(service),
                 Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
@@ -268,12 +270,17 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// For session affinity: the pod, known by its network namespace (the helper is in this hook since
-/// Linux 5.7).
+/// The cookie of the socket's network namespace (the helper is in these hooks since Linux 5.7).
+#[inline(always)]
+fn netns(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the one that the kernel gave.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// For session affinity: the pod, known by its network namespace.
 #[inline(always)]
 fn client(ctx: &SockAddrContext) -> Client {
-    // SAFETY: the context is the one that the kernel gave.
-    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let cookie = netns(ctx);
     let words = [(cookie >> 32) as u32, cookie as u32, 0, 0];
     Client {
         kind: affinity_kind::NETWORK_NAMESPACE,
