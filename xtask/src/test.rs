@@ -49,7 +49,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     cargo(&["build", "--workspace", "--bins", "--tests"])?;
 
     // Only the test of upgrades needs it, and it costs a minute.
-    if args.nextest.is_empty() || args.nextest.iter().any(|word| word.contains("upgrade")) {
+    let upgrades = args.thorough || args.nextest.iter().any(|word| word.contains("upgrade"));
+    if upgrades {
         build::next()?;
     }
 
@@ -65,6 +66,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .args(["nextest", "run", "--workspace", "--no-fail-fast"]);
     if args.thorough {
         nextest.env("BOWLINE_THOROUGH", "1");
+    }
+    if upgrades {
+        nextest.arg("--ignore-default-filter");
     }
     if workspace::is_root() {
         nextest.args(["--run-ignored", "all"]);
