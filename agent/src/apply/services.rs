@@ -241,7 +241,8 @@ impl ServiceWriter {
                     flags: 0,
                     affinity_seconds: wanted.affinity_seconds,
                 };
-                let put = store.put_service(key, &value);
+                let put =
+                    store.add_address(&key.address).and_then(|()| store.put_service(key, &value));
                 if put.is_err() && !self.programmed.contains_key(key) {
                     self.retire(store, Retired::Service { id });
                 }
@@ -252,6 +253,10 @@ impl ServiceWriter {
             Err(error) => {
                 self.retire_slots(store, first_slot, count);
                 self.drop_backends(store, &held);
+                if !self.has_address(key.address) {
+                    // It may not be there; if it stays, the next agent removes it.
+                    let _ = store.remove_address(&key.address);
+                }
                 return Err(error);
             }
         };
@@ -262,9 +267,9 @@ impl ServiceWriter {
             affinity_seconds: wanted.affinity_seconds,
             backends: held,
         };
-        let mut noted = store.add_address(&key.address);
+        let mut noted = Ok(());
         if let Some(old) = self.programmed.insert(*key, programmed) {
-            noted = noted.and(store.begin_edition());
+            noted = store.begin_edition();
             self.retire_slots(store, old.first_slot, old.slot_count);
             self.drop_backends(store, &old.backends);
         }

@@ -252,9 +252,13 @@ fn forget_filter(which: PacketProgram, ifindex: u32) -> io::Result<()> {
     if !syscall::program_facts(number)?.is_some_and(|program| program.is_named(which.name())) {
         return Ok(());
     }
+    filter_in_place(&name, direction)?.detach().map_err(io::Error::other)
+}
+
+/// Whatever is in our filter's place.
+fn filter_in_place(name: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
     let NlOptions { priority, handle, classid } = FILTER;
-    let filter = SchedClassifierLink::attached(&name, direction, priority, handle, classid)?;
-    filter.detach().map_err(io::Error::other)
+    SchedClassifierLink::attached(name, direction, priority, handle, classid)
 }
 
 /// Removes our filters from an interface of the calling thread's network namespace.
@@ -349,8 +353,7 @@ fn attach_filter(
     }
     let program = programs.packet(which)?;
     let attached = if there.is_some() {
-        let NlOptions { priority, handle, classid } = FILTER;
-        SchedClassifierLink::attached(&name, direction, priority, handle, classid)
+        filter_in_place(&name, direction)
             .map_err(ProgramError::IOError)
             .and_then(|existing| program.attach_to_link(existing))
     } else {

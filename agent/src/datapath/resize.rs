@@ -99,10 +99,11 @@ fn aside(pins: &Pins, map: &str) -> PathBuf {
 fn copy_peers(pins: &Pins) -> Result<(), OpenDatapathFailed> {
     let old: Table<u32, Peer> = Table::open_as(&aside(pins, map::PEERS), map::PEERS)?;
     let new: Table<u32, Peer> = Table::open(&pins.maps, map::PEERS)?;
-    let mut peers: Vec<Peer> = old.first_values(old.size())?;
-    peers.retain(|peer| peer.cookie != 0);
+    let mut peers: Vec<Peer> = Vec::new();
+    old.visit(|_, peer| peers.extend((peer.cookie != 0).then_some(peer)))?;
     peers.sort_unstable_by_key(|peer| peer.cookie);
-    let places: Vec<u32> = peers.iter().map(|peer| peer.cookie as u32 & (new.size() - 1)).collect();
+    let last = new.size() - 1;
+    let places: Vec<u32> = peers.iter().map(|peer| Peer::place(peer.cookie, last)).collect();
     Ok(new.put_all(&places, &peers)?)
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use bowline_ebpf_abi::Plain;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -31,8 +31,8 @@ const LINK_UPDATE: i32 = 29;
 /// The cookie of this thread's network namespace, as `bpf_get_netns_cookie` tells it of sockets in
 /// it (Linux 5.14, socket(7) `SO_NETNS_COOKIE`).
 pub(super) fn netns_cookie() -> io::Result<u64> {
-    let kind = (AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC);
-    let socket = nix::sys::socket::socket(kind.0, kind.1, kind.2, None)?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: the kernel writes as many bytes as `length` says to a value of that size.
     let status = unsafe {
@@ -196,15 +196,7 @@ pub(super) struct LinkInfo {
     tail: u32,
 }
 
-macro_rules! plain {
-    ($($name:ty = $size:literal),+ $(,)?) => {$(
-        const _: () = assert!(size_of::<$name>() == $size);
-        // SAFETY: repr(C) of integers only; the size above leaves no room for padding.
-        unsafe impl Plain for $name {}
-    )+};
-}
-
-plain! {
+bowline_ebpf_abi::plain! {
     MapCreateAttr = 16,
     ElementAttr = 32,
     BatchAttr = 56,

@@ -179,7 +179,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// All entries. Those that come or go meanwhile may be missed or seen.
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>, ReadMapsFailed> {
-        match self.batches(self.size, BATCH) {
+        match self.batches(BATCH) {
             Ok(entries) => Ok(entries),
             // Unknown to this kernel, or to this kind of map.
             Err(_) => self.entries_one_by_one(),
@@ -196,13 +196,12 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(entries)
     }
 
-    /// Up to about `wanted` entries.
-    fn batches(&self, wanted: u32, room: u32) -> io::Result<Vec<(K, V)>> {
+    fn batches(&self, room: u32) -> io::Result<Vec<(K, V)>> {
         let (mut keys, mut values) =
             (vec![K::default(); room as usize], vec![V::default(); room as usize]);
         let mut entries = Vec::new();
         let mut cursor = syscall::Cursor::default();
-        let (mut left, mut first) = (wanted, true);
+        let (mut left, mut first) = (self.size, true);
         while left > 0 {
             let wanted_now = room.min(left.max(BUCKET)) as usize;
             let batch = syscall::lookup_batch(
@@ -215,7 +214,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             let batch = match batch {
                 // One bucket alone holds more than there is room for.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.size => {
-                    return self.batches(wanted, room.saturating_mul(4));
+                    return self.batches(room.saturating_mul(4));
                 }
                 batch => batch?,
             };
@@ -295,16 +294,6 @@ impl<V: Plain> Table<u32, V> {
             }
         }
         Ok(())
-    }
-
-    /// The first values of an array.
-    pub(super) fn first_values(&self, count: u32) -> Result<Vec<V>, ReadMapsFailed> {
-        let count = count.min(self.size);
-        if let Ok(entries) = self.batches(count, BATCH) {
-            return Ok(entries.into_iter().take(count as usize).map(|(_, value)| value).collect());
-        }
-        let values = (0..count).map(|index| Ok(self.get(&index)?.unwrap_or_default()));
-        values.collect()
     }
 }
 

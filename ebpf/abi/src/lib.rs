@@ -15,16 +15,18 @@
 mod address;
 mod counters;
 mod layouts;
+mod lines;
 mod maps;
 
 pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
 pub use layouts::{LAYOUTS, Layout};
+pub use lines::{Edition, NearBackends, ServiceLine};
 pub use maps::{
-    Affinity, AffinityKey, Backend, Edition, Flow, FlowKey, Frontend, NearBackends, Peer, Pod,
-    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, TUNNEL_ID,
-    V4_PREFIX_OFFSET, affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol,
-    route_flags, size, state,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, Peer, Pod, ReverseKey, Route,
+    RouteKey, SPREAD, Service, ServiceKey, ServiceTraffic, Slot, TUNNEL_ID, V4_PREFIX_OFFSET,
+    affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol, route_flags, size,
+    state,
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
@@ -38,11 +40,14 @@ pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
 /// and valid for every bit pattern.
 pub unsafe trait Plain: Copy + Default + 'static {}
 
+/// Marks types as [`Plain`], with their sizes in bytes: structures that are `repr(C)`, of integers
+/// only, and without padding, which their sizes prove.
+#[macro_export]
 macro_rules! plain {
     ($($name:ty = $size:expr),+ $(,)?) => {$(
         const _: () = assert!(size_of::<$name>() == $size);
         // SAFETY: repr(C) of integers only; the size above leaves no room for padding.
-        unsafe impl Plain for $name {}
+        unsafe impl $crate::Plain for $name {}
     )+};
 }
 

@@ -133,7 +133,7 @@ const _: () = assert!(size::PEERS.is_power_of_two());
 
 #[inline(always)]
 fn place(cookie: u64) -> u32 {
-    cookie as u32 & last_peer()
+    Peer::place(cookie, last_peer())
 }
 
 impl PeerMaps for KernelMaps {

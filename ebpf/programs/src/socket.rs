@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use bowline_ebpf_abi::{
-    Address, Backend, Direction, Frontend, Reason, ServiceKey, U16Be, U32Be, affinity_kind,
+    Address, Backend, Direction, Frontend, Reason, SPREAD, ServiceKey, U16Be, U32Be, affinity_kind,
     protocol,
 };
 use bowline_ebpf_datapath as datapath;
@@ -139,13 +139,7 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
                 Choice::NoBackend { service } => return refuse_of(service),
                 Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
             };
-        let wanted = conversation(
-            cookie,
-            &key,
-            &backend.address,
-            backend.port,
-            edition & lasting,
-        );
+        let wanted = conversation(cookie, &key, &backend.address, backend.port, edition & lasting);
         match datapath::converse(&KernelMaps, &wanted, attempt == NAMES) {
             Converse::Known => {}
             Converse::Begun => count_connection(service),
@@ -291,5 +285,5 @@ fn client(ctx: &SockAddrContext) -> Client {
 /// Cookies count up; this spreads them over the high bits.
 #[inline(always)]
 fn hashed(cookie: u64) -> u32 {
-    (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    (cookie.wrapping_mul(SPREAD) >> 32) as u32
 }

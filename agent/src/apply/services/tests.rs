@@ -14,6 +14,7 @@ struct FakeStore {
     backends: BTreeMap<u32, Backend>,
     waited: Vec<Instant>,
     refuse_services: bool,
+    refuse_addresses: bool,
     now: Instant,
     /// How long each write of a service takes.
     pace: Duration,
@@ -33,6 +34,9 @@ impl ServiceStore for FakeStore {
         Ok(())
     }
     fn add_address(&mut self, address: &Address) -> Result<(), WriteMapFailed> {
+        if self.refuse_addresses {
+            return Err(self.full(map::ADDRESSES));
+        }
         self.addresses.insert(*address);
         Ok(())
     }
@@ -127,6 +131,7 @@ impl World {
             backends: BTreeMap::new(),
             waited: Vec::new(),
             refuse_services: false,
+            refuse_addresses: false,
             now: Instant::now(),
             pace: Duration::ZERO,
         };
@@ -232,6 +237,22 @@ fn a_refused_write_leaves_the_old_set() {
     world.store.refuse_services = false;
     assert_eq!(world.apply(&[("10.9.0.1", &["10.240.0.2"])]).unwrap().changed, 1);
     assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.2"]);
+}
+
+#[test]
+fn a_service_whose_address_is_refused_is_not_programmed_and_tried_again() {
+    let mut world = World::new();
+    let wanted: &[(&str, &[&str])] = &[("10.9.0.1", &["10.240.0.1"])];
+    world.store.refuse_addresses = true;
+    world.apply(wanted).unwrap_err();
+    assert!(world.store.services.is_empty());
+    (world.store.refuse_addresses, world.store.refuse_services) = (false, true);
+    world.apply(wanted).unwrap_err();
+    assert!(world.store.addresses.is_empty(), "no service has it");
+    world.store.refuse_services = false;
+    assert_eq!(world.apply(wanted).unwrap().added, 1);
+    assert_eq!(world.backends_of("10.9.0.1"), ["10.240.0.1"]);
+    assert!(world.store.addresses.contains(&address("10.9.0.1")));
 }
 
 #[test]

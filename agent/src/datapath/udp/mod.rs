@@ -213,7 +213,7 @@ fn service_of(
     if !departed.iter().any(|gone| gone.backend.is(&address, port)) {
         return None;
     }
-    let place = socket.cookie as u32 & (peers.size() - 1);
+    let place = Peer::place(socket.cookie, peers.size() - 1);
     let peer = peers.get(&place).ok().flatten()?;
     let mine = peer.cookie == socket.cookie && peer.backend.same(&address);
     let left = departed.iter().find(|gone| {
