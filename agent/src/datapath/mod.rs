@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "bpf(2) takes pointers; each block says why it is sound")]
 
 mod condition;
+mod connections;
 mod diff;
 mod features;
 mod layouts;

@@ -132,6 +132,7 @@ impl Programs {
             .override_global("CAN_SET_RETVAL", &can_set_retval, true)
             .override_global("LAST_PEER", &last_peer, true)
             .override_global("LINES", &lines, true)
+            .override_global("SERVICES_SIZE", &sizes.services, true)
             .override_global("NODE_NETNS", &node_netns, true);
         for (name, size) in sizes.by_map() {
             loader.map_max_entries(name, size);

@@ -5,6 +5,8 @@
 
 use bowline_ebpf_abi::{map, size};
 
+use super::table::possible_cpus;
+
 /// How many entries each map has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
@@ -68,7 +70,9 @@ const SIZED: [(&str, &str); 9] = [
 /// flag have a place for each thing that they can hold.
 pub(super) fn flag_of(name: &str) -> Option<&'static str> {
     let sets = match name {
-        map::SERVICE_LINES | map::ADDRESSES | map::SERVICE_COUNTERS => map::SERVICES,
+        map::SERVICE_LINES | map::ADDRESSES | map::CONNECTIONS | map::SERVICE_COUNTERS => {
+            map::SERVICES
+        }
         name => name,
     };
     SIZED.iter().find(|(name, _)| *name == sets).map(|(_, flag)| *flag)
@@ -107,11 +111,12 @@ impl MapSizes {
     }
 
     /// The size of each map that has one.
-    pub(super) fn by_map(&self) -> [(&'static str, u32); 12] {
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 13] {
         [
             (map::SERVICES, self.services),
             (map::SERVICE_LINES, self.service_lines()),
             (map::ADDRESSES, self.services),
+            (map::CONNECTIONS, self.services.saturating_mul(possible_cpus() as u32)),
             (map::SERVICE_COUNTERS, self.services),
             (map::SLOTS, self.slots),
             (map::BACKENDS, self.backends),

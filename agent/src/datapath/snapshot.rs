@@ -13,6 +13,7 @@ use bowline_ebpf_abi::{
 };
 use serde::Serialize;
 
+use super::connections::Connections;
 use super::names::Names;
 use super::pins::Pins;
 use super::sizes::flag_of;
@@ -154,6 +155,7 @@ impl Snapshot {
         let services: Table<ServiceKey, Service> = Table::open(maps, map::SERVICES)?;
         let slots: Table<u32, Slot> = Table::open(maps, map::SLOTS)?;
         let backends: Table<u32, Backend> = Table::open(maps, map::BACKENDS)?;
+        let connections = Connections::open(maps)?;
         let counters: Table<u32, ServiceTraffic> =
             Table::open_per_cpu(maps, map::SERVICE_COUNTERS)?;
         let mut entries = services.entries()?;
@@ -172,7 +174,7 @@ impl Snapshot {
                 port: key.port.get(),
                 protocol: protocol_name(key.protocol),
                 backends: found.len(),
-                connections: traffic.iter().map(|t| t.connections).sum(),
+                connections: connections.of(service.id)?,
                 refused: traffic.iter().map(|t| t.refused).sum(),
                 packets: traffic.iter().map(|t| t.packets).sum(),
                 bytes: traffic.iter().map(|t| t.bytes).sum(),

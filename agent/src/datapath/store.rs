@@ -9,6 +9,7 @@ use bowline_ebpf_abi::{
 };
 
 use super::OpenDatapathFailed;
+use super::connections::Connections;
 use super::mirror::Mirror;
 use super::pins::Pins;
 use super::sizes::flag_of;
@@ -26,6 +27,7 @@ pub(super) struct MapStore {
     pub(super) edition: Mirror<u32, Edition>,
     pub(super) slots: Mirror<u32, Slot>,
     pub(super) backends: Mirror<u32, Backend>,
+    connections: Connections,
     counters: Table<u32, ServiceTraffic>,
 }
 
@@ -38,6 +40,7 @@ impl MapStore {
             edition: Mirror::over(Table::open(&pins.maps, map::EDITION)?),
             slots: Mirror::over(Table::open(&pins.maps, map::SLOTS)?),
             backends: Mirror::over(Table::open(&pins.maps, map::BACKENDS)?),
+            connections: Connections::open(&pins.maps)?,
             counters: Table::open_per_cpu(&pins.maps, map::SERVICE_COUNTERS)?,
         })
     }
@@ -60,7 +63,7 @@ impl MapStore {
             found.push(FoundService { key, value, backends });
         }
         let limits = ServiceLimits {
-            services: self.services.table().size().min(self.counters.size()),
+            services: self.services.table().size().min(self.connections.services()),
             slots: self.slots.table().size(),
             backends: self.backends.table().size(),
         };
@@ -211,6 +214,7 @@ impl ServiceStore for MapStore {
     }
 
     fn clear_counters(&mut self, service: u32) -> Result<(), WriteMapFailed> {
+        self.connections.clear(service)?;
         self.counters.put(&service, &ServiceTraffic::default())
     }
 

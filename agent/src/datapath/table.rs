@@ -298,7 +298,7 @@ impl<V: Plain> Table<u32, V> {
 }
 
 /// How many CPUs the kernel keeps per-CPU values for: the highest possible one and all below it.
-fn possible_cpus() -> usize {
+pub(super) fn possible_cpus() -> usize {
     static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *COUNT.get_or_init(|| {
         let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();

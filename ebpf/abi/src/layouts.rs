@@ -63,5 +63,5 @@ pub const LAYOUTS: &[Layout] = layouts! {
         source, destination, source_port, destination_port, protocol, pad, pad_half }
     map::FLOWS, "value", Flow { address, port, kind, ended, backend, service, owner, last_used }
     map::COUNTERS, "value", Traffic { packets, bytes }
-    map::SERVICE_COUNTERS, "value", ServiceTraffic { connections, refused, packets, bytes }
+    map::SERVICE_COUNTERS, "value", ServiceTraffic { refused, packets, bytes }
 };

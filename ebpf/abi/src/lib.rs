@@ -30,7 +30,7 @@ pub use maps::{
 };
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 4 } else { 3 };
 
 /// A type whose every bit pattern is a valid value and which has no padding, so that it may cross
 /// the boundary to the kernel as bytes.
@@ -70,11 +70,12 @@ plain! {
     Service = 20,
     ServiceLine = 64,
     ServiceKey = 20,
-    ServiceTraffic = 32,
+    ServiceTraffic = 24,
     Slot = 8,
     Traffic = 16,
     U16Be = 2,
     U32Be = 4,
     u32 = 4,
+    u64 = 8,
     u8 = 1,
 }

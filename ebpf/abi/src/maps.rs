@@ -29,6 +29,10 @@ pub mod map {
     pub const ROUTES: &str = "ROUTES";
     pub const FLOWS: &str = "FLOWS";
     pub const COUNTERS: &str = "COUNTERS";
+    /// How often each service's backend was chosen for a connection or for an unconnected UDP
+    /// socket: a row of numbers a CPU, one after the other, each as long as SERVICES is large. The
+    /// place in a row is [`Service::id`](crate::Service::id).
+    pub const CONNECTIONS: &str = "CONNECTIONS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
 }
 
@@ -122,7 +126,7 @@ impl ServiceKey {
 pub struct Service {
     #[cfg(feature = "next-abi")]
     pub affinity_seconds: u32,
-    /// Index into SERVICE_COUNTERS.
+    /// Index into SERVICE_COUNTERS and into each row of CONNECTIONS.
     pub id: u32,
     pub first_slot: u32,
     pub slot_count: u32,
@@ -384,7 +388,6 @@ pub struct Flow {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTraffic {
-    pub connections: u64,
     /// Connections and datagrams that were refused because no backend was ready.
     pub refused: u64,
     pub packets: u64,

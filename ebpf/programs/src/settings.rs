@@ -32,6 +32,15 @@ pub fn lines() -> u32 {
     LINES.load()
 }
 
+/// How many places SERVICES has, and so each row of CONNECTIONS.
+#[unsafe(no_mangle)]
+static SERVICES_SIZE: Global<u32> = Global::new(size::SERVICES);
+
+#[inline(always)]
+pub fn services() -> u32 {
+    SERVICES_SIZE.load()
+}
+
 /// Cookie of the network namespace of the node's own processes; 0 where the kernel does not tell.
 #[unsafe(no_mangle)]
 static NODE_NETNS: Global<u64> = Global::new(0);

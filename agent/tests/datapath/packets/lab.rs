@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use aya::maps::{HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use bowline_agent::datapath::Raw;
 use bowline_ebpf_abi::{
     Address, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Mac, Plain, Pod, Reason,
     Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, map, protocol,
-    route_flags, state,
+    route_flags, size, state,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -240,6 +240,11 @@ const OTHER_DEVICE: u32 = 99;
 const UPLINK: u32 = 2;
 const TUNNEL: u32 = 3;
 
+/// How many rows CONNECTIONS has.
+fn cpus() -> u32 {
+    aya::util::nr_cpus().unwrap() as u32
+}
+
 fn v(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -354,6 +359,8 @@ impl Lab {
         mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(path);
+        // A row for each CPU.
+        loader.map_max_entries(map::CONNECTIONS, cpus() * size::SERVICES);
         let mut object = loader.load(bowline_agent::datapath::object()).unwrap();
         for hook in [Hook::FromPod, Hook::ToPod, Hook::FromUplink] {
             let Some(Program::SchedClassifier(program)) = object.program_mut(hook.name()) else {
@@ -372,7 +379,7 @@ impl Lab {
 
     fn array<V: Plain>(&mut self, name: &str, index: u32, value: V) {
         let map = self.object.map_mut(name).unwrap();
-        let mut array = aya::maps::Array::<_, Raw<V>>::try_from(map).unwrap();
+        let mut array = Array::<_, Raw<V>>::try_from(map).unwrap();
         array.set(index, Raw(value), 0).unwrap();
     }
 
@@ -538,7 +545,13 @@ impl Lab {
         for id in 0..2 * SERVICES {
             let all = array.get(&id, 0).unwrap();
             let sum = |of: fn(&ServiceTraffic) -> u64| all.iter().map(|cpu| of(&cpu.0)).sum();
-            found.insert(id, (sum(|t| t.connections), sum(|t| t.packets), sum(|t| t.refused)));
+            found.insert(id, (0, sum(|t| t.packets), sum(|t| t.refused)));
+        }
+        let map = self.object.map_mut(map::CONNECTIONS).unwrap();
+        let rows = Array::<_, u64>::try_from(map).unwrap();
+        for (id, (connections, ..)) in &mut found {
+            let places = (0..cpus()).map(|cpu| cpu * size::SERVICES + id);
+            *connections = places.map(|place| rows.get(&place, 0).unwrap()).sum();
         }
         found
     }
