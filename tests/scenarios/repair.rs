@@ -168,8 +168,10 @@ async fn differences_show(stage: &EchoStage) -> Result<()> {
     std::fs::remove_file(pin(node, "to_pod-")?)?;
     let (status, rows) = stage.cluster.net_diff(&node.name)?;
     let kinds: Vec<&str> = rows.iter().filter_map(|row| row["kind"].as_str()).collect();
-    ensure!(status == 1 && kinds == ["program", "service"], "status {status}, {rows:?}");
-    let [_, service] = &rows[..] else { bail!("{rows:?}") };
+    // Its line is still there, and another port of the address is a service.
+    ensure!(status == 1 && kinds == ["line", "program", "service"], "status {status}, {rows:?}");
+    let [line, _, service] = &rows[..] else { bail!("{rows:?}") };
+    ensure!(line["difference"] == "extra" && line["object"] == "10.9.8.9:80/TCP", "{line}");
     ensure!(
         service["difference"] == "missing"
             && service["object"] == "default/echo 10.9.8.9:80/TCP"

@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use bowline_ebpf_abi::{Address, Mac, Pod as PodEntry, Route, RouteKey, map, route_flags};
+use bowline_ebpf_abi::{
+    Address, Mac, Pod as PodEntry, Route, RouteKey, ServiceKey, map, route_flags,
+};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
@@ -43,7 +45,8 @@ pub struct ApiObjects {
 /// One thing that is not the same in the API and on the node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
-    /// `service`, `pod`, `route` or `program`.
+    /// `service`, `pod`, `route` or `program`; `line`, `address` or `span` for what follows from the
+    /// services in the maps and is not as it follows.
     pub kind: &'static str,
     pub object: String,
     /// `missing`, `extra` or `changed`, as seen from the node.
@@ -80,7 +83,8 @@ fn services(
     let named = |node: &&Node| node.metadata.name.as_deref() == Some(node_name);
     let place = Place::new(node_name, objects.nodes.iter().find(named));
     let wanted = service_table(&objects.services, &objects.slices, place);
-    let writer = MapStore::open(pins)?.recover()?;
+    let mut store = MapStore::open(pins)?;
+    let writer = store.recover()?;
     let steps = plan(&wanted, writer.programmed());
     let found = steps.iter().map(|step| {
         let key = step.key().shown();
@@ -112,7 +116,38 @@ fn services(
             }
         }
     });
-    Ok(found.collect())
+    let mut found: Vec<Difference> = found.collect();
+    found.extend(followers(&store)?);
+    Ok(found)
+}
+
+/// What connect() reads before SERVICES and does not follow from it.
+fn followers(store: &MapStore) -> Result<Vec<Difference>, ReadMapsFailed> {
+    let of_maps = |kind, object: String, difference| Difference {
+        kind,
+        object,
+        difference,
+        api: None,
+        node: Some("differs from the map SERVICES".to_owned()),
+    };
+    let services = store.services.all_written();
+    let (lines, wrong) = store.wanted_lines(&services)?;
+    let lines = wrong.into_iter().map(|(place, had)| match lines.get(&place) {
+        Some(line) if had == ServiceKey::default() => of_maps("line", line.key.shown(), "missing"),
+        Some(line) => of_maps("line", line.key.shown(), "changed"),
+        None => of_maps("line", had.shown(), "extra"),
+    });
+    let mut found: Vec<Difference> = lines.collect();
+    let wanted: BTreeSet<Address> = services.iter().map(|(key, _)| key.address).collect();
+    let there: BTreeSet<Address> = store.addresses.table().keys()?.into_iter().collect();
+    let missing = wanted.difference(&there).map(|address| (address, "missing"));
+    let extra = there.difference(&wanted).map(|address| (address, "extra"));
+    let addresses = missing.chain(extra);
+    found.extend(addresses.map(|(address, how)| of_maps("address", address.shown(), how)));
+    let edition = store.edition.get(&0)?.unwrap_or_default();
+    let outside = wanted.iter().filter(|address| !edition.spans(address));
+    found.extend(outside.map(|address| of_maps("span", address.shown(), "missing")));
+    Ok(found)
 }
 
 fn counted(backends: usize) -> String {

@@ -62,6 +62,11 @@ impl<K: Plain + Ord, V: Plain + Eq> Mirror<K, V> {
         Ok(entries)
     }
 
+    /// Everything that should be there.
+    pub(super) fn all_written(&self) -> Vec<(K, V)> {
+        self.written.iter().map(|(key, value)| (*key, *value)).collect()
+    }
+
     /// The entry as it should be.
     pub(super) fn written(&self, key: &K) -> Option<V> {
         self.written.get(key).copied()

@@ -123,6 +123,7 @@ impl Programs {
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let can_set_retval = u32::from(features.uses(Feature::SetRetval));
         let (last_peer, lines) = (sizes.peers - 1, sizes.service_lines());
+        let connections_row = sizes.connections_row();
         // Before Linux 5.14 nobody tells; no namespace has the number 0.
         let node_netns = syscall::netns_cookie().unwrap_or(0);
         let maps: &PathBuf = &pins.maps;
@@ -132,7 +133,7 @@ impl Programs {
             .override_global("CAN_SET_RETVAL", &can_set_retval, true)
             .override_global("LAST_PEER", &last_peer, true)
             .override_global("LINES", &lines, true)
-            .override_global("SERVICES_SIZE", &sizes.services, true)
+            .override_global("CONNECTIONS_ROW", &connections_row, true)
             .override_global("NODE_NETNS", &node_netns, true);
         for (name, size) in sizes.by_map() {
             loader.map_max_entries(name, size);

@@ -105,9 +105,15 @@ impl MapSizes {
 }
 
 impl MapSizes {
-    /// Twice as many as there are services, so that few of them share a place.
+    /// Twice as many as there are services, so that few of them share a place, in whole pages.
     pub(super) const fn service_lines(&self) -> u32 {
-        self.services.saturating_mul(2)
+        let pages = self.services.saturating_mul(2) / size::PAGE_LINES;
+        if pages == 0 { size::PAGE_LINES } else { pages * size::PAGE_LINES }
+    }
+
+    /// How long a row of CONNECTIONS is.
+    pub(super) const fn connections_row(&self) -> u32 {
+        self.service_lines().saturating_add(self.services)
     }
 
     /// The size of each map that has one.
@@ -116,7 +122,7 @@ impl MapSizes {
             (map::SERVICES, self.services),
             (map::SERVICE_LINES, self.service_lines()),
             (map::ADDRESSES, self.services),
-            (map::CONNECTIONS, self.services.saturating_mul(possible_cpus() as u32)),
+            (map::CONNECTIONS, self.connections_row().saturating_mul(possible_cpus() as u32)),
             (map::SERVICE_COUNTERS, self.services),
             (map::SLOTS, self.slots),
             (map::BACKENDS, self.backends),

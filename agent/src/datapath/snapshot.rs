@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
-    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic,
+    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Traffic,
     V4_PREFIX_OFFSET, map, protocol,
 };
 use serde::Serialize;
@@ -155,7 +155,8 @@ impl Snapshot {
         let services: Table<ServiceKey, Service> = Table::open(maps, map::SERVICES)?;
         let slots: Table<u32, Slot> = Table::open(maps, map::SLOTS)?;
         let backends: Table<u32, Backend> = Table::open(maps, map::BACKENDS)?;
-        let connections = Connections::open(maps)?;
+        let lines: Table<u32, ServiceLine> = Table::open(maps, map::SERVICE_LINES)?;
+        let connections = Connections::open(maps, lines.size())?;
         let counters: Table<u32, ServiceTraffic> =
             Table::open_per_cpu(maps, map::SERVICE_COUNTERS)?;
         let mut entries = services.entries()?;
@@ -166,6 +167,8 @@ impl Snapshot {
             let found = slots_of(&slots, &backends, service)?;
             used_slots += service.slot_count;
             let traffic = counters.get_per_cpu(&service.id)?;
+            let place = key.place(lines.size());
+            let line = lines.get(&place)?.filter(|line| line.key == *key).map(|_| place);
             self.services.push(ServiceRow {
                 id: service.id,
                 namespace: None,
@@ -174,7 +177,7 @@ impl Snapshot {
                 port: key.port.get(),
                 protocol: protocol_name(key.protocol),
                 backends: found.len(),
-                connections: connections.of(service.id)?,
+                connections: connections.of(service.id, line)?,
                 refused: traffic.iter().map(|t| t.refused).sum(),
                 packets: traffic.iter().map(|t| t.packets).sum(),
                 bytes: traffic.iter().map(|t| t.bytes).sum(),

@@ -33,14 +33,15 @@ pub(super) struct MapStore {
 
 impl MapStore {
     pub(super) fn open(pins: &Pins) -> Result<Self, ReadMapsFailed> {
+        let lines: Table<u32, ServiceLine> = Table::open(&pins.maps, map::SERVICE_LINES)?;
         Ok(Self {
+            connections: Connections::open(&pins.maps, lines.size())?,
             services: Mirror::over(Table::open(&pins.maps, map::SERVICES)?),
-            lines: Mirror::over(Table::open(&pins.maps, map::SERVICE_LINES)?),
+            lines: Mirror::over(lines),
             addresses: Mirror::over(Table::open(&pins.maps, map::ADDRESSES)?),
             edition: Mirror::over(Table::open(&pins.maps, map::EDITION)?),
             slots: Mirror::over(Table::open(&pins.maps, map::SLOTS)?),
             backends: Mirror::over(Table::open(&pins.maps, map::BACKENDS)?),
-            connections: Connections::open(&pins.maps)?,
             counters: Table::open_per_cpu(&pins.maps, map::SERVICE_COUNTERS)?,
         })
     }
@@ -89,23 +90,41 @@ impl MapStore {
             self.add_address(address)?;
         }
 
-        let mut wanted = BTreeMap::new();
-        for (key, service) in services {
-            let line = ServiceLine::new(key, service, self.near(&key, &service));
-            wanted.entry(self.place(&key)).or_insert(line);
-        }
-        let mut wrong = Vec::new();
-        self.lines.table().visit(|place, found: ServiceLine| {
-            let wanted = wanted.get(&place).copied().unwrap_or_default();
-            if found != wanted {
-                wrong.push((place, wanted));
+        let (wanted, wrong) = self.wanted_lines(&services)?;
+        for (place, had) in wrong {
+            let line = wanted.get(&place).copied().unwrap_or_default();
+            if had != line.key {
+                self.connections.clear_line(place)?;
             }
-        })?;
-        for (place, line) in wrong {
             self.lines.put(&place, &line)?;
         }
         wanted.into_iter().for_each(|(place, line)| self.lines.adopt(place, line));
         Ok(())
+    }
+
+    /// The lines of these services, of which the slots and backends are known, by place; and the
+    /// places that hold something else, with whose it is. Where services share a place, the one
+    /// that has it keeps it.
+    pub(super) fn wanted_lines(&self, services: &[(ServiceKey, Service)]) -> LinesResult {
+        let mut wanted: BTreeMap<u32, ServiceLine> = BTreeMap::new();
+        let mut shared: BTreeMap<u32, Vec<ServiceLine>> = BTreeMap::new();
+        for (key, service) in services {
+            let line = ServiceLine::new(*key, *service, self.near(key, service));
+            if let Some(first) = wanted.insert(self.place(key), line) {
+                shared.entry(self.place(key)).or_default().push(first);
+            }
+        }
+        let mut wrong = Vec::new();
+        self.lines.table().visit(|place, found: ServiceLine| {
+            let others = shared.get(&place).into_iter().flatten();
+            if let Some(holder) = others.copied().find(|line| line.key == found.key) {
+                wanted.insert(place, holder);
+            }
+            if found != wanted.get(&place).copied().unwrap_or_default() {
+                wrong.push((place, found.key));
+            }
+        })?;
+        Ok((wanted, wrong))
     }
 
     fn place(&self, key: &ServiceKey) -> u32 {
@@ -133,6 +152,15 @@ impl MapStore {
     fn may_have_line(&self, key: &ServiceKey) -> bool {
         let there = self.lines.written(&self.place(key)).unwrap_or_default();
         there == ServiceLine::default() || there.key == *key
+    }
+
+    /// Gives a service that may have it its line, or writes it again.
+    fn put_line(&mut self, key: &ServiceKey, service: &Service) -> WriteResult {
+        let place = self.place(key);
+        if self.lines.written(&place).is_none_or(|line| line.key != *key) {
+            self.connections.clear_line(place)?;
+        }
+        self.lines.put(&place, &ServiceLine::new(*key, *service, self.near(key, service)))
     }
 
     fn change_edition(&mut self, change: impl FnOnce(Edition) -> Edition) -> WriteResult {
@@ -166,6 +194,9 @@ pub(super) fn slots_of(
 
 type WriteResult = Result<(), WriteMapFailed>;
 
+/// Lines by place, and the places where another one is with that one's service.
+type LinesResult = Result<(BTreeMap<u32, ServiceLine>, Vec<(u32, ServiceKey)>), ReadMapsFailed>;
+
 impl ServiceStore for MapStore {
     fn put_service(&mut self, key: &ServiceKey, value: &Service) -> Result<(), WriteMapFailed> {
         // Before the service: nobody looks for one outside the span.
@@ -173,10 +204,7 @@ impl ServiceStore for MapStore {
         self.services.put(key, value)?;
         // After it: a reader that meets a line half written reads SERVICES.
         match self.may_have_line(key) {
-            true => {
-                let line = ServiceLine::new(*key, *value, self.near(key, value));
-                self.lines.put(&self.place(key), &line)
-            }
+            true => self.put_line(key, value),
             false => Ok(()),
         }
     }
@@ -214,7 +242,7 @@ impl ServiceStore for MapStore {
     }
 
     fn clear_counters(&mut self, service: u32) -> Result<(), WriteMapFailed> {
-        self.connections.clear(service)?;
+        self.connections.clear_service(service)?;
         self.counters.put(&service, &ServiceTraffic::default())
     }
 

@@ -30,8 +30,9 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     pub const COUNTERS: &str = "COUNTERS";
     /// How often each service's backend was chosen for a connection or for an unconnected UDP
-    /// socket: a row of numbers a CPU, one after the other, each as long as SERVICES is large. The
-    /// place in a row is [`Service::id`](crate::Service::id).
+    /// socket: a row of numbers a CPU, one after the other. A row has a number for each place of
+    /// SERVICE_LINES, which is known before the line is read, and then one for each
+    /// [`Service::id`](crate::Service::id), for what was not chosen from a line.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
 }
@@ -39,8 +40,12 @@ pub mod map {
 /// Default sizes; the agent's flags override them.
 pub mod size {
     pub const SERVICES: u32 = 65_536;
-    /// Twice as many, so that few services share a place.
+    /// Twice as many, so that few services share a place; a multiple of [`PAGE_LINES`].
     pub const SERVICE_LINES: u32 = 131_072;
+    /// How many lines fit on a page of memory.
+    pub const PAGE_LINES: u32 = 64;
+    /// Of each CPU.
+    pub const CONNECTIONS_ROW: u32 = SERVICE_LINES + SERVICES;
     pub const SLOTS: u32 = 1_048_576;
     pub const BACKENDS: u32 = 65_536;
     /// A power of two.
@@ -82,15 +87,20 @@ impl ServiceKey {
         unsafe { core::mem::transmute::<[u32; 5], Self>([a, b, c, d, last]) }
     }
 
-    /// The place in SERVICE_LINES, which has `count` of them.
+    /// The place in SERVICE_LINES, which has `count` of them, a multiple of [`size::PAGE_LINES`].
+    /// Neighbouring addresses are on one page of memory: pages are what a processor has few of at
+    /// hand.
     #[inline(always)]
     pub const fn place(&self, count: u32) -> u32 {
         let [a, b, c, d] = *self.address.words();
         let name = (self.port.bits() as u64) << 8 | self.protocol as u64;
+        let name = name.wrapping_mul(SPREAD);
         let high = (a.bits() as u64) << 32 | b.bits() as u64;
         let low = (c.get() as u64) << 32 | d.get() as u64;
-        let mixed = (low ^ high.rotate_left(17)).wrapping_add(name.wrapping_mul(SPREAD));
-        (((mixed.wrapping_mul(SPREAD) >> 32) * count as u64) >> 32) as u32
+        let mixed = (low / size::PAGE_LINES as u64 ^ high.rotate_left(17)).wrapping_add(name);
+        let pages = (count / size::PAGE_LINES) as u64;
+        let page = ((mixed.wrapping_mul(SPREAD) >> 32) * pages) >> 32;
+        page as u32 * size::PAGE_LINES + (d.get() ^ (name >> 32) as u32) % size::PAGE_LINES
     }
 
     /// Equality without a call to `memcmp`, which the kernel does not have.
@@ -126,7 +136,7 @@ impl ServiceKey {
 pub struct Service {
     #[cfg(feature = "next-abi")]
     pub affinity_seconds: u32,
-    /// Index into SERVICE_COUNTERS and into each row of CONNECTIONS.
+    /// Index into SERVICE_COUNTERS and into the second part of each row of CONNECTIONS.
     pub id: u32,
     pub first_slot: u32,
     pub slot_count: u32,

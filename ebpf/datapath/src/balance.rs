@@ -42,8 +42,6 @@ const ATTEMPTS: u32 = 3;
 /// A backend that was found beside its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Near {
-    /// The service's number.
-    pub service: u32,
     pub address: Address,
     pub port: U16Be,
 }
@@ -51,13 +49,13 @@ pub struct Near {
 /// Chooses one of the backends in the service's line, as [`choose`] does, if they are there.
 #[inline(always)]
 pub fn choose_near(key: &ServiceKey, line: &ServiceLine, pick: impl Fn() -> u32) -> Option<Near> {
-    let ServiceLine { service, near, .. } = line;
+    let near = &line.near;
     if near.count == 0 {
         return None;
     }
     let index = if near.count == 1 { 0 } else { spread(pick(), near.count.into()) };
     let (address, port) = near.get(&key.address, index);
-    Some(Near { service: service.id, address, port })
+    Some(Near { address, port })
 }
 
 /// Chooses a backend for `key`, whose service may be `known` already. `pick` gives any number whose
@@ -180,7 +178,7 @@ mod tests {
             for i in 0..3_000u32 {
                 let pick = || i.wrapping_mul(1_431_655);
                 let found = choose_near(&service, &line, pick).unwrap();
-                assert_eq!((found.service, found.port), (0, U16Be::new(8080)));
+                assert_eq!(found.port, U16Be::new(8080));
                 *seen.entry(found.address).or_insert(0) += 1;
             }
             assert_eq!(seen.len(), count);

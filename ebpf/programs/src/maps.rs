@@ -14,15 +14,19 @@ use bowline_ebpf_abi::{
 };
 use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ReasonCode, ServiceMaps, Work};
 
-use crate::settings::{last_peer, lines, services};
+use crate::settings::{connections_row, last_peer, lines};
 
 /// Memory for a service is taken when there is one.
 const NO_PREALLOC: u32 = 1;
 
+/// The values begin on a page of their own, so that one of the size of a cache line is in one line
+/// (Linux 5.5).
+const MMAPABLE: u32 = 1 << 10;
+
 #[map]
 static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(size::SERVICES, NO_PREALLOC);
 #[map]
-static SERVICE_LINES: Array<ServiceLine> = Array::pinned(size::SERVICE_LINES, 0);
+static SERVICE_LINES: Array<ServiceLine> = Array::pinned(size::SERVICE_LINES, MMAPABLE);
 #[map]
 static ADDRESSES: HashMap<Address, u32> = HashMap::pinned(size::SERVICES, NO_PREALLOC);
 #[map]
@@ -46,7 +50,7 @@ static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(size::FLOWS, 0);
 #[map]
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::pinned(Reason::COUNTERS, 0);
 #[map]
-static CONNECTIONS: Array<u64> = Array::pinned(size::SERVICES, 0);
+static CONNECTIONS: Array<u64> = Array::pinned(size::CONNECTIONS_ROW, MMAPABLE);
 #[map]
 static SERVICE_COUNTERS: PerCpuArray<ServiceTraffic> = PerCpuArray::pinned(size::SERVICES, 0);
 
@@ -73,10 +77,16 @@ pub fn in_span(address: &Address) -> bool {
     EDITION.get(0).is_some_and(|edition| edition.spans(address))
 }
 
+/// The service's place among the lines, which may be another's.
+#[inline(always)]
+pub fn place_of(key: &ServiceKey) -> u32 {
+    key.place(lines())
+}
+
 /// The service's line, if it has one and nobody writes it at the moment.
 #[inline(always)]
-pub fn line(key: &ServiceKey) -> Option<ServiceLine> {
-    let place = SERVICE_LINES.get_ptr(key.place(lines()))?;
+pub fn line(key: &ServiceKey, place: u32) -> Option<ServiceLine> {
+    let place = SERVICE_LINES.get_ptr(place)?;
     // SAFETY: array entries stay where they are and are integers. Volatile: what is checked is
     // what is used, whoever writes meanwhile.
     unsafe {
@@ -296,14 +306,21 @@ pub fn edition() -> u32 {
     EDITION.get(0).map_or(0, |edition| edition.number)
 }
 
-/// A map of the per-CPU kind costs two looks at memory that is not at hand; this one costs one, at
-/// numbers that lie close together.
+/// Counts a connection whose backend was chosen without the service's line.
 #[inline(always)]
 pub fn count_connection(service: u32) {
+    count_connection_at(lines().wrapping_add(service));
+}
+
+/// Counts one for the service whose line has this place. That is known before the line is read, so
+/// that neither memory waits for the other; and a map of the per-CPU kind has its numbers at twice
+/// as many places.
+#[inline(always)]
+pub fn count_connection_at(place: u32) {
     // SAFETY: the helper takes nothing.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    if let Some(count) = CONNECTIONS.get_ptr_mut(cpu.wrapping_mul(services()).wrapping_add(service))
-    {
+    let index = cpu.wrapping_mul(connections_row()).wrapping_add(place);
+    if let Some(count) = CONNECTIONS.get_ptr_mut(index) {
         // SAFETY: array entries stay where they are, and no other CPU writes to this row.
         unsafe { *count += 1 };
     }

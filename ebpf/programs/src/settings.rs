@@ -32,13 +32,13 @@ pub fn lines() -> u32 {
     LINES.load()
 }
 
-/// How many places SERVICES has, and so each row of CONNECTIONS.
+/// How long each row of CONNECTIONS is.
 #[unsafe(no_mangle)]
-static SERVICES_SIZE: Global<u32> = Global::new(size::SERVICES);
+static CONNECTIONS_ROW: Global<u32> = Global::new(size::CONNECTIONS_ROW);
 
 #[inline(always)]
-pub fn services() -> u32 {
-    SERVICES_SIZE.load()
+pub fn connections_row() -> u32 {
+    CONNECTIONS_ROW.load()
 }
 
 /// Cookie of the network namespace of the node's own processes; 0 where the kernel does not tell.

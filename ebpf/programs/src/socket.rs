@@ -20,7 +20,10 @@ use bowline_ebpf_datapath::{
     Choice, Client, Conversation, Converse, Near, ServiceMaps, choose, choose_near,
 };
 
-use crate::maps::{KernelMaps, count, count_connection, count_refused, edition, in_span, line};
+use crate::maps::{
+    KernelMaps, count, count_connection, count_connection_at, count_refused, edition, in_span,
+    line, place_of,
+};
 use crate::settings::{can_set_retval, node_netns};
 
 const REFUSE: i32 = 0;
@@ -85,20 +88,23 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     // SAFETY: the helper takes nothing.
     let pick = || unsafe { bpf_get_prandom_u32() };
-    let line = line(&key);
+    let place = place_of(&key);
+    let line = line(&key, place);
     let near = match line.and_then(|line| choose_near(&key, &line, pick)) {
-        Some(near) => near,
+        Some(near) => {
+            count_connection_at(place);
+            near
+        }
         None => match choose(&KernelMaps, &key, line.map(|l| l.service), pick, || client(ctx)) {
             Choice::NotAService => return unless_service(&key),
             Choice::NoBackend { service } => return refuse_of(service),
             Choice::Backend { service, backend: Backend { address, port, .. }, .. } => {
-                Near { service, address, port }
+                count_connection(service);
+                Near { address, port }
             }
         },
     };
-    let Near { service, address, port } = near;
-    // Early: these are memory that is not at hand, and neither waits for the other.
-    count_connection(service);
+    let Near { address, port } = near;
     if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &address, port, 0)) {
         return not_stored();
     }

@@ -360,7 +360,7 @@ impl Lab {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(path);
         // A row for each CPU.
-        loader.map_max_entries(map::CONNECTIONS, cpus() * size::SERVICES);
+        loader.map_max_entries(map::CONNECTIONS, cpus() * size::CONNECTIONS_ROW);
         let mut object = loader.load(bowline_agent::datapath::object()).unwrap();
         for hook in [Hook::FromPod, Hook::ToPod, Hook::FromUplink] {
             let Some(Program::SchedClassifier(program)) = object.program_mut(hook.name()) else {
@@ -550,8 +550,9 @@ impl Lab {
         let map = self.object.map_mut(map::CONNECTIONS).unwrap();
         let rows = Array::<_, u64>::try_from(map).unwrap();
         for (id, (connections, ..)) in &mut found {
-            let places = (0..cpus()).map(|cpu| cpu * size::SERVICES + id);
-            *connections = places.map(|place| rows.get(&place, 0).unwrap()).sum();
+            let place = size::SERVICE_LINES + *id;
+            let all = (0..cpus()).map(|cpu| cpu * size::CONNECTIONS_ROW + place);
+            *connections = all.map(|index| rows.get(&index, 0).unwrap()).sum();
         }
         found
     }
