@@ -1,8 +1,9 @@
 //! Node registration, heartbeat and status.
 //!
 //! Guarantees: the Node object is there while the agent runs, also after somebody deleted it; its
-//! status is written when it changes, when the API says something else, and every five minutes;
-//! the Lease is renewed by a task that waits for nothing else. A request that does not come back
+//! status is written when it changes, when the API says something else, and every five minutes.
+//! What an earlier agent said stands until this one knows better: a node that is unready for a
+//! moment loses its pods. The Lease is renewed by a task that waits for nothing else. A request that does not come back
 //! is given up, so that a network that was cut is used again as soon as it is whole.
 
 mod facts;
@@ -38,6 +39,10 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(300);
 /// How long one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a node that the API has may be left as it is described there while this agent does not
+/// know yet how it is.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(10);
+
 /// The pause after a request that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -60,6 +65,12 @@ impl Health {
             runtime: Err("container runtime status is not known yet".to_owned()),
             network: Err("the pod network is not set up yet".to_owned()),
         }
+    }
+
+    /// Whether each part was looked at.
+    fn is_known(&self) -> bool {
+        let unknown = Self::unknown();
+        self.runtime != unknown.runtime && self.network != unknown.network
     }
 }
 
@@ -106,6 +117,12 @@ impl Reporter {
     /// Keeps the Node object and its status right until `shutdown`.
     pub(crate) async fn report(&self, shutdown: CancellationToken) {
         let mut health = self.health.clone();
+        if self.watched.nodes.get("", &self.node_name).is_some() {
+            let known = timeout(UNKNOWN_LIMIT, health.wait_for(Health::is_known));
+            if shutdown.run_until_cancelled(known).await.is_none() {
+                return;
+            }
+        }
         let mut nodes = self.watched.nodes.changes();
         let mut tick = interval_at(Instant::now() + STATUS_INTERVAL, STATUS_INTERVAL);
         let mut transitions = Transitions::default();
@@ -387,6 +404,8 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut transitions = Transitions::default();
         let well = Health { runtime: Ok("containerd://1.6.20".to_owned()), network: Ok(()) };
+        let network_only = Health { network: Ok(()), ..Health::unknown() };
+        assert!(well.is_known() && !network_only.is_known() && !Health::unknown().is_known());
         let first = transitions.conditions(&Health::unknown(), at(100));
         assert_eq!(status_of(&first, "Ready"), "False");
         let ready = |conditions: &[Value]| {
