@@ -1,7 +1,8 @@
 //! Sandboxes of pods on this node: namespaces, addresses, links, routes.
 //!
-//! A sandbox is three pinned namespaces (`net`, `ipc`, `uts`) under `<run>/sandboxes/<uid>/`, a
-//! veth pair, and one address of each of the node's pod ranges. It is there before a pod's
+//! A sandbox is three pinned namespaces (`net`, `ipc`, `uts`) and the memory that containers share
+//! (`shm`) under `<run>/sandboxes/<uid>/`, a veth pair, and one address of each of the node's pod
+//! ranges. It is there before a pod's
 //! containers and outlives them and the agent.
 //!
 //! Guarantees: `set_up` gives back the sandbox that a pod already has; an address is in use by at
@@ -17,6 +18,7 @@ pub(crate) mod masquerade;
 mod namespaces;
 mod records;
 mod sandboxes;
+mod shm;
 pub(crate) mod sysctl;
 pub(crate) mod tunnel;
 pub(crate) mod uplink;
@@ -30,6 +32,8 @@ pub(crate) use masquerade::Masquerade;
 pub(crate) use sandboxes::{
     PodNetwork, Ranges, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid,
 };
+#[cfg(test)]
+pub(crate) use shm::{mount_shm, unmount_shm};
 pub(crate) use tunnel::{Reach, TUNNEL_LINK, Tunnel};
 pub(crate) use uplink::Uplink;
 pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_neighbours, pod_routes};
@@ -59,6 +63,8 @@ pub(crate) struct Sandbox {
     pub(crate) ipc: PathBuf,
     /// Path of the pinned UTS namespace.
     pub(crate) uts: PathBuf,
+    /// Path of what containers have at `/dev/shm`.
+    pub(crate) shm: PathBuf,
 }
 
 /// The node's end of a pod's link, as the data plane needs to know it.

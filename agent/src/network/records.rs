@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Addresses, PodIdentity, Sandbox};
+use super::{Addresses, PodIdentity, Sandbox, shm};
 
 const RECORD: &str = "sandbox.json";
 const ORDER: &str = "addresses.json";
@@ -95,6 +95,7 @@ impl Records {
             netns: dir.join("net"),
             ipc: dir.join("ipc"),
             uts: dir.join("uts"),
+            shm: dir.join(shm::NAME),
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
     addresses::{AddressPool, RangeExhausted},
     namespaces::{self, NamespaceFailed},
     records::{Phase, Record, RecordFailed, Records},
+    shm::{self, SharedMemoryFailed, mount_shm, unmount_shm},
     sysctl::SetSysctlFailed,
     wiring,
 };
@@ -43,6 +44,8 @@ pub(crate) enum SetUpSandboxFailed {
     Sysctl(#[from] SetSysctlFailed),
     #[error(transparent)]
     Record(#[from] RecordFailed),
+    #[error(transparent)]
+    SharedMemory(#[from] SharedMemoryFailed),
     #[error("starting a runtime for the sandbox: {0}")]
     Runtime(std::io::Error),
     #[error("link {0} is gone right after it was made")]
@@ -70,6 +73,8 @@ pub(crate) enum TearDownCause {
     Namespace(#[from] NamespaceFailed),
     #[error(transparent)]
     Netlink(#[from] NetlinkRequestFailed),
+    #[error(transparent)]
+    SharedMemory(#[from] SharedMemoryFailed),
     #[error(transparent)]
     Record(#[from] RecordFailed),
     #[error("the data plane did not let go of link {link}: {source}")]
@@ -335,6 +340,8 @@ impl Inner {
         check_uid(&pod.uid)?;
         let known = self.state().sandboxes.get(&pod.uid).cloned();
         if let Some(record) = known.as_ref().filter(|record| self.is_intact(record)) {
+            // An earlier build's agent made sandboxes without it.
+            mount_shm(&self.records.sandbox(record).shm)?;
             return Ok(self.records.sandbox(record));
         }
         if known.is_some() || self.state().unreadable.contains(&pod.uid) {
@@ -378,6 +385,7 @@ impl Inner {
         let dir = self.records.dir(&record.uid);
         let (hostname, host_network) = (record.hostname.clone(), record.host_network);
         let ends = self.ends(record)?;
+        mount_shm(&dir.join(shm::NAME))?;
         namespaces::in_own_thread(move || {
             namespaces::make(&dir, &hostname, host_network)?;
             if host_network { Ok(()) } else { wiring::wire_pod_side(&ends) }
@@ -472,6 +480,7 @@ impl Inner {
         for name in namespaces::NAMES {
             causes.extend(namespaces::unpin(&dir.join(name)).err().map(TearDownCause::from));
         }
+        causes.extend(unmount_shm(&dir.join(shm::NAME)).err().map(TearDownCause::from));
         if !causes.is_empty() {
             return Err(causes);
         }

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{Arc, Mutex},
     thread,
@@ -278,6 +279,39 @@ fn fifty_sandboxes_leave_nothing() {
             assert_eq!(node.links.attached.lock().unwrap().len(), 0);
         }
         assert_eq!(node.picture().await, before);
+        node
+    });
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn shared_memory_lives_as_long_as_its_sandbox() {
+    on_a_node(async |mut node| {
+        node.converge().await;
+        let before = node.picture().await;
+        let one = node.network.set_up(&pod(1)).await.unwrap();
+        let two = node.network.set_up(&pod(2)).await.unwrap();
+        let word = one.shm.join("x");
+        fs::write(&word, "shared").unwrap();
+        assert!(!two.shm.join("x").exists());
+        node.reopen();
+        assert_eq!(node.network.set_up(&pod(1)).await.unwrap(), one);
+        assert_eq!(fs::read_to_string(&word).unwrap(), "shared");
+        // The sandbox of an agent that made none, and one with two on top of each other.
+        unmount_shm(&two.shm).unwrap();
+        node.reopen();
+        assert_eq!(node.network.set_up(&pod(2)).await.unwrap(), two);
+        let device = |path: &std::path::Path| fs::metadata(path).unwrap().dev();
+        assert_ne!(device(&two.shm), device(two.shm.parent().unwrap()));
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("shm"), &two.shm, Some("tmpfs"), flags, None::<&str>).unwrap();
+        // In use, as by a process that holds on to a file: it goes all the same.
+        let held = fs::File::open(&word).unwrap();
+        for number in [1, 2] {
+            node.network.tear_down(&pod(number).uid).await.unwrap();
+        }
+        assert_eq!(node.picture().await, before);
+        drop(held);
         node
     });
 }

@@ -24,6 +24,7 @@ fn ready() -> Ground {
         netns: PathBuf::from("/n"),
         ipc: PathBuf::from("/i"),
         uts: PathBuf::from("/u"),
+        shm: PathBuf::from("/s"),
     })
 }
 

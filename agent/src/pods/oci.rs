@@ -1,6 +1,6 @@
 //! The OCI specification of a container. Pure.
 //!
-//! Isolation: own pid and mount namespaces; net, ipc and uts are the pod's. Without `privileged` a
+//! Isolation: own pid and mount namespaces; net, ipc, uts and `/dev/shm` are the pod's. Without `privileged` a
 //! container has the usual capability set, no devices but the standard ones, and masked kernel
 //! paths. There is no seccomp filter and no AppArmor profile yet: processes run unconfined in that
 //! respect, whatever `seccompProfile` says.
@@ -98,6 +98,9 @@ const MASKED_PATHS: [&str; 12] = [
 
 const READONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What processes of the node share memory by.
+const HOST_SHM: &str = "/dev/shm";
 
 /// A file or directory of the node that appears in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,8 +251,13 @@ fn environment(parts: &SpecParts<'_>) -> Vec<String> {
     env
 }
 
+fn host_ipc(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_ipc == Some(true))
+}
+
 fn mounts(parts: &SpecParts<'_>, privileged: bool) -> Vec<Value> {
     let sys = if privileged { "rw" } else { "ro" };
+    let shm = if host_ipc(parts.pod) { Path::new(HOST_SHM) } else { &parts.sandbox.shm };
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc",
                "options": ["nosuid", "noexec", "nodev"]}),
@@ -260,8 +268,8 @@ fn mounts(parts: &SpecParts<'_>, privileged: bool) -> Vec<Value> {
                            "gid=5"]}),
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
                "options": ["nosuid", "noexec", "nodev"]}),
-        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
+        json!({"destination": "/dev/shm", "type": "bind", "source": shm,
+               "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
                "options": ["nosuid", "noexec", "nodev", sys]}),
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
@@ -286,7 +294,6 @@ fn linux(parts: &SpecParts<'_>, privileged: bool) -> Value {
     let limits = &parts.limits;
     let spec = parts.pod.spec.as_ref();
     let host_pid = spec.is_some_and(|spec| spec.host_pid == Some(true));
-    let host_ipc = spec.is_some_and(|spec| spec.host_ipc == Some(true));
     let mut namespaces = vec![
         json!({"type": "mount"}),
         json!({"type": "cgroup"}),
@@ -296,7 +303,7 @@ fn linux(parts: &SpecParts<'_>, privileged: bool) -> Value {
     if !host_pid {
         namespaces.push(json!({"type": "pid"}));
     }
-    if !host_ipc {
+    if !host_ipc(parts.pod) {
         namespaces.push(json!({"type": "ipc", "path": parts.sandbox.ipc}));
     }
     let mut cpu = json!({"shares": limits.cpu_shares, "period": limits.cpu_period});
@@ -334,6 +341,15 @@ mod tests {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
         let env = container.env.iter().flatten();
+        let mut mounts = vec![
+            BindMount { host: "/h/deep".into(), container: "/a/b".into(), read_only: true },
+            BindMount { host: "/h".into(), container: "/a".into(), read_only: false },
+        ];
+        mounts.extend(container.volume_mounts.iter().flatten().map(|mount| BindMount {
+            host: "/h/shm".into(),
+            container: mount.mount_path.clone(),
+            read_only: false,
+        }));
         let spec = build_spec(&SpecParts {
             pod: &pod,
             container: &container,
@@ -344,13 +360,17 @@ mod tests {
                 netns: "/run/n".into(),
                 ipc: "/run/i".into(),
                 uts: "/run/u".into(),
+                shm: "/run/s".into(),
             },
             env: env.map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect(),
-            mounts: vec![
-                BindMount { host: "/h/deep".into(), container: "/a/b".into(), read_only: true },
-                BindMount { host: "/h".into(), container: "/a".into(), read_only: false },
-            ],
-            limits: CgroupLimits { memory_limit: Some(1 << 20), ..CgroupLimits::default() },
+            mounts,
+            limits: CgroupLimits {
+                memory_limit: Some(1 << 20),
+                cpu_shares: 512,
+                cpu_quota: container.resources.is_some().then_some(50_000),
+                cpu_period: 100_000,
+                ..CgroupLimits::default()
+            },
             cgroup: Path::new("/pods/u/c"),
         })?;
         Ok(serde_json::to_value(spec).unwrap())
@@ -404,13 +424,48 @@ mod tests {
     fn namespaces_are_the_pods_and_binds_are_ordered() {
         let spec = build(pod(json!({})), &image()).unwrap();
         let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
-        assert!(namespaces.contains(&json!({"type": "network", "path": "/run/n"})));
-        assert!(namespaces.contains(&json!({"type": "pid"})));
+        for (kind, path) in [("network", "/run/n"), ("ipc", "/run/i"), ("uts", "/run/u")] {
+            assert!(namespaces.contains(&json!({"type": kind, "path": path})), "{kind}");
+        }
+        for kind in ["pid", "mount", "cgroup"] {
+            assert!(namespaces.contains(&json!({"type": kind})), "{kind}");
+        }
+        assert_eq!(namespaces.len(), 6);
         let mounts = spec["mounts"].as_array().unwrap();
         let at = |path: &str| mounts.iter().position(|m| m["destination"] == path).unwrap();
         assert!(at("/a") < at("/a/b"));
         assert_eq!(spec["linux"]["cgroupsPath"], "/pods/u/c");
         assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 1 << 20);
+    }
+
+    #[test]
+    fn shared_memory_is_the_pods_the_nodes_or_a_volume() {
+        let shm = |pod: Value| {
+            let spec = build(pod, &image()).unwrap();
+            let mounts = spec["mounts"].as_array().unwrap().clone();
+            let mut own = mounts.into_iter().filter(|mount| mount["destination"] == "/dev/shm");
+            let mount = own.next().unwrap();
+            assert_eq!((&mount["type"], own.next()), (&json!("bind"), None));
+            let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+            let has_ipc = namespaces.iter().any(|namespace| namespace["type"] == "ipc");
+            (mount["source"].as_str().unwrap().to_owned(), has_ipc)
+        };
+        assert_eq!(shm(pod(json!({}))), ("/run/s".to_owned(), true));
+        let mut of_the_node = pod(json!({}));
+        of_the_node["spec"]["hostIPC"] = json!(true);
+        assert_eq!(shm(of_the_node), ("/dev/shm".to_owned(), false));
+        let mounts = json!([{"name": "memory", "mountPath": "/dev/shm"}]);
+        assert_eq!(shm(pod(json!({"volumeMounts": mounts}))), ("/h/shm".to_owned(), true));
+    }
+
+    #[test]
+    fn processors_are_limited_and_weighed() {
+        let cpu = |container: Value| {
+            build(pod(container), &image()).unwrap()["linux"]["resources"]["cpu"].take()
+        };
+        let limited = json!({"resources": {"limits": {"cpu": "500m"}}});
+        assert_eq!(cpu(limited), json!({"shares": 512, "quota": 50_000, "period": 100_000}));
+        assert_eq!(cpu(json!({})), json!({"shares": 512, "period": 100_000}));
     }
 
     #[test]

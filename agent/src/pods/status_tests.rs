@@ -23,6 +23,7 @@ fn ground() -> Ground {
         netns: "/n".into(),
         ipc: "/i".into(),
         uts: "/u".into(),
+        shm: "/s".into(),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod machine;
+mod sharing;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::{ClusterDns, PodManager, PodsConfig, Sandboxes};
 use super::api::Api;
-use crate::network::{PodIdentity, Sandbox};
+use crate::network::{PodIdentity, Sandbox, mount_shm, unmount_shm};
 use crate::runtime::{Containerd, ContainerdConfig, Runtime as _};
 
 static MACHINES: AtomicU32 = AtomicU32::new(0);
@@ -154,6 +154,11 @@ impl Machine {
         HostSandboxes::new(self.dir.join("sandboxes"))
     }
 
+    /// Sandboxes that have a network of their own, with nothing in it but `lo`.
+    pub(super) fn lone_sandboxes(&self) -> HostSandboxes {
+        HostSandboxes { lone: true, ..self.sandboxes() }
+    }
+
     pub(super) async fn manager_on(
         &self,
         api: &Api,
@@ -186,7 +191,7 @@ impl Machine {
 
     /// A file of the one container's cgroup, under its v1 or its v2 name.
     pub(super) fn cgroup_file(&self, uid: &str, v1: &str, v2: &str) -> String {
-        for hierarchy in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
+        for hierarchy in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup"] {
             let pod = Path::new(hierarchy).join(self.cgroup.strip_prefix("/").unwrap()).join(uid);
             for container in std::fs::read_dir(pod).into_iter().flatten().flatten() {
                 for file in [v1, v2] {
@@ -197,6 +202,18 @@ impl Machine {
             }
         }
         panic!("no cgroup of {uid} has {v1} or {v2}");
+    }
+
+    /// The first process of a running container, which is named as a pod's status names it.
+    pub(super) fn process(&self, container_id: &str) -> i32 {
+        let own = container_id.strip_prefix("containerd://").unwrap();
+        let tasks = self.ctr(&["tasks", "ls"]).unwrap();
+        let tasks = String::from_utf8_lossy(&tasks.stdout).into_owned();
+        let found = tasks.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == own).then_some(words.next()?)
+        });
+        found.and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("no {own} in {tasks}"))
     }
 
     /// Waits until neither containerd nor the disk knows the pod.
@@ -308,21 +325,25 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Pods on the machine's own network, with ipc and uts namespaces of their own.
 pub(super) struct HostSandboxes {
     dir: PathBuf,
+    /// Each pod has a network of its own instead.
+    lone: bool,
     made: Mutex<()>,
 }
 
 impl HostSandboxes {
     fn new(dir: PathBuf) -> Self {
-        Self { dir, made: Mutex::new(()) }
+        Self { dir, lone: false, made: Mutex::new(()) }
     }
 
     fn sandbox(&self, uid: &str) -> Sandbox {
         let dir = self.dir.join(uid);
+        let host = format!("/proc/{}/ns/net", std::process::id());
         Sandbox {
             addresses: Ipv4Addr::LOCALHOST.into(),
-            netns: format!("/proc/{}/ns/net", std::process::id()).into(),
+            netns: if self.lone { dir.join("net") } else { host.into() },
             ipc: dir.join("ipc"),
             uts: dir.join("uts"),
+            shm: dir.join("shm"),
         }
     }
 
@@ -331,13 +352,20 @@ impl HostSandboxes {
         let sandbox = self.sandbox(&pod.uid);
         if !sandbox.ipc.exists() {
             std::fs::create_dir_all(self.dir.join(&pod.uid)).unwrap();
-            for file in [&sandbox.ipc, &sandbox.uts] {
+            mount_shm(&sandbox.shm).unwrap();
+            let mut unshare = Command::new("unshare");
+            let mut pin = |kind: &str, file: &Path| {
                 std::fs::write(file, []).unwrap();
+                unshare.arg(format!("--{kind}={}", file.display()));
+            };
+            pin("ipc", &sandbox.ipc);
+            pin("uts", &sandbox.uts);
+            if self.lone {
+                pin("net", &sandbox.netns);
             }
-            run(Command::new("unshare")
-                .arg(format!("--ipc={}", sandbox.ipc.display()))
-                .arg(format!("--uts={}", sandbox.uts.display()))
-                .args(["hostname", &pod.hostname]));
+            // In the machine's own network `lo` is up already.
+            let script = "hostname \"$0\" && ip link set lo up";
+            run(unshare.args(["sh", "-c", script, &pod.hostname]));
         }
         sandbox
     }
@@ -351,9 +379,10 @@ impl Sandboxes for HostSandboxes {
     fn tear_down<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>> {
         async move {
             let sandbox = self.sandbox(uid);
-            for file in [&sandbox.ipc, &sandbox.uts] {
+            for file in [&sandbox.ipc, &sandbox.uts, &self.dir.join(uid).join("net")] {
                 let _ = nix::mount::umount2(file, nix::mount::MntFlags::MNT_DETACH);
             }
+            unmount_shm(&sandbox.shm).map_err(|error| error.to_string())?;
             let _ = std::fs::remove_dir_all(self.dir.join(uid));
             Ok(())
         }
