@@ -4,6 +4,7 @@
 //! a directory, a containerd and a cgroup of the test's own and is gone afterwards.
 
 mod api;
+mod health;
 mod machine;
 mod sharing;
 
@@ -112,6 +113,7 @@ async fn pods_live_and_leave_nothing() {
     assert_eq!(log_of(&manager, "/containerLogs/default/first/web?previous=true").await.0, 400);
     let limit = machine.cgroup_file("uid-first", "memory.limit_in_bytes", "memory.max");
     assert_eq!(limit.trim(), "67108864");
+    has_half_a_cpu(&machine, "uid-first");
 
     starts_are_quick(&machine, &api, &manager, &first).await;
 
@@ -140,6 +142,21 @@ async fn pods_live_and_leave_nothing() {
     }
     manager.shutdown().await;
     machine.assert_clean();
+}
+
+/// The limit as a quota, and the request, which equals it, as the weight against others.
+fn has_half_a_cpu(machine: &Machine, uid: &str) {
+    if Path::new("/sys/fs/cgroup/cpu").exists() {
+        let value = |file: &str| machine.cgroup_file(uid, file, file).trim().to_owned();
+        assert_eq!(value("cpu.cfs_quota_us"), "50000");
+        assert_eq!(value("cpu.cfs_period_us"), "100000");
+        assert_eq!(value("cpu.shares"), "512");
+    } else {
+        assert_eq!(machine.cgroup_file(uid, "cpu.max", "cpu.max").trim(), "50000 100000");
+        // runc has translated shares in two ways.
+        let weight = machine.cgroup_file(uid, "cpu.weight", "cpu.weight");
+        assert!(["20", "59"].contains(&weight.trim()), "{weight}");
+    }
 }
 
 async fn starts_are_quick(machine: &Machine, api: &Api, manager: &Arc<PodManager>, first: &Pod) {
