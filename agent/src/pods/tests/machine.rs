@@ -17,6 +17,7 @@ use super::api::Api;
 use crate::network::{PodIdentity, Sandbox, mount_shm, unmount_shm};
 use crate::runtime::{Containerd, ContainerdConfig, Runtime as _};
 
+const SHUTDOWN: Duration = Duration::from_secs(5);
 static MACHINES: AtomicU32 = AtomicU32::new(0);
 
 pub(super) struct Machine {
@@ -24,6 +25,7 @@ pub(super) struct Machine {
     cgroup: PathBuf,
     registry: String,
     children: Vec<Child>,
+    managers: Mutex<Vec<Arc<PodManager>>>,
 }
 
 impl Machine {
@@ -36,8 +38,13 @@ impl Machine {
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&dir).unwrap();
         let registry = format!("127.0.0.1:{}", free_port());
-        let mut machine =
-            Self { dir, cgroup: Path::new("/").join(name), registry, children: Vec::new() };
+        let mut machine = Self {
+            dir,
+            cgroup: Path::new("/").join(name),
+            registry,
+            children: Vec::new(),
+            managers: Mutex::default(),
+        };
         machine.start_containerd();
         machine.start_registry();
         machine.push_image();
@@ -177,7 +184,9 @@ impl Machine {
             insecure_registries: vec![self.registry.clone()],
         };
         let runtime = Arc::new(self.containerd().await);
-        PodManager::start(config, runtime, network, api.client()).await.unwrap()
+        let manager = PodManager::start(config, runtime, network, api.client()).await.unwrap();
+        self.managers.lock().unwrap().push(manager.clone());
+        manager
     }
 
     async fn containerd(&self) -> Containerd {
@@ -259,6 +268,7 @@ impl Drop for Machine {
             let log = std::fs::read_to_string(self.dir.join("containerd.log")).unwrap_or_default();
             eprintln!("{}", log.lines().rev().take(15).collect::<Vec<_>>().join("\n"));
         }
+        self.end_managers();
         self.kill_leftovers();
         for child in self.children.iter_mut().rev() {
             let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
@@ -280,6 +290,18 @@ impl Drop for Machine {
 }
 
 impl Machine {
+    /// After a failed test: whoever would start again what is killed.
+    fn end_managers(&self) {
+        let managers = std::mem::take(&mut *self.managers.lock().unwrap());
+        for manager in managers {
+            let ended = async { tokio::time::timeout(SHUTDOWN, manager.shutdown()).await };
+            let runtime = tokio::runtime::Handle::current();
+            if tokio::task::block_in_place(|| runtime.block_on(ended)).is_err() {
+                eprintln!("a manager does not end; its containers may stay");
+            }
+        }
+    }
+
     /// After a failed test: containers and their shims, found by the test's own containerd.
     fn kill_leftovers(&self) {
         let Ok(tasks) = self.ctr(&["tasks", "ls", "-q"]) else { return };
