@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,29 @@ pub struct Cluster {
 impl Cluster {
     /// Make a cluster and wait until `bowline up` says that it is ready.
     pub fn up(wishes: &Wishes) -> Result<Self> {
+        let mut cluster = Self::planned(wishes)?;
+        let start = Instant::now();
+        output(&mut cluster.up_command(wishes)?)?;
+        cluster.keep = false;
+        cluster.up_took = start.elapsed();
+        if wishes.registry {
+            cluster.registry = Some(Registry::start(&cluster)?);
+        }
+        Ok(cluster)
+    }
+
+    /// Start `bowline up` and do not wait for it. The cluster is removed when this value is dropped,
+    /// however far `up` came.
+    pub fn begin(wishes: &Wishes) -> Result<(Self, Child)> {
+        let mut cluster = Self::planned(wishes)?;
+        let mut up = cluster.up_command(wishes)?;
+        let up = up.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        cluster.keep = false;
+        Ok((cluster, up))
+    }
+
+    /// The names of a cluster that is not made yet.
+    fn planned(wishes: &Wishes) -> Result<Self> {
         let temporary = tempfile::Builder::new().prefix("bl-").tempdir()?;
         let name = wishes.name.clone().unwrap_or_else(unique_name);
         let dir = wishes.dir.clone().unwrap_or_else(|| temporary.path().join("c"));
@@ -68,7 +91,7 @@ impl Cluster {
         let nodes = (1..=wishes.nodes)
             .map(|number| Node::new(&name, &dir, &cgroup, &format!("node{number}")))
             .collect();
-        let mut cluster = Self {
+        Ok(Self {
             name,
             dir,
             nodes,
@@ -78,15 +101,7 @@ impl Cluster {
             // What `up` refuses or gives up on it leaves as it was: not ours to remove.
             keep: true,
             _temporary: temporary,
-        };
-        let start = Instant::now();
-        output(&mut cluster.up_command(wishes)?)?;
-        cluster.keep = false;
-        cluster.up_took = start.elapsed();
-        if wishes.registry {
-            cluster.registry = Some(Registry::start(&cluster)?);
-        }
-        Ok(cluster)
+        })
     }
 
     fn up_command(&self, wishes: &Wishes) -> Result<Command> {

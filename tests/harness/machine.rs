@@ -1,12 +1,31 @@
 //! What is on the machine: everything that a cluster could leave behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use aya::programs::{loaded_links, loaded_programs};
 
 use crate::command::{command, output};
+
+/// What shims and runc keep outside of a cluster's own directories.
+const RUNTIME: [&str; 3] = ["/run/containerd", "/run/containerd/s", "/run/containerd/runc"];
+
+/// As the kernel cuts their names.
+const PROGRAMS: [&str; 11] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "from_pod",
+    "from_uplink",
+    "to_pod",
+];
 
 /// A picture of the machine, to be compared with a later one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,24 +34,26 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Namespaces, links, addresses, routes, packet rules, mounts, cgroups, and bowline's own
-    /// directories.
+    /// Namespaces, links, addresses, routes, packet rules, mounts, cgroups, bowline's own
+    /// directories, what containers' runtimes keep, and BPF programs with names of ours and their
+    /// links, wherever they are pinned or attached.
     pub fn look() -> Result<Self> {
         let mut things = BTreeSet::new();
         things.extend(lines("link", &output(command("ip").args(["-o", "link"]))?, 2));
         things.extend(lines("address", &output(command("ip").args(["-o", "addr"]))?, 4));
-        things.extend(lines(
-            "route",
-            &output(command("ip").args(["route", "show", "table", "all"]))?,
-            9,
-        ));
+        for family in ["-4", "-6"] {
+            let ip = |what: &[&str]| output(command("ip").arg(family).args(what));
+            things.extend(lines("route", &ip(&["route", "show", "table", "all"])?, 9));
+            things.extend(lines("policy", &ip(&["rule"])?, 9));
+        }
         things.extend(lines("rule", &output(command("nft").args(["list", "ruleset"]))?, 9));
-        for directory in ["/run/netns", "/run/bowline", "/var/lib/bowline", "/run/bowline/clusters"]
-        {
+        let own = ["/run/netns", "/run/bowline", "/var/lib/bowline", "/run/bowline/clusters"];
+        for directory in own.into_iter().chain(RUNTIME) {
             things.extend(entries(Path::new(directory)));
         }
         things.extend(mounts()?);
         things.extend(cgroups()?);
+        things.extend(bpf());
         Ok(Self { things })
     }
 
@@ -42,6 +63,24 @@ impl Machine {
         let gone = self.things.difference(&later.things).map(|thing| format!("removed: {thing}"));
         added.chain(gone).collect()
     }
+}
+
+/// One that goes while we look is skipped: it is not left.
+fn bpf() -> Vec<String> {
+    let programs: BTreeMap<u32, String> = loaded_programs()
+        .flatten()
+        .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
+        .filter(|(_, name)| PROGRAMS.contains(&name.as_str()))
+        .collect();
+    let links = loaded_links().flatten().filter_map(|link| {
+        let name = programs.get(&link.program_id())?;
+        Some(format!("bpf link {} of {name}", link.id()))
+    });
+    let links: Vec<String> = links.collect();
+    links
+        .into_iter()
+        .chain(programs.iter().map(|(id, name)| format!("bpf program {id} {name}")))
+        .collect()
 }
 
 fn lines(kind: &str, text: &str, words: usize) -> Vec<String> {

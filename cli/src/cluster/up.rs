@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::place::{Place, register};
@@ -30,12 +31,17 @@ pub(crate) fn run(wishes: &Wishes) -> anyhow::Result<()> {
         .build()
         .context("cannot start a runtime")?;
     let plan = plan(&place, wishes, &machine.cgroup_root);
+    // Before anything is made: much of it is made without a pause in which to listen.
+    let mut interruption = {
+        let _inside = runtime.enter();
+        Interruption::listen().context("cannot listen for signals")?
+    };
     claim(&place)?;
     let progress = Progress::new();
     let made = runtime.block_on(async {
         tokio::select! {
             made = make(&place, wishes, &plan, &machine.cgroup_root, &progress) => made,
-            () = interrupted() => bail!("interrupted: everything made so far is removed"),
+            () = interruption.came() => bail!("interrupted: everything made so far is removed"),
         }
     });
     progress.finish();
@@ -60,14 +66,25 @@ fn claim(place: &Place) -> anyhow::Result<()> {
     }
 }
 
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// SIGINT and SIGTERM, also those that come while nobody waits for them.
+struct Interruption {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interruption {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn came(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
