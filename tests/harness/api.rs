@@ -140,6 +140,14 @@ impl Api {
         Ok(ready.map(|condition| condition.status).unwrap_or_default())
     }
 
+    /// A node's own addresses.
+    pub async fn node_addresses(&self, name: &str) -> Result<Vec<String>> {
+        let node = self.of_cluster::<Node>().get(name).await?;
+        let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
+        let own = addresses.into_iter().filter(|address| address.type_ == "InternalIP");
+        Ok(own.map(|address| address.address).collect())
+    }
+
     /// Merge-patch an object of namespace `default`.
     pub async fn patch<K>(&self, name: &str, patch: serde_json::Value) -> Result<K>
     where

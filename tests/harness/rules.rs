@@ -35,12 +35,20 @@ fn look(namespace: String, place: &Place) -> Result<Rules> {
     let mut rules = Vec::new();
     let nft = output(place.command("nft").args(["list", "ruleset"]))?;
     rules.extend(nft.lines().map(str::to_owned));
-    for program in ["iptables-save", "iptables-legacy-save", "ip6tables-save"] {
+    let needed = ["iptables-save", "iptables-legacy-save", "ip6tables-save"];
+    let optional = ["ip6tables-legacy-save"].into_iter().filter(|program| is_there(program));
+    for program in needed.into_iter().chain(optional) {
         let saved = output(&mut place.command(program))?;
         rules.extend(saved.lines().filter(|line| line.starts_with("-A")).map(str::to_owned));
     }
     rules.retain(|rule| !rule.trim().is_empty());
     Ok(Rules { namespace, rules, translated: translated(place)? })
+}
+
+/// Whether a program is found where programs are looked for.
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// Entries whose reply is not the mirror image of the original. Absent conntrack has none.

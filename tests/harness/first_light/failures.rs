@@ -101,7 +101,8 @@ impl Stage {
         .await?;
         self.api.ready_pods(NIFTY, 6, PATIENCE).await?;
         self.saw(format!("joined again: {lost} is Ready, its old pods are gone"));
-        Ok(())
+        // Two of X, the client, six of Nifty, three of the rolling update.
+        self.no_rules(12).await
     }
 
     async fn without(&mut self, lost: &str, gone: &[&Pod], start: Instant) -> Result<()> {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
 use serde::Deserialize;
 
 use super::{NIFTY, PATIENCE, Stage};
-use crate::api::{address, name, node_of, uid};
+use crate::api::{Found, address, is_ready, name, node_of, uid, wait};
 use crate::load::{LoadReport, requests, run};
 use crate::place::Place;
 use crate::rules;
@@ -79,8 +80,12 @@ impl Stage {
         let node = self.cluster.nodes[0].clone();
         let from_node = requests(&node.place()?, Self::vip()?, REQUESTS)?;
         self.check_spread(&format!("from {}", node.name), &from_node, &pods)?;
-        self.saw(format!("backends saw {}", from_node.values("client").join(", ")));
-        self.no_rules(&pods)
+        let own = self.api.node_addresses(&node.name).await?;
+        let seen = from_node.values("client");
+        ensure!(seen == own, "backends saw {seen:?}, the addresses of {} are {own:?}", node.name);
+        self.saw(format!("backends saw {}, the node's own address", seen.join(", ")));
+        // Two of X, the client, three of Nifty.
+        self.no_rules(6).await
     }
 
     fn check_spread(&mut self, from: &str, report: &LoadReport, pods: &[Pod]) -> Result<()> {
@@ -109,7 +114,19 @@ impl Stage {
         Ok(())
     }
 
-    fn no_rules(&mut self, pods: &[Pod]) -> Result<()> {
+    /// Looks into every namespace there is, those of all pods included: there are `count`.
+    pub(super) async fn no_rules(&mut self, count: usize) -> Result<()> {
+        let what = format!("{count} Ready pods in all");
+        let pods = wait(&what, PATIENCE, || async {
+            let all = kube::Api::<Pod>::all(self.api.client()).list(&ListParams::default()).await?;
+            let ready: Vec<Pod> = all.items.into_iter().filter(is_ready).collect();
+            Ok(if ready.len() == count {
+                Found::Yes(ready)
+            } else {
+                Found::NotYet(format!("{:?}", ready.iter().map(name).collect::<Vec<_>>()))
+            })
+        })
+        .await?;
         let places: Vec<(String, Place)> = pods
             .iter()
             .map(|pod| {
