@@ -72,8 +72,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Start `bowline up` and do not wait for it. The cluster is removed when this value is dropped,
-    /// however far `up` came.
+    /// Start `bowline up` and do not wait for it. The cluster is removed when this value is
+    /// dropped, however far `up` came.
     pub fn begin(wishes: &Wishes) -> Result<(Self, Child)> {
         let mut cluster = Self::planned(wishes)?;
         let mut up = cluster.up_command(wishes)?;

@@ -75,3 +75,34 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Everything below a command that has nothing to say about itself.
+    fn silent(command: &clap::Command, path: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        if command.get_about().is_none() {
+            found.push(path.to_owned());
+        }
+        let silent_arguments = command
+            .get_arguments()
+            .filter(|argument| argument.get_help().is_none() && argument.get_long_help().is_none());
+        found.extend(silent_arguments.map(|argument| format!("{path} {}", argument.get_id())));
+        for below in command.get_subcommands() {
+            found.extend(silent(below, &format!("{path} {}", below.get_name())));
+        }
+        found
+    }
+
+    #[test]
+    fn every_command_and_flag_has_help() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        assert_eq!(command.get_subcommands().count(), 7);
+        assert_eq!(silent(&command, "xtask"), Vec::<String>::new());
+    }
+}

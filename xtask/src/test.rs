@@ -41,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bpf::build()?;
     if !args.only_tests {
         cargo(&["fmt", "--all", "--check"])?;
+        for manifest in workspace::OUTSIDE {
+            cargo(&["fmt", "--check", "--manifest-path", manifest])?;
+        }
         tidy::check()?;
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     }

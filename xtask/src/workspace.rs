@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Manifests of the packages outside the workspace, each a workspace of its own.
+pub(crate) const OUTSIDE: [&str; 2] = ["ebpf/programs/Cargo.toml", "ebpf/datapath/fuzz/Cargo.toml"];
+
 /// The directory that holds the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));

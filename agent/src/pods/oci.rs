@@ -1,9 +1,9 @@
 //! The OCI specification of a container. Pure.
 //!
-//! Isolation: own pid and mount namespaces; net, ipc, uts and `/dev/shm` are the pod's. Without `privileged` a
-//! container has the usual capability set, no devices but the standard ones, and masked kernel
-//! paths. There is no seccomp filter and no AppArmor profile yet: processes run unconfined in that
-//! respect, whatever `seccompProfile` says.
+//! Isolation: own pid and mount namespaces; net, ipc, uts and `/dev/shm` are the pod's. Without
+//! `privileged` a container has the usual capability set, no devices but the standard ones, and
+//! masked kernel paths. There is no seccomp filter and no AppArmor profile yet: processes run
+//! unconfined in that respect, whatever `seccompProfile` says.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -73,13 +73,22 @@ pub(crate) fn missing(have_bpf_compiler: bool, scope: Scope) -> Result<Vec<&'sta
         );
     }
     let have_linker = workspace::find_program("bpf-linker").is_some();
-    Ok(PACKAGES
+    Ok(missing_of(have_bpf_compiler, have_linker, scope, is_installed))
+}
+
+fn missing_of(
+    have_bpf_compiler: bool,
+    have_linker: bool,
+    scope: Scope,
+    is_installed: impl Fn(&str) -> bool,
+) -> Vec<&'static Package> {
+    PACKAGES
         .iter()
         .filter(|p| scope == Scope::Kernels || !p.kernels)
         .filter(|p| !(p.bpf_compiler && have_bpf_compiler))
         .filter(|p| !(have_linker && is_for_linker(p)))
         .filter(|p| !is_installed(p.name))
-        .collect())
+        .collect()
 }
 
 /// Needed to build bpf-linker, and for nothing once it is there and has its shared libraries.
@@ -107,12 +116,60 @@ pub(crate) fn install(have_bpf_compiler: bool, scope: Scope) -> Result<()> {
         let names: Vec<_> = missing.iter().map(|p| p.name).collect();
         bail!("installing packages needs root: run `apt-get install {}`", names.join(" "));
     }
-    apt(&["update", "-q"])?;
-    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
-    arguments.extend(missing.iter().map(|p| p.name));
-    apt(&arguments)
+    apt_calls(&missing).iter().try_for_each(|args| apt(args))
+}
+
+/// What apt-get is asked for: nothing when nothing is missing.
+fn apt_calls<'a>(missing: &[&'a Package]) -> Vec<Vec<&'a str>> {
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
+    install.extend(missing.iter().map(|p| p.name));
+    vec![vec!["update", "-q"], install]
 }
 
 fn apt(args: &[&str]) -> Result<()> {
     process::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(args))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SCOPES: [Scope; 3] = [Scope::Demo, Scope::Test, Scope::Kernels];
+
+    #[test]
+    fn every_package_has_one_entry_and_a_purpose() {
+        let names: BTreeSet<&str> = PACKAGES.iter().map(|package| package.name).collect();
+        assert_eq!(names.len(), PACKAGES.len());
+        for package in PACKAGES {
+            assert!(package.purpose.split(' ').count() >= 3, "{}", package.name);
+        }
+    }
+
+    #[test]
+    fn where_all_is_there_nothing_is_installed() {
+        for scope in SCOPES {
+            let missing = missing_of(false, false, scope, |_| true);
+            assert!(missing.is_empty() && apt_calls(&missing).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_installed_and_nothing_else() {
+        let missing = missing_of(true, true, Scope::Test, |name| name != "runc");
+        let install = ["install", "-q", "-y", "--no-install-recommends", "runc"];
+        assert_eq!(apt_calls(&missing), [vec!["update", "-q"], install.into()]);
+        let count = |compiler, linker, scope| missing_of(compiler, linker, scope, |_| false).len();
+        assert_eq!(count(false, false, Scope::Kernels), PACKAGES.len());
+        let guests = PACKAGES.iter().filter(|package| package.kernels).count();
+        assert_eq!(count(false, false, Scope::Test), PACKAGES.len() - guests);
+        let compilers = PACKAGES.iter().filter(|package| package.bpf_compiler).count();
+        assert_eq!(count(true, false, Scope::Test), PACKAGES.len() - guests - compilers);
+        let for_linker = PACKAGES.iter().filter(|package| is_for_linker(package)).count();
+        assert_eq!(count(false, true, Scope::Test), PACKAGES.len() - guests - for_linker);
+    }
 }

@@ -6,6 +6,7 @@
 //! Does not: parse Rust. It separates code, comments and strings, which is enough for these rules
 //! and keeps them independent of compiler releases.
 
+mod lock;
 mod manifest;
 mod rules;
 mod source;
@@ -58,10 +59,17 @@ pub(crate) fn check() -> Result<()> {
         "--others",
         "--exclude-standard",
     ]))?;
+    let deny = std::fs::read_to_string(root.join("deny.toml")).context("cannot read deny.toml")?;
+    let bans = lock::bans(&deny);
     let mut violations = Vec::new();
     let mut count = 0;
     for path in listing.lines() {
         violations.extend(check_file(&root, path)?);
+        if path.ends_with("Cargo.lock") {
+            let locked = std::fs::read_to_string(root.join(path));
+            let locked = locked.with_context(|| format!("cannot read {path}"))?;
+            violations.extend(lock::check(path, &locked, &bans));
+        }
         count += 1;
     }
     if violations.is_empty() {

@@ -1,4 +1,4 @@
-use super::check_text;
+use super::{check_text, lock};
 
 /// A path, its content, and the rules it breaks with their lines.
 type Row = (&'static str, String, Vec<(&'static str, usize)>);
@@ -120,4 +120,36 @@ fn manifests_inherit_from_the_workspace() {
     for (path, text, expected) in rows {
         assert_eq!(broken(path, &text), expected, "{path}: {text}");
     }
+}
+
+#[test]
+fn manifests_outside_are_those_that_the_workspace_excludes() {
+    let manifest = std::fs::read_to_string(crate::workspace::root().join("Cargo.toml")).unwrap();
+    let excluded = manifest.lines().find_map(|line| line.strip_prefix("exclude = ")).unwrap();
+    let outside = crate::workspace::OUTSIDE.map(|path| path.strip_suffix("/Cargo.toml").unwrap());
+    assert_eq!(excluded, format!("{outside:?}"));
+}
+
+#[test]
+fn banned_crates_are_not_locked() {
+    let deny = "[bans]\nwildcards = \"deny\"\ndeny = [\n    # Why.\n    \
+                { crate = \"a-sys\", reason = \"r\" },\n    { crate = \"b@<2\" },\n    \"c\",\n\
+                ]\n\n[sources]\ndeny = [\n    { crate = \"d\" },\n]\n";
+    let bans = lock::bans(deny);
+    let lock = |names: &[&str]| -> String {
+        let rest = "version = \"1.0.0\"\ndependencies = [\n \"a-sys\",\n]\n";
+        let packages = names.iter().map(|name| format!("[[package]]\nname = \"{name}\"\n{rest}"));
+        packages.collect()
+    };
+    let found = |names: &[&str]| -> Vec<usize> {
+        lock::check("Cargo.lock", &lock(names), &bans).iter().map(|found| found.line).collect()
+    };
+    assert_eq!(found(&["a", "a-sys2", "d", "e"]), [0; 0]);
+    assert_eq!(found(&["a-sys"]), [2]);
+    assert_eq!(found(&["x", "b", "c"]), [8, 14]);
+    // What cannot be read bans nothing: that is told.
+    let unread = lock::check("Cargo.lock", "", &lock::bans("[bans]\ndeny = []\n"));
+    assert_eq!(unread.len(), 1);
+    let own = std::fs::read_to_string(crate::workspace::root().join("deny.toml")).unwrap();
+    assert_eq!(lock::bans(&own).len(), own.matches("{ crate = ").count());
 }

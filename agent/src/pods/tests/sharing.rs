@@ -1,6 +1,7 @@
 //! What the containers of a pod have in common, and what they have not.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,7 +17,10 @@ const READER: &str = "until busybox wget -q -O - http://127.0.0.1/; do sleep 0.0
 const SHM_BYTES: u64 = 64 << 20;
 
 fn two(machine: &Machine, name: &str, host_ipc: bool) -> Pod {
-    let container = |name: &str, script: &str| json!({"name": name, "image": machine.image(), "command": ["/bin/sh", "-c", script]});
+    let container = |name: &str, script: &str| {
+        let command = ["/bin/sh", "-c", script];
+        json!({"name": name, "image": machine.image(), "command": command})
+    };
     let (server, reader) = if host_ipc { ("sleep 1000", "sleep 1000") } else { (SERVER, READER) };
     pod(
         name,
@@ -43,6 +47,15 @@ fn processes(machine: &Machine, status: &PodStatus) -> [i32; 2] {
 fn namespace(process: &str, kind: &str) -> String {
     let link = std::fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap();
     link.to_string_lossy().into_owned()
+}
+
+/// What a process has at `/dev/shm`, as it is seen from outside.
+fn shm_of(process: i32) -> PathBuf {
+    Path::new("/proc").join(process.to_string()).join("root").join("dev/shm")
+}
+
+fn device(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().dev()
 }
 
 fn assert_shared([server, reader]: [i32; 2]) {
@@ -86,8 +99,8 @@ async fn containers_of_a_pod_share_its_namespaces() {
     let before = processes(&machine, &status);
     assert_shared(before);
     for process in before {
-        let shm = format!("/proc/{process}/root/dev/shm");
-        let stat = nix::sys::statvfs::statvfs(shm.as_str()).unwrap();
+        let shm = shm_of(process);
+        let stat = nix::sys::statvfs::statvfs(&shm).unwrap();
         assert_eq!(stat.blocks() * stat.fragment_size(), SHM_BYTES);
         assert_eq!(std::fs::metadata(shm).unwrap().mode() & 0o7777, 0o1777);
     }
@@ -104,8 +117,7 @@ async fn containers_of_a_pod_share_its_namespaces() {
     // What the node's processes share is the node's, and nothing else is.
     let status = api.wait("host", SOON, is_ready).await;
     for process in processes(&machine, &status) {
-        let device = |path: &str| std::fs::metadata(path).unwrap().dev();
-        assert_eq!(device(&format!("/proc/{process}/root/dev/shm")), device("/dev/shm"));
+        assert_eq!(device(&shm_of(process)), device(Path::new("/dev/shm")));
         assert_eq!(namespace(&process.to_string(), "ipc"), namespace("self", "ipc"));
         assert_ne!(namespace(&process.to_string(), "uts"), namespace("self", "uts"));
     }
