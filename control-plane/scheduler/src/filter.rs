@@ -166,33 +166,35 @@ fn requirement(requirement: &NodeSelectorRequirement, have: Option<&str>) -> boo
     }
 }
 
-/// The message of the event `FailedScheduling` and of the condition `PodScheduled`.
+/// The message of the event `FailedScheduling` and of the condition `PodScheduled`: each reason with
+/// the nodes that have it. A node that is short of two resources is named twice.
 pub(crate) fn explain(refusals: &Refusals) -> String {
-    const NAMED: usize = 10;
     if refusals.is_empty() {
         return "no nodes available to schedule pods".to_owned();
     }
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for refusal in refusals.values().flatten() {
-        *counts.entry(refusal.to_string()).or_default() += 1;
-    }
-    let mut reasons: Vec<String> =
-        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    reasons.sort();
-    let all = refusals.len();
-    let mut message = format!("0/{all} nodes are available: {}.", reasons.join(", "));
-    let first = refusals.values().next();
-    if refusals.values().any(|other| Some(other) != first) {
-        let detail = refusals.iter().take(NAMED).map(|(node, refused)| {
-            let refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
-            format!("{node}: {}", refused.join(", ").replace("node(s) ", ""))
-        });
-        message = format!("{message} {}", detail.collect::<Vec<_>>().join("; "));
-        if all > NAMED {
-            message = format!("{message}; and {} more", all - NAMED);
+    let mut nodes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (node, refused) in refusals {
+        for refusal in refused {
+            nodes.entry(refusal.to_string()).or_default().push(node);
         }
     }
-    message
+    let reasons = nodes.iter().map(|(reason, nodes)| {
+        let count = nodes.len();
+        format!("{count} {reason} ({})", named(nodes))
+    });
+    let mut reasons: Vec<String> = reasons.collect();
+    reasons.sort();
+    format!("0/{} nodes are available: {}.", refusals.len(), reasons.join(", "))
+}
+
+/// Names of nodes, so many that a message stays readable.
+fn named(nodes: &[&str]) -> String {
+    const NAMED: usize = 10;
+    let first = nodes[..nodes.len().min(NAMED)].join(", ");
+    match nodes.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 #[cfg(test)]

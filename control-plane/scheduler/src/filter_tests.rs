@@ -57,22 +57,23 @@ fn room() {
             "too large for all",
             cluster(three()),
             wants(100, 400),
-            "0/3 nodes are available: 3 Insufficient memory.",
+            "0/3 nodes are available: 3 Insufficient memory (node1, node2, node3).",
         ),
         (
             "short of both",
             cluster(three()),
             wants(9000, 400),
-            "0/3 nodes are available: 3 Insufficient cpu, 3 Insufficient memory.",
+            "0/3 nodes are available: 3 Insufficient cpu (node1, node2, node3), \
+             3 Insufficient memory (node1, node2, node3).",
         ),
         (
             "nodes differ",
             cluster(vec![node("node1", 100, 16), node("node2", 4000, 1)]),
             wants(200, 4),
-            "0/2 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. \
-             node1: Insufficient cpu; node2: Insufficient memory",
+            "0/2 nodes are available: 1 Insufficient cpu (node1), \
+             1 Insufficient memory (node2).",
         ),
-        ("count of pods", full, wants(0, 0), "0/1 nodes are available: 1 Too many pods."),
+        ("count of pods", full, wants(0, 0), "0/1 nodes are available: 1 Too many pods (node1)."),
         ("no nodes", cluster(vec![]), wants(0, 0), "no nodes available to schedule pods"),
         (
             "unknown resource",
@@ -81,12 +82,22 @@ fn room() {
                 requests: [("example.org/gpu".to_owned(), 1)].into(),
                 ..PodFacts::default()
             },
-            "0/1 nodes are available: 1 Insufficient example.org/gpu.",
+            "0/1 nodes are available: 1 Insufficient example.org/gpu (node1).",
         ),
     ];
     for (name, cluster, pod, expected) in table {
         assert_eq!(said(&pod, &cluster), expected, "{name}");
     }
+}
+
+#[test]
+fn a_large_cluster_is_not_listed_node_by_node() {
+    let nodes = (10..30).map(|number| node(&format!("node{number}"), 100, 16)).collect();
+    assert_eq!(
+        said(&wants(200, 4), &cluster(nodes)),
+        "0/20 nodes are available: 20 Insufficient cpu (node10, node11, node12, node13, node14, \
+         node15, node16, node17, node18, node19 and 10 more)."
+    );
 }
 
 #[test]
@@ -100,7 +111,7 @@ fn taints_and_cordons() {
         }],
         ..PodFacts::default()
     };
-    let refused = "0/1 nodes are available: 1 node(s) had untolerated taint {gpu: }.";
+    let refused = "0/1 nodes are available: 1 node(s) had untolerated taint {gpu: } (node1).";
     let cordoned = cluster(vec![NodeFacts { unschedulable: true, ..node("node1", 1, 1) }]);
     let table = [
         ("refused", with(vec![taint("gpu", "NoSchedule")]), PodFacts::default(), refused),
@@ -118,7 +129,7 @@ fn taints_and_cordons() {
             "cordoned",
             cordoned,
             PodFacts::default(),
-            "0/1 nodes are available: 1 node(s) were unschedulable.",
+            "0/1 nodes are available: 1 node(s) were unschedulable (node1).",
         ),
     ];
     for (name, cluster, pod, expected) in table {
@@ -170,7 +181,8 @@ fn selectors_affinity_and_ports() {
             "nowhere",
             nodes(),
             affinity("gen", "Lt", &["7"]),
-            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector \
+             (node1, node2).",
         ),
         ("port taken", taken, port("10.0.0.1"), "node2"),
     ];

@@ -29,7 +29,7 @@ async fn placed(plane: &Plane, name: &str) -> String {
 async fn a_pod_that_fits_nowhere_says_why() {
     let plane = Plane::start(3).await;
     plane.create::<Pod>(pod("huge", "1", "400Gi")).await;
-    let expected = "0/3 nodes are available: 3 Insufficient memory.";
+    let expected = "0/3 nodes are available: 3 Insufficient memory (node1, node2, node3).";
     eventually("the event", || async {
         let said = plane.events("FailedScheduling").await;
         holds(said.iter().any(|message| message == expected), said)
@@ -59,7 +59,7 @@ async fn room_that_comes_free_and_nodes_that_come_are_used() {
     plane.create::<Pod>(pod("second", "3", "1Gi")).await;
     eventually("a refusal", || async {
         let said = plane.events("FailedScheduling").await;
-        holds(said.iter().any(|m| m.ends_with("1 Insufficient cpu.")), said)
+        holds(said.iter().any(|m| m.ends_with("1 Insufficient cpu (node1).")), said)
     })
     .await;
     plane.api::<Pod>().delete("first", &DeleteParams::default()).await.unwrap();

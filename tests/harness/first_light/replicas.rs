@@ -36,7 +36,10 @@ impl Stage {
             })
         })
         .await?;
-        ensure!(message.contains("memory"), "the event does not name memory: {message}");
+        let nodes = self.cluster.nodes.iter().map(|node| node.name.as_str());
+        for word in nodes.chain(["memory"]) {
+            ensure!(message.contains(word), "the event does not name {word}: {message}");
+        }
         let pod = self.api.of::<Pod>().get("x-too-big").await?;
         let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
         ensure!(phase == "Pending", "x-too-big is {phase}");
