@@ -1,0 +1,284 @@
+//! Every kind that the server announces, with every verb that it announces for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use bowline_api::resource::RESOURCES;
+
+/// Where the objects of the test are: nothing else is in there.
+const NAMESPACE: &str = "zoo";
+/// Without it what a replication controller owns is orphaned, which a controller does.
+const BACKGROUND: &str = "propagationPolicy=Background";
+
+/// A kind with an object that has no more than it must.
+struct Sample {
+    kind: &'static str,
+    api_version: &'static str,
+    object: Value,
+    /// A field of the status with two values, where there is `/status`.
+    status: Option<(&'static str, Value, Value)>,
+}
+
+fn sample(api_version: &'static str, kind: &'static str, object: Value) -> Sample {
+    Sample { kind, api_version, object, status: None }
+}
+
+impl Sample {
+    fn with_status(self, field: &'static str, first: Value, second: Value) -> Self {
+        Self { status: Some((field, first, second)), ..self }
+    }
+
+    fn named(&self, name: &str) -> Value {
+        let mut object = self.object.clone();
+        object["apiVersion"] = json!(self.api_version);
+        object["kind"] = json!(self.kind);
+        object["metadata"]["name"] = json!(name);
+        object["metadata"]["labels"] = json!({ "app": name });
+        object
+    }
+}
+
+fn samples() -> Vec<Sample> {
+    let containers = json!({ "containers": [{ "name": "c", "image": "registry/image:1" }] });
+    let template = json!({ "metadata": { "labels": { "app": "zoo" } }, "spec": containers });
+    let labels = json!({ "matchLabels": { "app": "zoo" } });
+    let set = json!({ "spec": { "selector": labels, "template": template } });
+    let controller =
+        json!({ "spec": { "selector": { "app": "zoo" }, "template": set["spec"]["template"] } });
+    let involved = json!({ "involvedObject": { "kind": "Pod", "namespace": NAMESPACE } });
+    let condition = |status: &str| json!([{ "type": "Odd", "status": status }]);
+    let ingress = |ip: &str| json!({ "ingress": [{ "ip": ip }] });
+    vec![
+        sample("v1", "Namespace", json!({})).with_status(
+            "conditions",
+            condition("True"),
+            condition("False"),
+        ),
+        sample("v1", "Node", json!({})).with_status(
+            "conditions",
+            condition("True"),
+            condition("False"),
+        ),
+        sample("v1", "Pod", json!({ "spec": containers })).with_status(
+            "phase",
+            json!("Running"),
+            json!("Succeeded"),
+        ),
+        sample("v1", "ReplicationController", controller).with_status(
+            "replicas",
+            json!(1),
+            json!(2),
+        ),
+        sample("apps/v1", "ReplicaSet", set.clone()).with_status("replicas", json!(1), json!(2)),
+        sample("apps/v1", "Deployment", set).with_status("replicas", json!(1), json!(2)),
+        sample("v1", "Service", json!({ "spec": { "ports": [{ "port": 80 }] } })).with_status(
+            "loadBalancer",
+            ingress("192.0.2.1"),
+            ingress("192.0.2.2"),
+        ),
+        sample("v1", "Endpoints", json!({})),
+        sample(
+            "discovery.k8s.io/v1",
+            "EndpointSlice",
+            json!({ "addressType": "IPv4", "endpoints": [] }),
+        ),
+        sample("v1", "ConfigMap", json!({})),
+        sample("v1", "Secret", json!({})),
+        sample("v1", "ServiceAccount", json!({})),
+        sample("v1", "Event", involved),
+        sample("coordination.k8s.io/v1", "Lease", json!({})),
+    ]
+}
+
+/// A kind as discovery shows it.
+struct Announced {
+    /// Of its objects in the namespace of the test, or of all its objects.
+    path: String,
+    verbs: BTreeSet<String>,
+    subresources: BTreeSet<String>,
+}
+
+/// What discovery announces, by group version and kind.
+async fn announced(server: &Server) -> BTreeMap<(String, String), Announced> {
+    let groups = call("GET", "/apis").send(server).await.expect(200);
+    let groups = groups["groups"].as_array().unwrap().iter();
+    let groups = groups.flat_map(|group| group["versions"].as_array().unwrap().clone());
+    let mut roots = vec!["/api/v1".to_owned()];
+    roots.extend(groups.map(|it| format!("/apis/{}", it["groupVersion"].as_str().unwrap())));
+    let mut all: BTreeMap<(String, String), Announced> = BTreeMap::new();
+    for root in roots {
+        let list = call("GET", &root).send(server).await.expect(200);
+        let version = list["groupVersion"].as_str().unwrap();
+        let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+        for resource in list["resources"].as_array().unwrap() {
+            let (name, kind) =
+                (resource["name"].as_str().unwrap(), resource["kind"].as_str().unwrap());
+            if let Some((parent, subresource)) = name.split_once('/') {
+                let key = (version.to_owned(), kinds[parent].to_owned());
+                all.get_mut(&key).unwrap().subresources.insert(subresource.to_owned());
+                continue;
+            }
+            kinds.insert(name, kind);
+            let inside = if resource["namespaced"] == true {
+                format!("/namespaces/{NAMESPACE}")
+            } else {
+                String::new()
+            };
+            let verbs = resource["verbs"].as_array().unwrap().iter();
+            let verbs = verbs.map(|verb| verb.as_str().unwrap().to_owned()).collect();
+            let path = format!("{root}{inside}/{name}");
+            let one = Announced { path, verbs, subresources: BTreeSet::new() };
+            assert!(all.insert((version.to_owned(), kind.to_owned()), one).is_none(), "{kind}");
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn every_kind_takes_every_verb() {
+    let server = server().await;
+    let namespace =
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+    call("POST", "/api/v1/namespaces").json(&namespace).send(&server).await.expect(201);
+    let samples = samples();
+    let announced = announced(&server).await;
+
+    let names = |api_version: &str, kind: &str| (api_version.to_owned(), kind.to_owned());
+    let tried: BTreeSet<_> = samples.iter().map(|it| names(it.api_version, it.kind)).collect();
+    let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
+    assert_eq!(tried, table, "the table of this test is not the server's");
+    assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
+    assert_eq!(samples.len(), 14);
+
+    for sample in &samples {
+        // Shown when it fails.
+        println!("{} {}", sample.api_version, sample.kind);
+        let kind = &announced[&names(sample.api_version, sample.kind)];
+        let mut known: BTreeSet<&str> =
+            ["create", "delete", "get", "list", "patch", "update", "watch"].into();
+        if kind.verbs.contains("deletecollection") {
+            known.insert("deletecollection");
+        }
+        assert_eq!(kind.verbs.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
+        one_object(&server, sample, kind).await;
+        collection(&server, sample, kind).await;
+    }
+}
+
+/// From `create` to `delete`, with a watch that sees it.
+async fn one_object(server: &Server, sample: &Sample, kind: &Announced) {
+    // Other namespaces are there from the start.
+    let own = format!("{}?fieldSelector=metadata.name%3Done", kind.path);
+    let mut events = call("GET", &format!("{own}&watch=true")).stream(server).await;
+    let created =
+        call("POST", &kind.path).json(&sample.named("one")).send(server).await.expect(201);
+    let added = events.next().await.unwrap();
+    assert_eq!((&added["type"], &added["object"]), (&json!("ADDED"), &created));
+    assert_eq!(
+        (&created["apiVersion"], &created["kind"]),
+        (&json!(sample.api_version), &json!(sample.kind))
+    );
+    let path = format!("{}/one", kind.path);
+    assert_eq!(call("GET", &path).send(server).await.expect(200), created);
+    let list = call("GET", &own).send(server).await.expect(200);
+    assert_eq!(list["kind"], format!("{}List", sample.kind));
+    assert_eq!(list["items"][0]["metadata"], created["metadata"]);
+
+    let mut changed = created.clone();
+    changed["metadata"]["labels"]["put"] = json!("1");
+    let updated = call("PUT", &path).json(&changed).send(server).await.expect(200);
+    assert_eq!(updated["metadata"]["labels"], changed["metadata"]["labels"]);
+    assert_ne!(updated["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+    patches(server, &path).await;
+
+    assert_eq!(kind.subresources.contains("status"), sample.status.is_some());
+    if let Some(values) = &sample.status {
+        status(server, &path, values).await;
+    }
+    if kind.subresources.contains("scale") {
+        scale(server, &path).await;
+    }
+
+    let deleted = call("DELETE", &format!("{path}?{BACKGROUND}")).send(server).await.expect(200);
+    if sample.kind == "Namespace" {
+        // Its controller takes the finalizer away once nothing is in it.
+        let mut done = deleted;
+        done["spec"]["finalizers"] = json!([]);
+        call("PUT", &format!("{path}/finalize")).json(&done).send(server).await.expect(200);
+    }
+    assert_eq!(call("GET", &path).send(server).await.failure(), (404, "NotFound"));
+    loop {
+        let (event, name) = events.brief().await;
+        assert_eq!(name, "one");
+        if event == "DELETED" {
+            break;
+        }
+        assert_eq!(event, "MODIFIED");
+    }
+}
+
+async fn patches(server: &Server, path: &str) {
+    let label = |name: &str| json!({ "metadata": { "labels": { name: "1" } } });
+    let operation = json!([{ "op": "add", "path": "/metadata/labels/json", "value": "1" }]);
+    for (name, patch) in [
+        ("merge", label("merge")),
+        ("strategic-merge", label("strategic-merge")),
+        ("json", operation),
+    ] {
+        let patched = call("PATCH", path)
+            .header("content-type", &format!("application/{name}-patch+json"))
+            .json(&patch);
+        let patched = patched.send(server).await.expect(200);
+        assert_eq!(patched["metadata"]["labels"][name], "1", "{name}");
+        assert_eq!(patched["metadata"]["labels"]["put"], "1", "{name}");
+        assert_eq!(call("GET", path).send(server).await.expect(200), patched, "{name}");
+    }
+}
+
+/// It is written apart from the rest, by update and by patch.
+async fn status(server: &Server, path: &str, (field, first, second): &(&str, Value, Value)) {
+    let own = format!("{path}/status");
+    let mut object = call("GET", &own).send(server).await.expect(200);
+    object["status"][field] = first.clone();
+    let ignored = call("PUT", path).json(&object).send(server).await.expect(200);
+    assert_ne!(ignored["status"][field], *first);
+    object["metadata"]["resourceVersion"] = ignored["metadata"]["resourceVersion"].clone();
+    let updated = call("PUT", &own).json(&object).send(server).await.expect(200);
+    assert_eq!(updated["status"][field], *first);
+    let patch = call("PATCH", &own)
+        .header("content-type", "application/merge-patch+json")
+        .json(&json!({ "status": { *field: second } }));
+    assert_eq!(patch.send(server).await.expect(200)["status"][field], *second);
+    let read = call("GET", path).send(server).await.expect(200);
+    assert_eq!(read["status"][field], *second);
+}
+
+async fn scale(server: &Server, path: &str) {
+    let own = format!("{path}/scale");
+    let mut scale = call("GET", &own).send(server).await.expect(200);
+    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
+    scale["spec"]["replicas"] = json!(2);
+    let updated = call("PUT", &own).json(&scale).send(server).await.expect(200);
+    assert_eq!(updated["spec"]["replicas"], 2);
+    let patch = call("PATCH", &own)
+        .header("content-type", "application/merge-patch+json")
+        .json(&json!({ "spec": { "replicas": 3 } }));
+    assert_eq!(patch.send(server).await.expect(200)["spec"]["replicas"], 3);
+    let read = call("GET", path).send(server).await.expect(200);
+    assert_eq!(read["spec"]["replicas"], 3);
+}
+
+async fn collection(server: &Server, sample: &Sample, kind: &Announced) {
+    for name in ["two", "three"] {
+        call("POST", &kind.path).json(&sample.named(name)).send(server).await.expect(201);
+    }
+    let all = call("DELETE", &format!("{}?{BACKGROUND}", kind.path));
+    let all = all.send(server).await;
+    if !kind.verbs.contains("deletecollection") {
+        assert_eq!(all.failure(), (405, "MethodNotAllowed"));
+        return;
+    }
+    assert_eq!(all.expect(200)["items"].as_array().unwrap().len(), 2);
+    let left = call("GET", &kind.path).send(server).await.expect(200);
+    assert_eq!(left["items"], json!([]));
+}
