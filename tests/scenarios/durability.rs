@@ -1,4 +1,5 @@
-//! SIGKILL of the server at any moment loses no write that it acknowledged.
+//! SIGKILL of the server at any moment loses no write that it acknowledged, brings nothing back
+//! that it said it deleted, and takes no revision back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,18 +14,54 @@ use bowline_tests::api::connect;
 use bowline_tests::artifacts;
 use bowline_tests::command::command;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 
 const KILLS: u64 = 50;
 const WRITERS: u64 = 4;
 
-/// What the server said it has: name and the last acknowledged value.
-type Acknowledged = BTreeMap<String, u64>;
+/// What the server said about an object last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It has this value.
+    Stored(u64),
+    /// It was asked to delete it and did not answer.
+    Asked,
+    /// It deleted it.
+    Deleted,
+}
+
+/// What the server said it did.
+#[derive(Default)]
+struct Acknowledged {
+    objects: BTreeMap<String, State>,
+    /// The highest resourceVersion in any answer.
+    revision: u64,
+}
+
+impl Acknowledged {
+    fn stored(&mut self, map: &ConfigMap, value: u64) {
+        self.objects.insert(map.metadata.name.clone().unwrap_or_default(), State::Stored(value));
+        self.revision = self.revision.max(revision(map.metadata.resource_version.as_deref()));
+    }
+
+    fn extend(&mut self, more: Self) {
+        self.objects.extend(more.objects);
+        self.revision = self.revision.max(more.revision);
+    }
+
+    fn count(&self, state: State) -> usize {
+        self.objects.values().filter(|&&other| other == state).count()
+    }
+}
+
+fn revision(version: Option<&str>) -> u64 {
+    version.and_then(|version| version.parse().ok()).unwrap_or_default()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_kills_under_load_lose_nothing() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut acknowledged = Acknowledged::new();
+    let mut acknowledged = Acknowledged::default();
     for round in 0..=KILLS {
         let mut server = Server::start(directory.path())?;
         let client = server.client().await.with_context(|| format!("after kill {round}"))?;
@@ -33,10 +70,18 @@ async fn fifty_kills_under_load_lose_nothing() -> Result<()> {
             break;
         }
         let written = write_until_killed(&client, &mut server, round).await?;
-        ensure!(!written.is_empty(), "nothing was acknowledged before kill {round}");
+        ensure!(!written.objects.is_empty(), "nothing was acknowledged before kill {round}");
         acknowledged.extend(written);
     }
-    println!("{KILLS} kills, {} acknowledged objects, none lost", acknowledged.len());
+    let deleted = acknowledged.count(State::Deleted);
+    ensure!(deleted > 0, "no delete was acknowledged");
+    println!(
+        "{KILLS} kills: {} acknowledged objects, none lost; {deleted} of them deleted, none back; \
+         {} deletes without an answer; last revision {}",
+        acknowledged.objects.len(),
+        acknowledged.count(State::Asked),
+        acknowledged.revision
+    );
     Ok(())
 }
 
@@ -112,14 +157,14 @@ async fn write_until_killed(
     server.process.kill()?;
     killed.store(true, Ordering::SeqCst);
     server.process.wait()?;
-    let mut all = Acknowledged::new();
+    let mut all = Acknowledged::default();
     for writer in writers {
         all.extend(writer.await?);
     }
     Ok(all)
 }
 
-/// Create objects and change each once, noting what was acknowledged.
+/// Create objects, change each once and delete every third, noting what was acknowledged.
 async fn write(
     client: kube::Client,
     round: u64,
@@ -127,8 +172,8 @@ async fn write(
     killed: Arc<AtomicBool>,
 ) -> Acknowledged {
     let maps = maps(&client);
-    let mut acknowledged = Acknowledged::new();
-    for number in 0.. {
+    let mut acknowledged = Acknowledged::default();
+    for number in 0_u64.. {
         if killed.load(Ordering::SeqCst) {
             break;
         }
@@ -136,12 +181,18 @@ async fn write(
         let mut map = with_value(ConfigMap::default(), 1);
         map.metadata.name = Some(name.clone());
         let Ok(created) = maps.create(&PostParams::default(), &map).await else { break };
-        acknowledged.insert(name.clone(), 1);
+        acknowledged.stored(&created, 1);
         let changed = with_value(created, 2);
-        if maps.replace(&name, &PostParams::default(), &changed).await.is_err() {
-            break;
+        let replaced = maps.replace(&name, &PostParams::default(), &changed).await;
+        let Ok(replaced) = replaced else { break };
+        acknowledged.stored(&replaced, 2);
+        if number.is_multiple_of(3) {
+            acknowledged.objects.insert(name.clone(), State::Asked);
+            if maps.delete(&name, &DeleteParams::default()).await.is_err() {
+                break;
+            }
+            acknowledged.objects.insert(name, State::Deleted);
         }
-        acknowledged.insert(name, 2);
     }
     acknowledged
 }
@@ -153,6 +204,9 @@ fn with_value(mut map: ConfigMap, value: u64) -> ConfigMap {
 
 async fn check(client: &kube::Client, acknowledged: &Acknowledged) -> Result<()> {
     let list = maps(client).list(&ListParams::default()).await?;
+    let now = revision(list.metadata.resource_version.as_deref());
+    let highest = acknowledged.revision;
+    ensure!(now >= highest, "the list is of revision {now}, {highest} was acknowledged");
     let stored: BTreeMap<String, u64> = list
         .items
         .into_iter()
@@ -161,10 +215,16 @@ async fn check(client: &kube::Client, acknowledged: &Acknowledged) -> Result<()>
             Some((map.metadata.name?, value))
         })
         .collect();
-    for (name, value) in acknowledged {
+    for (name, state) in &acknowledged.objects {
         let found = stored.get(name);
-        // One more than acknowledged may have been stored: its answer was lost with the server.
-        ensure!(found >= Some(value), "{name}: acknowledged {value}, stored {found:?}");
+        match state {
+            // One more than acknowledged may have been stored: its answer was lost.
+            State::Stored(value) => {
+                ensure!(found >= Some(value), "{name}: acknowledged {value}, stored {found:?}");
+            }
+            State::Asked => {}
+            State::Deleted => ensure!(found.is_none(), "{name} was deleted and is back"),
+        }
     }
     Ok(())
 }
