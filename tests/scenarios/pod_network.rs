@@ -13,6 +13,8 @@ use bowline_tests::pod_network::{
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
+use crate::repair::{is_pinned, mended};
+
 const DUAL: [&str; 4] = ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--routing", "native"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,14 +58,16 @@ async fn nodes_without_a_common_link_reach_each_other_by_tunnel() -> Result<()> 
         let flags =
             ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--l2", "per-node", "--routing"];
         let stage = Stage::up(&[&flags[..], &[routing]].concat()).await?;
-        let played = || {
+        let played = async {
             for family in [Family::V4, Family::V6] {
                 every_way(&stage, family, 1450)?;
                 nodes_reach_pods(&stage, family).context("nodes to pods")?;
             }
-            tunnel_is_used(&stage)
+            tunnel_is_used(&stage)?;
+            tunnel_is_mended(&stage).await.context("a tunnel device that was removed")
         };
-        played().map_err(|error| stage.explain(error).context(format!("--routing {routing}")))?;
+        let played: Result<()> = played.await;
+        played.map_err(|error| stage.explain(error).context(format!("--routing {routing}")))?;
     }
     Ok(())
 }
@@ -72,7 +76,7 @@ async fn nodes_without_a_common_link_reach_each_other_by_tunnel() -> Result<()> 
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn egress_has_the_nodes_address_only_where_that_was_asked_for() -> Result<()> {
     let stage = Stage::up(&["--masquerade"]).await?;
-    let played = || {
+    let played = async {
         let outsider = Outsider::beside(&stage.cluster)?;
         let own = Family::V4.of(&stage.here)?;
         // The outsider knows no way to pods: the answers find theirs by the node's address.
@@ -90,9 +94,20 @@ async fn egress_has_the_nodes_address_only_where_that_was_asked_for() -> Result<
         ensure!(seen == own, "a node saw {seen}");
         let rule = run(&stage.cluster.nodes[0].place()?, "nft list ruleset")?;
         ensure!(rule.matches("masquerade").count() == 1, "{rule}");
+
+        let node = &stage.cluster.nodes[0];
+        run(&node.place()?, "nft delete table inet bowline")?;
+        let words = ["the node network was damaged", "write the masquerading rule"];
+        mended(node, "the masquerading rule", &words, || {
+            Ok(run(&node.place()?, "nft list ruleset")? == rule)
+        })
+        .await?;
+        let seen = seen_by_tcp(&sender, &outsider.netns(), outsider.address)?;
+        ensure!(seen.to_string() == "172.30.0.11", "the world saw {seen} after the repair");
         Ok(())
     };
-    played().map_err(|error| stage.explain(error))
+    let played: Result<()> = played.await;
+    played.map_err(|error| stage.explain(error))
 }
 
 /// What must hold between pods of one node and of two.
@@ -219,4 +234,33 @@ fn tunnel_is_used(stage: &Stage) -> Result<()> {
     let packets = sent()? - before;
     ensure!(packets >= 6, "{packets} packets went through the tunnel");
     Ok(())
+}
+
+/// Somebody removes the device: it is made anew, and the programs and the kernel lead through it.
+async fn tunnel_is_mended(stage: &Stage) -> Result<()> {
+    let node = &stage.cluster.nodes[0];
+    let number = || -> Result<Option<u64>> {
+        let links = run(&node.place()?, "ip -j link show type vxlan")?;
+        let links: Vec<Value> = serde_json::from_str(&links)?;
+        let tunnel = links.iter().find(|link| link["ifname"] == "bl-vxlan");
+        Ok(tunnel.and_then(|link| link["ifindex"].as_u64()))
+    };
+    let old = number()?.context("there is no tunnel device")?;
+    run(&node.place()?, "ip link del bl-vxlan")?;
+    let words = ["the node network was damaged", "make the tunnel device"];
+    mended(node, "the tunnel device", &words, || {
+        Ok(match number()? {
+            Some(new) => {
+                let at = |link| is_pinned(node, &format!("from_uplink-{link}"));
+                at(new) && !at(old)
+            }
+            None => false,
+        })
+    })
+    .await?;
+    for family in [Family::V4, Family::V6] {
+        stage.ping(&stage.here, family.of(&stage.there)?, "")?;
+        stage.ping(&stage.there, family.of(&stage.here)?, "")?;
+    }
+    tunnel_is_used(stage)
 }

@@ -9,6 +9,7 @@ use bowline_tests::api::{Found, address, wait};
 use bowline_tests::command::{finish, output};
 use bowline_tests::load::{self, Load};
 use bowline_tests::{EchoStage, Node, Wishes};
+use serde_json::Value;
 
 /// Within this time damage must be mended.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -33,14 +34,25 @@ async fn damage_by_hand_is_mended_within_five_seconds() -> Result<()> {
     let played = async {
         pins_and_maps(&stage).await.context("pins and maps")?;
         kernel(&stage).await.context("kernel network")?;
+        pod_link(&stage).await.context("a pod's link")?;
         differences_show(&stage).await.context("net diff")
     };
     let played: Result<()> = played.await;
     played.map_err(|error| stage.cluster.with_logs(error))
 }
 
+fn link_pins(node: &Node) -> PathBuf {
+    node.bpffs().join(format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION))
+}
+
+/// Whether a link of this name is pinned.
+pub(crate) fn is_pinned(node: &Node, name: &str) -> bool {
+    link_pins(node).join(name).exists()
+}
+
+/// The first pin whose name starts so.
 fn pin(node: &Node, starts: &str) -> Result<PathBuf> {
-    let links = node.bpffs().join(format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION));
+    let links = link_pins(node);
     let mut names = std::fs::read_dir(&links)?.collect::<Result<Vec<_>, _>>()?;
     names.sort_by_key(std::fs::DirEntry::file_name);
     let found = names.iter().find(|name| name.file_name().to_string_lossy().starts_with(starts));
@@ -52,7 +64,8 @@ fn logged(node: &Node, words: &[&str]) -> Result<bool> {
     Ok(log.lines().any(|line| words.iter().all(|word| line.contains(word))))
 }
 
-async fn mended(
+/// Waits until damage is mended and an agent's log names it: both in time.
+pub(crate) async fn mended(
     node: &Node,
     what: &str,
     words: &[&str],
@@ -158,6 +171,42 @@ async fn kernel(stage: &EchoStage) -> Result<()> {
             .expect_no_failure(damage.what)?;
     }
     Ok(())
+}
+
+/// A pod's link that is removed comes back under another number, with its programs and its entry.
+async fn pod_link(stage: &EchoStage) -> Result<()> {
+    let node = stage.node()?;
+    let pod = address(&stage.client)?;
+    let listed = || -> Result<Vec<Value>> {
+        let flags = ["net", "pods", "--name", &stage.cluster.name, "--node", &node.name];
+        let mut net = stage.cluster.bowline(&flags)?;
+        Ok(serde_json::from_str(&output(net.args(["-o", "json"]))?)?)
+    };
+    let entry = || -> Result<u64> {
+        let rows = listed()?;
+        let row = rows.iter().find(|row| row["address"] == pod.to_string());
+        row.and_then(|row| row["ifindex"].as_u64()).with_context(|| format!("no {pod}: {rows:?}"))
+    };
+    let links = || -> Result<Vec<Value>> {
+        let mut ip = node.place()?.command("ip");
+        Ok(serde_json::from_str(&output(ip.args(["-j", "link", "show", "type", "veth"]))?)?)
+    };
+    let old = entry()?;
+    let name = links()?.iter().find(|link| link["ifindex"] == old).map(|l| l["ifname"].clone());
+    let name = name.and_then(|name| name.as_str().map(str::to_owned)).context("no such link")?;
+    let pinned = |ifindex: u64| -> [bool; 2] {
+        ["from_pod", "to_pod"].map(|program| is_pinned(node, &format!("{program}-{ifindex}")))
+    };
+    ensure!(pinned(old) == [true; 2], "the link's programs are not pinned");
+    output(node.place()?.command("ip").args(["link", "del", &name]))?;
+    let words = ["the node network was damaged", "restore the link of sandbox"];
+    mended(node, "a pod's link that was removed", &words, || {
+        let new = links()?.iter().find(|link| link["ifname"] == name.as_str()).cloned();
+        let Some(new) = new.and_then(|link| link["ifindex"].as_u64()) else { return Ok(false) };
+        Ok(new != old && entry()? == new && pinned(new) == [true; 2] && pinned(old) == [false; 2])
+    })
+    .await?;
+    load::requests(&stage.place()?, EchoStage::service(), 50)?.expect_no_failure("a new link")
 }
 
 /// While no agent mends it, `net diff` says what is wrong; an agent that starts puts it right.

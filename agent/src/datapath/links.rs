@@ -290,6 +290,11 @@ pub(super) fn forget_pod(pins: &Pins, ifindex: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// The same for an uplink or tunnel device.
+pub(super) fn forget_uplink(pins: &Pins, ifindex: u32) -> io::Result<()> {
+    remove_if_there(&packet_pin(pins, PacketProgram::FromUplink, ifindex))
+}
+
 fn packet_pin(pins: &Pins, which: PacketProgram, ifindex: u32) -> PathBuf {
     pins.links.join(format!("{}-{ifindex}", which.name()))
 }

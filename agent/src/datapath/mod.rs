@@ -346,6 +346,10 @@ impl Datapath {
             if known != Some(wanted) {
                 self.pods.put(&key, &wanted)?;
             }
+            // A link that was removed by hand is made anew under another number.
+            if self.attached.get(address).is_some_and(|old| *old != pod.ifindex) {
+                self.forget_link_of(*address)?;
+            }
             self.attached.insert(*address, pod.ifindex);
         }
         self.attach_programs(pod.ifindex)?;
@@ -387,16 +391,21 @@ impl Datapath {
 
     fn try_detach(&mut self, address: IpAddr) -> Result<(), PodFailure> {
         self.pods.delete(&address.into())?;
-        // The number may be a newer pod's by now, or the pod's own with another address.
-        let others = |old: u32| self.attached.iter().any(|(a, i)| *i == old && *a != address);
-        let ifindex = self.attached.get(&address).copied();
-        if let Some(ifindex) = ifindex.filter(|old| !others(*old)) {
-            links::forget_pod(&self.pins, ifindex)?;
-        }
+        self.forget_link_of(address)?;
         // Only now: what failed is tried again under the same number.
         self.attached.remove(&address);
         self.names.change(|names| drop(names.pods.remove(&address)));
         Ok(())
+    }
+
+    /// Removes the pins of the link that an address was attached at.
+    fn forget_link_of(&self, address: IpAddr) -> io::Result<()> {
+        // The number may be a newer pod's by now, or the pod's own with another address.
+        let others = |old: u32| self.attached.iter().any(|(a, i)| *i == old && *a != address);
+        match self.attached.get(&address).copied().filter(|old| !others(*old)) {
+            Some(ifindex) => links::forget_pod(&self.pins, ifindex),
+            None => Ok(()),
+        }
     }
 
     /// Sets which node each other pod range is reached by, and how.
@@ -447,6 +456,7 @@ impl Datapath {
         if ifindex != tunnel.ifindex {
             let which = PacketProgram::FromUplink;
             links::attach_packets(&mut self.programs, &self.pins, which, ifindex, self.hook)?;
+            links::forget_uplink(&self.pins, tunnel.ifindex).map_err(SetRoutesFailed::Unpin)?;
             tunnel.ifindex = ifindex;
             let (uplinks, cgroup) = ([self.uplink, ifindex], &self.socket_cgroup);
             self.condition.set_programs(self.programs.listed(self.hook, cgroup, &uplinks));
@@ -514,6 +524,8 @@ pub enum SetRoutesFailed {
     NoTunnel,
     #[error("there is no tunnel device {name}: {source}")]
     Tunnel { name: String, source: nix::Error },
+    #[error("removing a pin of the tunnel device that was there before failed: {0}")]
+    Unpin(io::Error),
     #[error(transparent)]
     Attach(#[from] AttachProgramFailed),
     #[error(transparent)]

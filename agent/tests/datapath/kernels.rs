@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bowline_agent::datapath::{Datapath, Feature, ProgramStatus};
@@ -66,11 +65,7 @@ fn traffic_flows_without_the_features_that_have_another_way() {
     let hooks: Vec<&str> = status.programs.iter().map(|program| program.hook.as_str()).collect();
     assert!(hooks.contains(&"clsact ingress") && !hooks.contains(&"tcx ingress"), "{hooks:?}");
     // Each packet is seen by the filters alone: what the links left is gone.
-    let pins = world.here.bpffs().join(links());
-    let left = world.here.namespace.run(move || {
-        let pins = fs::read_dir(pins).unwrap();
-        pins.map(|pin| pin.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
-    });
+    let left = world.here.link_pins();
     assert!(!left.iter().any(|pin| pin.contains("_pod") || pin.contains("uplink")), "{left:?}");
 
     let mut here = refused_with(&world, here, ErrorKind::PermissionDenied);
@@ -82,11 +77,6 @@ fn traffic_flows_without_the_features_that_have_another_way() {
     };
     let mut here = refused_with(&world, here, error);
     flows_between_two_nodes(&world, &mut here);
-}
-
-/// Where links are pinned in a BPF file system.
-fn links() -> PathBuf {
-    format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION).into()
 }
 
 fn refused_with(world: &World, mut here: Datapath, expected: ErrorKind) -> Datapath {

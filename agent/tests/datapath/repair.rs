@@ -1,11 +1,12 @@
 //! What somebody breaks by hand is found, named and mended.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
-use bowline_agent::datapath::{Datapath, ServiceTable, service_table};
+use bowline_agent::datapath::{Datapath, Hop, ServiceTable, service_table};
 use bowline_ebpf_abi::{
     ABI_VERSION, Address, Backend, Edition, Pod, Route, Service, ServiceKey, ServiceLine, Slot, map,
 };
@@ -16,8 +17,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde_json::json;
 
-use crate::servers::{Connection, SERVICE, serve};
-use crate::world::{Node, World};
+use crate::servers::{Connection, SERVICE, Server, serve, service_with};
+use crate::world::{Node, TUNNEL, World};
 
 type Bytes<const N: usize> = [u8; N];
 const SERVICE_KEY: usize = size_of::<ServiceKey>();
@@ -233,6 +234,69 @@ fn detached_packet_programs_are_attached_again() {
     let left;
     (_, left) = verify(&world.here, here);
     assert_eq!(left, Vec::<String>::new());
+}
+
+/// A link that was removed by hand comes back under another number: the pod is attached there, and
+/// nothing of the old number stays.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn links_that_were_made_anew_leave_no_pins_of_the_old_ones() {
+    let mut world = World::new();
+    let (mut here, there) = world.open();
+    let tcx = world.here.link_pins().iter().any(|pin| pin.starts_with("from_pod-"));
+    let ifindex = |world: &World| world.here.pods[0].link.ifindex;
+    let old = ifindex(&world);
+    let kept = world.here.pods[1].link.ifindex;
+    world.here.rewire_pod(0);
+    let new = ifindex(&world);
+    assert_ne!(old, new);
+    // While the link is gone there is nothing to mend, and nothing fails.
+    let repairs;
+    (here, repairs) = verify(&world.here, here);
+    assert_eq!(repairs, Vec::<String>::new());
+
+    here = world.here.attach(here, &world.here.pods[0]);
+    let rows = world.here.snapshot().pods;
+    let of = |address: IpAddr| rows.iter().find(|row| row.address == address).unwrap().ifindex;
+    let pod = &world.here.pods[0];
+    assert_eq!([of(pod.address.into()), of(pod.address6.into())], [new, new], "PODS");
+    for (ifindex, there) in [(old, false), (new, tcx), (kept, tcx)] {
+        for program in ["from_pod", "to_pod"] {
+            assert_eq!(pins_of(&world, program, ifindex), there, "{program} of {ifindex}");
+        }
+    }
+    let (mut here, repairs) = verify(&world.here, here);
+    assert_eq!(repairs, Vec::<String>::new(), "all is attached");
+    let servers = world.backends().map(Server::start);
+    here.apply_services(&service_with(&world.backends().map(|pod| pod.address))).unwrap();
+    let asks = |world: &World| {
+        let before = world.here.counted("balanced");
+        world.client().namespace.run(|| {
+            for _ in 0..8 {
+                Connection::open(SERVICE).unwrap().ask("hello").unwrap();
+            }
+        });
+        // Outside the cgroup no socket hook runs: only the new link's programs translate.
+        assert!(world.here.counted("balanced") > before);
+    };
+    asks(&world);
+
+    let (here, _there) = world.tunnel(here, there);
+    let old = world.here.namespace.ifindex(TUNNEL);
+    assert_eq!(pins_of(&world, "from_uplink", old), tcx);
+    world.here.remake_tunnel();
+    let new = world.here.namespace.ifindex(TUNNEL);
+    let here = world.here.lead(here, &world.there, [Hop::Tunnel(world.there.address().into()); 2]);
+    let pinned = [old, new].map(|ifindex| pins_of(&world, "from_uplink", ifindex));
+    assert_eq!(pinned, [false, tcx], "pins of the old tunnel device and of the new one");
+    let (_here, repairs) = verify(&world.here, here);
+    assert_eq!(repairs, Vec::<String>::new(), "all is attached");
+    asks(&world);
+    drop(servers);
+}
+
+fn pins_of(world: &World, program: &str, ifindex: u32) -> bool {
+    world.here.link_pins().contains(&format!("{program}-{ifindex}"))
 }
 
 /// Services 10.9.x.y:80, each with backends of its own.

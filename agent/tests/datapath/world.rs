@@ -277,7 +277,7 @@ impl Node {
         })
     }
 
-    fn attach(&self, mut datapath: Datapath, pod: &Pod) -> Datapath {
+    pub(crate) fn attach(&self, mut datapath: Datapath, pod: &Pod) -> Datapath {
         let link = pod.link.clone();
         self.namespace.run(move || {
             datapath.attach_pod(&link).unwrap();
@@ -309,11 +309,34 @@ impl Node {
     fn add_pod(&mut self, number: u8) {
         let namespace = Namespace::new();
         namespace.plain_ipv6();
-        let address = Ipv4Addr::new(10, 240, self.number, number);
         let last = u16::from(number);
         let address6 = Ipv6Addr::new(0xfd00, 10, 240, self.number.into(), 0, 0, 0, last);
-        let host = format!("pod{number}");
-        let tid = namespace.tid;
+        let address = Ipv4Addr::new(10, 240, self.number, number);
+        let link = PodLink {
+            uid: format!("uid-{number}"),
+            namespace: "default".to_owned(),
+            ifindex: 0,
+            name: format!("pod{number}"),
+            addresses: vec![address.into(), address6.into()],
+            mac: [2, 0, 0, 0, 0, number],
+            netns: PathBuf::from(format!("/proc/{}/ns/net", namespace.tid)),
+        };
+        self.pods.push(Pod { namespace, address, address6, link });
+        let last = self.pods.len() - 1;
+        self.wire_pod(last);
+    }
+
+    /// Removes a pod's link at the node's side and makes it anew, as somebody's `ip link del` and
+    /// the agent's node network loop do.
+    pub(crate) fn rewire_pod(&mut self, index: usize) {
+        self.namespace.ip(&format!("link del {}", self.pods[index].link.name));
+        self.wire_pod(index);
+    }
+
+    fn wire_pod(&mut self, index: usize) {
+        let pod = &mut self.pods[index];
+        let (address, address6, tid) = (pod.address, pod.address6, pod.namespace.tid);
+        let (host, number) = (&pod.link.name, pod.link.mac[5]);
         let (gateway, mac) = ("02:00:00:00:ff:01", format!("02:00:00:00:00:{number:02x}"));
         self.namespace.ip_batch(format!(
             "link add {host} type veth peer name eth0 netns {tid}\n\
@@ -323,7 +346,7 @@ impl Node {
              neigh add {address} lladdr {mac} dev {host} nud permanent\n\
              neigh add {address6} lladdr {mac} dev {host} nud permanent\n"
         ));
-        namespace.ip_batch(format!(
+        pod.namespace.ip_batch(format!(
             "link set eth0 address {mac} up\n\
              addr add {address}/32 dev eth0\n\
              addr add {address6}/128 dev eth0 nodad\n\
@@ -334,16 +357,29 @@ impl Node {
              neigh add 169.254.1.1 lladdr {gateway} dev eth0 nud permanent\n\
              neigh add fe80::1 lladdr {gateway} dev eth0 nud permanent\n"
         ));
-        let link = PodLink {
-            uid: format!("uid-{number}"),
-            namespace: "default".to_owned(),
-            ifindex: self.namespace.ifindex(&host),
-            name: host,
-            addresses: vec![address.into(), address6.into()],
-            mac: [2, 0, 0, 0, 0, number],
-            netns: PathBuf::from(format!("/proc/{tid}/ns/net")),
-        };
-        self.pods.push(Pod { namespace, address, address6, link });
+        pod.link.ifindex = self.namespace.ifindex(host);
+    }
+
+    fn tunnel_lines(&self) -> String {
+        let [a, b, c, d] = self.address().octets();
+        format!(
+            "link add {TUNNEL} type vxlan external dstport 4789\n\
+             link set {TUNNEL} address 06:62:{a:02x}:{b:02x}:{c:02x}:{d:02x} up\n"
+        )
+    }
+
+    /// Removes the tunnel device and makes it anew.
+    pub(crate) fn remake_tunnel(&self) {
+        self.namespace.ip_batch(format!("link del {TUNNEL}\n{}", self.tunnel_lines()));
+    }
+
+    /// The names of what is pinned of its data plane's links.
+    pub(crate) fn link_pins(&self) -> Vec<String> {
+        let pins = self.bpffs().join(format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION));
+        self.namespace.run(move || {
+            let pins = fs::read_dir(pins).unwrap();
+            pins.map(|pin| pin.unwrap().file_name().into_string().unwrap()).collect()
+        })
     }
 }
 
@@ -447,15 +483,13 @@ impl World {
             let (address, address6) = (node.address(), node.address6());
             let [range, range6] = other.ranges();
             let (gateway, gateway6) = (other.address(), other.address6());
-            let [a, b, c, d] = address.octets();
             node.namespace.ip_batch(format!(
                 "addr add {address}/24 dev {UPLINK}\n\
                  addr add {address6}/64 dev {UPLINK} nodad\n\
                  link set {UPLINK} up\n\
                  route add {range} via {gateway}\n\
-                 route add {range6} via {gateway6}\n\
-                 link add {TUNNEL} type vxlan external dstport 4789\n\
-                 link set {TUNNEL} address 06:62:{a:02x}:{b:02x}:{c:02x}:{d:02x} up\n"
+                 route add {range6} via {gateway6}\n{}",
+                node.tunnel_lines()
             ));
         }
         here.add_pod(5);
