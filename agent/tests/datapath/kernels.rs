@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use bowline_agent::datapath::{Datapath, Feature, ProgramStatus};
@@ -32,6 +32,7 @@ fn traffic_flows_between_two_nodes() {
     println!("bowline-fact programs {count}/{}", status.programs.len());
     assert!(count >= 11 && count == status.programs.len(), "{:?}", status.programs);
     flows_between_two_nodes(&world, &mut here);
+    packets_take_the_short_ways(&world);
 
     let (mut here, _there) = world.tunnel(here, there);
     let far = world.backends()[1];
@@ -116,11 +117,71 @@ fn flows_to(world: &World, here: &mut Datapath, backend: &Pod) {
     }
 }
 
+/// Packets of a pod go straight into the network namespace of a pod beside it, and to another node
+/// past their own node's stack.
+fn packets_take_the_short_ways(world: &World) {
+    const DATAGRAMS: u32 = 200;
+    /// Other packets that may be on the way meanwhile.
+    const OTHERS: u64 = 20;
+    let _servers = world.backends().map(Server::start);
+    for (backend, way) in world.backends().into_iter().zip(["redirect_peer", "redirect_neigh"]) {
+        for address in [IpAddr::from(backend.address), backend.address6.into()] {
+            let pods = [world.client(), world.backends()[0]];
+            // A packet that is sent out of the host side of a veth counts there.
+            let counts = || {
+                let links = pods.map(|pod| sent(&world.here, &pod.link.name));
+                [links[0], links[1], forwarded(&world.here, address.is_ipv6())]
+            };
+            let before = counts();
+            world.client().namespace.run(move || ping_pong((address, BACKEND_PORT), DATAGRAMS));
+            let after = counts();
+            let more = [0, 1, 2].map(|n| after[n] - before[n]);
+            println!("{DATAGRAMS} datagrams to {address}: {more:?} sent, sent, forwarded");
+            assert!(more.iter().all(|count| *count < OTHERS), "{way} to {address}: {more:?}");
+        }
+    }
+}
+
+/// Sends datagrams, each after the answer to the one before.
+fn ping_pong(to: (IpAddr, u16), datagrams: u32) {
+    let any: SocketAddr = if to.0.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(to).unwrap();
+    for number in 0..datagrams {
+        socket.send(number.to_string().as_bytes()).unwrap();
+        let mut buffer = [0; 128];
+        let length = socket.recv(&mut buffer).unwrap();
+        let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(answer.ends_with(&format!(" {number}")), "{answer}");
+    }
+}
+
 /// How many packets a device of this node has sent.
-fn sent(node: &Node, device: &'static str) -> u64 {
+fn sent(node: &Node, device: &str) -> u64 {
     let list = node.namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
     let line = list.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'));
     line.unwrap().split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+/// How many packets of a family this node's own stack has passed on.
+fn forwarded(node: &Node, v6: bool) -> u64 {
+    let read = |name: &'static str| {
+        node.namespace
+            .run(move || fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap())
+    };
+    let count = if v6 {
+        let text = read("snmp6");
+        let line = text.lines().find_map(|line| line.strip_prefix("Ip6OutForwDatagrams"));
+        line.unwrap().trim().to_owned()
+    } else {
+        let text = read("snmp");
+        let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut columns = names.split(' ').zip(values.split(' '));
+        columns.find(|(name, _)| *name == "ForwDatagrams").unwrap().1.to_owned()
+    };
+    count.parse().unwrap()
 }
 
 /// A number that has stopped to change: a closed connection has some packets left to send.
