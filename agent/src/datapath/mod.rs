@@ -19,6 +19,7 @@ mod migrate;
 mod mirror;
 mod names;
 mod netlink;
+mod netns;
 mod pins;
 mod programs;
 mod resize;
@@ -229,7 +230,7 @@ impl Datapath {
         }
         let migration = Migration::begin(&config.bpffs, &pins)?;
         let resized = resize::set_aside(&pins, &config.sizes)?;
-        let mut programs = Programs::load(&pins, &config.sizes, &features)?;
+        let mut programs = Programs::load(&pins, &config.sizes, &features, &config.socket_cgroup)?;
         resize::copy_back(&pins, &resized)?;
         migration.take_over(&programs)?;
 

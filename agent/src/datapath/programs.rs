@@ -13,6 +13,7 @@ use super::MapSizes;
 use super::condition::LoadedProgram;
 use super::features::{Feature, Features};
 use super::links::PacketHook;
+use super::netns;
 use super::pins::Pins;
 use super::syscall::{self, AttachPoint};
 
@@ -114,6 +115,7 @@ impl Programs {
         pins: &Pins,
         sizes: &MapSizes,
         features: &Features,
+        socket_cgroup: &Path,
     ) -> Result<Self, LoadProgramsFailed> {
         if OBJECT.is_empty() {
             return Err(LoadProgramsFailed::NotBuilt);
@@ -124,8 +126,12 @@ impl Programs {
         let can_set_retval = u32::from(features.uses(Feature::SetRetval));
         let (last_peer, lines) = (sizes.peers - 1, sizes.service_lines());
         let connections_row = sizes.connections_row();
-        // Before Linux 5.14 nobody tells; no namespace has the number 0.
-        let node_netns = syscall::netns_cookie().unwrap_or(0);
+        // No namespace has the number 0: datagrams of the node's own unconnected sockets to ports
+        // that a service has not are not refused then, as those of pods are not.
+        let node_netns = netns::cookie(socket_cgroup).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the number of the node's network namespace is not known");
+            0
+        });
         let maps: &PathBuf = &pins.maps;
         let mut loader = EbpfLoader::new();
         loader

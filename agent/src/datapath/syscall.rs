@@ -11,7 +11,6 @@ use std::path::Path;
 
 use bowline_ebpf_abi::Plain;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -28,18 +27,16 @@ const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
-/// The cookie of this thread's network namespace, as `bpf_get_netns_cookie` tells it of sockets in
-/// it (Linux 5.14, socket(7) `SO_NETNS_COOKIE`).
-pub(super) fn netns_cookie() -> io::Result<u64> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+/// A number that the kernel has for a socket (`SO_COOKIE`) or for its network namespace
+/// (`SO_NETNS_COOKIE`).
+pub(super) fn socket_cookie(socket: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: the kernel writes as many bytes as `length` says to a value of that size.
     let status = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
+            option,
             (&raw mut cookie).cast(),
             &raw mut length,
         )
@@ -472,6 +469,10 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 
 /// Instructions, as the kernel's `instruction-set.rst` has them.
 pub(super) mod instruction {
+    use std::os::fd::BorrowedFd;
+
+    use super::raw;
+
     pub(in super::super) const EXIT: u64 = 0x95;
     /// Register 0 becomes 1: a socket program allows.
     pub(in super::super) const ALLOW: u64 = 1 << 32 | 0xb7;
@@ -482,6 +483,31 @@ pub(super) mod instruction {
 
     pub(in super::super) const fn call(helper: u64) -> u64 {
         helper << 32 | 0x85
+    }
+
+    pub(in super::super) const fn copy(to: u64, from: u64) -> u64 {
+        from << 12 | to << 8 | 0xbf
+    }
+
+    /// A register becomes a number of 64 bits.
+    pub(in super::super) const fn constant(register: u64, value: u64) -> [u64; 2] {
+        [value << 32 | register << 8 | 0x18, value >> 32 << 32]
+    }
+
+    /// A register becomes the place of an array's first value.
+    pub(in super::super) fn value_of(register: u64, array: BorrowedFd<'_>) -> [u64; 2] {
+        const MAP_VALUE: u64 = 2;
+        [u64::from(raw(array)) << 32 | MAP_VALUE << 12 | register << 8 | 0x18, 0]
+    }
+
+    /// Goes on so many instructions later if two registers differ.
+    pub(in super::super) const fn skip_unless_equal(one: u64, other: u64, by: u16) -> u64 {
+        (by as u64) << 16 | other << 12 | one << 8 | 0x5d
+    }
+
+    /// Stores the 64 bits of a register at the place that another one holds.
+    pub(in super::super) const fn store(at: u64, from: u64) -> u64 {
+        from << 12 | at << 8 | 0x7b
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -43,8 +44,11 @@ fn filters_replace_each_other_and_outlive_their_maker() {
 
 fn replaced(pins: &Pins) {
     let features = Features::probe(BTreeSet::new());
-    let load =
-        || Programs::load(pins, &MapSizes::default(), &features).unwrap_or_else(|e| panic!("{e}"));
+    let load = || {
+        let cgroup = Path::new("/sys/fs/cgroup");
+        Programs::load(pins, &MapSizes::default(), &features, cgroup)
+            .unwrap_or_else(|e| panic!("{e}"))
+    };
     let attach = |programs: &mut Programs| {
         for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
             links::attach_packets(programs, pins, which, LOOPBACK, PacketHook::Clsact).unwrap();
