@@ -24,6 +24,7 @@ pub mod place;
 pub mod pod_network;
 pub mod registry;
 pub mod rules;
+pub mod running;
 
 pub use cluster::{Cluster, Wishes};
 pub use echo::EchoStage;
@@ -31,3 +32,4 @@ pub use guest::Guest;
 pub use load::{Load, LoadReport};
 pub use node::Node;
 pub use place::Place;
+pub use running::Running;

@@ -179,14 +179,14 @@ async fn make_pods(cluster: &Cluster) -> Result<[Pod; 3]> {
     let api = cluster.api().await?;
     for (name, node) in [("here", "node1"), ("beside", "node1"), ("there", "node2")] {
         let pod = json!({
-            "metadata": { "name": name, "labels": { "app": "stage" } },
+            "metadata": { "name": name, "labels": { "app": "stage", "pod": name } },
             "spec": {
                 "nodeName": node,
                 "terminationGracePeriodSeconds": 1,
                 "containers": [{
                     "name": "stage",
                     "image": format!("{}/workload:v1", crate::registry::ADDRESS),
-                    "args": ["serve", "--http", "9376"],
+                    "args": ["serve", "--listen", "::", "--http", "9376"],
                 }],
             },
         });

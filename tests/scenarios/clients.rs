@@ -4,9 +4,8 @@
 //! Every answer says who answered and whom it saw: a client must be seen by its own address.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +13,7 @@ use bowline_tests::api::{Api, uid};
 use bowline_tests::command::output;
 use bowline_tests::load::{self, LoadReport};
 use bowline_tests::pod_network::Family;
-use bowline_tests::{Cluster, Guest, Place, Wishes};
+use bowline_tests::{Cluster, Guest, Place, Running, Wishes};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
@@ -600,48 +599,6 @@ impl<'a> Stage<'a> {
             );
         }
         Ok(())
-    }
-}
-
-/// A program that runs until this value is dropped, and what it prints.
-struct Running {
-    process: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = BufReader::new(process.stdout.take().context("no output")?);
-        Ok(Self { process, output })
-    }
-
-    /// Starts it and waits until it prints a line that starts with these words.
-    fn until(command: Command, words: &str) -> Result<Self> {
-        let mut running = Self::start(command)?;
-        let mut said = String::new();
-        while running.output.read_line(&mut said)? > 0 {
-            if said.lines().any(|line| line.starts_with(words)) {
-                return Ok(running);
-            }
-        }
-        bail!("a program did not say {words:?} but {said:?}")
-    }
-
-    /// Closes its input and gives the rest of what it prints.
-    fn rest(&mut self) -> Result<String> {
-        drop(self.process.stdin.take());
-        let mut text = String::new();
-        self.output.read_to_string(&mut text)?;
-        Ok(text)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.process.kill());
-        drop(self.process.wait());
     }
 }
 

@@ -15,6 +15,7 @@ mod first_light;
 mod kubectl;
 mod pod_network;
 mod pod_throughput;
+mod refusals;
 mod repair;
 mod services;
 mod upgrade;
