@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use bowline_tests::api::{Api, address};
+use bowline_tests::api::{Api, address, uid};
 use bowline_tests::load::{self, Load, LoadReport};
-use bowline_tests::{Cluster, Wishes};
+use bowline_tests::{Cluster, Running, Wishes};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
@@ -17,6 +17,43 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a pod serves after it was told to end.
 const LAMEDUCK: Duration = Duration::from_secs(20);
+
+/// Connections of each client that talks to a pod on its way out.
+const TALKING: usize = 10;
+
+/// Keeps connections to a service's echo port until the other end closes them; prints when that
+/// was, or what happened instead.
+const TALK: &str = r#"
+import json, socket, sys, time
+kept = [socket.create_connection((sys.argv[1], 7), 5) for _ in range(int(sys.argv[2]))]
+rounds, ended, end = 0, [], time.monotonic() + 120
+while kept and time.monotonic() < end:
+    for s in list(kept):
+        try:
+            s.sendall(b'?')
+            said = s.recv(1)
+            why = None if said == b'?' else 'closed' if not said else str(said)
+        except (ConnectionResetError, BrokenPipeError):
+            why = 'closed'
+        except OSError as error:
+            why = str(error)
+        if why:
+            ended.append((time.time(), why))
+            kept.remove(s)
+    rounds += 1
+    if rounds == 1:
+        print('begun', flush=True)
+    time.sleep(0.02)
+print(json.dumps({'rounds': rounds, 'ended': ended}))
+"#;
+
+/// What [`TALK`] printed.
+#[derive(serde::Deserialize)]
+struct Talked {
+    rounds: u64,
+    /// In seconds since 1970, and why.
+    ended: Vec<(f64, String)>,
+}
 
 /// One pod on each node, `web1` to `web3`; the third listens elsewhere, under the same port name.
 struct Stage {
@@ -120,6 +157,7 @@ impl Stage {
                 "ports": [
                     { "name": "web", "port": 80, "targetPort": "web" },
                     { "name": "echo", "port": 80, "targetPort": 7007, "protocol": "UDP" },
+                    { "name": "talk", "port": 7, "targetPort": 7007 },
                 ],
             },
         });
@@ -251,15 +289,33 @@ impl Stage {
     }
 
     /// No new connection to a pod on its way out while another is ready; used while there is no
-    /// other.
+    /// other. What is open stays so until the pod ends it, whichever way it was balanced.
     async fn on_the_way_out(&self) -> Result<()> {
         self.expect(1, 7, &[3]).await?;
+        let web1 = self.api.of::<Pod>().get("web1").await?;
+        let unhooked = self.cluster.nodes[0].pod_network(&uid(&web1))?;
+        let mut talking = Vec::new();
+        for place in [self.cluster.nodes[0].place()?, unhooked] {
+            let mut python = place.command("python3");
+            python.args(["-c", TALK, &vip(7).ip().to_string(), &TALKING.to_string()]);
+            talking.push(Running::until(python, "begun")?);
+        }
+        let deleted = SystemTime::now();
         self.api.of::<Pod>().delete("web3", &DeleteParams::default()).await?;
         let start = Instant::now();
         self.expect(1, 1, &[1, 2]).await.context("others are ready")?;
         self.expect(1, 7, &[3]).await.context("no other is there")?;
         ensure!(start.elapsed() < LAMEDUCK - Duration::from_secs(3), "too slow to tell");
         self.api.no_pods("pod=web3", PATIENCE).await?;
+        for mut talking in talking {
+            let Talked { rounds, ended } = serde_json::from_str(&talking.rest()?)?;
+            ensure!(ended.len() == TALKING, "{} connections, {rounds} rounds", ended.len());
+            for (at, why) in ended {
+                let after = (UNIX_EPOCH + Duration::from_secs_f64(at)).duration_since(deleted)?;
+                ensure!(after >= LAMEDUCK, "{why} {after:?} after the pod was told to end");
+                ensure!(why == "closed", "not ended by the pod: {why} after {after:?}");
+            }
+        }
         self.expect(1, 7, &[]).await.context("gone")?;
         self.expect(3, 2, &[]).await.context("internalTrafficPolicy without a pod here")?;
         self.expect(3, 3, &[1, 2]).await.context("no endpoint in the zone")
