@@ -203,14 +203,12 @@ async fn make_pods(cluster: &Cluster) -> Result<[Pod; 3]> {
 /// A host beside the nodes, on their bridge. It goes when this value is dropped.
 pub struct Outsider {
     name: String,
-    pub address: IpAddr,
 }
 
 impl Outsider {
     /// Make it: a namespace with a link to the bridge.
     pub fn beside(cluster: &Cluster) -> Result<Self> {
-        let outsider =
-            Self { name: format!("{}-out", cluster.name), address: [172, 30, 0, 254].into() };
+        let outsider = Self { name: format!("{}-out", cluster.name) };
         output(crate::command::command("ip").args(["netns", "add", &outsider.name]))?;
         let bridge = cluster.bridge_place()?;
         let peer = format!("ip link add out type veth peer name eth0 netns {}", outsider.name);
@@ -219,8 +217,17 @@ impl Outsider {
         let own = outsider.place();
         run(&own, "ip link set lo up")?;
         run(&own, "ip link set eth0 up")?;
-        run(&own, &format!("ip addr add {}/24 dev eth0", outsider.address))?;
+        run(&own, &format!("ip addr add {}/24 dev eth0", Self::address(Family::V4)))?;
+        run(&own, &format!("ip addr add {}/64 dev eth0 nodad", Self::address(Family::V6)))?;
         Ok(outsider)
+    }
+
+    /// Its address, in the network of the nodes.
+    pub fn address(family: Family) -> IpAddr {
+        match family {
+            Family::V4 => [172, 30, 0, 254].into(),
+            Family::V6 => [0xfd00, 0x172, 0x30, 0, 0, 0, 0, 0xfe].into(),
+        }
     }
 
     /// Inside of it.
