@@ -53,7 +53,7 @@ async fn after_sigkill_of_everything() -> Result<()> {
     nothing_left(&with_neighbour)?;
     cluster.down()?;
     nothing_left(&with_neighbour)?;
-    neighbour.is_whole().await?;
+    neighbour.expect_whole().await?;
     nothing_left(&before)
 }
 
@@ -80,7 +80,7 @@ impl Neighbour {
     }
 
     /// Every request was answered, and everything is as it was; then it goes.
-    async fn is_whole(self) -> Result<()> {
+    async fn expect_whole(self) -> Result<()> {
         let seen = self.load.stop()?;
         seen.expect_no_failure("at the neighbour's service")?;
         println!("{} requests at the neighbour's service, 0 failed", seen.ok);
