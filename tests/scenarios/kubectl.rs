@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::api::Api;
 use bowline_tests::command::shown;
 use bowline_tests::kubectl::Kubectl;
 use bowline_tests::{Cluster, Wishes, artifacts};
@@ -21,6 +22,7 @@ async fn the_everyday_verbs_of_both_releases() -> Result<()> {
     let cluster = Cluster::up(&wishes)?;
     for version in ["1.32", "1.36"] {
         let kubectl = Kubectl::new(version, &cluster)?;
+        says(&kubectl, "version --client", &[&format!("Client Version: v{version}.")])?;
         play(&cluster, &kubectl)
             .await
             .with_context(|| format!("kubectl {version}"))
@@ -56,6 +58,8 @@ async fn play(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     says(kubectl, "label pods -l app=web tier=front", &["labeled"])?;
     says(kubectl, "get pods -l tier=front --no-headers", &["web-"])?;
     create_and_delete(kubectl)?;
+    every_kind(cluster, &api, kubectl).await?;
+    a_changed_manifest(cluster, kubectl)?;
     says(kubectl, &format!("delete -f {manifest}"), &["deleted"])?;
     api.no_pods("app=web", PATIENCE).await
 }
@@ -233,4 +237,89 @@ fn create_and_delete(kubectl: &Kubectl) -> Result<()> {
     says(kubectl, "get configmap settings -n side -o jsonpath={.data.a}", &["1"])?;
     says(kubectl, "delete configmap settings -n side", &["deleted"])?;
     says(kubectl, "delete namespace side", &["deleted"])
+}
+
+const CREATED: &str = r#"
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: plain}
+spec:
+  replicas: 1
+  selector: {app: plain}
+  template:
+    metadata: {labels: {app: plain}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - {name: plain, image: "172.30.0.1:5000/workload:v1"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hidden}
+stringData: {password: not-for-the-screen}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: plain}
+data: {colour: blue}
+"#;
+
+/// `create -f`, and what is shown of the kinds that have no pods of their own.
+async fn every_kind(cluster: &Cluster, api: &Api, kubectl: &Kubectl) -> Result<()> {
+    let manifest = cluster.dir.join("logs/created.yaml");
+    std::fs::write(&manifest, CREATED)?;
+    let manifest = manifest.display();
+    let create = format!("create -f {manifest}");
+    let created =
+        ["replicationcontroller/plain created", "secret/hidden created", "configmap/plain created"];
+    says(kubectl, &create, &created)?;
+    let again = kubectl.try_run(&create)?;
+    let error = String::from_utf8_lossy(&again.stderr);
+    ensure!(!again.status.success() && error.contains("AlreadyExists"), "`{create}`: {error}");
+
+    says(kubectl, "scale rc plain --replicas=2", &["replicationcontroller/plain scaled"])?;
+    api.ready_pods("app=plain", 2, PATIENCE).await?;
+    says(kubectl, "wait --for=jsonpath={.status.readyReplicas}=2 rc/plain", &["condition met"])?;
+    let listed = [
+        "replicationcontroller/plain",
+        "replicaset.apps/web-",
+        "endpoints/web",
+        "endpointslice.discovery.k8s.io/web-",
+        "SuccessfulCreate",
+        "secret/hidden",
+        "serviceaccount/default",
+        "configmap/plain",
+        "namespace/default",
+    ];
+    says(kubectl, "get rc,rs,ep,endpointslices,events,leases,secrets,sa,cm,ns", &listed)?;
+    says(kubectl, "get leases -A", &["kube-node-lease", "node1", "node2"])?;
+
+    says(kubectl, "describe rc plain", &["Replicas", "2 current / 2 desired", "SuccessfulCreate"])?;
+    says(kubectl, "describe rs -l app=web", &["Controlled By", "Deployment/web", "Pods Status"])?;
+    says(kubectl, "describe cm plain", &["colour", "blue"])?;
+    says(kubectl, "describe service web", &["Port", "http  80/TCP", "Endpoints", "10.240."])?;
+    let secret = kubectl.run("describe secret hidden")?;
+    ensure!(secret.contains("18 bytes") && !secret.contains("screen"), "{secret}");
+    let deleted = ["\"plain\" deleted", "\"hidden\" deleted"];
+    says(kubectl, &format!("delete -f {manifest}"), &deleted)?;
+    api.no_pods("app=plain", PATIENCE).await
+}
+
+/// Another image of the same deployment, and a variable that it did not have.
+fn a_changed_manifest(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
+    let text = std::fs::read_to_string(artifacts::example("web.yaml"))?;
+    let image = "image: 172.30.0.1:5000/workload:v2\n          env: [{name: MOOD, value: calm}]";
+    let changed = text.replace("image: 172.30.0.1:5000/workload:v1", image);
+    ensure!(changed != text, "web.yaml has another image");
+    let manifest = cluster.dir.join("logs/changed.yaml");
+    std::fs::write(&manifest, changed)?;
+    let apply = format!("apply -f {}", manifest.display());
+    says(kubectl, &apply, &["deployment.apps/web configured", "service/web unchanged"])?;
+    says(kubectl, "rollout status deployment/web --timeout=60s", &["successfully rolled out"])?;
+    let live =
+        "{range .items[*]}{.spec.containers[0].image}/{.spec.containers[0].env[0].value} {end}";
+    let mut get = kubectl.command("get pods -l app=web --field-selector=status.phase=Running");
+    let live = bowline_tests::command::output(get.arg(format!("-ojsonpath={live}")))?;
+    ensure!(live.contains("workload:v2/calm"), "the pods are {live}");
+    says(kubectl, &apply, &["deployment.apps/web unchanged"])
 }
