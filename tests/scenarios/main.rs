@@ -6,6 +6,7 @@ mod api_errors;
 mod bad_input;
 mod churn;
 mod cleanup;
+mod cli;
 mod clients;
 mod crashes;
 mod datapath;
