@@ -166,7 +166,7 @@ fn requirement(requirement: &NodeSelectorRequirement, have: Option<&str>) -> boo
     }
 }
 
-/// The message of the event `FailedScheduling` and of the condition `PodScheduled`: each reason with
+/// The message of the event `FailedScheduling` and of the condition `PodScheduled`: each reason and
 /// the nodes that have it. A node that is short of two resources is named twice.
 pub(crate) fn explain(refusals: &Refusals) -> String {
     if refusals.is_empty() {
