@@ -5,13 +5,17 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bowline_ebpf_abi::ABI_VERSION;
-use bowline_tests::api::{Found, wait};
+use bowline_tests::api::{Found, node_of, uid, wait};
 use bowline_tests::artifacts;
+use bowline_tests::command::output;
 use bowline_tests::load::{self, Load};
-use bowline_tests::{EchoStage, Node, Wishes};
+use bowline_tests::{EchoStage, Node, Place, Running, Wishes, registry};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::PostParams;
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const REPLACEMENTS: usize = 10;
@@ -19,10 +23,74 @@ const REPLACEMENTS: usize = 10;
 const WORKERS: u32 = 16;
 const EVERY_US: u32 = 16_000;
 const OPEN: u32 = 20;
+/// Of fresh connections a second, on average.
+const LEAST_RATE: f64 = 800.0;
+/// The last parts of the addresses of services with session affinity: each keeps a pod of its own.
+const STICKY: std::ops::Range<u8> = 30..38;
 /// After so long TCP asks again: a first packet that went nowhere costs this, and no error.
 const SECOND_TRY: Duration = Duration::from_secs(1);
 /// Of the build with other layouts.
 const NEXT_VERSION: u32 = ABI_VERSION + 1;
+
+/// Asks by connected UDP sockets that it keeps, until its input is closed; prints how often, and
+/// which answers were missing, were another pod's than before, or had another name than the
+/// service's.
+const CONVERSE: &str = r#"
+import json, select, socket, sys, time
+target, end, asked, wrong, kept = (sys.argv[1], int(sys.argv[2])), time.monotonic() + 600, 0, [], []
+for _ in range(int(sys.argv[3])):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(2)
+    s.connect(target)
+    kept.append([s, None])
+def ask(entry):
+    s, pod = entry
+    text = f'question {asked}'
+    s.send(text.encode())
+    data, peer = s.recvfrom(2048)
+    answer = json.loads(data)
+    if (peer, s.getpeername(), answer['text']) != (target, target, text):
+        wrong.append(f'{text}: {answer} by {peer}, peer {s.getpeername()}')
+    if pod not in (None, answer['pod']):
+        wrong.append(f'{text}: {answer} after {pod}')
+    entry[1] = answer['pod']
+while not select.select([sys.stdin], [], [], 0.005)[0] and time.monotonic() < end:
+    for entry in kept:
+        asked += 1
+        try:
+            ask(entry)
+        except OSError as error:
+            wrong.append(f'question {asked}: {error}')
+    if asked == len(kept):
+        print('begun', flush=True)
+print(json.dumps({'asked': asked, 'wrong': wrong}))
+"#;
+
+/// Opens a connection to each of these services in turn, until its input is closed; prints how
+/// often, and which were answered by another pod than the first time or not at all.
+const RETURN: &str = r#"
+import json, select, socket, sys, time
+end, asked, wrong, pods = time.monotonic() + 600, 0, [], {}
+def who(host):
+    with socket.create_connection((host, 80), 5) as s:
+        s.sendall(b'GET / HTTP/1.0\r\nConnection: close\r\n\r\n')
+        text = b''
+        while part := s.recv(4096):
+            text += part
+    return json.loads(text.split(b'\r\n\r\n', 1)[1])['pod']
+while not select.select([sys.stdin], [], [], 0.01)[0] and time.monotonic() < end:
+    for host in sys.argv[1:]:
+        asked += 1
+        try:
+            pod = who(host)
+            if pods.setdefault(host, pod) != pod:
+                wrong.append(f'{host}: {pod} after {pods[host]}')
+        except (OSError, IndexError) as error:
+            wrong.append(f'{host}: {error}')
+    if asked == len(sys.argv[1:]):
+        print('begun', flush=True)
+print(json.dumps({'asked': asked, 'wrong': wrong}))
+"#;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
@@ -30,48 +98,192 @@ async fn an_upgrade_under_load_breaks_nothing() -> Result<()> {
     let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
     // An agent that is killed all the time says nothing, and its pods shall stay for all that.
     wishes.flags.extend(["--node-monitor-grace-period", "120"].map(str::to_owned));
-    let stage = EchoStage::up(&wishes).await?;
+    let stage = Stage::up(EchoStage::up(&wishes).await?).await?;
     let played = async {
         same_layouts(&stage).await.context("builds with the same layouts")?;
         other_layouts(&stage).await.context("a build with other layouts and back")?;
         broken_off(&stage).await.context("takeovers that are killed")
     };
     let played: Result<()> = played.await;
-    played.map_err(|error| stage.cluster.with_logs(error))
+    played.map_err(|error| stage.echo.cluster.with_logs(error))
+}
+
+/// The scenario's cluster, and more than its echo service.
+struct Stage {
+    echo: EchoStage,
+    /// Pods on the client's node whose programs no socket hook sees. What a hook balances has the
+    /// backend's name from the start, and may get a port that packets of a flow have already: so
+    /// these are pods of their own.
+    unhooked: [Pod; 2],
+}
+
+impl Stage {
+    async fn up(echo: EchoStage) -> Result<Self> {
+        let api = echo.cluster.api().await?;
+        for last in STICKY {
+            let service: Service = serde_json::from_value(json!({
+                "metadata": { "name": format!("sticky{last}") },
+                "spec": {
+                    "clusterIP": format!("10.9.8.{last}"),
+                    "selector": { "app": "echo" },
+                    "sessionAffinity": "ClientIP",
+                    "ports": [{ "port": 80, "targetPort": 9376 }],
+                },
+            }))?;
+            api.of().create(&PostParams::default(), &service).await?;
+        }
+        for name in ["unhooked1", "unhooked2"] {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": { "name": name, "labels": { "app": "unhooked" } },
+                "spec": {
+                    "nodeName": node_of(&echo.client),
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [{
+                        "name": "unhooked",
+                        "image": format!("{}/workload:v1", registry::ADDRESS),
+                    }],
+                },
+            }))?;
+            api.of().create(&PostParams::default(), &pod).await?;
+        }
+        let unhooked = api.ready_pods("app=unhooked", 2, PATIENCE).await?;
+        let unhooked = <[Pod; 2]>::try_from(unhooked).map_err(|_| anyhow!("not two pods"))?;
+        for last in STICKY {
+            api.endpoints(&format!("sticky{last}"), echo.servers.len(), PATIENCE).await?;
+        }
+        echo.cluster.agrees(PATIENCE).await?;
+        Ok(Self { echo, unhooked })
+    }
 }
 
 /// What runs while agents come and go.
 struct Traffic {
     fresh: Load,
     open: Load,
+    /// No socket hook sees these: the pod's link balances them, and remembers it in FLOWS.
+    unhooked: Load,
+    /// Remembered in PEERS.
+    datagrams: Program,
+    /// Remembered in AFFINITY, by the pod's network namespace and by its address.
+    sticky: [Program; 2],
     start: Instant,
 }
 
 impl Traffic {
-    async fn start(stage: &EchoStage) -> Result<Self> {
-        let fresh = Load::start(&stage.place()?, EchoStage::service(), WORKERS, EVERY_US)?;
-        let open = Load::hold(&stage.place()?, EchoStage::service(), OPEN)?;
+    async fn start(stage: &Stage) -> Result<Self> {
+        let (service, client) = (EchoStage::service(), uid(&stage.echo.client));
+        let fresh = Load::start(&stage.echo.place()?, service, WORKERS, EVERY_US)?;
         let start = Instant::now();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        Ok(Self { fresh, open, start })
+        let open = Load::hold(&stage.echo.place()?, service, OPEN)?;
+        let outside = |pod| stage.echo.node()?.pod_network(&uid(pod));
+        let inside = stage.echo.node()?.pod_network_in_cgroup(&client)?;
+        let before = translated(stage)?;
+        let unhooked = Load::hold(&outside(&stage.unhooked[0])?, service, OPEN)?;
+        let open_sockets = OPEN.to_string();
+        let datagrams = [CONVERSE, "10.9.8.9", "7", &open_sockets].map(str::to_owned);
+        let datagrams = Program::start("connected UDP sockets", &inside, datagrams)?;
+        let returning =
+            || [RETURN.to_owned()].into_iter().chain(STICKY.map(|last| format!("10.9.8.{last}")));
+        let sticky = [
+            Program::start("session affinity at socket hooks", &inside, returning())?,
+            Program::start(
+                "session affinity at the pod's link",
+                &outside(&stage.unhooked[1])?,
+                returning(),
+            )?,
+        ];
+        // As many as there are answers to the first question of each connection.
+        wait("packets that are translated", PATIENCE, async || {
+            let packets = translated(stage)? - before;
+            let enough = packets > 2 * u64::from(OPEN);
+            Ok(if enough { Found::Yes(()) } else { Found::NotYet(packets.to_string()) })
+        })
+        .await?;
+        Ok(Self { fresh, open, unhooked, datagrams, sticky, start })
     }
 
     fn stop(self, during: &str) -> Result<()> {
         let seconds = self.start.elapsed().as_secs_f64();
-        let (fresh, open) = (self.fresh.stop()?, self.open.stop()?);
+        let (fresh, open, unhooked) =
+            (self.fresh.stop()?, self.open.stop()?, self.unhooked.stop()?);
         let slowest = Duration::from_micros(fresh.latency_us.max.into());
+        let rate = fresh.requests as f64 / seconds;
         println!(
-            "{during}: {} fresh connections in {seconds:.1} s ({:.0} a second), {} failed, the \
-             slowest took {slowest:.0?}; {OPEN} open connections with {} requests, {} failed",
+            "{during}: {} fresh connections in {seconds:.1} s ({rate:.0} a second), {} failed, the \
+             slowest took {slowest:.0?}; {OPEN} open connections with {} requests, {} failed; \
+             {OPEN} that no hook saw with {} requests, {} failed",
             fresh.requests,
-            fresh.requests as f64 / seconds,
             fresh.failed,
             open.requests,
-            open.failed
+            open.failed,
+            unhooked.requests,
+            unhooked.failed
         );
+        let [hooks, link] = self.sticky;
+        let programs = [self.datagrams, hooks, link].map(|program| program.stop(during));
         fresh.expect_no_failure(&format!("on fresh connections during {during}"))?;
         open.expect_no_failure(&format!("on open connections during {during}"))?;
+        unhooked.expect_no_failure(&format!("on connections past the hooks during {during}"))?;
+        programs.into_iter().collect::<Result<()>>()?;
         ensure!(slowest < SECOND_TRY, "during {during} a connection was asked for twice");
+        ensure!(rate > LEAST_RATE, "during {during} only {rate:.0} connections a second");
+        Ok(())
+    }
+}
+
+/// How many packets of the service were translated one by one.
+fn translated(stage: &Stage) -> Result<u64> {
+    let node = &stage.echo.node()?.name;
+    let mut net = stage.echo.cluster.bowline(&["net", "services", "-o", "json", "--node", node])?;
+    let rows: Value =
+        serde_json::from_str(&output(net.args(["--name", &stage.echo.cluster.name]))?)?;
+    let service = EchoStage::service();
+    let row = rows.as_array().into_iter().flatten().find(|row| {
+        row["address"] == service.ip().to_string().as_str()
+            && row["port"] == service.port()
+            && row["protocol"] == "TCP"
+    });
+    row.and_then(|row| row["packets"].as_u64()).with_context(|| format!("no such service: {rows}"))
+}
+
+/// One of the programs in Python above.
+struct Program {
+    what: &'static str,
+    running: Running,
+}
+
+/// What they print.
+#[derive(Debug, serde::Deserialize)]
+struct Asked {
+    asked: u64,
+    wrong: Vec<String>,
+}
+
+impl Program {
+    /// Starts it and waits until everything was asked once.
+    fn start(
+        what: &'static str,
+        place: &Place,
+        words: impl IntoIterator<Item = String>,
+    ) -> Result<Self> {
+        let mut python = place.command("python3");
+        python.arg("-c").args(words);
+        let running = Running::until(python, "begun").context(what)?;
+        Ok(Self { what, running })
+    }
+
+    fn stop(mut self, during: &str) -> Result<()> {
+        let said = self.running.rest()?;
+        let Asked { asked, wrong } = serde_json::from_str(&said).with_context(|| said.clone())?;
+        println!("  {}: {asked} questions, {} of them wrong", self.what, wrong.len());
+        let first = wrong.iter().take(10).collect::<Vec<_>>();
+        ensure!(
+            wrong.is_empty(),
+            "{} during {during}: {} wrong: {first:?}",
+            self.what,
+            wrong.len()
+        );
+        ensure!(asked > 100, "{} during {during}: only {asked} questions", self.what);
         Ok(())
     }
 }
@@ -92,35 +304,35 @@ async fn replace(node: &Node, signal: Signal, build: &Path) -> Result<()> {
     .await
 }
 
-async fn same_layouts(stage: &EchoStage) -> Result<()> {
-    let (node, build) = (stage.node()?, artifacts::bowline()?);
+async fn same_layouts(stage: &Stage) -> Result<()> {
+    let (node, build) = (stage.echo.node()?, artifacts::bowline()?);
     let traffic = Traffic::start(stage).await?;
     for round in 0..REPLACEMENTS {
         let signal = if round % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM };
         replace(node, signal, &build).await?;
     }
     traffic.stop(&format!("{REPLACEMENTS} replacements"))?;
-    stage.cluster.agrees(PATIENCE).await.map(drop)
+    stage.echo.cluster.agrees(PATIENCE).await.map(drop)
 }
 
-async fn other_layouts(stage: &EchoStage) -> Result<()> {
-    let node = stage.node()?;
+async fn other_layouts(stage: &Stage) -> Result<()> {
+    let node = stage.echo.node()?;
     let traffic = Traffic::start(stage).await?;
     for (build, version) in
         [(artifacts::next_bowline()?, NEXT_VERSION), (artifacts::bowline()?, ABI_VERSION)]
     {
         replace(node, Signal::SIGKILL, &build).await?;
         ensure!(versions(node)? == [version], "pinned are versions {:?}", versions(node)?);
-        load::requests(&stage.place()?, EchoStage::service(), 200)?
+        load::requests(&stage.echo.place()?, EchoStage::service(), 200)?
             .expect_no_failure(&format!("with the maps of version {version}"))?;
     }
     traffic.stop("an upgrade to other layouts and a downgrade")?;
-    stage.cluster.agrees(PATIENCE).await.map(drop)
+    stage.echo.cluster.agrees(PATIENCE).await.map(drop)
 }
 
 /// Agents of both builds in turn, each killed at a step of its takeover; then one that may finish.
-async fn broken_off(stage: &EchoStage) -> Result<()> {
-    let node = stage.node()?;
+async fn broken_off(stage: &Stage) -> Result<()> {
+    let node = stage.echo.node()?;
     let traffic = Traffic::start(stage).await?;
     node.end_agent(Signal::SIGKILL)?;
     let builds = [(artifacts::next_bowline()?, NEXT_VERSION), (artifacts::bowline()?, ABI_VERSION)];
@@ -144,7 +356,7 @@ async fn broken_off(stage: &EchoStage) -> Result<()> {
     traffic.stop(&format!("{rounds} takeovers that were killed, {halfway} of them halfway"))?;
     ensure!(halfway * 4 > rounds, "only {halfway} of {rounds} were killed halfway");
     ensure!(versions(node)? == [ABI_VERSION], "pinned are versions {:?}", versions(node)?);
-    stage.cluster.agrees(PATIENCE).await.map(drop)
+    stage.echo.cluster.agrees(PATIENCE).await.map(drop)
 }
 
 /// Waits for a pin; one that was there before is waited for until it is made anew or a while.
