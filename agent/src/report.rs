@@ -3,8 +3,9 @@
 //! Guarantees: the Node object is there while the agent runs, also after somebody deleted it; its
 //! status is written when it changes, when the API says something else, and every five minutes.
 //! What an earlier agent said stands until this one knows better: a node that is unready for a
-//! moment loses its pods. The Lease is renewed by a task that waits for nothing else. A request that does not come back
-//! is given up, so that a network that was cut is used again as soon as it is whole.
+//! moment loses its pods. The Lease is renewed by a task that waits for nothing else. A request
+//! that does not come back is given up, so that a network that was cut is used again as soon as it
+//! is whole.
 
 mod facts;
 

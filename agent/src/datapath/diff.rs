@@ -45,8 +45,8 @@ pub struct ApiObjects {
 /// One thing that is not the same in the API and on the node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
-    /// `service`, `pod`, `route` or `program`; `line`, `address` or `span` for what follows from the
-    /// services in the maps and is not as it follows.
+    /// `service`, `pod`, `route` or `program`; `line`, `address` or `span` for what does not follow
+    /// from the services in the maps.
     pub kind: &'static str,
     pub object: String,
     /// `missing`, `extra` or `changed`, as seen from the node.
