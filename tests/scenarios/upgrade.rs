@@ -2,6 +2,7 @@
 //! one with others, and back, also when it is killed on the way. No connection breaks and none is
 //! refused.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::PostParams;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const REPLACEMENTS: usize = 10;
@@ -96,7 +99,7 @@ print(json.dumps({'asked': asked, 'wrong': wrong}))
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn agents_that_are_replaced_under_load_break_nothing() -> Result<()> {
     let stage = Stage::up().await?;
-    let played = same_layouts(&stage).await;
+    let played = stage.watched(same_layouts(&stage)).await;
     played.map_err(|error| stage.echo.cluster.with_logs(error))
 }
 
@@ -105,12 +108,11 @@ async fn agents_that_are_replaced_under_load_break_nothing() -> Result<()> {
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn an_upgrade_to_other_layouts_under_load_breaks_nothing() -> Result<()> {
     let stage = Stage::up().await?;
-    let played = async {
+    let played = stage.watched(async {
         other_layouts(&stage).await.context("a build with other layouts and back")?;
         broken_off(&stage).await.context("takeovers that are killed")
-    };
-    let played: Result<()> = played.await;
-    played.map_err(|error| stage.echo.cluster.with_logs(error))
+    });
+    played.await.map_err(|error| stage.echo.cluster.with_logs(error))
 }
 
 /// The scenario's cluster, and more than its echo service.
@@ -130,6 +132,15 @@ impl Stage {
         let echo = EchoStage::up(&wishes).await?;
         let ready = Self::over(&echo).await.map_err(|error| echo.cluster.with_logs(error));
         ready.map(|unhooked| Self { echo, unhooked })
+    }
+
+    /// Plays; meanwhile the node must never be called anything but ready.
+    async fn watched(&self, play: impl Future<Output = Result<()>>) -> Result<()> {
+        let watch = ReadyWatch::start(self).await?;
+        play.await?;
+        let seen = watch.stop().await?;
+        ensure!(seen == ["True".to_owned()].into(), "the node was called ready: {seen:?}");
+        Ok(())
     }
 
     async fn over(echo: &EchoStage) -> Result<[Pod; 2]> {
@@ -167,6 +178,38 @@ impl Stage {
         }
         echo.cluster.agrees(PATIENCE).await?;
         Ok(unhooked)
+    }
+}
+
+/// Looks all the time at what the API says of the node's readiness: pods are evicted from a node
+/// that is not ready, and an agent that is just starting has nothing to say against it.
+struct ReadyWatch {
+    stop: oneshot::Sender<()>,
+    seen: JoinHandle<Result<BTreeSet<String>>>,
+}
+
+impl ReadyWatch {
+    async fn start(stage: &Stage) -> Result<Self> {
+        let (api, node) = (stage.echo.cluster.api().await?, node_of(&stage.echo.client));
+        let (stop, mut stopped) = oneshot::channel();
+        let seen = tokio::spawn(async move {
+            let mut seen = BTreeSet::new();
+            loop {
+                seen.insert(api.node_ready(&node).await?);
+                tokio::select! {
+                    _ = &mut stopped => return Ok(seen),
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                }
+            }
+        });
+        Ok(Self { stop, seen })
+    }
+
+    /// What the API said.
+    async fn stop(self) -> Result<BTreeSet<String>> {
+        // It has ended if it failed.
+        let _ = self.stop.send(());
+        self.seen.await?
     }
 }
 

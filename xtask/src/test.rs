@@ -51,8 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Bins and tests in one command, and thus with one set of features.
     cargo(&["build", "--workspace", "--bins", "--tests"])?;
 
-    // Only the test of upgrades needs it, and it costs a minute.
-    let upgrades = args.thorough || args.nextest.iter().any(|word| word.contains("upgrade"));
+    // Only the test of upgrades to other layouts needs it, and it costs a minute.
+    let upgrades = args.thorough || args.nextest.iter().any(|word| word.contains("other_layouts"));
     if upgrades {
         build::next()?;
     }
