@@ -17,8 +17,16 @@ pub(crate) struct Report {
     pub(crate) output: String,
     version: String,
     ended: bool,
+    /// No test was left out on request.
+    whole: bool,
     facts: Facts,
 }
+
+/// Rows of packet tables that a guest runs at least when nothing is left out.
+const ROWS: u32 = 120;
+
+/// Programs that there are at least.
+const PROGRAMS: u32 = 11;
 
 /// What the lines of a guest's tests come to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,28 +64,52 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Whether so many programs as there are were loaded and attached, and all that we know of.
+    fn has_all_programs(&self) -> bool {
+        let numbers = self.programs.split_once('/');
+        let numbers =
+            numbers.and_then(|(at_work, all)| Some((at_work.parse().ok()?, all.parse().ok()?)));
+        numbers.is_some_and(|(at_work, all): (u32, u32)| at_work == all && all >= PROGRAMS)
+    }
+}
+
 impl Report {
     /// Whether the guest itself said that all is well, and how much of it there was.
     pub(crate) fn passed(&self) -> bool {
-        self.ended && self.facts.status == Some(0) && self.facts.tests > 0
+        self.failure().is_none()
+    }
+
+    /// How many tests passed.
+    pub(crate) fn tests(&self) -> u32 {
+        self.facts.tests
+    }
+
+    fn failure(&self) -> Option<&'static str> {
+        match self.facts.status {
+            _ if !self.ended => Some("FAILED: it did not end in time"),
+            None => Some("FAILED: it ended before its last line"),
+            Some(0) if self.facts.tests == 0 => Some("FAILED: it ran no test"),
+            Some(0) if self.whole && self.facts.rows < ROWS => {
+                Some("FAILED: rows of packet tables are missing")
+            }
+            Some(0) if self.whole && !self.facts.has_all_programs() => {
+                Some("FAILED: programs are missing")
+            }
+            Some(0) => None,
+            Some(_) => Some("FAILED"),
+        }
     }
 
     /// The table's row.
     pub(crate) fn cells(&self) -> [String; 6] {
-        let verdict = match self.facts.status {
-            _ if self.passed() => "ok",
-            _ if !self.ended => "FAILED: it did not end in time",
-            Some(0) => "FAILED: it ran no test",
-            Some(_) => "FAILED",
-            None => "FAILED: it ended before its last line",
-        };
         [
             self.version.clone(),
             self.facts.programs.clone(),
             self.facts.rows.to_string(),
             self.facts.tests.to_string(),
             self.facts.features.join(","),
-            verdict.to_owned(),
+            self.failure().unwrap_or("ok").to_owned(),
         ]
     }
 }
@@ -112,8 +144,9 @@ impl<'a> Guest<'a> {
         Ok(Self { kernel, machine, started: Instant::now() })
     }
 
-    /// Waits until it powers off, and reads what it said. `patience` counts from the start.
-    pub(crate) fn finish(mut self, patience: Duration) -> Result<Report> {
+    /// Waits until it powers off, and reads what it said. `patience` counts from the start; `whole`
+    /// says that it was to run all that guests run.
+    pub(crate) fn finish(mut self, patience: Duration, whole: bool) -> Result<Report> {
         let mut ended = false;
         while !ended && self.started.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(50));
@@ -128,6 +161,7 @@ impl<'a> Guest<'a> {
             kernel: self.kernel.name,
             version: self.kernel.version.clone(),
             ended,
+            whole,
             facts: Facts::read(&said),
             output: format!("{said}\n{kernel_said}"),
         })
@@ -153,7 +187,7 @@ fn tests_log(kernel: &Kernel) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{Facts, Report};
 
     const GOOD: &str = "guest: release 5.10.0\r\n\
@@ -161,8 +195,8 @@ mod tests {
         test kernels::features ... bowline-fact programs 11/11\r\n\
         bowline-fact feature tcx\r\n\
         ok\r\n\
-        test packets::a ... bowline-fact rows 12\r\nok\r\n\
-        test packets::b ... bowline-fact rows 3\r\nok\r\n\
+        test packets::a ... bowline-fact rows 112\r\nok\r\n\
+        test packets::b ... bowline-fact rows 8\r\nok\r\n\
         test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\r\n\
         guest: status 0\r\n";
 
@@ -172,15 +206,22 @@ mod tests {
             output: String::new(),
             version: "5.10.0".to_owned(),
             ended,
+            whole: true,
             facts: Facts::read(text),
         }
+    }
+
+    /// Of a guest that passed so many tests.
+    pub(crate) fn passed(kernel: &'static str, tests: u32) -> Report {
+        let text = GOOD.replace("ok. 3 passed", &format!("ok. {tests} passed"));
+        Report { kernel, ..report(&text, true) }
     }
 
     #[test]
     fn facts_are_read_from_what_tests_print() {
         let report = report(GOOD, true);
         assert!(report.passed());
-        assert_eq!(report.cells(), ["5.10.0", "11/11", "15", "3", "tcx", "ok"]);
+        assert_eq!(report.cells(), ["5.10.0", "11/11", "120", "3", "tcx", "ok"]);
     }
 
     #[test]
@@ -190,5 +231,23 @@ mod tests {
         let panicked = &GOOD[..GOOD.find("guest: status").unwrap()];
         assert!(!report(panicked, true).passed(), "the kernel panicked");
         assert!(!report("guest: status 0", true).passed(), "no test ran");
+    }
+
+    #[test]
+    fn a_guest_that_did_less_than_all_does_not_pass_unless_that_was_asked_for() {
+        for (from, to, word) in [
+            ("rows 112", "rows 111", "rows"),
+            ("rows 112", "rows 0", "rows"),
+            ("bowline-fact rows", "rows", "rows"),
+            ("programs 11/11", "programs 10/11", "programs"),
+            ("programs 11/11", "programs 10/10", "programs"),
+            ("bowline-fact programs", "programs", "programs"),
+        ] {
+            let less = GOOD.replace(from, to);
+            let whole = report(&less, true);
+            let [.., verdict] = whole.cells();
+            assert!(!whole.passed() && verdict.contains(word), "{from} to {to}: {verdict}");
+            assert!(Report { whole: false, ..report(&less, true) }.passed(), "{from} to {to}");
+        }
     }
 }
