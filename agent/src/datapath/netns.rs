@@ -77,13 +77,8 @@ fn note_of(socket: u64, notes: BorrowedFd<'_>) -> [u64; 12] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::cgroup2;
     use super::*;
-
-    fn own_cgroup() -> std::path::PathBuf {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).unwrap();
-        line.split(' ').nth(4).unwrap().into()
-    }
 
     /// As kernels below 5.14 must find it out, on one that also knows the other way.
     #[test]
@@ -93,7 +88,7 @@ mod tests {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             // Neither a route nor the loopback device is there.
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-            (told(&own_cgroup(), &socket).unwrap(), cookie(&own_cgroup()).unwrap())
+            (told(&cgroup2(), &socket).unwrap(), cookie(&cgroup2()).unwrap())
         };
         let [first, second] =
             [(); 2].map(|()| std::thread::spawn(in_new_namespace).join().unwrap());

@@ -467,6 +467,14 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Takes a link's program away from what it hangs on, as somebody may by `bpftool link detach`.
+#[cfg(test)]
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    const LINK_DETACH: i32 = 34;
+    let mut attr = LinkUpdateAttr { link: raw(link), ..LinkUpdateAttr::default() };
+    bpf(LINK_DETACH, &mut attr).map(drop)
+}
+
 /// Instructions, as the kernel's `instruction-set.rst` has them.
 pub(super) mod instruction {
     use std::os::fd::BorrowedFd;

@@ -1,10 +1,11 @@
-//! Filters of the clsact queueing discipline, which kernels below 6.6 need in place of TCX links;
-//! here both exist, so the older way is tested too.
+//! What programs hang on. Filters of the clsact queueing discipline, which kernels below 6.6 need in
+//! place of TCX links: here both exist, so the older way is tested too. And links that somebody
+//! detached or gave another program.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,14 +18,14 @@ use super::features::Features;
 use super::pins::Pins;
 use super::programs::{PacketProgram, Programs};
 use super::syscall::instruction::{ALLOW, EXIT};
+use super::syscall::{AttachPoint, LinkInfo};
 use super::{MapSizes, PacketHook, links, syscall};
 
 const LOOPBACK: u32 = 1;
 
-#[test]
-#[ignore = "needs root; run by `cargo xtask test` as root"]
-fn filters_replace_each_other_and_outlive_their_maker() {
-    let directory = std::env::temp_dir().join(format!("bowline-clsact-{}", std::process::id()));
+/// Runs `test` in a network namespace of its own, with pins of its own.
+fn with_pins(name: &str, test: impl FnOnce(&Pins) + Send + 'static) {
+    let directory = std::env::temp_dir().join(format!("bowline-{name}-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let bpffs = directory.join("bpf");
     let thread = std::thread::spawn(move || {
@@ -32,7 +33,7 @@ fn filters_replace_each_other_and_outlive_their_maker() {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         let pins = Pins::prepare(&bpffs).unwrap();
-        replaced(&pins);
+        test(&pins);
         let _ = umount2(&bpffs, MntFlags::MNT_DETACH);
     });
     let outcome = thread.join();
@@ -42,13 +43,112 @@ fn filters_replace_each_other_and_outlive_their_maker() {
     }
 }
 
+/// Where the cgroup2 hierarchy is mounted.
+pub(super) fn cgroup2() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).unwrap();
+    line.split(' ').nth(4).unwrap().into()
+}
+
+fn load(pins: &Pins, features: &Features) -> Programs {
+    let loaded = Programs::load(pins, &MapSizes::default(), features, &cgroup2());
+    loaded.unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn filters_replace_each_other_and_outlive_their_maker() {
+    with_pins("clsact", replaced);
+}
+
+/// A cgroup that goes when this value is dropped.
+struct Cgroup(PathBuf);
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// What somebody can do to a link without touching its pin.
+type Spoil = fn(OwnedFd, AttachPoint);
+
+fn detach(link: OwnedFd, _: AttachPoint) {
+    syscall::detach_link(link.as_fd()).unwrap();
+}
+
+/// Puts an empty program in the place of ours.
+fn update(link: OwnedFd, point: AttachPoint) {
+    let socket = (point == AttachPoint::Connect4).then_some(point);
+    let foreign = syscall::load_program(socket, &[ALLOW, EXIT]).unwrap();
+    syscall::update_link(link.as_fd(), foreign.as_fd()).unwrap();
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn links_that_were_detached_or_given_another_program_are_mended() {
+    with_pins("links", |pins| {
+        let cgroup = Cgroup(cgroup2().join(format!("bowline-links-{}", std::process::id())));
+        fs::create_dir(&cgroup.0).unwrap();
+        spoiled_links_are_mended(pins, &cgroup.0);
+    });
+}
+
+fn spoiled_links_are_mended(pins: &Pins, cgroup: &Path) {
+    let features = Features::probe(BTreeSet::new());
+    let mut programs = load(pins, &features);
+    links::attach_sockets(&programs, pins, cgroup).unwrap();
+    let tcx = PacketHook::of(&features) == PacketHook::Tcx;
+    let packets = [PacketProgram::FromPod, PacketProgram::ToPod];
+    if tcx {
+        for which in packets {
+            links::attach_packets(&mut programs, pins, which, LOOPBACK, PacketHook::Tcx).unwrap();
+        }
+    } else {
+        eprintln!("SKIPPED: links of packet programs; this kernel has none");
+    }
+    let mut repair = || {
+        let mut found = links::repair_sockets(&programs, pins, cgroup).unwrap();
+        for which in packets.into_iter().filter(|_| tcx) {
+            let hook = PacketHook::Tcx;
+            found
+                .extend(links::repair_packets(&mut programs, pins, which, LOOPBACK, hook).unwrap());
+        }
+        found.into_iter().map(|one| (one.program, one.target, one.found)).collect::<Vec<_>>()
+    };
+    let socket = ("connect4", AttachPoint::Connect4, format!("cgroup {}", cgroup.display()));
+    let packet = |name, point| tcx.then(|| (name, point, "lo".to_owned()));
+    let places = [
+        Some(socket),
+        packet("from_pod", AttachPoint::TcxIngress),
+        packet("to_pod", AttachPoint::TcxEgress),
+    ];
+    let ways: [(Spoil, &str); 2] =
+        [(detach, "it was detached"), (update, "another program was in its place")];
+    assert_eq!(repair(), [], "healthy");
+    for (program, point, target) in places.into_iter().flatten() {
+        let pin = match point {
+            AttachPoint::Connect4 => pins.links.join(program),
+            _ => pins.links.join(format!("{program}-{LOOPBACK}")),
+        };
+        for (spoil, found) in ways {
+            let link = || syscall::open_pin(&pin).unwrap().expect("a pin");
+            let before = syscall::link_info(link().as_fd()).unwrap();
+            spoil(link(), point);
+            let spoiled = syscall::link_info(link().as_fd()).unwrap();
+            let moved = |info: LinkInfo| (info.target, info.program);
+            assert_ne!(moved(spoiled), moved(before), "{program}: nothing was spoiled");
+            assert_eq!(repair(), [(program, target.clone(), found)], "{program}");
+            let after = syscall::link_info(link().as_fd()).unwrap();
+            assert_eq!(moved(after), moved(before), "{program}: our program at its place");
+            assert_eq!(repair(), [], "{program} is mended for good");
+        }
+    }
+}
+
 fn replaced(pins: &Pins) {
     let features = Features::probe(BTreeSet::new());
-    let load = || {
-        let cgroup = Path::new("/sys/fs/cgroup");
-        Programs::load(pins, &MapSizes::default(), &features, cgroup)
-            .unwrap_or_else(|e| panic!("{e}"))
-    };
+    let load = || load(pins, &features);
     let attach = |programs: &mut Programs| {
         for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
             links::attach_packets(programs, pins, which, LOOPBACK, PacketHook::Clsact).unwrap();
