@@ -1,14 +1,17 @@
 //! What must hold of any packets whatever, for two drivers: a bounded random one in every test run,
 //! and libFuzzer, which coverage leads, in `cargo xtask test --thorough` (`fuzz/` of this crate).
 //!
-//! An input is a sequence of packets through one node's logic, so that later ones meet the flows of
-//! earlier ones. Each packet is a byte that says which program of which family sees it and how the
-//! dice fall, two bytes of its length (low one first), and the frame.
+//! An input is what is wrong with a node's maps, and a sequence of packets through its logic, so
+//! that later ones meet the flows of earlier ones. First comes a byte with the number of damages, each
+//! of them two bytes: which, and where. Each packet is a byte that says which program of which
+//! family sees it and how the dice fall, two bytes of its length (low one first), and the frame.
 //! `BOWLINE_FUZZ_SECONDS` says how long the bounded driver goes on (default 2).
 
 extern crate std;
 
-use crate::abi::{Route, protocol};
+use crate::abi::{Affinity, AffinityKey, Route, ServiceKey, Slot, affinity_kind, protocol, state};
+use crate::affinity::Client;
+use crate::balance::{Choice, ServiceMaps, choose};
 use crate::deliver::{Change, Verdict, Work, from_pod, from_uplink, to_pod};
 use crate::fake::{FakeMaps, address, frame, ip_frame, key};
 use crate::packet::{Bytes, ETHERNET, Extent, Family, parse};
@@ -18,6 +21,17 @@ use std::vec::Vec;
 
 /// Of one input: more than open, answer, close and say an error about a flow.
 const MOST_PACKETS: usize = 12;
+
+/// Of one input.
+const MOST_DAMAGES: usize = 8;
+
+/// The damages of an input, and its packets.
+fn damaged(input: &[u8]) -> (impl Iterator<Item = (u8, u8)>, &[u8]) {
+    let (count, rest) = input.split_first().map_or((0, input), |(count, rest)| (*count, rest));
+    let count = (usize::from(count) % (MOST_DAMAGES + 1)).min(rest.len() / 2);
+    let (damages, packets) = rest.split_at(2 * count);
+    (damages.chunks_exact(2).map(|pair| (pair[0], pair[1])), packets)
+}
 
 /// One packet of an input. `head`: the lowest bit is the family, the rest the program and the dice.
 fn packed(head: u8, frame: &[u8]) -> Vec<u8> {
@@ -38,7 +52,8 @@ fn unpacked(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 
 /// Good inputs to begin with: each a packet of another kind, seen by the program of pods.
 pub fn seeds() -> Vec<Vec<u8>> {
-    frames().iter().flatten().map(|frame| packed(family_of(frame), frame)).collect()
+    let healthy = |frame: &Vec<u8>| [&[0][..], &packed(family_of(frame), frame)].concat();
+    frames().iter().flatten().map(healthy).collect()
 }
 
 fn family_of(frame: &[u8]) -> u8 {
@@ -97,18 +112,81 @@ fn node() -> FakeMaps {
     maps
 }
 
+/// What readers find while entries are recycled under them, and what an affinity may remember.
+fn damage(maps: &mut FakeMaps, which: u8, place: u8) {
+    let place = usize::from(place);
+    let slots = maps.slots.len();
+    let keys: Vec<ServiceKey> = maps.services.keys().copied().collect();
+    let key = keys[place % keys.len()];
+    let more = place / keys.len();
+    match which % 6 {
+        // Also none, and more than it has.
+        0 => drop(maps.services.entry(key).and_modify(|service| service.slot_count = more as u32)),
+        1 => {
+            let first = (more % (slots + 2)) as u32;
+            maps.services.entry(key).and_modify(|service| service.first_slot = first);
+        }
+        2 => maps.slots[place % slots].tag = keys[more % keys.len()].tag(),
+        3 => maps.slots[place % slots].tag ^= 1 << (more % 32),
+        4 => {
+            let mut backends = maps.backends.borrow_mut();
+            let id = (place % backends.len()) as u32;
+            backends.entry(id).and_modify(|backend| backend.state = state::FREE);
+        }
+        _ => {
+            let client = CLIENTS[more % CLIENTS.len()];
+            let key = AffinityKey {
+                service: maps.services[&key].id,
+                kind: affinity_kind::ADDRESS,
+                client: address(client),
+            };
+            // Some of them of no backend.
+            let backend = (more / CLIENTS.len() % (slots + 2)) as u32;
+            maps.store_affinity(&key, &Affinity { last_used_ns: 0, backend, pad: 0 });
+        }
+    }
+}
+
+/// Pods that connect to services.
+const CLIENTS: [&str; 2] = ["10.240.0.5", "fd00:10:240::5"];
+
+/// Whatever the maps hold, a chosen backend takes connections and has a slot of the service.
+fn choices_hold(maps: &FakeMaps) {
+    for (key, service) in &maps.services {
+        for (turn, name) in CLIENTS.into_iter().cycle().take(2 * CLIENTS.len()).enumerate() {
+            let pick = (turn as u32).wrapping_mul(u32::MAX / 3);
+            let client = || Client { kind: affinity_kind::ADDRESS, name: address(name) };
+            let Choice::Backend { id, backend, .. } = choose(maps, key, None, || pick, client)
+            else {
+                continue;
+            };
+            assert_eq!(backend.state, state::ACTIVE, "{key:?} leads to {backend:?}");
+            assert_eq!(maps.backends.borrow().get(&id), Some(&backend));
+            let first = service.first_slot as usize;
+            let own = maps.slots.iter().skip(first).take(service.slot_count as usize);
+            let wanted = Slot { backend: id, tag: key.tag() };
+            assert!(own.into_iter().any(|slot| *slot == wanted), "{key:?} has no slot of {id}");
+        }
+    }
+}
+
 /// Sends an input's packets through a node, and says how many of them were rewritten. It panics
 /// where something does not hold.
 pub fn run(input: &[u8]) -> usize {
-    let maps = node();
+    let mut maps = node();
+    let (damages, packets) = damaged(input);
+    damages.for_each(|(which, place)| damage(&mut maps, which, place));
+    choices_hold(&maps);
     let mut work = Work::default();
     let mut rewritten = 0;
-    for (head, frame) in unpacked(input) {
+    for (head, frame) in unpacked(packets) {
         let family = if head & 1 == 0 { Family::V4 } else { Family::V6 };
         maps.random.set(u32::from(head).wrapping_mul(0x9e37_79b9));
         maps.pass(1_000_000_000);
         rewritten += usize::from(try_one(&maps, frame, family, head >> 1, &mut work));
     }
+    // Affinities have come.
+    choices_hold(&maps);
     rewritten
 }
 
@@ -210,8 +288,11 @@ mod tests {
             for _ in 0..100 {
                 let input: Vec<Vec<u8>> =
                     (0..MOST_PACKETS).map(|_| spoiled(&mut random, &frames)).collect();
+                let count = random.below(2 * MOST_DAMAGES).saturating_sub(MOST_DAMAGES);
+                let damages = (0..2 * count).map(|_| random.next() as u8);
+                let damages: Vec<u8> = [count as u8].into_iter().chain(damages).collect();
                 packets += input.len();
-                rewritten += run(&input.concat());
+                rewritten += run(&[damages, input.concat()].concat());
             }
         }
         std::println!("{packets} packets, {rewritten} rewritten");
@@ -225,5 +306,11 @@ mod tests {
         assert_eq!(unpacked(&input).collect::<Vec<_>>(), expected);
         assert_eq!(unpacked(&input[..input.len() - 2]).last(), Some((1, &b"thr"[..])));
         assert_eq!(unpacked(&[1, 2]).count(), 0);
+        let (damages, packets) = damaged(&[2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(damages.collect::<Vec<_>>(), [(3, 4), (5, 6)]);
+        assert_eq!(packets, [7, 8]);
+        for short in [&[][..], &[0], &[9], &[3, 1]] {
+            assert_eq!(damaged(short).0.count(), 0, "{short:?}");
+        }
     }
 }

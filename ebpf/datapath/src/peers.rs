@@ -122,6 +122,8 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
     let key = wanted.key();
     if let Some(name) = maps.other_name(&key) {
         if name.same(&wanted.name) {
+            // It may be from before the socket was connected to another peer.
+            mark_more(maps, &there);
             return Converse::Known;
         }
         if !insist {
@@ -131,10 +133,15 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
     if !maps.store_other_name(&key, &wanted.name) {
         return Converse::NotStored;
     }
-    if there.more & HAS_MORE == 0 {
-        maps.mark_peer(&Peer { more: there.more | HAS_MORE, ..there });
-    }
+    mark_more(maps, &there);
     Converse::Begun
+}
+
+#[inline(always)]
+fn mark_more<M: PeerMaps>(maps: &M, there: &Peer) {
+    if there.more & HAS_MORE == 0 {
+        maps.mark_peer(&Peer { more: there.more | HAS_MORE, ..*there });
+    }
 }
 
 /// The name under which the socket talks to this address. `datagram`: it is asked because one
@@ -192,8 +199,9 @@ mod tests {
     extern crate std;
     use super::*;
     use crate::fake::address;
-    use std::cell::RefCell;
-    use std::collections::BTreeMap;
+    use proptest::prelude::*;
+    use std::cell::{Cell, RefCell};
+    use std::collections::{BTreeMap, BTreeSet};
     use std::vec::Vec;
 
     const PLACES: u64 = 8;
@@ -202,6 +210,7 @@ mod tests {
     struct Fake {
         peers: RefCell<[Peer; PLACES as usize]>,
         others: RefCell<BTreeMap<(u64, Address, U16Be), Frontend>>,
+        full: Cell<bool>,
     }
 
     impl PeerMaps for Fake {
@@ -219,6 +228,9 @@ mod tests {
             self.others.borrow().get(&(key.cookie, key.backend, key.port)).copied()
         }
         fn store_other_name(&self, key: &ReverseKey, name: &Frontend) -> bool {
+            if self.full.get() {
+                return false;
+            }
             self.others.borrow_mut().insert((key.cookie, key.backend, key.port), *name);
             true
         }
@@ -308,6 +320,19 @@ mod tests {
         }
     }
 
+    /// Unconnected, connected, and unconnected again.
+    #[test]
+    fn an_answer_has_its_name_also_after_the_socket_was_connected_to_another() {
+        let maps = Fake::default();
+        let (first, second) = (talk(3, A, "10.240.0.1"), talk(3, B, "10.240.0.2"));
+        for one in [&first, &second] {
+            assert_eq!(converse(&maps, one, false), Converse::Begun);
+        }
+        assert!(connect(&maps, &first));
+        assert_eq!(converse(&maps, &second, false), Converse::Known);
+        assert_eq!(named(&maps, &second), Some(name(B)));
+    }
+
     #[test]
     fn a_socket_in_use_keeps_its_name_when_a_newer_one_takes_its_place() {
         let maps = Fake::default();
@@ -350,5 +375,120 @@ mod tests {
         }
         assert_eq!(maps.others.borrow().len(), 1 + usize::from(CAREFUL));
         assert_eq!(maps.peer(3).unwrap().more, 0);
+    }
+
+    /// What sockets do, and what becomes of REVERSE.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Connect(Talk),
+        Converse(Talk, bool),
+        NameOf(Talk, bool),
+        Recall(Talk),
+        Full(bool),
+    }
+
+    /// A socket, a name, a backend, an edition.
+    type Talk = (u64, usize, usize, u32);
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        // Three sockets a place, and a few places.
+        let cookies = (1..3_u64, 0..3_u64).prop_map(|(place, round)| place + round * PLACES);
+        let talk = || (cookies.clone(), 0..2_usize, 0..3_usize, 0..3_u32);
+        let step = prop_oneof![
+            2 => talk().prop_map(Step::Connect),
+            6 => (talk(), any::<bool>()).prop_map(|(talk, insist)| Step::Converse(talk, insist)),
+            // Often enough for sockets that are in use.
+            8 => (talk(), any::<bool>()).prop_map(|(talk, got)| Step::NameOf(talk, got)),
+            2 => talk().prop_map(Step::Recall),
+            1 => any::<bool>().prop_map(Step::Full),
+        ];
+        proptest::collection::vec(step, 1..120)
+    }
+
+    fn conversation((cookie, name, backend, edition): Talk) -> Conversation {
+        let backend = ["10.240.0.1", "10.240.0.2", "10.240.0.3"][backend];
+        Conversation { edition, ..talk(cookie, [A, B][name], backend) }
+    }
+
+    /// Which names sockets gave to whom, ever and in which editions.
+    #[derive(Default)]
+    struct Model {
+        used: BTreeSet<(u64, usize, usize)>,
+        editions: BTreeSet<Talk>,
+    }
+
+    impl Model {
+        fn accept(&mut self, maps: &Fake, talk: Talk) -> Result<(), TestCaseError> {
+            let (cookie, name, backend, _) = talk;
+            self.used.insert((cookie, name, backend));
+            self.editions.insert(talk);
+            let wanted = conversation(talk);
+            prop_assert_eq!(named(maps, &wanted), Some(wanted.name), "its answer has no name");
+            Ok(())
+        }
+
+        fn used(&self, (cookie, name, backend, _): Talk) -> bool {
+            self.used.contains(&(cookie, name, backend))
+        }
+
+        fn take(&mut self, maps: &Fake, step: Step) -> Result<(), TestCaseError> {
+            match step {
+                Step::Full(full) => maps.full.set(full),
+                Step::Connect(talk) => {
+                    prop_assert!(connect(maps, &conversation(talk)));
+                    self.accept(maps, talk)?;
+                }
+                Step::Converse(talk, insist) => {
+                    let other = (talk.0, 1 - talk.1, talk.2, talk.3);
+                    let wanted = conversation(talk);
+                    let there = maps.peer(talk.0).filter(|there| there.cookie == talk.0);
+                    let held = there.filter(|there| there.is(&wanted.backend, wanted.port));
+                    let found = converse(maps, &wanted, insist);
+                    let clash = held.is_some_and(|held| !held.name.same(&wanted.name)) && !insist;
+                    prop_assert!(!clash || found == Converse::OtherName, "{:?}", found);
+                    match found {
+                        Converse::Known => {
+                            prop_assert!(self.used(talk));
+                            self.accept(maps, talk)?;
+                        }
+                        Converse::Begun => self.accept(maps, talk)?,
+                        Converse::OtherName => prop_assert!(!insist && self.used(other)),
+                        Converse::NotStored => prop_assert!(maps.full.get()),
+                    }
+                }
+                Step::NameOf(talk, datagram) => {
+                    let wanted = conversation(talk);
+                    let Conversation { cookie, backend, port, .. } = wanted;
+                    let found = name_of(maps, cookie, &backend, port, datagram);
+                    let same = |name: usize| found == Some(conversation((0, name, 0, 0)).name);
+                    let named = |name: usize| same(name) && self.used((cookie, name, talk.2, 0));
+                    prop_assert!(found.is_none() || named(0) || named(1), "{:?}", found);
+                }
+                Step::Recall(talk) => {
+                    let wanted = conversation(talk);
+                    let found = recall(maps, wanted.cookie, &wanted.name, wanted.edition);
+                    let Some(peer) = found else { return Ok(()) };
+                    let so = |backend| {
+                        let there = (talk.0, talk.1, backend, talk.3);
+                        conversation(there).backend == peer.backend
+                            && self.editions.contains(&there)
+                    };
+                    prop_assert!(talk.3 != 0 && (0..3).any(so), "{:?}", peer);
+                }
+            }
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn names_are_those_that_their_sockets_used(steps in steps()) {
+            let (maps, mut model) = (Fake::default(), Model::default());
+            for step in steps {
+                model.take(&maps, step)?;
+            }
+        }
     }
 }
