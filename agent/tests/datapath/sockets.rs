@@ -1,6 +1,6 @@
 //! Socket load balancing: connect, send, receive, and the peer's name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag,
-    SockProtocol, SockType, SockaddrIn, connect, recv, recvfrom, recvmsg, send, sendmmsg, sendmsg,
-    sendto, setsockopt, socket, sockopt,
+    SockProtocol, SockType, SockaddrIn, SockaddrStorage, connect, recv, recvfrom, recvmsg, send,
+    sendmmsg, sendmsg, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
 use crate::servers::{
-    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, VIP, serve,
-    service_with,
+    Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, TestService, VIP, serve,
+    service_with, services_of,
 };
 use crate::world::World;
 
@@ -379,37 +379,71 @@ fn each_family_has_its_own_backends_also_on_dual_stack_sockets() {
     });
 }
 
+/// The next datagram of either family.
+fn receive_any(socket: &UdpSocket) -> (String, SocketAddr) {
+    let mut buffer = [0; 256];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    (String::from_utf8_lossy(&buffer[..length]).into_owned(), from)
+}
+
+/// By both families, and by IPv4 on a socket of IPv6: one call for many datagrams, and for each of
+/// them a call that names the service.
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
-fn many_datagrams_in_one_call_are_all_balanced() {
+fn datagrams_that_name_the_service_are_all_balanced() {
     let world = World::new();
-    let (_here, _there, _servers) = serve(&world);
-    world.client().namespace.run(move || {
-        let socket = datagrams();
-        let SocketAddr::V4(service) = SERVICE else { unreachable!() };
-        let to = Some(SockaddrIn::from(service));
-        let texts: Vec<String> = (0..8).map(|number| format!("datagram {number}")).collect();
-        let parts: Vec<[IoSlice<'_>; 1]> =
-            texts.iter().map(|text| [IoSlice::new(text.as_bytes())]).collect();
-        let mut headers = MultiHeaders::<SockaddrIn>::preallocate(parts.len(), None);
-        let sent = sendmmsg(
-            socket.as_raw_fd(),
-            &mut headers,
-            &parts,
-            vec![to; parts.len()],
-            Vec::<ControlMessage<'_>>::new(),
-            MsgFlags::empty(),
-        );
-        assert_eq!(sent.unwrap().count(), texts.len());
-        let mut seen = Vec::new();
-        for _ in &texts {
-            let (answer, from) = receive(&socket);
-            assert_eq!(from, SERVICE);
-            seen.push(answer.line);
+    let (mut here, _there, _servers) = serve(&world);
+    here.apply_services(&services_of(&world.backends())).unwrap();
+    let mapped: SocketAddr = "[::ffff:10.9.8.7]:80".parse().unwrap();
+    for service in [SERVICE, mapped, SERVICE6] {
+        let backends = world.backends().map(|pod| pod.like(service.ip().to_canonical()));
+        for together in [true, false] {
+            let answers = world.client().namespace.run(move || named_to(service, together));
+            let mut lines = Vec::new();
+            let mut seen = BTreeSet::new();
+            for (answer, from) in answers {
+                assert_eq!(from, service, "{answer}");
+                let mut words = answer.splitn(3, ' ');
+                let mut next = || words.next().unwrap().to_owned();
+                seen.insert(next().parse().unwrap());
+                let client = world.client().like(service.ip().to_canonical());
+                assert_eq!(next(), client.to_string());
+                lines.push(next());
+            }
+            lines.sort_unstable();
+            assert_eq!(lines, questions(), "{service}, in one call: {together}");
+            let known = seen.iter().all(|backend| backends.contains(backend));
+            assert!(known && !seen.is_empty(), "{service}: {seen:?}");
         }
-        seen.sort_unstable();
-        assert_eq!(seen, texts);
-    });
+    }
+    assert_eq!(world.here.counted("balanced"), 0, "not left to the packet programs");
+}
+
+fn questions() -> Vec<String> {
+    (0..8).map(|number| format!("datagram {number}")).collect()
+}
+
+/// Sends all questions to the service over one unconnected socket, and gives what comes back.
+fn named_to(service: SocketAddr, together: bool) -> Vec<(String, SocketAddr)> {
+    let any = if service.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (fd, to, none) = (socket.as_raw_fd(), SockaddrStorage::from(service), MsgFlags::empty());
+    let texts = questions();
+    let parts: Vec<[IoSlice<'_>; 1]> =
+        texts.iter().map(|text| [IoSlice::new(text.as_bytes())]).collect();
+    if together {
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(parts.len(), None);
+        let names = vec![Some(to); parts.len()];
+        let control = Vec::<ControlMessage<'_>>::new();
+        let sent = sendmmsg(fd, &mut headers, &parts, names, control, none);
+        assert_eq!(sent.unwrap().count(), texts.len());
+    } else {
+        for part in &parts {
+            assert_eq!(sendmsg(fd, part, &[], none, Some(&to)), Ok(part[0].len()));
+        }
+    }
+    texts.iter().map(|_| receive_any(&socket)).collect()
 }
 
 /// Asks over a connected socket, as often as it takes, and gives who answered after how long.
