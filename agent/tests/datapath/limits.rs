@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bowline_agent::datapath::{
-    Datapath, FullMap, MapSizes, PodLink, ServiceTable, Status, service_table,
+    Cidr, Datapath, FullMap, Hop, MapSizes, PodLink, ServiceTable, Status, service_table,
 };
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -163,4 +163,51 @@ fn a_pod_without_room_is_named_until_it_finds_some() {
         here
     });
     assert_eq!(full(&world.here.status(), "PODS"), None);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn routes_without_room_are_named_and_the_first_one_works() {
+    let world = World::new();
+    let here = world.here.open_with(MapSizes { routes: 1, ..MapSizes::default() });
+    let mut here = attach_pods(&world, here);
+    let (first, hop) = (world.there.ranges()[0], Hop::Uplink(world.there.address().into()));
+    let second = Cidr::containing(Ipv4Addr::new(10, 240, 3, 0), 24).unwrap();
+    let error = here.set_routes(&[(first, hop), (second, hop)].into()).unwrap_err().to_string();
+    for word in ["ROUTES", "1 entries", "--map-size ROUTES="] {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    let noted = full(&world.here.status(), "ROUTES").unwrap();
+    assert!(noted.message.contains("--map-size ROUTES="), "{noted:?}");
+    assert_eq!(noted.refused, ["routes to other nodes".to_owned()].into());
+    let rows = world.here.snapshot().routes;
+    assert_eq!(rows.len(), 1, "{rows:?}");
+
+    // The node's own stack knows the way, too: who took it is what is counted.
+    let there = world.there.open();
+    let far = world.backends()[1];
+    let _server = Server::start(far);
+    let to = SocketAddr::from((far.address, BACKEND_PORT));
+    let counts = || ["remote-node", "stack"].map(|reason| world.here.counted(reason));
+    let before = counts();
+    let answer = world.client().namespace.run(move || {
+        let mut connection = Connection::open(to).unwrap();
+        (0..5).map(|_| connection.ask("still there?").unwrap().backend).last()
+    });
+    assert_eq!(answer, Some(far.address));
+    let [remote, stack] = [0, 1].map(|n| counts()[n] - before[n]);
+    // The pods' stacks speak of themselves now and then.
+    assert!(remote >= 7 && stack <= 3, "{remote} over the route, {stack} by the stack");
+    drop(there);
+
+    // What needs less room has some.
+    here.set_routes(&[(first, hop)].into()).unwrap();
+    assert_eq!(full(&world.here.status(), "ROUTES"), None);
+}
+
+#[test]
+fn maps_are_as_large_as_was_promised() {
+    let MapSizes { services, slots, backends, reverse, affinity, .. } = MapSizes::default();
+    assert_eq!((services, backends, slots), (65_536, 65_536, 1_048_576));
+    assert_eq!((affinity, reverse), (65_536, 262_144));
 }

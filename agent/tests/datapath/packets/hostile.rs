@@ -1,13 +1,13 @@
 //! Packets that lie: about their source, their lengths, their way. Each is refused by its name
 //! when a pod sends it, and left to the stack when it comes from elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_ebpf_abi::Reason;
 
 use super::frame::{ACK, Body, End, Packet, SYN};
 use super::lab::{
-    BACKEND_PORT, CLIENT_PORT, EMPTY, Hook, LOCAL, LOCAL_MAC, Lab, Net, PORT, Row, nets,
+    BACKEND_PORT, CLIENT_PORT, EMPTY, Hook, LOCAL, LOCAL_MAC, Lab, Net, PORT, Row, Verdict, nets,
 };
 
 fn client(net: &Net) -> End {
@@ -292,7 +292,123 @@ fn wrong_checksums() {
                 );
             }
         }
+        rows.extend(wrong_header_checksums());
         lab.check("wrong checksums", &rows);
+    });
+}
+
+/// Of IPv4 headers, which each router writes anew.
+fn wrong_header_checksums() -> Vec<Row> {
+    const AT: usize = 24;
+    let [net, _] = nets();
+    let right = Packet::new(client(&net), (net.vips.local, PORT), Body::Tcp(SYN));
+    let (direct, through) = (right.clone().to((net.local, PORT)), right.clone());
+    let backend = right.clone().to((net.local, BACKEND_PORT));
+    let remote = right.to((net.remote, PORT));
+    // As it leaves, one hop later.
+    let wrong_after = |packet: &Packet| {
+        let hop_limit = packet.hop_limit;
+        Packet { hop_limit, ..off_by_one(&packet.clone().hops(hop_limit - 1), AT) }
+    };
+    let row = |what: &str, packet: &Packet| {
+        let what = format!("IPv4: a wrong header checksum to {what}");
+        Row::new(what, Hook::FromPod, off_by_one(packet, AT))
+    };
+    vec![
+        row("a pod", &direct).into_pod_as(LOCAL_MAC, wrong_after(&direct)),
+        row("another node's pod", &remote).into_node_as(wrong_after(&remote)),
+        row("a service", &through)
+            .into_pod_as(LOCAL_MAC, wrong_after(&backend))
+            .opens(net.service(LOCAL)),
+    ]
+}
+
+/// Deterministic, so that a failure comes back.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// Packets of each kind, from each kind of sender to each kind of receiver.
+fn frames_to_spoil() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for net in nets() {
+        let echo = Body::Icmp(if net.client.is_ipv4() { 8 } else { 128 });
+        let vips = [net.vips.local, net.vips.remote, net.vips.empty, net.vips.own, net.vips.sticky];
+        let others = [net.local, net.remote, net.tunnelled, net.outside, net.node];
+        for from in [net.client, net.local, net.remote, net.outside] {
+            for to in vips.into_iter().chain(others).chain([net.client]) {
+                for body in [Body::Tcp(SYN), Body::Tcp(ACK), Body::Udp, echo.clone()] {
+                    frames.push(Packet::new((from, CLIENT_PORT), (to, PORT), body));
+                }
+                let answer = (from, BACKEND_PORT);
+                frames.push(Packet::new(answer, (to, CLIENT_PORT), Body::Tcp(ACK)));
+            }
+        }
+    }
+    let mut all: Vec<Vec<u8>> = frames.iter().map(Packet::bytes).collect();
+    let rows = spoiled().into_iter().chain(nets().iter().flat_map(truncated).collect::<Vec<_>>());
+    all.extend(rows.filter_map(|row| row.dropped_frame()));
+    all
+}
+
+fn is_way(reason: Reason) -> bool {
+    [Reason::LocalPod, Reason::RemoteNode, Reason::Stack].contains(&reason)
+}
+
+/// Whatever a frame is: a program that drops it counts one reason to do so, and one that does not
+/// counts the one way that the frame goes.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn random_frames_are_counted_once() {
+    const FRAMES: u64 = 3_000;
+    Lab::run(|lab| {
+        let (good, mut random) = (frames_to_spoil(), Random(0x9e37_79b9_7f4a_7c15));
+        let (mut sent, mut verdicts) = (0, BTreeMap::new());
+        lab.clear();
+        for _ in 0..2 * FRAMES {
+            let mut frame = good[random.below(good.len())].clone();
+            for _ in 0..random.below(4) {
+                // Most of them where headers are.
+                let at = random.below(frame.len().min(80));
+                frame[at] = random.next() as u8;
+            }
+            if random.below(8) == 0 {
+                frame.truncate(14 + random.below(frame.len() - 13));
+            }
+            let hook = [Hook::FromPod, Hook::ToPod, Hook::FromUplink][random.below(3)];
+            let before = lab.packets_of(hook);
+            // Later kernels refuse to run programs on frames that end within the IP header.
+            let Ok((verdict, _)) = lab.send(hook, &frame) else { continue };
+            let after = lab.packets_of(hook);
+            let moved = after.into_iter().map(|(reason, now)| (reason, now - before[&reason]));
+            let moved: Vec<(Reason, u64)> = moved.filter(|(_, more)| *more > 0).collect();
+            let counted = [Reason::is_drop, is_way].map(|counts: fn(Reason) -> bool| -> u64 {
+                moved.iter().filter(|(reason, _)| counts(*reason)).map(|(_, more)| more).sum()
+            });
+            let expected = if verdict == Verdict::Drop { [1, 0] } else { [0, 1] };
+            let known = !matches!(verdict, Verdict::Unknown(_));
+            assert!(known && counted == expected, "{hook:?} {verdict:?} {moved:?}: {frame:02x?}");
+            *verdicts.entry(format!("{hook:?} {verdict:?}")).or_insert(0) += 1;
+            sent += 1;
+            if sent == FRAMES {
+                break;
+            }
+        }
+        println!("{sent} spoiled frames: {verdicts:?}");
+        assert_eq!(sent, FRAMES, "this kernel takes too few of them");
+        // Both from pods, and all else is left to the stack or goes to a pod.
+        assert!(verdicts.len() >= 6 && verdicts.values().all(|count| *count > 10), "{verdicts:?}");
     });
 }
 

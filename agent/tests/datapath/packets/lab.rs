@@ -523,12 +523,22 @@ impl Lab {
         Ok((verdict, out))
     }
 
+    /// How many packets a program has counted, by reason.
+    pub(crate) fn packets_of(&mut self, hook: Hook) -> BTreeMap<Reason, u64> {
+        let counters = self.counters_of(&[hook.direction()]);
+        counters.into_iter().map(|((reason, _), (packets, _))| (reason, packets)).collect()
+    }
+
     fn counters(&mut self) -> Counters {
+        self.counters_of(&Direction::ALL)
+    }
+
+    fn counters_of(&mut self, directions: &[Direction]) -> Counters {
         let map = self.object.map_mut(map::COUNTERS).unwrap();
         let array = PerCpuArray::<_, Raw<Traffic>>::try_from(map).unwrap();
         let mut found = Counters::new();
         for reason in Reason::ALL {
-            for direction in Direction::ALL {
+            for direction in directions.iter().copied() {
                 let all = array.get(&reason.index(direction), 0).unwrap();
                 let packets = all.iter().map(|cpu| cpu.0.packets).sum();
                 let bytes = all.iter().map(|cpu| cpu.0.bytes).sum();
