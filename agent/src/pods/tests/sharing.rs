@@ -9,10 +9,11 @@ use nix::unistd::Pid;
 use super::*;
 
 /// Serves one file, and leaves a word in the pod's shared memory; says what was there before.
-const SERVER: &str = "echo \"found $(cat /dev/shm/x)\"; mkdir /w; echo served > /w/index.html; \
-                      echo shared > /dev/shm/x; exec httpd -f -p 127.0.0.1:80 -h /w";
+const SERVER: &str = "exec 2> /dev/null; echo \"found $(cat /dev/shm/x)\"; mkdir /w; \
+                      echo served > /w/index.html; echo shared > /dev/shm/x; exec httpd -f -p 127.0.0.1:80 -h /w";
 /// Says what it gets of the other container.
-const READER: &str = "until busybox wget -q -O - http://127.0.0.1/; do sleep 0.05; done; \
+const READER: &str = "exec 2> /dev/null; \
+                      until busybox wget -q -O - http://127.0.0.1/; do sleep 0.05; done; \
                       until cat /dev/shm/x; do sleep 0.05; done; sleep 1000";
 const SHM_BYTES: u64 = 64 << 20;
 
