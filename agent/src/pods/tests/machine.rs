@@ -259,6 +259,20 @@ impl Machine {
             let left: Vec<_> = pods.filter(|entry| entry.path().is_dir()).collect();
             assert!(left.is_empty(), "{left:?}");
         }
+        eventually("the shims end", || self.shims().is_empty());
+    }
+
+    /// Processes of this machine's shims: each names the socket that it reports to.
+    fn shims(&self) -> Vec<i32> {
+        let socket = self.dir.join("containerd.sock").into_os_string().into_encoded_bytes();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let mut words = line.split(|&byte| byte == 0);
+            let is_shim = words.next()?.ends_with(b"containerd-shim-runc-v2");
+            (is_shim && words.any(|word| word == socket)).then_some(pid)
+        });
+        processes.collect()
     }
 }
 
@@ -307,6 +321,10 @@ impl Machine {
         let Ok(tasks) = self.ctr(&["tasks", "ls", "-q"]) else { return };
         for id in String::from_utf8_lossy(&tasks.stdout).split_whitespace() {
             let _ = self.ctr(&["tasks", "rm", "-f", id]);
+        }
+        for pid in self.shims() {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         }
     }
 

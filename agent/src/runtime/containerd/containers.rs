@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as RuntimeInfo;
@@ -37,6 +38,21 @@ const SIGKILL: u32 = 9;
 const RUNC_ROOT: &str = "/run/containerd/runc";
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whose turn it is to delete the task of a container.
+#[derive(Debug, Default)]
+pub(super) struct Deletions(Mutex<HashMap<String, Turn>>);
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+impl Deletions {
+    fn turn(&self, id: &str) -> Turn {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody has or waits for any more.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(id.to_owned()).or_default().clone()
+    }
+}
 
 impl Containerd {
     pub(super) async fn prepare_snapshot(
@@ -246,9 +262,20 @@ impl Containerd {
         }
     }
 
+    /// One caller at a time, and to its end also when the caller stops waiting: otherwise the shim
+    /// may stay for ever. containerd asks it once to end; it does not while another call still
+    /// deletes its container, and a caller that is gone takes the question with it.
     async fn delete_task(&self, id: &str) -> Result<(), RuntimeCallFailed> {
-        let request = DeleteTaskRequest { container_id: id.to_owned() };
-        gone_is_fine(self.tasks().delete(self.request(request)).await)
+        let (turn, mut tasks) = (self.deletions.turn(id), self.tasks());
+        let request = self.request(DeleteTaskRequest { container_id: id.to_owned() });
+        let deleted = tokio::spawn(async move {
+            let _turn = turn.lock().await;
+            tasks.delete(request).await
+        });
+        let answer = deleted.await.map_err(|_| {
+            RuntimeCallFailed::Unreachable(format!("deleting the task of {id}: no answer"))
+        })?;
+        gone_is_fine(answer)
     }
 
     async fn remove_snapshot(&self, id: &str) -> Result<(), RuntimeCallFailed> {

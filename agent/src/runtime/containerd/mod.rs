@@ -33,6 +33,8 @@ mod containers;
 mod exec;
 mod images;
 
+use containers::Deletions;
+
 const NAMESPACE_HEADER: &str = "containerd-namespace";
 const LEASE_HEADER: &str = "containerd-lease";
 const SNAPSHOTTER: &str = "overlayfs";
@@ -58,6 +60,7 @@ pub(crate) struct Containerd {
     namespace: MetadataValue<Ascii>,
     runc_root: Option<PathBuf>,
     version_limit: Duration,
+    deletions: Deletions,
 }
 
 /// There is no usable containerd behind the socket.
@@ -93,7 +96,8 @@ impl Containerd {
             .await
             .map_err(|error| unreachable(innermost(&error)))?;
         let runc_root = config.runc_root.clone();
-        let this = Self { channel, namespace, runc_root, version_limit };
+        let deletions = Deletions::default();
+        let this = Self { channel, namespace, runc_root, version_limit, deletions };
         this.get_version().await.map_err(|error| unreachable(error.to_string()))?;
         Ok(this)
     }
