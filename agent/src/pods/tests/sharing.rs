@@ -10,7 +10,8 @@ use super::*;
 
 /// Serves one file, and leaves a word in the pod's shared memory; says what was there before.
 const SERVER: &str = "exec 2> /dev/null; echo \"found $(cat /dev/shm/x)\"; mkdir /w; \
-                      echo served > /w/index.html; echo shared > /dev/shm/x; exec httpd -f -p 127.0.0.1:80 -h /w";
+                      echo served > /w/index.html; echo shared > /dev/shm/x; \
+                      exec httpd -f -p 127.0.0.1:80 -h /w";
 /// Says what it gets of the other container.
 const READER: &str = "exec 2> /dev/null; \
                       until busybox wget -q -O - http://127.0.0.1/; do sleep 0.05; done; \
