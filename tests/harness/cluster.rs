@@ -294,9 +294,14 @@ impl Drop for Cluster {
             return;
         }
         self.registry = None;
-        if let Err(error) = self.down() {
-            // A destructor cannot fail; the test that checks for leftovers will.
-            eprintln!("cluster {} is not removed: {error:#}", self.name);
+        let Err(error) = self.down() else { return };
+        let again = self.down();
+        let text =
+            format!("`down` left parts of cluster {}: {error:#}; again: {again:?}", self.name);
+        if std::thread::panicking() {
+            eprintln!("{text}");
+        } else {
+            panic!("{text}");
         }
     }
 }

@@ -96,6 +96,7 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
         work.found = true;
         work.noted(namespaces::remove(&namespace));
     }
+    work.noted(namespaces::unmount_pins());
     for path in sockets.iter().chain(&containerd::runc_directories(place)) {
         work.noted(remove_path(path));
     }

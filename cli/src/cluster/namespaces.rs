@@ -28,6 +28,9 @@ use crate::launch::enter_netns;
 /// Where namespaces are pinned.
 pub(crate) const PINS: &str = "/run/netns";
 
+/// Says that PINS is a mount point because of us.
+const OWN_MOUNT: &str = "/run/bowline/netns-mount";
+
 const BRIDGE: &str = "br0";
 const UPLINK: &str = "eth0";
 const LOOPBACK: &str = "lo";
@@ -40,6 +43,7 @@ pub(crate) fn path(namespace: &str) -> PathBuf {
 /// Makes the bridge's and the nodes' namespaces and the links between them.
 pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
     fs::create_dir_all(PINS).with_context(|| format!("cannot make {PINS}"))?;
+    mount_pins().with_context(|| format!("cannot make {PINS} a mount point"))?;
     make(&plan.bridge_namespace)?;
     for node in &plan.nodes {
         make(&node.namespace)?;
@@ -51,6 +55,36 @@ pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
         inside(&node.namespace, async move |handle| set_up_uplink(&handle, &addresses).await)?;
     }
     Ok(())
+}
+
+/// Makes PINS a mount point, as the first `ip netns add` of a machine does: one that comes later
+/// would hide the namespaces that are there already, and nobody could unmount them any more.
+fn mount_pins() -> anyhow::Result<()> {
+    if is_mounted()? {
+        return Ok(());
+    }
+    if let Some(parent) = Path::new(OWN_MOUNT).parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(OWN_MOUNT, PINS)?;
+    mount(Some(PINS), PINS, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    Ok(mount(None::<&str>, PINS, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)?)
+}
+
+fn is_mounted() -> anyhow::Result<bool> {
+    Ok(mounts::read()?.iter().any(|mount| mount.target == Path::new(PINS)))
+}
+
+/// Undoes what the first `up` made of PINS when no namespace is left there, anybody's.
+pub(crate) fn unmount_pins() -> anyhow::Result<()> {
+    let is_used = || fs::read_dir(PINS).is_ok_and(|mut entries| entries.next().is_some());
+    if !Path::new(OWN_MOUNT).exists() || is_used() {
+        return Ok(());
+    }
+    if is_mounted()? {
+        mounts::remove(Path::new(PINS))?;
+    }
+    fs::remove_file(OWN_MOUNT).with_context(|| format!("cannot remove {OWN_MOUNT}"))
 }
 
 /// Makes one namespace and pins it.
