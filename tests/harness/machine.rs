@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use aya::programs::{loaded_links, loaded_programs};
@@ -53,7 +54,7 @@ impl Machine {
         }
         things.extend(mounts()?);
         things.extend(cgroups()?);
-        things.extend(bpf());
+        things.extend(bpf()?);
         Ok(Self { things })
     }
 
@@ -65,22 +66,35 @@ impl Machine {
     }
 }
 
-/// One that goes while we look is skipped: it is not left.
-fn bpf() -> Vec<String> {
-    let programs: BTreeMap<u32, String> = loaded_programs()
-        .flatten()
+/// Programs with names of ours, and links to them.
+fn bpf() -> Result<Vec<String>> {
+    let programs: BTreeMap<u32, String> = whole(loaded_programs)?
+        .iter()
         .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
         .filter(|(_, name)| PROGRAMS.contains(&name.as_str()))
         .collect();
-    let links = loaded_links().flatten().filter_map(|link| {
+    let links = whole(loaded_links)?.into_iter().filter_map(|link| {
         let name = programs.get(&link.program_id())?;
         Some(format!("bpf link {} of {name}", link.id()))
     });
     let links: Vec<String> = links.collect();
-    links
-        .into_iter()
-        .chain(programs.iter().map(|(id, name)| format!("bpf program {id} {name}")))
-        .collect()
+    let named = programs.iter().map(|(id, name)| format!("bpf program {id} {name}"));
+    Ok(links.into_iter().chain(named).collect())
+}
+
+/// A list that ends early when something of it goes meanwhile is begun anew.
+fn whole<T, E, I>(list: impl Fn() -> I) -> Result<Vec<T>>
+where
+    I: Iterator<Item = Result<T, E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    for _ in 0..100 {
+        if let Ok(all) = list().collect::<Result<Vec<T>, E>>() {
+            return Ok(all);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(list().collect::<Result<Vec<T>, E>>()?)
 }
 
 fn lines(kind: &str, text: &str, words: usize) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU16, AtomicUsize};
 
+use super::machine::eventually;
 use super::*;
 
 /// Asks every second and gives up at the second failure.
@@ -89,14 +90,14 @@ async fn unhealthy_containers_are_restarted() {
 
     // The server answers all the time, and then "not found".
     let before = api.wait("served", SOON, is_ready).await;
-    assert!(health.exists());
+    eventually("the server is asked", || health.exists());
     assert_eq!(container_of(&before).1, 0);
     assert!(!api.events("served").contains(&"Unhealthy".to_owned()));
     std::fs::remove_file(&health).unwrap();
     let after = api.wait("served", SOON, |status| restarted(status) && is_ready(status)).await;
     assert_restarted(&api, "served");
     assert_ne!(container_of(&after).0, container_of(&before).0);
-    assert!(health.exists());
+    eventually("the server is asked", || health.exists());
 
     manager.set_desired(vec![]);
     machine.wait_until_gone("served").await;
