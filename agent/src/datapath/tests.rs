@@ -1,5 +1,5 @@
-//! What programs hang on. Filters of the clsact queueing discipline, which kernels below 6.6 need in
-//! place of TCX links: here both exist, so the older way is tested too. And links that somebody
+//! What programs hang on. Filters of the clsact queueing discipline, which kernels below 6.6 need
+//! in place of TCX links: here both exist, so the older way is tested too. And links that somebody
 //! detached or gave another program.
 
 use std::collections::BTreeSet;

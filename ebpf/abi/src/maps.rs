@@ -97,7 +97,8 @@ impl ServiceKey {
         let name = name.wrapping_mul(SPREAD);
         let high = (a.bits() as u64) << 32 | b.bits() as u64;
         let low = (c.get() as u64) << 32 | d.get() as u64;
-        let mixed = (low / size::PAGE_LINES as u64 ^ high.rotate_left(17)).wrapping_add(name);
+        let block = low / size::PAGE_LINES as u64;
+        let mixed = (block ^ high.rotate_left(17)).wrapping_add(name);
         let pages = (count / size::PAGE_LINES) as u64;
         let page = ((mixed.wrapping_mul(SPREAD) >> 32) * pages) >> 32;
         page as u32 * size::PAGE_LINES + (d.get() ^ (name >> 32) as u32) % size::PAGE_LINES

@@ -2,8 +2,8 @@
 //! and libFuzzer, which coverage leads, in `cargo xtask test --thorough` (`fuzz/` of this crate).
 //!
 //! An input is what is wrong with a node's maps, and a sequence of packets through its logic, so
-//! that later ones meet the flows of earlier ones. First comes a byte with the number of damages, each
-//! of them two bytes: which, and where. Each packet is a byte that says which program of which
+//! that later ones meet the flows of earlier ones. First comes a byte with the number of damages,
+//! each of them two bytes: which, and where. Each packet is a byte that says which program of which
 //! family sees it and how the dice fall, two bytes of its length (low one first), and the frame.
 //! `BOWLINE_FUZZ_SECONDS` says how long the bounded driver goes on (default 2).
 
