@@ -15,7 +15,7 @@ use clap::Parser;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{PostParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
 
 /// Measure what many services cost a node.
@@ -217,7 +217,8 @@ async fn changes(api: &Api, services: &Services, options: &Options) -> Result<[f
         let number = round.wrapping_mul(7919) % options.services;
         let (namespace, name) = names(number);
         let slices: kube::Api<EndpointSlice> = kube::Api::namespaced(api.client(), &namespace);
-        let current = slices.get(&format!("{name}-1")).await?;
+        // Of now: the slice's own may be older than what the server remembers.
+        let current = slices.list(&ListParams::default().limit(1)).await?;
         let revision = current.metadata.resource_version.unwrap_or_default();
         let mut watch = slices.watch(&WatchParams::default(), &revision).await?.boxed();
         let (told, heard) = mpsc::channel();
