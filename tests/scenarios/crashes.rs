@@ -99,7 +99,9 @@ impl Churn<'_> {
     async fn play(&mut self, seed: u64, end: Instant) -> Result<()> {
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
         let mut pace = tokio::time::interval(PACE);
-        while Instant::now() < end {
+        // How much happens in a while is chance; too little would show nothing.
+        let latest = end + PATIENCE;
+        while Instant::now() < end || (self.made <= 2 * MOST && Instant::now() < latest) {
             pace.tick().await;
             let names: Vec<String> = self.alive.iter().cloned().collect();
             let victim = names.choose(&mut rng).filter(|_| names.len() > MOST / 2);
