@@ -8,6 +8,7 @@
 //! Memory is the agent's tightest bound, so objects are stripped of what no plan reads.
 
 pub(crate) mod checkpoint;
+mod service;
 mod services;
 mod slice;
 mod table;
@@ -32,10 +33,9 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use checkpoint::Checkpoint;
-pub(crate) use services::{
-    Announced, ServiceKey, ServiceTable, cluster_addresses, name_of, owner_of,
-};
-pub(crate) use slice::{Endpoint, Shared, Slice};
+pub(crate) use service::ServiceFacts;
+pub(crate) use services::{Announced, ServiceKey, ServiceTable, owner_of};
+pub(crate) use slice::{Endpoint, Port, Shared, Slice};
 pub(crate) use table::Table;
 
 /// A watch that says nothing for this long is made anew, so that a connection which died without
@@ -74,11 +74,11 @@ impl Watched {
         let to = watched.clone();
         let nodes = follow::<Node>(client, all.clone(), strip_node, move |e| to.nodes.take(e));
         let to = watched.clone();
-        let services = follow::<Service>(client, all.clone(), strip_service, move |e| {
+        let services = follow::<Service>(client, all.clone(), keep_all, move |e| {
             to.services.take_service(e);
         });
         let to = watched.clone();
-        let slices = follow::<EndpointSlice>(client, all, strip_slice, move |e| {
+        let slices = follow::<EndpointSlice>(client, all, keep_all, move |e| {
             to.services.take_slice(e);
         });
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(pods));
@@ -192,17 +192,5 @@ fn strip_node(node: &mut Node) {
         k8s_openapi::api::core::v1::NodeStatus { addresses, conditions, ..Default::default() };
 }
 
-fn strip_service(service: &mut Service) {
-    service.annotations_mut().clear();
-    service.labels_mut().clear();
-    service.owner_references_mut().clear();
-    service.status = None;
-    if let Some(spec) = service.spec.as_mut() {
-        spec.selector = None;
-    }
-}
-
-fn strip_slice(slice: &mut EndpointSlice) {
-    slice.annotations_mut().clear();
-    slice.owner_references_mut().clear();
-}
+/// For kinds whose tables hold a form of their own.
+fn keep_all<K>(_: &mut K) {}

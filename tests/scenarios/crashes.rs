@@ -59,7 +59,8 @@ async fn play(cluster: &Cluster) -> Result<()> {
     };
     let kills = kills.and_then(|kills| played.map(|()| kills))?;
     let start = Instant::now();
-    let pods = api.ready_pods("app=churn", churn.alive.len(), PATIENCE).await?;
+    let pods = api.ready_pods("app=churn", churn.alive.len(), PATIENCE).await;
+    let pods = pods.map_err(|error| error.context(what_containerd_has(cluster, node)))?;
     cluster.agrees(PATIENCE).await?;
     println!(
         "{} pods, {} deleted, {} containers killed, {kills} kills of the agent; all {} left are \
@@ -281,6 +282,19 @@ fn ctr(dir: &Path, namespace: &str, arguments: &[&str]) -> Result<String> {
     let mut ctr = command("ctr");
     ctr.arg("-a").arg(dir.join("containerd/containerd.sock")).args(["-n", namespace]);
     output(ctr.args(arguments))
+}
+
+/// For an error: containers, their tasks and the shims of this cluster.
+fn what_containerd_has(cluster: &Cluster, node: &Node) -> String {
+    let namespace = format!("bowline-{}-{}", cluster.name, node.name);
+    let listed = |kind: &str| {
+        let rows = ctr(&cluster.dir, &namespace, &[kind, "ls"]);
+        rows.unwrap_or_else(|error| format!("{error:#}\n"))
+    };
+    let all = output(command("ps").args(["-eo", "pid,ppid,stat,etimes,wchan:20,args"]));
+    let all = all.unwrap_or_else(|error| format!("{error:#}"));
+    let ours: Vec<&str> = all.lines().filter(|line| line.contains(&namespace)).collect();
+    format!("{}{}{}", listed("container"), listed("task"), ours.join("\n"))
 }
 
 /// How many containers of each pod run their program; `runc` on its way there does not count.

@@ -44,10 +44,10 @@ async fn pods_of_both_families_reach_each_other_by_both() -> Result<()> {
             let all = addresses(pod)?;
             ensure!(all.len() == 2 && all[0].is_ipv4() && all[1].is_ipv6(), "{all:?}");
         }
-        for family in FAMILIES {
+        by_both(|family| {
             every_way(&stage, family, 1500)?;
-            nodes_reach_pods(&stage, family).context("nodes to pods")?;
-        }
+            nodes_reach_pods(&stage, family).context("nodes to pods")
+        })?;
         neighbours_do_not_expire(&stage, Family::V6).context("neighbours of nodes")?;
         outsiders_reach_pods(&stage, &FAMILIES).context("a host beside the cluster")
     };
@@ -62,11 +62,11 @@ async fn nodes_without_a_common_link_reach_each_other_by_tunnel() -> Result<()> 
             ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--l2", "per-node", "--routing"];
         let stage = Stage::up(&[&flags[..], &[routing]].concat()).await?;
         let played = async {
-            for family in FAMILIES {
+            by_both(|family| {
                 every_way(&stage, family, 1450)?;
                 nodes_reach_pods(&stage, family).context("nodes to pods")?;
-                neighbours_do_not_expire(&stage, family).context("neighbours of nodes")?;
-            }
+                neighbours_do_not_expire(&stage, family).context("neighbours of nodes")
+            })?;
             tunnel_is_used(&stage)?;
             tunnel_is_mended(&stage).await.context("a tunnel device that was removed")
         };
@@ -130,6 +130,22 @@ fn node_address(family: Family, node: u8) -> IpAddr {
         Family::V4 => [172, 30, 0, 11 + node].into(),
         Family::V6 => [0xfd00, 0x172, 0x30, 0, 0, 0, 0, 11 + u16::from(node)].into(),
     }
+}
+
+/// Both families at the same time.
+fn by_both(check: impl Fn(Family) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let checks = FAMILIES.map(|family| {
+            scope.spawn({
+                let check = &check;
+                move || check(family)
+            })
+        });
+        checks.into_iter().try_for_each(|check| match check.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
 }
 
 /// What must hold between pods of one node and of two.

@@ -131,7 +131,7 @@ impl<M: ServiceMaps> Programmer<M> {
     fn wanted(&self, names: BTreeSet<ServiceKey>, place: &Place) -> Vec<(ServiceKey, Wanted)> {
         let known = self.watched.services.get_all(names);
         let wanted = known.into_iter().map(|(name, now)| {
-            let slices = now.slices.values().map(AsRef::as_ref);
+            let slices = now.slices.iter().map(AsRef::as_ref);
             let wanted = now.service.map(|service| wanted_of(&service, slices, place));
             (name, wanted.unwrap_or_default())
         });

@@ -58,8 +58,9 @@ impl Names {
 
     fn take(&mut self, change: ServiceNames) {
         if change.replaces {
-            self.services.clear();
-            self.targets.clear();
+            // Not one by one: a tree that is made at once takes half of the memory.
+            (self.services, self.targets) = (change.services, change.targets);
+            return;
         }
         change.gone_services.iter().for_each(|address| drop(self.services.remove(address)));
         change.gone_targets.iter().for_each(|backend| drop(self.targets.remove(backend)));

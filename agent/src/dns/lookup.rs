@@ -26,9 +26,8 @@ use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT},
 };
-use k8s_openapi::api::core::v1::Service;
 
-use crate::watch::{Announced, Endpoint, ServiceTable, cluster_addresses};
+use crate::watch::{self, Announced, Endpoint, ServiceFacts, ServiceTable};
 
 /// How long answers may be kept: short, because endpoints come and go.
 const TTL: u32 = 5;
@@ -70,6 +69,16 @@ struct Port {
     name: String,
     protocol: String,
     number: u16,
+}
+
+impl Port {
+    fn of(port: &watch::Port) -> Self {
+        Self {
+            name: port.name.to_ascii_lowercase(),
+            protocol: port.protocol.to_ascii_lowercase(),
+            number: port.number,
+        }
+    }
 }
 
 /// A port with the host that has it.
@@ -135,15 +144,14 @@ impl Zone<'_> {
         let Some((object, known)) = self.find(service, namespace) else {
             return Answer::NoSuchName;
         };
-        if let Some(target) = external_name(&object) {
+        if let Some(target) = object.external_name.as_deref() {
             let Ok(target) = Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) else {
                 return Answer::NoSuchName;
             };
             return Answer::Alias(target);
         }
-        let own = cluster_addresses(&object);
-        if !own.is_empty() {
-            return addresses(name, wanted, own);
+        if !object.addresses.is_empty() {
+            return addresses(name, wanted, object.addresses.iter().copied());
         }
         let endpoints = headless_endpoints(&object, &known);
         if endpoints.is_empty() {
@@ -164,7 +172,7 @@ impl Zone<'_> {
         let Some((object, known)) = self.find(service, namespace) else {
             return Answer::NoSuchName;
         };
-        if !cluster_addresses(&object).is_empty() || external_name(&object).is_some() {
+        if !object.addresses.is_empty() || object.external_name.is_some() {
             return Answer::NoSuchName;
         }
         let endpoints = headless_endpoints(&object, &known).into_iter();
@@ -213,17 +221,16 @@ impl Zone<'_> {
     fn all_ports(&self, service: &str, namespace: &str) -> Vec<HostPort> {
         let Some((object, known)) = self.find(service, namespace) else { return Vec::new() };
         let Some(own_name) = self.name_of(service, namespace) else { return Vec::new() };
-        let own = cluster_addresses(&object);
         let mut all = Vec::new();
-        if !own.is_empty() {
-            for port in service_ports(&object) {
-                all.extend(own.iter().map(|&address| HostPort {
+        if !object.addresses.is_empty() {
+            for port in object.ports.iter().map(Port::of) {
+                all.extend(object.addresses.iter().map(|&address| HostPort {
                     host: own_name.clone(),
                     address,
                     port: port.clone(),
                 }));
             }
-        } else if external_name(&object).is_none() {
+        } else if object.external_name.is_none() {
             for HeadlessEndpoint { label, address, ports } in headless_endpoints(&object, &known) {
                 let Ok(host) = own_name.prepend_label(label.as_str()) else { continue };
                 let at = |port| HostPort { host: host.clone(), address, port };
@@ -256,7 +263,7 @@ impl Zone<'_> {
         }
     }
 
-    fn find(&self, service: &str, namespace: &str) -> Option<(Arc<Service>, Announced)> {
+    fn find(&self, service: &str, namespace: &str) -> Option<(Arc<ServiceFacts>, Announced)> {
         let known = self.services.get(namespace, service)?;
         Some((known.service.clone()?, known))
     }
@@ -301,39 +308,12 @@ fn addresses(
     found(records.filter(|record| record.record_type() == wanted).collect())
 }
 
-fn external_name(service: &Service) -> Option<&str> {
-    let spec = service.spec.as_ref()?;
-    let is_external = spec.type_.as_deref() == Some("ExternalName");
-    is_external.then_some(spec.external_name.as_deref()).flatten()
-}
-
-fn service_ports(service: &Service) -> Vec<Port> {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    ports
-        .iter()
-        .filter_map(|port| {
-            Some(Port {
-                name: port.name.clone().unwrap_or_default().to_ascii_lowercase(),
-                protocol: port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
-                number: u16::try_from(port.port).ok()?,
-            })
-        })
-        .collect()
-}
-
 /// The endpoints that a headless service shows: the ready ones, or all if it asks for that.
-fn headless_endpoints(service: &Service, known: &Announced) -> Vec<HeadlessEndpoint> {
-    let spec = service.spec.as_ref();
-    let unready_too = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-    let shown = |endpoint: &&Endpoint| unready_too || endpoint.ready;
+fn headless_endpoints(service: &ServiceFacts, known: &Announced) -> Vec<HeadlessEndpoint> {
+    let shown = |endpoint: &&Endpoint| service.unready_too || endpoint.ready;
     let mut all = Vec::new();
-    for slice in known.slices.values() {
-        let ports = slice.ports.iter().map(|port| Port {
-            name: port.name.to_ascii_lowercase(),
-            protocol: port.protocol.to_ascii_lowercase(),
-            number: port.number,
-        });
-        let ports: Vec<Port> = ports.collect();
+    for slice in &known.slices {
+        let ports: Vec<Port> = slice.ports.iter().map(Port::of).collect();
         for endpoint in slice.endpoints.iter().filter(shown) {
             let address = endpoint.address;
             let dashes = || address.to_string().replace(['.', ':'], "-");

@@ -17,19 +17,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_ebpf_abi::{Address, ServiceKey, U16Be, protocol};
-use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::config::{DNS_ADDRESS, DNS_ADDRESS_V6, DNS_PORT};
-use crate::watch::{
-    ServiceKey as ServiceName, Shared, Slice, cluster_addresses, name_of, owner_of,
-};
+use crate::watch::{Port, ServiceFacts, ServiceKey as ServiceName, Shared, Slice, owner_of};
 pub use claims::ServiceChanges;
 use claims::Wanted;
 use endpoints::{Backends, Wish};
 
-/// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
-const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 /// The label of a node that says where it is.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -173,8 +169,9 @@ pub fn service_table<'a>(
     }
     let mut table = ServiceTable::default();
     for service in services {
-        let slices = slices_of.get(&name_of(service)).map_or(&[][..], Vec::as_slice);
-        for (key, wanted) in wanted_of(service, slices, &place) {
+        let service = ServiceFacts::new(service, &mut shared);
+        let slices = slices_of.get(&service.key).map_or(&[][..], Vec::as_slice);
+        for (key, wanted) in wanted_of(&service, slices, &place) {
             table.services.entry(key).or_insert(wanted);
         }
     }
@@ -193,21 +190,16 @@ impl ServiceTable {
 }
 
 /// What a service with these slices wants of the maps of a node.
-pub(crate) fn wanted_of<'a, S>(service: &Service, slices: S, place: &Place) -> Wanted
+pub(crate) fn wanted_of<'a, S>(service: &ServiceFacts, slices: S, place: &Place) -> Wanted
 where
     S: IntoIterator<Item = &'a Slice> + Clone,
 {
-    let Some(spec) = &service.spec else { return Wanted::new() };
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return Wanted::new();
-    }
-    let namespace: Arc<str> = service.metadata.namespace.as_deref().unwrap_or_default().into();
-    let name: Arc<str> = service.metadata.name.as_deref().unwrap_or_default().into();
-    let is_node_dns = &*namespace == "kube-system" && &*name == "kube-dns";
-    let only_local = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let ServiceName { namespace, name } = &service.key;
+    let is_node_dns = &**namespace == "kube-system" && &**name == "kube-dns";
+    let only_local = service.only_local;
     let mut wanted = Wanted::new();
-    for address in cluster_addresses(service) {
-        for port in spec.ports.iter().flatten() {
+    for &address in &service.addresses {
+        for port in &*service.ports {
             let Some(key) = service_key(address, port) else { continue };
             let mut lingering = Vec::new();
             let backends = if is_node_dns {
@@ -222,7 +214,7 @@ where
                 backends
             };
             let (namespace, name) = (namespace.clone(), name.clone());
-            let affinity_seconds = affinity_seconds(spec);
+            let affinity_seconds = service.affinity_seconds;
             wanted.push((
                 key,
                 WantedService { namespace, name, backends, lingering, affinity_seconds },
@@ -241,23 +233,13 @@ fn node_dns(like: IpAddr) -> BackendAddress {
     BackendAddress { address: address.into(), port: U16Be::new(DNS_PORT) }
 }
 
-fn service_key(address: IpAddr, port: &ServicePort) -> Option<ServiceKey> {
-    let number = u16::try_from(port.port).ok().filter(|port| *port != 0)?;
-    let protocol = match port.protocol.as_deref() {
-        None | Some("TCP") => protocol::TCP,
-        Some("UDP") => protocol::UDP,
-        Some(_) => return None,
+fn service_key(address: IpAddr, port: &Port) -> Option<ServiceKey> {
+    let protocol = match &*port.protocol {
+        "TCP" => protocol::TCP,
+        "UDP" => protocol::UDP,
+        _ => return None,
     };
-    Some(ServiceKey::new(address.into(), U16Be::new(number), protocol))
-}
-
-fn affinity_seconds(spec: &ServiceSpec) -> u32 {
-    if spec.session_affinity.as_deref() != Some("ClientIP") {
-        return 0;
-    }
-    let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
-    let seconds = config.and_then(|c| c.timeout_seconds).unwrap_or(DEFAULT_AFFINITY_SECONDS);
-    u32::try_from(seconds).unwrap_or_default()
+    Some(ServiceKey::new(address.into(), U16Be::new(port.number), protocol))
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ mod tests {
         assert!(watched.services.take_changed().is_empty());
         list(&["t"]);
         let names: Vec<String> =
-            watched.services.take_changed().into_iter().map(|key| key.name).collect();
+            watched.services.take_changed().into_iter().map(|key| key.name.to_string()).collect();
         assert_eq!(names, ["s", "t"]);
         watched.pods.take(Event::Init);
         watched.pods.take(Event::InitApply(named("q")));

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     Announcer,
+    service::{ServiceFacts, name_of},
     slice::{Shared, Slice},
 };
 
@@ -26,26 +27,55 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Namespace and name of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct ServiceKey {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// What the API says about one service name: the service, its slices, or both.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Announced {
     /// Absent while only slices are known.
-    pub(crate) service: Option<Arc<Service>>,
-    /// By name of the slice.
-    pub(crate) slices: BTreeMap<String, Arc<Slice>>,
+    pub(crate) service: Option<Arc<ServiceFacts>>,
+    /// In the order of their names.
+    pub(crate) slices: Vec<Arc<Slice>>,
 }
 
-/// A slice with its own name and its service's.
+impl Announced {
+    fn slice(&self, name: &str) -> Option<&Arc<Slice>> {
+        self.place_of(name).ok().map(|place| &self.slices[place])
+    }
+
+    fn put_slice(&mut self, slice: Arc<Slice>) {
+        match self.place_of(&slice.name) {
+            Ok(place) => self.slices[place] = slice,
+            Err(place) => {
+                // Most services have one slice for ever.
+                self.slices.reserve_exact(1);
+                self.slices.insert(place, slice);
+            }
+        }
+    }
+
+    fn drop_slice(&mut self, name: &str) {
+        if let Ok(place) = self.place_of(name) {
+            self.slices.remove(place);
+        }
+    }
+
+    fn place_of(&self, name: &str) -> Result<usize, usize> {
+        self.slices.binary_search_by(|slice| slice.name.as_ref().cmp(name))
+    }
+}
+
+/// A slice with its service's name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct HeldSlice {
     service: ServiceKey,
-    name: String,
     slice: Arc<Slice>,
 }
+
+/// Namespace and name of a slice.
+type SliceKey = (Arc<str>, Box<str>);
 
 /// All services with their slices.
 #[derive(Debug)]
@@ -61,11 +91,11 @@ struct Inner {
     by_address: HashMap<IpAddr, ServiceKey>,
     /// Services without a cluster address: their endpoints have names of their own.
     headless: BTreeSet<ServiceKey>,
-    /// Which service each slice (namespace, name) was last counted under.
-    slice_owner: HashMap<(String, String), ServiceKey>,
-    incoming_services: BTreeMap<ServiceKey, Service>,
-    /// The list that is coming in: each slice with the service it names.
-    incoming_slices: BTreeMap<(String, String), (ServiceKey, Arc<Slice>)>,
+    /// Which service each slice was last counted under.
+    slice_owner: HashMap<SliceKey, ServiceKey>,
+    /// The lists that are coming in; each slice with the service it names.
+    incoming_services: BTreeMap<ServiceKey, Arc<ServiceFacts>>,
+    incoming_slices: BTreeMap<SliceKey, (ServiceKey, Arc<Slice>)>,
     shared: Shared,
     dirty: BTreeSet<ServiceKey>,
 }
@@ -83,12 +113,9 @@ impl ServiceTable {
         let mut inner = self.write();
         match event {
             Event::Init => return inner.incoming_services.clear(),
-            Event::InitApply(service) => {
-                inner.incoming_services.insert(name_of(&service), service);
-                return;
-            }
+            Event::InitApply(service) => return inner.receive_service(&service),
             Event::InitDone => inner.replace_services(),
-            Event::Apply(service) => inner.put_service(service),
+            Event::Apply(service) => inner.take_service(&service),
             Event::Delete(service) => inner.drop_service(&name_of(&service)),
         }
         // Under the lock: `restore` must not take this for a table that nothing came in for.
@@ -113,15 +140,15 @@ impl ServiceTable {
 
     /// Holds these until the first lists come in; what came in already stays. They are no change:
     /// what the maps hold is newer.
-    pub(super) fn restore(&self, services: Vec<Service>, slices: Vec<HeldSlice>) {
+    pub(super) fn restore(&self, services: Vec<ServiceFacts>, slices: Vec<HeldSlice>) {
         let mut inner = self.write();
         let synced = *self.synced.borrow();
         if !synced.0 {
-            services.into_iter().for_each(|service| inner.put_service(service));
+            services.into_iter().for_each(|service| inner.put_service(Arc::new(service)));
         }
         if !synced.1 {
-            for HeldSlice { service, name, slice } in slices {
-                inner.put_slice((service.namespace.clone(), name), service, slice);
+            for HeldSlice { service, slice } in slices {
+                inner.put_slice((service.namespace.clone(), slice.name.clone()), service, slice);
             }
         }
         inner.dirty.clear();
@@ -130,30 +157,28 @@ impl ServiceTable {
     }
 
     /// All services and all slices that are held.
-    pub(super) fn held(&self) -> (Vec<Arc<Service>>, Vec<HeldSlice>) {
+    pub(super) fn held(&self) -> (Vec<Arc<ServiceFacts>>, Vec<HeldSlice>) {
         let inner = self.read();
         let services = inner.announced.values().filter_map(|entry| entry.service.clone());
         let slices = inner.announced.iter().flat_map(|(service, entry)| {
-            entry.slices.iter().map(|(name, slice)| HeldSlice {
-                service: service.clone(),
-                name: name.clone(),
-                slice: slice.clone(),
-            })
+            let held =
+                |slice: &Arc<Slice>| HeldSlice { service: service.clone(), slice: slice.clone() };
+            entry.slices.iter().map(held)
         });
         (services.collect(), slices.collect())
     }
 
     /// What is known about a service name.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Announced> {
-        let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        let key = ServiceKey { namespace: namespace.into(), name: name.into() };
         self.read().announced.get(&key).cloned()
     }
 
     /// Whether any service lives in this namespace.
     pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
-        let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
+        let first = ServiceKey { namespace: namespace.into(), name: "".into() };
         let inner = self.read();
-        inner.announced.range(first..).next().is_some_and(|(key, _)| key.namespace == namespace)
+        inner.announced.range(first..).next().is_some_and(|(key, _)| &*key.namespace == namespace)
     }
 
     /// The service that has this cluster address.
@@ -171,7 +196,7 @@ impl ServiceTable {
     /// The headless services that have an endpoint at this address, ready or not.
     pub(crate) fn headless_at(&self, address: IpAddr) -> Vec<(ServiceKey, Announced)> {
         let has = |known: &Announced| {
-            let mut endpoints = known.slices.values().flat_map(|slice| &slice.endpoints);
+            let mut endpoints = known.slices.iter().flat_map(|slice| &slice.endpoints);
             endpoints.any(|endpoint| endpoint.address == address)
         };
         let inner = self.read();
@@ -216,13 +241,31 @@ impl ServiceTable {
 }
 
 impl Inner {
-    fn put_service(&mut self, service: Service) {
-        let key = name_of(&service);
+    fn take_service(&mut self, object: &Service) {
+        let facts = self.facts_of(object);
+        self.put_service(facts);
+    }
+
+    /// Keeps a service of the list that is coming in.
+    fn receive_service(&mut self, object: &Service) {
+        let facts = self.facts_of(object);
+        self.incoming_services.insert(facts.key.clone(), facts);
+    }
+
+    /// The object's facts. Those that are held already are not made again.
+    fn facts_of(&mut self, object: &Service) -> Arc<ServiceFacts> {
+        let held = self.announced.get(&name_of(object)).and_then(|entry| entry.service.clone());
+        let same = held.filter(|held| held.is(object));
+        same.unwrap_or_else(|| Arc::new(ServiceFacts::new(object, &mut self.shared)))
+    }
+
+    fn put_service(&mut self, service: Arc<ServiceFacts>) {
+        let key = service.key.clone();
         let entry = self.announced.entry(key.clone()).or_default();
-        if entry.service.as_ref().is_some_and(|held| same_version(held.as_ref(), &service)) {
+        if entry.service.as_ref().is_some_and(|held| Arc::ptr_eq(held, &service)) {
             return;
         }
-        let old = entry.service.replace(Arc::new(service));
+        let old = entry.service.replace(service);
         self.reindex(&key, old.as_deref());
         self.dirty.insert(key);
     }
@@ -251,6 +294,7 @@ impl Inner {
         for service in incoming.into_values() {
             self.put_service(service);
         }
+        self.shared.forget_unused();
     }
 
     fn take_slice(&mut self, object: &EndpointSlice) {
@@ -273,23 +317,23 @@ impl Inner {
     }
 
     fn held_slice(&self, owner: &ServiceKey, name: &str) -> Option<&Arc<Slice>> {
-        self.announced.get(owner)?.slices.get(name)
+        self.announced.get(owner)?.slice(name)
     }
 
-    fn put_slice(&mut self, own_key: (String, String), owner: ServiceKey, slice: Arc<Slice>) {
+    fn put_slice(&mut self, own_key: SliceKey, owner: ServiceKey, slice: Arc<Slice>) {
         if self.slice_owner.get(&own_key).is_some_and(|former| *former != owner) {
             self.drop_slice(&own_key);
         }
         let entry = self.announced.entry(owner.clone()).or_default();
-        entry.slices.insert(own_key.1.clone(), slice);
+        entry.put_slice(slice);
         self.slice_owner.insert(own_key, owner.clone());
         self.dirty.insert(owner);
     }
 
-    fn drop_slice(&mut self, own_key: &(String, String)) {
+    fn drop_slice(&mut self, own_key: &SliceKey) {
         let Some(owner) = self.slice_owner.remove(own_key) else { return };
         if let Some(entry) = self.announced.get_mut(&owner) {
-            entry.slices.remove(&own_key.1);
+            entry.drop_slice(&own_key.1);
             if entry.slices.is_empty() && entry.service.is_none() {
                 self.announced.remove(&owner);
             }
@@ -299,7 +343,7 @@ impl Inner {
 
     fn replace_slices(&mut self) {
         let incoming = std::mem::take(&mut self.incoming_slices);
-        let gone: Vec<(String, String)> =
+        let gone: Vec<SliceKey> =
             self.slice_owner.keys().filter(|key| !incoming.contains_key(*key)).cloned().collect();
         for key in &gone {
             self.drop_slice(key);
@@ -314,54 +358,33 @@ impl Inner {
     }
 
     /// Brings the address index in line after the service at `key` was replaced or removed.
-    fn reindex(&mut self, key: &ServiceKey, old: Option<&Service>) {
-        for address in old.into_iter().flat_map(cluster_addresses) {
-            if self.by_address.get(&address) == Some(key) {
-                self.by_address.remove(&address);
+    fn reindex(&mut self, key: &ServiceKey, old: Option<&ServiceFacts>) {
+        for address in old.iter().flat_map(|service| &service.addresses) {
+            if self.by_address.get(address) == Some(key) {
+                self.by_address.remove(address);
             }
         }
         let now = self.announced.get(key).and_then(|held| held.service.clone());
-        if now.as_deref().is_some_and(is_headless) {
+        if now.as_ref().is_some_and(|service| service.is_headless) {
             self.headless.insert(key.clone());
         } else {
             self.headless.remove(key);
         }
-        for address in now.iter().flat_map(|service| cluster_addresses(service)) {
-            self.by_address.insert(address, key.clone());
+        for address in now.iter().flat_map(|service| &service.addresses) {
+            self.by_address.insert(*address, key.clone());
         }
     }
 }
 
-/// The cluster addresses of a service; none for a headless one.
-pub(crate) fn cluster_addresses(service: &Service) -> BTreeSet<IpAddr> {
-    let Some(spec) = service.spec.as_ref() else { return BTreeSet::new() };
-    let many = spec.cluster_ips.iter().flatten();
-    many.chain(spec.cluster_ip.as_ref()).filter_map(|text| text.parse().ok()).collect()
-}
-
-fn is_headless(service: &Service) -> bool {
-    let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
-    address == Some("None")
-}
-
-fn same_version<K: ResourceExt>(held: &K, new: &K) -> bool {
-    held.uid() == new.uid()
-        && held.resource_version().is_some()
-        && held.resource_version() == new.resource_version()
-}
-
-pub(crate) fn name_of(service: &Service) -> ServiceKey {
-    ServiceKey { namespace: service.namespace().unwrap_or_default(), name: service.name_any() }
-}
-
 /// The service that a slice names.
 pub(crate) fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
-    let name = slice.labels().get(SERVICE_NAME)?.clone();
-    Some(ServiceKey { namespace: slice.namespace().unwrap_or_default(), name })
+    let name = slice.labels().get(SERVICE_NAME)?.as_str().into();
+    Some(ServiceKey { namespace: slice_key(slice).0, name })
 }
 
-fn slice_key(slice: &EndpointSlice) -> (String, String) {
-    (slice.namespace().unwrap_or_default(), slice.name_any())
+fn slice_key(slice: &EndpointSlice) -> SliceKey {
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    (namespace.into(), slice.name_any().into())
 }
 
 #[cfg(test)]

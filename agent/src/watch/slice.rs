@@ -8,13 +8,17 @@
 
 use std::{borrow::Borrow, collections::HashSet, hash::Hash, net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::discovery::v1::{self, EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::ServicePort,
+    discovery::v1::{self, EndpointSlice},
+};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 /// An endpoint slice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Slice {
+    pub(super) name: Box<str>,
     /// uid and resource version; `None` where the object has none.
     version: Option<Box<str>>,
     pub(crate) ports: Arc<[Port]>,
@@ -22,7 +26,7 @@ pub(crate) struct Slice {
     pub(crate) endpoints: Box<[Endpoint]>,
 }
 
-/// A port that all endpoints of a slice have.
+/// A port of a service, or of all endpoints of a slice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Port {
     /// Empty for the only port of a service.
@@ -49,7 +53,7 @@ pub(crate) struct Endpoint {
     pub(crate) for_nodes: Option<Arc<[Arc<str>]>>,
 }
 
-/// What slices have in common, held once.
+/// What slices, and services, have in common, held once.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     names: HashSet<Arc<str>>,
@@ -67,7 +71,11 @@ impl Shared {
         (!names.is_empty()).then(|| shared(&mut self.lists, names.as_slice()))
     }
 
-    /// Lets go of what no slice holds any more.
+    pub(super) fn ports(&mut self, ports: &[Port]) -> Arc<[Port]> {
+        shared(&mut self.ports, ports)
+    }
+
+    /// Lets go of what nobody holds any more.
     pub(crate) fn forget_unused(&mut self) {
         self.lists.retain(|held| Arc::strong_count(held) > 1);
         self.names.retain(|held| Arc::strong_count(held) > 1);
@@ -91,7 +99,7 @@ where
 impl Slice {
     /// The compact form of an object.
     pub(crate) fn new(object: &EndpointSlice, shared_parts: &mut Shared) -> Self {
-        let ports: Vec<Port> = object.ports.iter().flatten().filter_map(Port::new).collect();
+        let ports: Vec<Port> = object.ports.iter().flatten().filter_map(Port::of_slice).collect();
         let endpoints: Vec<Endpoint> = object
             .endpoints
             .iter()
@@ -99,8 +107,9 @@ impl Slice {
             .flat_map(|endpoint| Endpoint::each(endpoint, &object.address_type, shared_parts))
             .collect();
         Self {
+            name: object.name_any().into(),
             version: version(object),
-            ports: shared(&mut shared_parts.ports, ports.as_slice()),
+            ports: shared_parts.ports(&ports),
             endpoints: endpoints.into_boxed_slice(),
         }
     }
@@ -111,17 +120,26 @@ impl Slice {
     }
 }
 
-fn version(object: &EndpointSlice) -> Option<Box<str>> {
+/// What tells versions of objects apart: uid and resource version.
+pub(super) fn version(object: &impl ResourceExt) -> Option<Box<str>> {
     let revision = object.resource_version()?;
     Some(format!("{}/{revision}", object.uid().unwrap_or_default()).into())
 }
 
 impl Port {
-    fn new(port: &v1::EndpointPort) -> Option<Self> {
+    fn of_slice(port: &v1::EndpointPort) -> Option<Self> {
+        Self::new(port.name.as_deref(), port.protocol.as_deref(), port.port?)
+    }
+
+    pub(super) fn of_service(port: &ServicePort) -> Option<Self> {
+        Self::new(port.name.as_deref(), port.protocol.as_deref(), port.port)
+    }
+
+    fn new(name: Option<&str>, protocol: Option<&str>, number: i32) -> Option<Self> {
         Some(Self {
-            name: port.name.as_deref().unwrap_or_default().into(),
-            protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
-            number: u16::try_from(port.port?).ok().filter(|number| *number != 0)?,
+            name: name.unwrap_or_default().into(),
+            protocol: protocol.unwrap_or("TCP").into(),
+            number: u16::try_from(number).ok().filter(|number| *number != 0)?,
         })
     }
 }

@@ -78,14 +78,22 @@ pub fn recall<M: PeerMaps>(maps: &M, cookie: u64, name: &Frontend, edition: u32)
     (current && there.name.same(name)).then_some(there)
 }
 
-/// The socket talks to this peer alone from now on.
+/// The socket sends to this peer alone from now on. Datagrams of former peers may still wait in
+/// it: these keep their names.
 #[inline(always)]
 pub fn connect<M: PeerMaps>(maps: &M, wanted: &Conversation) -> bool {
     let Some(there) = maps.peer(wanted.cookie) else {
         return false;
     };
-    let more = if there.cookie == wanted.cookie { there.more } else { take_over(maps, &there) };
-    maps.set_peer(&wanted.peer(more & !HAS_MORE));
+    let more = if there.cookie != wanted.cookie {
+        take_over(maps, &there)
+    } else if there.is(&wanted.backend, wanted.port) {
+        there.more
+    } else {
+        keep(maps, &there);
+        there.more | HAS_MORE
+    };
+    maps.set_peer(&wanted.peer(more));
     true
 }
 
@@ -182,16 +190,17 @@ fn take_over<M: PeerMaps>(maps: &M, there: &Peer) -> u8 {
     let in_use = there.uses >= IN_USE;
     let careful = there.more & CAREFUL;
     if in_use || careful > 0 {
-        let key = ReverseKey {
-            cookie: there.cookie,
-            backend: there.backend,
-            port: there.port,
-            pad: 0,
-            pad_word: 0,
-        };
-        let _ = maps.store_other_name(&key, &there.name);
+        keep(maps, there);
     }
     if in_use || there.more & HAS_MORE != 0 { CAREFUL } else { careful.saturating_sub(1) }
+}
+
+/// Moves an entry to REVERSE.
+#[inline(always)]
+fn keep<M: PeerMaps>(maps: &M, there: &Peer) {
+    let Peer { cookie, backend, port, .. } = *there;
+    let key = ReverseKey { cookie, backend, port, pad: 0, pad_word: 0 };
+    let _ = maps.store_other_name(&key, &there.name);
 }
 
 #[cfg(test)]
@@ -254,17 +263,17 @@ mod tests {
     const B: &str = "10.9.0.2";
 
     #[test]
-    fn a_connected_socket_knows_its_peer_by_name_and_nobody_else() {
+    fn a_connected_socket_knows_its_peers_by_name_and_nobody_else() {
         let maps = Fake::default();
         let mine = talk(3, A, "10.240.0.1");
         assert!(connect(&maps, &mine));
         assert_eq!(named(&maps, &mine), Some(name(A)));
         assert_eq!(named(&maps, &talk(3, A, "10.240.0.2")), None);
         assert_eq!(named(&maps, &talk(4, A, "10.240.0.1")), None);
-        // Connected anew, the old peer is forgotten.
+        // What the former peer sent may still wait to be read.
         let next = talk(3, B, "10.240.0.2");
         assert!(connect(&maps, &next));
-        assert_eq!((named(&maps, &next), named(&maps, &mine)), (Some(name(B)), None));
+        assert_eq!((named(&maps, &next), named(&maps, &mine)), (Some(name(B)), Some(name(A))));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Tables of names and answers.
 
 use k8s_openapi::api::{
-    core::v1::{ServicePort, ServiceSpec},
+    core::v1::{Service, ServicePort, ServiceSpec},
     discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 use kube::{api::ObjectMeta, runtime::watcher::Event};

@@ -1,4 +1,4 @@
-//! Addresses over a thousand sandboxes that come and go while the process that makes them is
+//! Addresses over hundreds of sandboxes that come and go while the process that makes them is
 //! killed again and again.
 //!
 //! The test runs this very binary as that process, in the network namespace that it made. The
@@ -19,10 +19,14 @@ use super::*;
 
 const NAME: &str = "network::tests::crash::random_kills_leak_no_address_and_give_none_out_twice";
 const RUN_DIR: &str = "BOWLINE_TEST_CRASH_RUN_DIR";
-const CYCLES: usize = 1_000;
 
-/// Half a minute on a machine that does nothing else.
+/// Half a minute for a thousand on a machine that does nothing else.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// How many sandboxes come and go; a thousand with `cargo xtask test --thorough`.
+fn cycles() -> usize {
+    if std::env::var_os("BOWLINE_THOROUGH").is_some() { 1_000 } else { 250 }
+}
 
 /// 29 addresses can be given out of it.
 const SMALL: &str = "10.240.1.0/27";
@@ -119,8 +123,9 @@ async fn drive(mut node: TestNode) -> TestNode {
     let before = node.picture().await;
     let start = Instant::now();
     let mut ledger = Ledger::default();
-    while ledger.removed < CYCLES {
-        assert!(start.elapsed() < LIMIT, "{} of {CYCLES} cycles in {LIMIT:?}", ledger.removed);
+    while ledger.removed < cycles() {
+        let (removed, all) = (ledger.removed, cycles());
+        assert!(start.elapsed() < LIMIT, "{removed} of {all} cycles in {LIMIT:?}");
         ledger.one_life(node.run.path());
     }
     println!(
@@ -129,7 +134,7 @@ async fn drive(mut node: TestNode) -> TestNode {
         ledger.kills,
         start.elapsed()
     );
-    assert!(ledger.kills >= 10, "{} kills", ledger.kills);
+    assert!(ledger.kills >= cycles() / 100, "{} kills", ledger.kills);
 
     node.reopen();
     node.network.set_ranges(small());

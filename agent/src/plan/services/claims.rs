@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn name(text: &str) -> ServiceName {
-        ServiceName { namespace: "default".to_owned(), name: text.to_owned() }
+        ServiceName { namespace: "default".into(), name: text.into() }
     }
 
     fn wants(service: &str, ports: &[u16]) -> (ServiceName, Wanted) {

@@ -11,10 +11,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bowline_ebpf_abi::U16Be;
-use k8s_openapi::api::core::v1::ServicePort;
 
 use super::{BackendAddress, Place};
-use crate::watch::{Endpoint, Slice};
+use crate::watch::{Endpoint, Port, Slice};
 
 /// Backends, each with the object that it is, where the slice says so (`namespace/name`).
 pub(super) type Backends = BTreeMap<BackendAddress, Option<Arc<str>>>;
@@ -23,7 +22,7 @@ pub(super) type Backends = BTreeMap<BackendAddress, Option<Arc<str>>>;
 pub(super) struct Wish<'a> {
     /// The virtual address.
     pub(super) address: IpAddr,
-    pub(super) port: &'a ServicePort,
+    pub(super) port: &'a Port,
     pub(super) only_local: bool,
     pub(super) place: &'a Place,
 }
@@ -74,12 +73,10 @@ impl Wish<'_> {
         endpoint.node.as_deref() == Some(&*self.place.node)
     }
 
-    /// The slice's number for the service's port: they share name and protocol, and the only port
-    /// of a service is named "".
+    /// The slice's number for the service's port: they share name and protocol.
     fn target_port(&self, slice: &Slice) -> Option<u16> {
-        let name = self.port.name.as_deref().unwrap_or_default();
-        let protocol = self.port.protocol.as_deref().unwrap_or("TCP");
-        let found = slice.ports.iter().find(|p| &*p.name == name && &*p.protocol == protocol);
+        let Port { name, protocol, .. } = self.port;
+        let found = slice.ports.iter().find(|p| p.name == *name && p.protocol == *protocol);
         found.map(|port| port.number)
     }
 

@@ -41,7 +41,8 @@ const SNAPSHOTTER: &str = "overlayfs";
 /// tonic's own limit of 4 MiB is too small for the list of a full node's containers.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// How long containerd may take for one call; starting a container on a busy disk is the longest.
-const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// A call that hangs because of a start that was given up half way is tried again after it.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 

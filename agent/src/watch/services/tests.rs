@@ -34,7 +34,7 @@ fn slice(name: &str, version: u32, owner: &str) -> EndpointSlice {
 }
 
 fn key(name: &str) -> ServiceKey {
-    ServiceKey { namespace: "default".to_owned(), name: name.to_owned() }
+    ServiceKey { namespace: "default".into(), name: name.into() }
 }
 
 fn changed(table: &ServiceTable) -> Vec<(String, usize, bool)> {
@@ -43,7 +43,7 @@ fn changed(table: &ServiceTable) -> Vec<(String, usize, bool)> {
         .map(|key| {
             let now = table.get(&key.namespace, &key.name);
             let slices = now.as_ref().map_or(0, |now| now.slices.len());
-            (key.name, slices, now.is_some_and(|now| now.service.is_some()))
+            (key.name.to_string(), slices, now.is_some_and(|now| now.service.is_some()))
         })
         .collect()
 }
