@@ -54,14 +54,14 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Where a document's object is.
-struct Address<'a> {
-    resource: &'a Resource,
-    namespace: String,
-    name: String,
+pub(super) struct Address<'a> {
+    pub(super) resource: &'a Resource,
+    pub(super) namespace: String,
+    pub(super) name: String,
 }
 
 impl<'a> Address<'a> {
-    fn of(
+    pub(super) fn of(
         document: &Document,
         catalog: &'a Catalog,
         scope: &Scope,
@@ -70,9 +70,9 @@ impl<'a> Address<'a> {
         let resource = catalog.find_kind(&document.api_version, &document.kind)?;
         let name = name_of(&document.object);
         if name.is_empty() {
-            bail!("a {} without metadata.name cannot be applied", document.kind);
+            bail!("a {} without metadata.name: which one is not said", document.kind);
         }
-        let own = document.object["metadata"]["namespace"].as_str();
+        let own = document.object["metadata"]["namespace"].as_str().filter(|it| !it.is_empty());
         if let (Some(own), Some(asked)) = (own, scope.namespace.as_deref())
             && own != asked
             && resource.namespaced
@@ -97,7 +97,7 @@ async fn apply(
     }
     annotate(&mut wanted);
     let label = address.resource.label(&address.name);
-    let path = address.resource.object(&address.namespace, &address.name);
+    let path = address.resource.object(&address.namespace, &address.name)?;
     let strict = query(&[("fieldValidation", "Strict".to_owned())]);
     for _ in 0..MAX_CONFLICTS {
         let Some(live) = connection.get_if_there(&path).await? else {

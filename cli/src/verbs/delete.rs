@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::apply::Address;
 use super::client::{Body, Connection, Server, query};
 use super::discovery::{Catalog, Resource, name_of};
-use super::{Scope, manifest, resolve, targets};
+use super::manifest::{self, Document};
+use super::{Scope, resolve, targets};
 use crate::output;
 
 const JSON: &str = "application/json";
@@ -71,7 +73,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let mut doomed = if args.filename.is_empty() {
         from_words(args, &connection, &catalog).await?
     } else {
-        from_manifests(args, &connection, &catalog)?
+        let documents = manifest::read(&args.filename)?;
+        from_manifests(&documents, &catalog, &args.scope, &connection.namespace)?
     };
     if doomed.is_empty() {
         eprintln!("nothing found to delete");
@@ -87,7 +90,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     if args.wait {
         let deadline = Instant::now() + Duration::from_secs(args.timeout);
         for object in doomed.iter().filter(|object| object.uid.is_some()) {
-            wait_until_gone(&connection, object, deadline).await?;
+            if let Err(error) = wait_until_gone(&connection, object, deadline).await {
+                failed.push(format!("{error:#}"));
+            }
         }
     }
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
@@ -107,39 +112,42 @@ async fn from_words(
             (true, false) => bail!("say which {}: a name, --selector or --all", resource.plural),
             (false, true) => bail!("names do not go together with --selector and --all"),
             (false, false) => {
-                doomed.extend(names.iter().map(|name| at(resource, namespace, name)));
+                for name in names {
+                    doomed.push(at(resource, namespace, name)?);
+                }
             }
             (true, true) => {
                 let selector = args.selector.clone().map(|it| ("labelSelector", it));
                 let selector: Vec<_> = selector.into_iter().collect();
                 let path = format!("{}{}", resource.collection(Some(namespace)), query(&selector));
                 let list = connection.get(&path, JSON).await?;
-                let items = list["items"].as_array().into_iter().flatten();
-                doomed.extend(items.map(|item| at(resource, namespace, name_of(item))));
+                for item in list["items"].as_array().into_iter().flatten() {
+                    doomed.push(at(resource, namespace, name_of(item))?);
+                }
             }
         }
     }
     Ok(doomed)
 }
 
+/// All of them or none: what one manifest leaves open is said before anything is deleted.
 fn from_manifests(
-    args: &Args,
-    connection: &Connection,
+    documents: &[Document],
     catalog: &Catalog,
+    scope: &Scope,
+    default: &str,
 ) -> anyhow::Result<Vec<Doomed>> {
-    let default = args.scope.namespace(connection);
-    let documents = manifest::read(&args.filename)?;
     let doomed = documents.iter().map(|document| {
-        let resource = catalog.find_kind(&document.api_version, &document.kind)?;
-        let namespace = document.object["metadata"]["namespace"].as_str().unwrap_or(default);
-        Ok(at(resource, namespace, name_of(&document.object)))
+        let address = Address::of(document, catalog, scope, default);
+        let address = address.with_context(|| document.source.clone())?;
+        at(address.resource, &address.namespace, &address.name)
     });
     doomed.collect()
 }
 
-fn at(resource: &Resource, namespace: &str, name: &str) -> Doomed {
-    let (label, path) = (resource.label(name), resource.object(namespace, name));
-    Doomed { label, path, uid: None }
+fn at(resource: &Resource, namespace: &str, name: &str) -> anyhow::Result<Doomed> {
+    let (label, path) = (resource.label(name), resource.object(namespace, name)?);
+    Ok(Doomed { label, path, uid: None })
 }
 
 /// Asks for the deletion; `false` when the object was not there and that is fine.
@@ -189,6 +197,36 @@ async fn wait_until_gone(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The path that a manifest of a pod with this metadata leads to.
+    fn path(metadata: &Value, namespace: Option<&str>) -> Result<String, String> {
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        let (api_version, kind) = ("v1".to_owned(), "Pod".to_owned());
+        let document = Document { source: "x.yaml".to_owned(), api_version, kind, object };
+        let scope = Scope { namespace: namespace.map(str::to_owned) };
+        from_manifests(&[document], &super::super::discovery::sample(), &scope, "default")
+            .map(|doomed| doomed[0].path.clone())
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn manifests_say_which_one_and_where() {
+        for (metadata, namespace, expected) in [
+            (json!({"name": "x"}), None, "/api/v1/namespaces/default/pods/x"),
+            (json!({"name": "x"}), Some("ns"), "/api/v1/namespaces/ns/pods/x"),
+            (json!({"name": "x", "namespace": "ns"}), None, "/api/v1/namespaces/ns/pods/x"),
+            (json!({"name": "x", "namespace": ""}), None, "/api/v1/namespaces/default/pods/x"),
+        ] {
+            assert_eq!(path(&metadata, namespace), Ok(expected.to_owned()), "{metadata}");
+        }
+        for (metadata, expected) in [
+            (json!({"generateName": "x-"}), "x.yaml: a Pod without metadata.name"),
+            (json!({"name": "x", "namespace": "prod"}), "namespace `prod`, the command line `ns`"),
+        ] {
+            let error = path(&metadata, Some("ns")).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 
     #[test]
     fn answers_to_delete_have_two_shapes() {

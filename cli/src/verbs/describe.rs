@@ -55,7 +55,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
             found.extend(items.into_iter().map(|item| (resource, item)));
         }
         for name in names {
-            let object = connection.get(&resource.object(namespace, name), JSON).await?;
+            let object = connection.get(&resource.object(namespace, name)?, JSON).await?;
             found.push((resource, object));
         }
     }

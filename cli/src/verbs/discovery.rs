@@ -137,8 +137,17 @@ impl Resource {
     }
 
     /// The path of one object.
-    pub(crate) fn object(&self, namespace: &str, name: &str) -> String {
-        format!("{}/{}", self.collection(Some(namespace)), escape(name))
+    pub(crate) fn object(&self, namespace: &str, name: &str) -> anyhow::Result<String> {
+        Ok(format!("{}/{}", self.collection(Some(namespace)), segment(name)?))
+    }
+}
+
+/// A name as the last part of a path. One that leaves the path where it is, or leads up, would
+/// stand for the whole collection.
+pub(crate) fn segment(name: &str) -> anyhow::Result<String> {
+    match name {
+        "" | "." | ".." => bail!("`{name}` is no name of an object"),
+        name => Ok(escape(name)),
     }
 }
 
@@ -204,7 +213,7 @@ mod tests {
     #[test]
     fn paths() {
         let catalog = sample();
-        let path = |word: &str| catalog.find(word).unwrap()[0].object("ns", "x");
+        let path = |word: &str| catalog.find(word).unwrap()[0].object("ns", "x").unwrap();
         assert_eq!(path("pod"), "/api/v1/namespaces/ns/pods/x");
         assert_eq!(path("node"), "/api/v1/nodes/x");
         assert_eq!(path("deploy"), "/apis/apps/v1/namespaces/ns/deployments/x");
@@ -213,5 +222,13 @@ mod tests {
             "/apis/apps/v1/deployments"
         );
         assert_eq!(catalog.find("deploy").unwrap()[0].label("x"), "deployment.apps/x");
+    }
+
+    #[test]
+    fn no_path_of_an_object_is_that_of_its_collection() {
+        let catalog = sample();
+        for name in ["", ".", ".."] {
+            assert!(catalog.find("pod").unwrap()[0].object("ns", name).is_err(), "`{name}`");
+        }
     }
 }

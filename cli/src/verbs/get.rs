@@ -90,7 +90,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
             if args.all_namespaces && resource.namespaced {
                 bail!("a name and --all-namespaces do not go together: give --namespace");
             }
-            let path = resource.object(namespace, name);
+            let path = resource.object(namespace, name)?;
             reads.push(Read { resource, name: Some(name), path });
         }
     }

@@ -5,6 +5,7 @@ use futures::AsyncReadExt;
 
 use super::Scope;
 use super::client::{Server, escape, query};
+use super::discovery::segment;
 use crate::output;
 
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -70,7 +71,7 @@ impl Args {
             [("follow", self.follow), ("timestamps", self.timestamps), ("previous", self.previous)];
         let set = flags.iter().filter(|(_, set)| *set);
         parameters.extend(set.map(|(flag, _)| (*flag, "true".to_owned())));
-        let (namespace, pod) = (escape(namespace), escape(pod));
+        let (namespace, pod) = (escape(namespace), segment(pod)?);
         Ok(format!("/api/v1/namespaces/{namespace}/pods/{pod}/log{}", query(&parameters)))
     }
 }
@@ -101,7 +102,9 @@ mod tests {
             let path = Line::parse_from(words).logs.path("default").unwrap();
             assert_eq!(path, expected, "{line}");
         }
-        let line = Line::parse_from(["logs", "deploy/web"]);
-        assert!(line.logs.path("default").is_err());
+        for pod in ["deploy/web", "pod/", ""] {
+            let line = Line::parse_from(["logs", pod]);
+            assert!(line.logs.path("default").is_err(), "`{pod}`");
+        }
     }
 }

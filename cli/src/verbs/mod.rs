@@ -57,6 +57,10 @@ fn targets(words: &[String]) -> anyhow::Result<Vec<Target>> {
         return words.iter().map(pair).collect();
     }
     let names = &words[1..];
+    if words.iter().any(String::is_empty) {
+        // A variable of a script that is not set, most often.
+        anyhow::bail!("an empty word is neither a type nor a name");
+    }
     if let Some(word) = names.iter().find(|name| name.contains('/')) {
         anyhow::bail!("`{word}` is not a name: do not mix `TYPE NAME` and `TYPE/NAME`");
     }
@@ -115,6 +119,14 @@ mod tests {
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn empty_words_are_refused() {
+        for words in [&["pod", ""][..], &["pod", "a", ""], &["", "a"], &[""], &["pod/a", ""]] {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            assert!(targets(&words).is_err(), "{words:?}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
             bail!("say which of the {}: give a name", resource.plural);
         }
         for name in names {
-            let path = format!("{}/scale", resource.object(namespace, name));
+            let path = format!("{}/scale", resource.object(namespace, name)?);
             let body = Body { kind: "application/merge-patch+json", value: &patch };
             connection.write("PATCH", &path, Some(body)).await?;
             output::line(&format!("{} scaled", resource.label(name)));
