@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 const CONTROLLERS: &str = "system:kube-controller-manager";
 const SCHEDULER: &str = "system:kube-scheduler";
+/// Kubernetes' default.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ pub async fn run(
             pod_cidr: config.pod_cidr,
             node_mask_size: config.node_mask_size,
             node_monitor_grace_period: config.node_monitor_grace_period,
+            event_ttl: EVENT_TTL,
         },
         token.child_token(),
     );

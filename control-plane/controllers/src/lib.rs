@@ -11,6 +11,7 @@ mod cache;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
+mod event_gc;
 mod failure;
 mod garbage_collector;
 mod kinds;
@@ -58,6 +59,8 @@ pub struct Config {
     pub node_mask_size: NodeMaskSize,
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace_period: Duration,
+    /// How long an event is kept after it happened last.
+    pub event_ttl: Duration,
 }
 
 /// The prefix lengths of a node's parts of the pod ranges.
@@ -126,6 +129,7 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
     node_ipam::start(&world, pools);
     garbage_collector::start(&world);
     pod_gc::start(&world);
+    event_gc::start(&world, config.event_ttl);
     namespace::start(&world);
     service_account::start(&world);
     world.watch();

@@ -6,7 +6,7 @@
 //! carries the uid and version that the decision was made on.
 //!
 //! The typed caches feed the graph; only kinds that no controller watches get a watch of their own,
-//! of metadata alone. Events are left out: they have no dependents and expire.
+//! of metadata alone. Events are left out: they have no dependents, and `event_gc` removes them.
 
 mod graph;
 
