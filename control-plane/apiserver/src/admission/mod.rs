@@ -25,7 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 
 pub(crate) use namespace::SYSTEM_NAMESPACES;
 
-/// An allocation that is not stored yet. Dropped when it is.
+/// An allocation that is not visible yet. Dropped when it is.
 pub(crate) type Reserved = OwnedMutexGuard<service_ledger::Ledger>;
 
 /// See the module's documentation.

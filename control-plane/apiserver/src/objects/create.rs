@@ -1,8 +1,8 @@
 //! Creating objects.
 
-use super::{Caller, Objects, Place, settle, store_failed, timestamp};
+use super::{Caller, Objects, Place, settle, timestamp};
 use crate::admission::Admission;
-use crate::store::{Write, WriteFailed};
+use crate::store::Write;
 use crate::watch::Object;
 use bowline_api::object::{self, Creation};
 use bowline_api::status::Status;
@@ -65,8 +65,8 @@ impl Objects {
         };
         object::prepare_for_create(resource, &mut value, &creation);
         (resource.apply_defaults)(&mut value);
-        let _open = match resource.namespaced {
-            true => Some(self.namespaces.read().await),
+        let open = match resource.namespaced {
+            true => Some(self.namespaces.clone().read_owned().await),
             false => None,
         };
         self.catch_up().await?;
@@ -81,19 +81,14 @@ impl Objects {
         if cache.get(&place.key()).is_some() {
             return Ok(Err(name));
         }
-        // Held until the write is visible, so that nothing is allocated twice.
-        let _reserved = self.admission.allocate(&place, &mut value, None).await?;
+        let reserved = self.admission.allocate(&place, &mut value, None).await?;
         if caller.dry_run {
             return Ok(Ok(Arc::new(Object::new(place.key(), value, 0))));
         }
         let write = Write::Create(Object::encode(value.clone()));
-        match self.store.write(place.store_key(), write).await {
-            Ok(revision) => {
-                self.wait_for(revision).await?;
-                Ok(Ok(Arc::new(Object::new(place.key(), value, revision))))
-            }
-            Err(WriteFailed::Conflict { .. }) => Ok(Err(name)),
-            Err(WriteFailed::Store(error)) => Err(store_failed(error)),
+        match self.write(&place, write, (reserved, open)).await? {
+            Some(revision) => Ok(Ok(Arc::new(Object::new(place.key(), value, revision)))),
+            None => Ok(Err(name)),
         }
     }
 }

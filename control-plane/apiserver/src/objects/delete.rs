@@ -1,7 +1,7 @@
 //! Deleting objects: at once, after their agent is done, or after their finalizers are.
 
-use super::{CONFLICT_RETRIES, Caller, Objects, Place, store_failed, timestamp};
-use crate::store::{Write, WriteFailed};
+use super::{CONFLICT_RETRIES, Caller, Objects, Place, timestamp};
+use crate::store::Write;
 use crate::watch::{Filter, Object};
 use bowline_api::object;
 use bowline_api::resource::Resource;
@@ -132,13 +132,9 @@ impl Objects {
         let revision = if caller.dry_run {
             at
         } else {
-            match self.store.write(place.store_key(), write).await {
-                Ok(revision) => {
-                    self.wait_for(revision).await?;
-                    revision
-                }
-                Err(WriteFailed::Conflict { .. }) => return Ok(None),
-                Err(WriteFailed::Store(error)) => return Err(store_failed(error)),
+            match self.write(place, write, ()).await? {
+                Some(revision) => revision,
+                None => return Ok(None),
             }
         };
         let object = object(revision);

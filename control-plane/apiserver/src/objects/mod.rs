@@ -3,7 +3,9 @@
 //!
 //! Guarantees: a write that is refused stores nothing; an update is a compare-and-swap, so that two
 //! writers never overwrite each other unseen; a read shows everything that was acknowledged before
-//! it began. It knows nothing of HTTP: failures are [`Status`] values.
+//! it began; what a write relies on is held until it is visible or has failed, also when the caller
+//! goes away or is told that it took too long. It knows nothing of HTTP: failures are [`Status`]
+//! values.
 
 mod binding;
 mod create;
@@ -14,13 +16,13 @@ mod update;
 
 use crate::admission::Admission;
 use crate::auth::User;
-use crate::store::{Revision, Store, StoreError};
+use crate::store::{Revision, Store, StoreError, Write, WriteFailed};
 use crate::watch::{CacheBehind, Caches, Object};
 use bowline_api::resource::Resource;
 use bowline_api::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, oneshot};
 
 pub(crate) use delete::{DeleteOptions, Deleted, Propagation};
 pub(crate) use list::{List, ListOptions, parse_revision};
@@ -116,12 +118,12 @@ pub(crate) struct Objects {
     admission: Admission,
     /// Held shared by whoever puts an object into a namespace, alone by whoever ends a namespace:
     /// nothing is put into one after its content has been looked at for the last time.
-    namespaces: RwLock<()>,
+    namespaces: Arc<RwLock<()>>,
 }
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn Store>, caches: Arc<Caches>, admission: Admission) -> Self {
-        Self { store, caches, admission, namespaces: RwLock::new(()) }
+        Self { store, caches, admission, namespaces: Arc::default() }
     }
 
     /// Waits until the caches show every write that is acknowledged now.
@@ -133,6 +135,37 @@ impl Objects {
     /// Waits until the caches show a revision that a client names.
     pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), Status> {
         self.caches.wait_for(revision).await.map_err(behind)
+    }
+
+    /// Writes, and waits until the write is visible; until then `held` is not dropped, whatever
+    /// becomes of the caller. `None` when somebody else wrote in between.
+    async fn write(
+        &self,
+        place: &Place,
+        write: Write,
+        held: impl Send + 'static,
+    ) -> Result<Option<Revision>, Status> {
+        let (store, key) = (self.store.clone(), place.store_key());
+        let mut applied = self.caches.subscribe();
+        let (answer, written) = oneshot::channel();
+        // A task of its own: callers go away.
+        tokio::spawn(async move {
+            let written = store.write(key, write).await;
+            // Closing the store waits for no task.
+            drop(store);
+            let revision = written.as_ref().ok().copied();
+            let _ = answer.send(written);
+            if let Some(revision) = revision {
+                // It fails when there are no caches any more, and nothing to hold either.
+                let _ = applied.wait_for(|applied| *applied >= revision).await;
+            }
+            drop(held);
+        });
+        match written.await.unwrap_or(Err(WriteFailed::Store(StoreError::Closed))) {
+            Ok(revision) => self.wait_for(revision).await.map(|()| Some(revision)),
+            Err(WriteFailed::Conflict { .. }) => Ok(None),
+            Err(WriteFailed::Store(error)) => Err(store_failed(error)),
+        }
     }
 
     pub(crate) async fn get(&self, place: &Place) -> Result<Arc<Object>, Status> {
@@ -212,6 +245,9 @@ fn timestamp(after: std::time::Duration) -> String {
     let then = now.checked_add(after).unwrap_or(now);
     then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+#[cfg(test)]
+mod write_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
 //! Changing objects.
 
-use super::{CONFLICT_RETRIES, Caller, Objects, Place, settle, store_failed};
+use super::{CONFLICT_RETRIES, Caller, Objects, Place, settle};
 use crate::admission::Admission;
-use crate::store::{Write, WriteFailed};
+use crate::store::Write;
 use crate::watch::Object;
 use bowline_api::object;
 use bowline_api::status::Status;
@@ -139,7 +139,7 @@ impl Objects {
         if !errors.is_empty() {
             return Err(Status::invalid(resource, &place.name, &errors));
         }
-        let _reserved = match part {
+        let reserved = match part {
             Part::Main => self.admission.allocate(place, &mut value, Some(old)).await?,
             Part::Status | Part::Finalize | Part::Binding => None,
         };
@@ -154,13 +154,9 @@ impl Objects {
         if caller.dry_run {
             return Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))));
         }
-        match self.store.write(place.store_key(), write).await {
-            Ok(revision) => {
-                self.wait_for(revision).await?;
-                Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))))
-            }
-            Err(WriteFailed::Conflict { .. }) => Ok(Tried::Overtaken),
-            Err(WriteFailed::Store(error)) => Err(store_failed(error)),
+        match self.write(place, write, reserved).await? {
+            Some(revision) => Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision)))),
+            None => Ok(Tried::Overtaken),
         }
     }
 }

@@ -62,12 +62,17 @@ impl Caches {
         *self.applied.borrow()
     }
 
+    /// The revision up to which every change is visible, as it grows.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.applied.subscribe()
+    }
+
     /// Waits until every change up to `revision` is visible.
     pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), CacheBehind> {
         if self.applied() >= revision {
             return Ok(());
         }
-        let mut applied = self.applied.subscribe();
+        let mut applied = self.subscribe();
         let reached = applied.wait_for(|applied| *applied >= revision);
         match tokio::time::timeout(WAIT, reached).await {
             Ok(Ok(_)) => Ok(()),
