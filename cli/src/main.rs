@@ -15,7 +15,7 @@ mod serve;
 mod verbs;
 
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -67,7 +67,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(CommandLine::parse()) {
+    match output::unless_unread(run(CommandLine::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -78,7 +78,8 @@ fn main() -> ExitCode {
 
 /// One line that says what went wrong.
 fn complain(error: &anyhow::Error) {
-    eprintln!("error: {}", one_line(&format!("{error:#}")));
+    // Nobody may be there to read it; the exit status says the same.
+    drop(writeln!(std::io::stderr(), "error: {}", one_line(&format!("{error:#}"))));
 }
 
 fn run(line: CommandLine) -> anyhow::Result<()> {
@@ -103,10 +104,7 @@ fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Logs(args) => wait(verbs::logs::run(&args)),
         Command::Net(args) => net::run(&args),
         Command::Completion { shell } => completion(shell),
-        Command::Version => {
-            output::line(&format!("bowline {}", env!("CARGO_PKG_VERSION")));
-            Ok(())
-        }
+        Command::Version => Ok(output::line(&format!("bowline {}", env!("CARGO_PKG_VERSION")))?),
         Command::InternalExec(args) => launch::exec(&args).map(|never| match never {}),
     }
 }
@@ -145,8 +143,7 @@ fn log_filter(levels: &str) -> Option<EnvFilter> {
 fn completion(shell: Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "bowline", &mut script);
-    output::bytes(&script);
-    Ok(())
+    Ok(output::bytes(&script)?)
 }
 
 /// Errors of libraries may have several lines; ours have one.

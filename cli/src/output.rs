@@ -1,8 +1,9 @@
 //! What the commands print: tables, JSON and YAML on standard output.
 //!
-//! Guarantees: a reader that goes away (`bowline get pods | head -1`) ends the program quietly,
-//! and a table never has trailing blanks. Does not guarantee a stable table layout: scripts use
-//! `-o json` or `-o yaml`.
+//! Guarantees: nothing here ends the program: a verb that writes to the API says what it did and
+//! goes on, whoever reads that. A reader that goes away (`bowline get pods | head -1`) is no
+//! failure, everything else that keeps output from being written is, and a table never has trailing
+//! blanks. Does not guarantee a stable table layout: scripts use `-o json` or `-o yaml`.
 
 use std::io::{self, Write};
 
@@ -19,31 +20,46 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// Writes text to standard output; ends the program when nobody reads it any more.
-pub(crate) fn text(text: &str) {
-    bytes(text.as_bytes());
+/// Standard output took no more.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub(crate) struct WriteOutputFailed(#[from] io::Error);
+
+/// Writes text to standard output.
+pub(crate) fn text(text: &str) -> Result<(), WriteOutputFailed> {
+    bytes(text.as_bytes())
 }
 
 /// Writes one line to standard output.
-pub(crate) fn line(line: &str) {
-    bytes(format!("{line}\n").as_bytes());
+pub(crate) fn line(line: &str) -> Result<(), WriteOutputFailed> {
+    bytes(format!("{line}\n").as_bytes())
 }
 
 /// Writes bytes as they are, for logs.
-pub(crate) fn bytes(bytes: &[u8]) {
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), WriteOutputFailed> {
     let mut stdout = io::stdout().lock();
-    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
-        // The reader closed the pipe: it has seen what it wanted.
-        std::process::exit(0);
+    Ok(stdout.write_all(bytes).and_then(|()| stdout.flush())?)
+}
+
+/// A reader that closed the pipe has seen what it wanted.
+pub(crate) fn unless_unread(ended: anyhow::Result<()>) -> anyhow::Result<()> {
+    match ended {
+        Err(error) if is_unread(&error) => Ok(()),
+        other => other,
     }
+}
+
+fn is_unread(error: &anyhow::Error) -> bool {
+    let failed = error.downcast_ref::<WriteOutputFailed>();
+    failed.is_some_and(|WriteOutputFailed(cause)| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Prints a value as JSON or YAML.
 pub(crate) fn document<T: Serialize>(value: &T, format: Format) -> anyhow::Result<()> {
     match format {
-        Format::Yaml => text(&yaml(value)?),
+        Format::Yaml => text(&yaml(value)?)?,
         Format::Table | Format::Json => {
-            line(&serde_json::to_string_pretty(value).context("cannot write JSON")?);
+            line(&serde_json::to_string_pretty(value).context("cannot write JSON")?)?;
         }
     }
     Ok(())
@@ -106,8 +122,8 @@ impl Table {
         text
     }
 
-    pub(crate) fn print(&self) {
-        text(&self.render(true));
+    pub(crate) fn print(&self) -> Result<(), WriteOutputFailed> {
+        text(&self.render(true))
     }
 }
 
@@ -125,6 +141,15 @@ pub(crate) fn memory(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_reader_that_went_away_is_no_failure() {
+        let failed = |kind| Err(WriteOutputFailed(io::Error::from(kind)).into());
+        assert!(unless_unread(failed(io::ErrorKind::BrokenPipe)).is_ok());
+        assert!(unless_unread(failed(io::ErrorKind::StorageFull)).is_err());
+        // A pipe of somebody else's.
+        assert!(unless_unread(Err(io::Error::from(io::ErrorKind::BrokenPipe).into())).is_err());
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

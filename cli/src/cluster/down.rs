@@ -55,12 +55,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     {
         place = registered;
     }
-    if remove(&place)? {
-        output::line(&format!("cluster {} is removed", place.name));
+    Ok(if remove(&place)? {
+        output::line(&format!("cluster {} is removed", place.name))
     } else {
-        output::line(&format!("no cluster {}: nothing to remove", place.name));
-    }
-    Ok(())
+        output::line(&format!("no cluster {}: nothing to remove", place.name))
+    }?)
 }
 
 /// Removes everything of a cluster; says whether there was anything.

@@ -1,7 +1,7 @@
 //! What a person sees while something takes its time: one moving line on a terminal, plain lines
 //! elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -41,7 +41,8 @@ impl Progress {
         let line = format!("  {:>5.2} s  {what}", self.started.elapsed().as_secs_f64());
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            // Nobody may be there to read it, which is no reason to stop.
+            None => drop(writeln!(std::io::stderr(), "{line}")),
         }
     }
 

@@ -96,16 +96,15 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         Ok(Err(error)) => Some(format!("{error:#}")),
         Err(_) => Some("the server does not answer".to_owned()),
     };
-    if args.output == Format::Table {
-        print(&status);
-    } else {
-        output::document(&status, args.output)?;
-    }
+    let printed = match args.output {
+        Format::Table => print(&status).map_err(Into::into),
+        format => output::document(&status, format),
+    };
     match trouble {
         Some(trouble) => {
             Err(anyhow::anyhow!("{}", advice(&trouble, &status, nix::unistd::geteuid().is_root())))
         }
-        None => Ok(()),
+        None => printed,
     }
 }
 
@@ -194,12 +193,12 @@ fn is_pod_ready(pod: &Pod) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn print(status: &Status) {
+fn print(status: &Status) -> Result<(), output::WriteOutputFailed> {
     let server = status.server_version.as_deref().unwrap_or("does not answer");
     output::text(&format!(
         "cluster {}   server {server}   pods {} of {} ready\nkubeconfig {}\n\n",
         status.name, status.pods.ready, status.pods.total, status.kubeconfig
-    ));
+    ))?;
     let mut processes = Table::new(["process", "pid", "memory", "log"]);
     for process in &status.processes {
         processes.row([
@@ -209,11 +208,11 @@ fn print(status: &Status) {
             process.log.clone(),
         ]);
     }
-    processes.print();
+    processes.print()?;
     if status.nodes.is_empty() {
-        return;
+        return Ok(());
     }
-    output::line("");
+    output::line("")?;
     let mut nodes = Table::new(["node", "ready", "pods", "pod range", "version"]);
     for node in &status.nodes {
         let ready = if node.ready { "yes" } else { "no" };
@@ -225,7 +224,7 @@ fn print(status: &Status) {
             node.agent_version.clone(),
         ]);
     }
-    nodes.print();
+    nodes.print()
 }
 
 #[cfg(test)]

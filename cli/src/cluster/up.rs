@@ -51,8 +51,7 @@ pub(crate) fn run(wishes: &Wishes) -> anyhow::Result<()> {
         }
         return Err(error);
     }
-    print_how_to_use(&place, &plan, progress.elapsed());
-    Ok(())
+    Ok(print_how_to_use(&place, &plan, progress.elapsed())?)
 }
 
 /// Takes the name; of two at the same time one fails here.
@@ -159,7 +158,11 @@ fn absent(wanted: &[&Path]) -> Vec<PathBuf> {
     absent
 }
 
-fn print_how_to_use(place: &Place, plan: &Plan, took: Duration) {
+fn print_how_to_use(
+    place: &Place,
+    plan: &Plan,
+    took: Duration,
+) -> Result<(), output::WriteOutputFailed> {
     let (name, count) = (&place.name, plan.nodes.len());
     let kubeconfig = place.kubeconfig();
     let nodes = if count == 1 { "1 node" } else { &format!("{count} nodes") };
@@ -178,7 +181,7 @@ fn print_how_to_use(place: &Place, plan: &Plan, took: Duration) {
         took.as_secs_f64(),
         kubeconfig.display(),
         kubeconfig.display(),
-    ));
+    ))
 }
 
 #[cfg(test)]

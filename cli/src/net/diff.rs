@@ -43,11 +43,12 @@ pub(super) async fn run(sides: &Sides, format: Format) -> anyhow::Result<bool> {
         let again: BTreeSet<Difference> = look(&client, sides).await?.into_iter().collect();
         found.retain(|difference| again.contains(difference));
     }
-    match format {
-        Format::Table if found.is_empty() => {}
-        Format::Table => table(&found).print(),
-        Format::Json | Format::Yaml => output::document(&found, format)?,
-    }
+    let printed = match format {
+        Format::Table if found.is_empty() => Ok(()),
+        Format::Table => table(&found).print().map_err(Into::into),
+        Format::Json | Format::Yaml => output::document(&found, format),
+    };
+    output::unless_unread(printed)?;
     Ok(found.is_empty())
 }
 

@@ -13,10 +13,7 @@ pub(super) fn print(run_dir: &Path, format: Format) -> anyhow::Result<()> {
         format!("cannot read DNS counts in {}: is an agent at work there?", run_dir.display())
     })?;
     match format {
-        Format::Table => {
-            table(&figures.counts).print();
-            Ok(())
-        }
+        Format::Table => Ok(table(&figures.counts).print()?),
         _ => output::document(&figures, format),
     }
 }

@@ -30,8 +30,7 @@ pub(super) fn print(what: &What, snapshot: &Snapshot, format: Format) -> anyhow:
         (What::Status | What::Dns | What::Diff(_), _) => return Ok(()),
         (What::Maps, _) => return output::document(&snapshot.maps, format),
     };
-    table.print();
-    Ok(())
+    Ok(table.print()?)
 }
 
 fn services(rows: &[ServiceRow]) -> Table {

@@ -12,13 +12,13 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     if format != Format::Table {
         return output::document(status, format);
     }
-    features(&status.features).print();
-    println!();
-    maps(&status.maps, status.map_bytes).print();
-    println!();
-    programs(&status.programs).print();
+    features(&status.features).print()?;
+    output::line("")?;
+    maps(&status.maps, status.map_bytes).print()?;
+    output::line("")?;
+    programs(&status.programs).print()?;
     for line in full(&status.maps) {
-        println!("\n{line}");
+        output::line(&format!("\n{line}"))?;
     }
     Ok(())
 }

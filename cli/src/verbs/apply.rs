@@ -2,7 +2,8 @@
 //!
 //! Guarantees: the annotation with the last applied manifest is the one that kubectl uses, so both
 //! can be used on the same object. A change is sent with the version that it was computed from; a
-//! conflict is computed again, a bounded number of times.
+//! conflict is computed again, a bounded number of times. All objects are applied, whether or not
+//! the others were and whether or not somebody reads that.
 
 use std::path::PathBuf;
 
@@ -42,15 +43,15 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let documents = manifest::read(&args.filename)?;
     let connection = args.server.connect().await?;
     let catalog = Catalog::read(&connection).await?;
-    let mut failed = Vec::new();
+    let (mut failed, mut said) = (Vec::new(), Ok(()));
     for document in documents {
         let source = document.source.clone();
         match apply(args, &connection, &catalog, document).await {
-            Ok(line) => output::line(&line),
+            Ok(line) => said = said.and(output::line(&line)),
             Err(error) => failed.push(format!("{source}: {error:#}")),
         }
     }
-    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+    if failed.is_empty() { Ok(said?) } else { bail!("{}", failed.join("; ")) }
 }
 
 /// Where a document's object is.

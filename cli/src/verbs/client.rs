@@ -73,6 +73,12 @@ pub(crate) async fn connect_file(file: &Path) -> anyhow::Result<Connection> {
 }
 
 impl Connection {
+    #[cfg(test)]
+    pub(crate) fn of(client: kube::Client) -> Self {
+        let namespace = client.default_namespace().to_owned();
+        Self { client, namespace, address: "the test's".to_owned() }
+    }
+
     /// Reads a path.
     pub(crate) async fn get(&self, path: &str, accept: &str) -> anyhow::Result<Value> {
         let request = Request::get(path).header(ACCEPT, accept).body(Vec::new());
@@ -95,7 +101,7 @@ impl Connection {
         method: &str,
         path: &str,
         body: Option<Body<'_>>,
-    ) -> Result<Value, WriteFailed> {
+    ) -> Result<Value, RequestFailed> {
         let kind = body.as_ref().map_or("application/json", |body| body.kind);
         let bytes = body.map(|body| body.value.to_string().into_bytes()).unwrap_or_default();
         let request = Request::builder()
@@ -104,26 +110,28 @@ impl Connection {
             .header(CONTENT_TYPE, kind)
             .header(ACCEPT, "application/json")
             .body(bytes)
-            .map_err(|error| WriteFailed { code: 0, error: anyhow!("bad request: {error}") })?;
-        self.send(request).await.map_err(|error| {
-            let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
-            WriteFailed { code, error: self.explain(error) }
-        })
+            .map_err(RequestFailed::unsent)?;
+        self.send(request).await.map_err(|error| self.failed(error))
     }
 
-    /// Opens a stream: a watch or a log.
+    /// Opens a stream: a watch or a log; the error keeps its status.
     pub(crate) async fn stream(
         &self,
         path: &str,
         accept: &str,
-    ) -> anyhow::Result<impl AsyncBufRead + use<>> {
+    ) -> Result<impl AsyncBufRead + use<>, RequestFailed> {
         let request = Request::get(path).header(ACCEPT, accept).body(Vec::new());
-        let request = request.context("bad request")?;
-        self.client.request_stream(request).await.map_err(|error| self.explain(error))
+        let request = request.map_err(RequestFailed::unsent)?;
+        self.client.request_stream(request).await.map_err(|error| self.failed(error))
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {
         self.client.request(request).await
+    }
+
+    fn failed(&self, error: kube::Error) -> RequestFailed {
+        let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+        RequestFailed { code, error: self.explain(error) }
     }
 
     /// One line for a failed request.
@@ -150,15 +158,21 @@ impl Connection {
     }
 }
 
-/// Why a write failed, with the HTTP status, or 0 when there was no answer.
+/// Why a request failed, with the HTTP status, or 0 when there was no answer.
 #[derive(Debug)]
-pub(crate) struct WriteFailed {
+pub(crate) struct RequestFailed {
     pub(crate) code: u16,
     pub(crate) error: anyhow::Error,
 }
 
-impl From<WriteFailed> for anyhow::Error {
-    fn from(failed: WriteFailed) -> Self {
+impl RequestFailed {
+    fn unsent(error: http::Error) -> Self {
+        Self { code: 0, error: anyhow!("bad request: {error}") }
+    }
+}
+
+impl From<RequestFailed> for anyhow::Error {
+    fn from(failed: RequestFailed) -> Self {
         failed.error
     }
 }

@@ -79,10 +79,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     if doomed.is_empty() {
         eprintln!("nothing found to delete");
     }
-    let mut failed = Vec::new();
+    let (mut failed, mut said) = (Vec::new(), Ok(()));
     for object in &mut doomed {
         match delete(args, &connection, object).await {
-            Ok(true) => output::line(&format!("{} deleted", object.label)),
+            Ok(true) => said = said.and(output::line(&format!("{} deleted", object.label))),
             Ok(false) => {}
             Err(error) => failed.push(format!("{}: {error:#}", object.label)),
         }
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+    if failed.is_empty() { Ok(said?) } else { bail!("{}", failed.join("; ")) }
 }
 
 async fn from_words(

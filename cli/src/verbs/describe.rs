@@ -64,10 +64,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     }
     for (index, (resource, object)) in found.iter().enumerate() {
         if index > 0 {
-            output::line("\n");
+            output::line("\n")?;
         }
         let events = events(&connection, object).await?;
-        output::text(&describe(resource, object, &events, Timestamp::now())?);
+        output::text(&describe(resource, object, &events, Timestamp::now())?)?;
     }
     Ok(())
 }

@@ -1,4 +1,9 @@
 //! `bowline get`: lists and watches objects.
+//!
+//! Guarantees: a watch goes on when the server ends it, as servers do after a while; it misses no
+//! last state of an object that is there. A connection that breaks is an error.
+
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -12,6 +17,11 @@ use super::{Scope, resolve, targets};
 use crate::output::{self, Format};
 
 const JSON: &str = "application/json";
+
+/// The status of a version that is too old to be watched from.
+const GONE: u16 = 410;
+/// Between two watches, so that a server that ends each at once is not flooded.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Show objects.
 #[derive(Debug, clap::Args)]
@@ -164,7 +174,7 @@ async fn documents(
 async fn names(args: &Args, connection: &Connection, reads: &[Read<'_>]) -> anyhow::Result<()> {
     for read in reads {
         for object in objects(connection.get(&args.url(read), JSON).await?, read.resource) {
-            output::line(&read.resource.label(name_of(&object)));
+            output::line(&read.resource.label(name_of(&object)))?;
         }
     }
     Ok(())
@@ -191,9 +201,9 @@ async fn tables(
         }
         let first_of_type = last_type.replace(&read.resource.plural) != Some(&read.resource.plural);
         if first_of_type && printed > 0 {
-            output::line("");
+            output::line("")?;
         }
-        output::text(&rows.render(first_of_type && !args.no_headers));
+        output::text(&rows.render(first_of_type && !args.no_headers))?;
         printed += 1;
     }
     if printed == 0 {
@@ -215,28 +225,71 @@ async fn watch(
     parameters.extend(read.name.map(|name| ("fieldSelector", format!("metadata.name={name}"))));
     let scope = if args.all_namespaces { None } else { Some(namespace) };
     let collection = read.resource.collection(scope);
+    let url = |more: &[(&'static str, String)]| {
+        format!("{collection}{}", query(&[parameters.as_slice(), more].concat()))
+    };
     let mut screen = Screen::new(args, read);
+    loop {
+        let listed = connection.get(&url(&[]), screen.accept()).await?;
+        let mut version = version_of(&listed).unwrap_or("0").to_owned();
+        screen.show_list(listed)?;
+        let mut ended = Ended::InTime;
+        while ended == Ended::InTime {
+            let url = url(&[
+                ("watch", "true".to_owned()),
+                ("allowWatchBookmarks", "true".to_owned()),
+                ("resourceVersion", version.clone()),
+            ]);
+            ended = follow(connection, &url, &mut screen, &mut version).await?;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
 
-    let url = format!("{collection}{}", query(&parameters));
-    let listed = connection.get(&url, screen.accept()).await?;
-    let version = listed["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
-    screen.show_list(listed)?;
+/// How a watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// As all do after a while: the next goes on from the last version.
+    InTime,
+    /// The server does not know any more what changed since that version.
+    TooOld,
+}
 
-    parameters.extend([("watch", "true".to_owned()), ("resourceVersion", version)]);
-    let url = format!("{collection}{}", query(&parameters));
-    let mut lines = connection.stream(&url, screen.accept()).await?.lines();
+/// Shows changes until the watch ends; `version` is that of the last one.
+async fn follow(
+    connection: &Connection,
+    url: &str,
+    screen: &mut Screen<'_>,
+    version: &mut String,
+) -> anyhow::Result<Ended> {
+    let stream = match connection.stream(url, screen.accept()).await {
+        Err(failed) if failed.code == GONE => return Ok(Ended::TooOld),
+        other => other?,
+    };
+    let mut lines = stream.lines();
     while let Some(line) = lines.try_next().await.context("the watch broke off")? {
         let event: Value = serde_json::from_str(&line).context("the watch sent no JSON")?;
         let object = &event["object"];
         match event["type"].as_str() {
             Some("BOOKMARK") => {}
+            Some("ERROR") if object["code"] == GONE => return Ok(Ended::TooOld),
             Some("ERROR") => {
                 bail!("the watch ended: {}", object["message"].as_str().unwrap_or("no reason"));
             }
             _ => screen.show(object, false)?,
         }
+        if let Some(newer) = version_of(object) {
+            newer.clone_into(version);
+        }
     }
-    Ok(())
+    Ok(Ended::InTime)
+}
+
+/// The version of an object or a list, or of the one row that a watch sends as a table.
+fn version_of(object: &Value) -> Option<&str> {
+    let places = [&object["metadata"], &object["rows"][0]["object"]["metadata"]];
+    let versions = places.into_iter().filter_map(|place| place["resourceVersion"].as_str());
+    versions.into_iter().find(|version| !version.is_empty())
 }
 
 /// What a watch has shown so far, which decides how the next rows look.
@@ -271,7 +324,8 @@ impl<'a> Screen<'a> {
 
     fn show_list(&mut self, listed: Value) -> anyhow::Result<()> {
         if self.is_table() {
-            return self.show(&listed, self.headers);
+            let header = std::mem::take(&mut self.headers);
+            return self.show(&listed, header);
         }
         objects(listed, self.resource).iter().try_for_each(|object| self.show(object, false))
     }
@@ -282,21 +336,80 @@ impl<'a> Screen<'a> {
             return output::document(object, format);
         }
         if self.output == Some(Output::Name) {
-            output::line(&self.resource.label(name_of(object)));
-            return Ok(());
+            return Ok(output::line(&self.resource.label(name_of(object)))?);
         }
         if self.columns.is_empty() {
             self.columns = Columns::of(object, self.style);
         }
         let rows = self.columns.rows(object, self.style);
-        output::text(&rows.render_on(header, &mut self.widths));
-        Ok(())
+        Ok(output::text(&rows.render_on(header, &mut self.widths))?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        get: Args,
+    }
+
+    /// A server that gives these answers, a status and a body each, and what it was asked for.
+    fn server(answers: &[(u16, Value)]) -> (Connection, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let paths = Arc::clone(&asked);
+        let mut answers: VecDeque<(u16, Value)> = answers.iter().cloned().collect();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            paths.lock().unwrap().push(request.uri().to_string());
+            let (code, body) = answers.pop_front().expect("asked once more");
+            let body = kube::client::Body::from(format!("{body}\n").into_bytes());
+            std::future::ready(http::Response::builder().status(code).body(body))
+        });
+        let client = kube::Client::new(service, "default");
+        (Connection::of(client), asked)
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_the_server_ends_goes_on() {
+        let table = |version: &str, row: &str| {
+            let object = json!({"metadata": {"resourceVersion": row}});
+            let rows = json!([{"cells": ["a"], "object": object}]);
+            json!({"kind": "Table", "metadata": {"resourceVersion": version}, "rows": rows})
+        };
+        let event = |kind: &str, object: &Value| json!({"type": kind, "object": object});
+        let status = |code: u16| json!({"kind": "Status", "code": code, "message": "enough"});
+        let (connection, asked) = server(&[
+            (200, table("5", "3")),
+            (200, event("MODIFIED", &table("", "7"))),
+            (200, event("BOOKMARK", &table("9", ""))),
+            (200, event("ERROR", &status(GONE))),
+            (200, table("20", "7")),
+            (GONE, status(GONE)),
+            (200, table("30", "7")),
+            (200, event("ERROR", &status(500))),
+        ]);
+        let catalog = super::super::discovery::sample();
+        let resource = catalog.find("pods").unwrap()[0];
+        let path = resource.collection(Some("default"));
+        let read = Read { resource, name: None, path: path.clone() };
+        let args = Line::parse_from(["get", "pods", "-w", "-l", "app=x"]).get;
+        let error = watch(&args, &connection, &read, "default").await.unwrap_err().to_string();
+        assert_eq!(error, "the watch ended: enough");
+        let list = format!("{path}?labelSelector=app%3Dx");
+        let since = |version: u8| {
+            format!("{list}&watch=true&allowWatchBookmarks=true&resourceVersion={version}")
+        };
+        let expected =
+            [&list, &since(5), &since(7), &since(9), &list, &since(20), &list, &since(30)];
+        assert_eq!(asked.lock().unwrap().iter().collect::<Vec<_>>(), expected);
+    }
 
     #[test]
     fn items_of_a_list_say_what_they_are() {

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     loop {
         match log.read(&mut buffer).await.context("the log broke off")? {
             0 => return Ok(()),
-            count => output::bytes(&buffer[..count]),
+            count => output::bytes(&buffer[..count])?,
         }
     }
 }

@@ -32,6 +32,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let namespace = args.scope.namespace(&connection);
     let targets = targets(&args.what)?;
     let patch = json!({"spec": {"replicas": args.replicas}});
+    let mut said = Ok(());
     for (resource, names) in resolve(&catalog, &targets)? {
         if names.is_empty() {
             bail!("say which of the {}: give a name", resource.plural);
@@ -40,8 +41,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
             let path = format!("{}/scale", resource.object(namespace, name)?);
             let body = Body { kind: "application/merge-patch+json", value: &patch };
             connection.write("PATCH", &path, Some(body)).await?;
-            output::line(&format!("{} scaled", resource.label(name)));
+            said = said.and(output::line(&format!("{} scaled", resource.label(name))));
         }
     }
-    Ok(())
+    Ok(said?)
 }
