@@ -1,8 +1,9 @@
 //! Eviction from tainted nodes: deletes pods that do not tolerate a `NoExecute` taint, or not for
 //! longer.
 //!
-//! Guarantees: the time counts from the moment the taint was added, also across a restart; when the
-//! taint goes, so does the plan to evict.
+//! Guarantees: the time counts from the moment the taint was added, also across a restart, or where
+//! it does not say, from when it was first seen; when the taint goes, so does the plan to evict, and
+//! one that comes again counts anew.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +28,32 @@ struct Evictions {
     recorder: Recorder,
     pods: Arc<Cache<Pod>>,
     nodes: Arc<Cache<Node>>,
-    /// When a taint without a time of its own was first seen, by node and key.
-    first_seen: Mutex<HashMap<(String, String), Timestamp>>,
+    first_seen: Arc<FirstSeen>,
+}
+
+/// When each taint without a time of its own was first seen, by node and key. Bounded by the taints
+/// that are there.
+#[derive(Default)]
+struct FirstSeen(Mutex<HashMap<String, HashMap<String, Timestamp>>>);
+
+impl FirstSeen {
+    /// Takes in a node as it is now; `None` when it is gone.
+    fn note(&self, name: &str, node: Option<&Node>, now: Timestamp) {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = nodes.remove(name).unwrap_or_default();
+        let timeless = node.into_iter().flat_map(no_execute).filter(|t| t.time_added.is_none());
+        let seen: HashMap<_, _> = timeless
+            .map(|taint| (taint.key.clone(), known.get(&taint.key).copied().unwrap_or(now)))
+            .collect();
+        if !seen.is_empty() {
+            nodes.insert(name.to_owned(), seen);
+        }
+    }
+
+    fn of(&self, name: &str, taint: &Taint) -> Option<Timestamp> {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(name)?.get(&taint.key).copied()
+    }
 }
 
 /// When a pod has to leave its node.
@@ -54,7 +79,8 @@ pub(crate) fn start(world: &World) {
             on_pod.add(Key::of(&pod.metadata));
         }
     });
-    let (on_node, pods) = (queue.clone(), world.pods.clone());
+    let first_seen = Arc::new(FirstSeen::default());
+    let (on_node, pods, seen) = (queue.clone(), world.pods.clone(), first_seen.clone());
     world.nodes.on_change(move |change| {
         let taints = |node: Option<&Arc<Node>>| {
             node.map(|node| no_execute(node).cloned().collect::<Vec<_>>()).unwrap_or_default()
@@ -63,6 +89,7 @@ pub(crate) fn start(world: &World) {
             return;
         }
         let name = change.latest().and_then(|node| node.metadata.name.as_deref());
+        seen.note(name.unwrap_or_default(), change.new.map(Arc::as_ref), Timestamp::now());
         for pod in pods.all() {
             if pods::node_name(&pod) == name {
                 on_node.add(Key::of(&pod.metadata));
@@ -74,7 +101,7 @@ pub(crate) fn start(world: &World) {
         recorder: world.recorder.of(NAME),
         pods: world.pods.clone(),
         nodes: world.nodes.clone(),
-        first_seen: Mutex::new(HashMap::new()),
+        first_seen,
     });
     start_workers(world, (NAME, 4), &queue, move |key| {
         let controller = controller.clone();
@@ -117,16 +144,9 @@ impl Evictions {
     }
 
     fn since(&self, node: &Node, taint: &Taint, now: Timestamp) -> Timestamp {
-        if let Some(time) = &taint.time_added {
-            return time.0;
-        }
-        let name = node.metadata.name.clone().unwrap_or_default();
-        let mut seen = self.first_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // Taints that went away leave nothing behind: the map is bounded by what is there.
-        seen.retain(|(known, key), _| {
-            *known != name || no_execute(node).any(|taint| taint.key == *key)
-        });
-        *seen.entry((name, taint.key.clone())).or_insert(now)
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let added = taint.time_added.as_ref().map(|time| time.0);
+        added.or_else(|| self.first_seen.of(name, taint)).unwrap_or(now)
     }
 }
 
@@ -164,6 +184,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 mod tests {
     use super::*;
     use crate::pods::samples::time;
+    use k8s_openapi::api::core::v1::NodeSpec;
 
     fn taint(key: &str) -> Taint {
         Taint { key: key.into(), effect: "NoExecute".into(), ..Taint::default() }
@@ -202,5 +223,27 @@ mod tests {
         for (name, taints, tolerations, expected) in table {
             assert_eq!(leave(taints, &tolerations), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_taint_that_comes_again_counts_anew_and_nothing_is_kept_of_what_is_gone() {
+        let node = |keys: &[&str]| {
+            let taints = keys.iter().map(|key| taint(key)).collect();
+            Node {
+                spec: Some(NodeSpec { taints: Some(taints), ..NodeSpec::default() }),
+                ..Node::default()
+            }
+        };
+        let seen = FirstSeen::default();
+        let note = |keys: Option<&[&str]>, second| {
+            seen.note("n", keys.map(node).as_ref(), time(second));
+            ["a", "b"].map(|key| seen.of("n", &taint(key)))
+        };
+        assert_eq!(note(Some(&["a"]), 0), [Some(time(0)), None]);
+        assert_eq!(note(Some(&["a", "b"]), 5), [Some(time(0)), Some(time(5))], "it goes on");
+        assert_eq!(note(Some(&["b"]), 6), [None, Some(time(5))]);
+        assert_eq!(note(Some(&["a", "b"]), 60), [Some(time(60)), Some(time(5))], "anew");
+        assert_eq!(note(None, 70), [None, None], "the node is gone");
+        assert!(seen.0.lock().unwrap().is_empty());
     }
 }
