@@ -39,6 +39,8 @@ pub(crate) struct PodFacts {
     pub(crate) uid: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
+    /// The resource version that the facts are of.
+    pub(crate) version: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) owner: Option<String>,
     pub(crate) created: Option<Timestamp>,
@@ -94,6 +96,7 @@ impl PodFacts {
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
+            version: meta.resource_version.clone(),
             labels: meta.labels.clone().unwrap_or_default(),
             owner: owners.into_iter().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()),
             created: meta.creation_timestamp.as_ref().map(|time| time.0),

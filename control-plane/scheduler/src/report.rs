@@ -2,7 +2,8 @@
 //! `PodScheduled`.
 //!
 //! Guarantees: reporting never delays a decision; a repeated refusal raises the count of one event
-//! and does not write the condition again. Reports are dropped when too many wait.
+//! and does not write the condition again; a pod that was given a node meanwhile is not called
+//! unschedulable any more. Reports are dropped when too many wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use crate::facts::{PodFacts, SCHEDULER_NAME};
 const WAITING: usize = 4096;
 /// Refusals whose events are remembered for counting.
 const REMEMBERED: usize = 2048;
+/// How often a condition is written again when somebody else wrote the pod in between.
+const CONFLICT_RETRIES: usize = 4;
 
 enum Report {
     Placed { pod: Arc<PodFacts>, node: String },
@@ -74,8 +77,9 @@ impl Told {
                 self.store(&pod, ("Normal", "Scheduled", &message)).await;
             }
             Report::Refused { pod, message } => {
-                self.write_condition(&pod, &message).await;
-                self.tell_refused(&pod, message).await;
+                if self.write_condition(&pod, &message).await {
+                    self.tell_refused(&pod, message).await;
+                }
             }
         }
     }
@@ -142,24 +146,100 @@ impl Told {
         }
     }
 
-    async fn write_condition(&self, pod: &PodFacts, message: &str) {
+    /// Says whether the pod, as far as is known, still waits for a node.
+    async fn write_condition(&self, pod: &PodFacts, message: &str) -> bool {
         if pod.refused.as_deref() == Some(message) {
-            return;
+            return true;
         }
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
-        let patch = serde_json::json!({
-            "metadata": { "uid": pod.uid },
-            "status": { "conditions": [{
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": message,
-                "lastTransitionTime": Time(Timestamp::now()),
-            }]},
-        });
-        let patch = Patch::Strategic(&patch);
-        if let Err(error) = pods.patch_status(&pod.name, &PatchParams::default(), &patch).await {
-            tracing::debug!(%error, pod = pod.name, "condition not written");
+        let mut version = pod.version.clone();
+        for _ in 0..=CONFLICT_RETRIES {
+            let patch = serde_json::json!({
+                "metadata": { "uid": pod.uid, "resourceVersion": version },
+                "status": { "conditions": [{
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": message,
+                    "lastTransitionTime": Time(Timestamp::now()),
+                }]},
+            });
+            let patch = Patch::Strategic(&patch);
+            match pods.patch_status(&pod.name, &PatchParams::default(), &patch).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => {
+                    tracing::debug!(%error, pod = pod.name, "condition not written");
+                    return true;
+                }
+                Ok(_) => return true,
+            }
+            // What came in between may have been the binding.
+            match pods.get(&pod.name).await.map(|live| PodFacts::of(&live)) {
+                Ok(live) if live.uid == pod.uid && live.waits => version = live.version,
+                _ => return false,
+            }
         }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::sync::Mutex;
+
+    /// Reports a refusal of a pod that was seen at version 1 to an API where it is as given.
+    async fn report(live: &'static str, node: Option<&'static str>) -> Vec<String> {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let api = tower::service_fn(move |request: http::Request<Body>| {
+            let seen = seen.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let sent: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap())
+                    .unwrap_or_default();
+                let version = sent["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+                let last = head.uri.path().rsplit('/').next().unwrap_or_default();
+                seen.lock().unwrap().push(format!("{} {last} {version}", head.method));
+                let conflict = head.method == http::Method::PATCH && version != live;
+                let (code, answer) = match last {
+                    _ if conflict => (409, json!({ "kind": "Status", "code": 409 })),
+                    "events" => (201, json!({ "metadata": { "name": "e" }, "involvedObject": {} })),
+                    _ => (
+                        200,
+                        json!({
+                            "metadata": { "name": "p", "uid": "u", "resourceVersion": live },
+                            "spec": { "nodeName": node, "containers": [] },
+                        }),
+                    ),
+                };
+                let answer = Body::from(answer.to_string().into_bytes());
+                let answer = http::Response::builder().status(code).body(answer).unwrap();
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let client = Client::new(api, "default");
+        let mut told = Told { client, refusals: HashMap::new() };
+        let pod = PodFacts {
+            uid: "u".into(),
+            name: "p".into(),
+            namespace: "default".into(),
+            version: Some("1".into()),
+            ..PodFacts::default()
+        };
+        told.tell(Report::Refused { pod: Arc::new(pod), message: "no room".into() }).await;
+        asked.lock().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_called_unschedulable_only_while_it_waits() {
+        let told = ["PATCH status 1", "POST events "];
+        assert_eq!(report("1", None).await, told, "unchanged");
+        let told = ["PATCH status 1", "GET p ", "PATCH status 2", "POST events "];
+        assert_eq!(report("2", None).await, told, "changed by somebody else");
+        let told = ["PATCH status 1", "GET p "];
+        assert_eq!(report("2", Some("node1")).await, told, "bound meanwhile");
     }
 }
