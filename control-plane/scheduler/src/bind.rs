@@ -1,14 +1,18 @@
 //! Binds pods to the nodes they were given, beside the decisions on the next ones.
+//!
+//! Guarantees: each binding that begins ends in one result, a panic included; dropping the binder
+//! ends all of them.
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::core::Status;
 use kube::{Api, Client};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::facts::PodFacts;
 use crate::report::Reporter;
@@ -24,29 +28,23 @@ pub(crate) struct Bound {
 pub(crate) struct Binder {
     client: Client,
     reporter: Reporter,
-    token: CancellationToken,
     slots: Arc<Semaphore>,
-    results: mpsc::UnboundedSender<Bound>,
+    /// Bounded by the pods in flight.
+    bindings: JoinSet<Bound>,
 }
 
 impl Binder {
-    /// The results are bounded by the pods in flight.
-    pub(crate) fn new(
-        client: Client,
-        reporter: Reporter,
-        token: CancellationToken,
-    ) -> (Self, mpsc::UnboundedReceiver<Bound>) {
-        let (results, receiver) = mpsc::unbounded_channel();
+    pub(crate) fn new(client: Client, reporter: Reporter) -> Self {
         let slots = Arc::new(Semaphore::new(AT_ONCE));
-        (Self { client, reporter, token, slots, results }, receiver)
+        Self { client, reporter, slots, bindings: JoinSet::new() }
     }
 
-    pub(crate) fn bind(&self, pod: Arc<PodFacts>, node: String) {
+    pub(crate) fn bind(&mut self, pod: Arc<PodFacts>, node: String) {
         let (client, reporter) = (self.client.clone(), self.reporter.clone());
-        let (slots, results) = (self.slots.clone(), self.results.clone());
-        let token = self.token.clone();
-        tokio::spawn(token.run_until_cancelled_owned(async move {
-            let Ok(_slot) = slots.acquire().await else { return };
+        let slots = self.slots.clone();
+        self.bindings.spawn(async move {
+            // Nobody closes it.
+            let _slot = slots.acquire().await;
             let bound = post(&client, &pod, &node).await;
             let failed = bound.is_err();
             match bound {
@@ -58,9 +56,16 @@ impl Binder {
                     );
                 }
             }
-            // The receiver is gone only when the scheduler stops.
-            let _ = results.send(Bound { uid: pod.uid.clone(), failed });
-        }));
+            Bound { uid: pod.uid.clone(), failed }
+        });
+    }
+
+    /// The next binding that ended; waits while there is none.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<Bound> {
+        match self.bindings.join_next().await {
+            Some(ended) => ended.context("a binding panicked"),
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -82,4 +87,25 @@ async fn post(client: &Client, pod: &PodFacts, node: &str) -> Result<Status, kub
     };
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace);
     api.create_subresource("binding", &pod.name, &PostParams::default(), &binding).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use std::convert::Infallible;
+
+    async fn panics(_: http::Request<Body>) -> Result<http::Response<Body>, Infallible> {
+        panic!("as a test asks for");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_not_lost() {
+        let client = Client::new(tower::service_fn(panics), "default");
+        let (reporter, _reporting) = Reporter::start(client.clone());
+        let mut binder = Binder::new(client, reporter);
+        let pod = PodFacts { name: "p".into(), namespace: "default".into(), ..PodFacts::default() };
+        binder.bind(Arc::new(pod), "node1".to_owned());
+        assert!(binder.ended().await.is_err());
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: one pod is decided on at a time, against a view that already counts every earlier
 //! decision; a pod is bound at most once (the API refuses a second binding); a pod that fits
-//! nowhere says why in an event and in its condition `PodScheduled`.
+//! nowhere says why in an event and in its condition `PodScheduled`; a task that panics ends the
+//! scheduler with an error.
 //!
 //! It does not preempt, and it does not read inter-pod affinity or topology spread constraints:
 //! copies of one thing are spread over the nodes anyway.
@@ -20,6 +21,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
@@ -35,10 +37,9 @@ use crate::watches::Seen;
 
 /// Schedules until the token is cancelled.
 pub async fn run(client: Client, token: CancellationToken) -> anyhow::Result<()> {
-    let token = token.child_token();
-    let _stop = token.clone().drop_guard();
-    let reporter = Reporter::start(client.clone(), token.clone());
-    let (binder, mut bound) = Binder::new(client.clone(), reporter.clone(), token.clone());
+    // Whatever ends this function ends its tasks.
+    let (reporter, mut reporting) = Reporter::start(client.clone());
+    let binder = Binder::new(client.clone(), reporter.clone());
     let mut events = watches::all(client);
     let mut scheduler = Scheduler::new(binder, reporter);
     loop {
@@ -53,7 +54,8 @@ pub async fn run(client: Client, token: CancellationToken) -> anyhow::Result<()>
         tokio::select! {
             () = token.cancelled() => return Ok(()),
             Some(seen) = events.next() => scheduler.take(seen),
-            Some(result) = bound.recv() => scheduler.take_bound(result),
+            ended = scheduler.binder.ended() => scheduler.take_bound(&ended?),
+            ended = &mut reporting => return ended.context("the reports ended"),
             () = timer => {}
         }
     }
@@ -120,7 +122,7 @@ impl Scheduler {
         }
     }
 
-    fn take_bound(&mut self, bound: Bound) {
+    fn take_bound(&mut self, bound: &Bound) {
         // A pod that the watch shows on its node left the queue: there is nothing to take back.
         if bound.failed && self.queue.contains(&bound.uid) {
             self.cluster.remove(&bound.uid);

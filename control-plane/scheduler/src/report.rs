@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::facts::{PodFacts, SCHEDULER_NAME};
 
@@ -35,15 +35,16 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn start(client: Client, token: CancellationToken) -> Self {
+    /// Starts the task that writes the reports; it goes on as long as there is a reporter.
+    pub(crate) fn start(client: Client) -> (Self, AbortOnDropHandle<()>) {
         let (reports, mut receiver) = mpsc::channel(WAITING);
-        tokio::spawn(token.run_until_cancelled_owned(async move {
+        let task = tokio::spawn(async move {
             let mut told = Told { client, refusals: HashMap::new() };
             while let Some(report) = receiver.recv().await {
                 told.tell(report).await;
             }
-        }));
-        Self { reports }
+        });
+        (Self { reports }, AbortOnDropHandle::new(task))
     }
 
     pub(crate) fn placed(&self, pod: Arc<PodFacts>, node: String) {
