@@ -52,7 +52,7 @@ impl Wanted {
     }
 
     pub(super) fn most(self) -> i32 {
-        if self.replicas == 0 { 0 } else { self.replicas + self.surge }
+        if self.replicas == 0 { 0 } else { self.replicas.saturating_add(self.surge) }
     }
 
     pub(super) fn least_available(self) -> i32 {
@@ -64,8 +64,8 @@ impl Wanted {
         if self.recreate || current >= self.replicas {
             return self.replicas;
         }
-        let all = current + old.iter().map(|size| size.replicas).sum::<i32>();
-        let room = (self.replicas + self.surge - all).max(0);
+        let all = total(old.iter().map(|size| size.replicas).chain([current]));
+        let room = (self.replicas.saturating_add(self.surge) - all).max(0);
         current + room.min(self.replicas - current)
     }
 
@@ -75,9 +75,9 @@ impl Wanted {
         if self.recreate {
             return vec![0; sizes.len()];
         }
-        let all = new.replicas + sizes.iter().sum::<i32>();
+        let all = total(sizes.iter().copied().chain([new.replicas]));
         let new_missing = new.replicas - new.surely_available();
-        let mut budget = all - self.least_available() - new_missing;
+        let mut budget = all.saturating_sub(self.least_available()).saturating_sub(new_missing);
         // Pods that do not serve anyway go first.
         for (size, old) in sizes.iter_mut().zip(old) {
             let useless = old.replicas - old.surely_available();
@@ -85,8 +85,7 @@ impl Wanted {
             *size -= down;
             budget -= down;
         }
-        let available =
-            new.surely_available() + old.iter().copied().map(Size::surely_available).sum::<i32>();
+        let available = total(old.iter().chain([&new]).map(|size| size.surely_available()));
         let mut spare = (available - self.least_available()).min(budget);
         for size in &mut sizes {
             let down = spare.min(*size).max(0);
@@ -100,7 +99,7 @@ impl Wanted {
     /// (its size, and the most pods that were allowed when it got it) grows or shrinks by its
     /// share; what rounding leaves goes to the largest. Newest first.
     pub(super) fn proportional(self, sets: &[(i32, i32)]) -> Vec<i32> {
-        let all: i32 = sets.iter().map(|(replicas, _)| replicas).sum();
+        let all = total(sets.iter().map(|(replicas, _)| *replicas));
         let mut left = self.most() - all;
         let growing = left > 0;
         let mut order: Vec<usize> = (0..sets.len()).collect();
@@ -123,6 +122,11 @@ impl Wanted {
         }
         sizes
     }
+}
+
+/// The sum, or the largest number when it is larger: users may ask for any number anywhere.
+pub(super) fn total(numbers: impl IntoIterator<Item = i32>) -> i32 {
+    numbers.into_iter().fold(0, i32::saturating_add)
 }
 
 /// `replicas * now / then`, rounded to the nearest.
@@ -185,6 +189,19 @@ mod tests {
             let got = Wanted::of(&deployment);
             assert_eq!((got.surge, got.unavailable), expected, "{replicas} {rolling:?}");
         }
+    }
+
+    #[test]
+    fn the_largest_numbers_are_numbers_like_others() {
+        let most = i32::MAX;
+        let huge = wanted(3, most, 0);
+        assert_eq!(huge.most(), most);
+        assert_eq!(huge.new_size(0, &[size(3, 3), size(most, 0)]), 0, "no room");
+        assert_eq!(huge.new_size(0, &[size(3, 3)]), 3);
+        let sizes = huge.old_sizes(size(3, 3), &[size(most, 0), size(most, most)]);
+        assert!(sizes[0] < most, "{sizes:?}");
+        let sizes = wanted(most, most, 0).proportional(&[(most, 1), (most, most)]);
+        assert!(sizes.iter().all(|size| *size >= 0), "{sizes:?}");
     }
 
     #[test]

@@ -83,7 +83,9 @@ impl Deployments {
         let newest_old = sets.old.iter().map(|set| revision(&set.metadata)).max().unwrap_or(0);
         let set = match sets.new.take() {
             Some(set) => self.refresh(deployment, set, newest_old).await?,
-            None => Arc::new(self.make(deployment, sets, wanted, found, newest_old + 1).await?),
+            None => Arc::new(
+                self.make(deployment, sets, wanted, found, newest_old.saturating_add(1)).await?,
+            ),
         };
         self.note_revision(deployment, revision(&set.metadata)).await?;
         sets.new = Some(set.clone());
@@ -100,7 +102,7 @@ impl Deployments {
         let mut annotations = copied_annotations(deployment);
         let number = revision(&set.metadata);
         // A rollback: the old template is the newest again.
-        let number = if number <= newest_old { newest_old + 1 } else { number };
+        let number = if number <= newest_old { newest_old.saturating_add(1) } else { number };
         annotations.insert(REVISION.to_owned(), number.to_string());
         let delay = deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
         let same_delay =
@@ -154,7 +156,7 @@ impl Deployments {
             Err(error) => {
                 let exists = error.status().is_some_and(|s| s.reason == "AlreadyExists");
                 if exists && self.is_taken(deployment, &api, &key).await? {
-                    found.collisions = Some(collisions + 1);
+                    found.collisions = Some(collisions.saturating_add(1));
                 } else if !exists {
                     found.create_error = Some(error.cause());
                 }

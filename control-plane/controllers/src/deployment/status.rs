@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::rollout::Wanted;
+use super::rollout::{Wanted, total};
 
 /// What a look found out that the objects alone do not say.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ fn counts(
     new: Option<&Arc<ReplicaSet>>,
     all: &[Arc<ReplicaSet>],
 ) -> DeploymentStatus {
-    let sum = |pick: &dyn Fn(&ReplicaSet) -> i32| all.iter().map(|set| pick(set)).sum::<i32>();
+    let sum = |pick: &dyn Fn(&ReplicaSet) -> i32| total(all.iter().map(|set| pick(set)));
     let of_status = |set: &ReplicaSet, pick: fn(&_) -> Option<i32>| {
         set.status.as_ref().and_then(pick).unwrap_or(0)
     };
@@ -63,7 +63,7 @@ fn counts(
         updated_replicas: Some(updated),
         ready_replicas: Some(sum(&|set| of_status(set, |status: &Status| status.ready_replicas))),
         available_replicas: Some(available),
-        unavailable_replicas: Some((asked - available).max(0)),
+        unavailable_replicas: Some(asked.saturating_sub(available).max(0)),
         terminating_replicas: Some(sum(&|set| {
             of_status(set, |status: &Status| status.terminating_replicas)
         })),
@@ -81,7 +81,7 @@ pub(super) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) ->
 
 fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
     let outdated = |status: &DeploymentStatus| {
-        status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0)
+        status.replicas.unwrap_or(0).saturating_sub(status.updated_replicas.unwrap_or(0))
     };
     new.updated_replicas > Some(old.updated_replicas.unwrap_or(0))
         || outdated(new) < outdated(old)
