@@ -28,7 +28,7 @@ struct EventGc {
 pub(crate) fn start(world: &World, keep: Duration) {
     let collector = EventGc { client: world.client.clone(), keep };
     let token = world.token.clone();
-    world.tracker.spawn(async move { collector.run(&token).await });
+    world.tasks.spawn(async move { collector.run(&token).await });
 }
 
 impl EventGc {

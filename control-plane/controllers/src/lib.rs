@@ -27,6 +27,7 @@ mod replica_set;
 mod replicas;
 mod replication_controller;
 mod service_account;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,11 +45,11 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::cache::{Cache, Watched};
 use crate::kinds::Kinds;
 use crate::recorder::Recorder;
+use crate::tasks::Tasks;
 
 /// What the controllers need to know about the cluster.
 #[derive(Clone, Debug)]
@@ -89,7 +90,7 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) recorder: Recorder,
     pub(crate) kinds: Arc<Kinds>,
-    pub(crate) tracker: TaskTracker,
+    pub(crate) tasks: Tasks,
     pub(crate) token: CancellationToken,
     /// Turns true when every cache is complete.
     pub(crate) gate: watch::Sender<bool>,
@@ -106,7 +107,7 @@ pub(crate) struct World {
     pub(crate) slices: Arc<Cache<EndpointSlice>>,
 }
 
-/// Runs all controllers until the token is cancelled.
+/// Runs all controllers until the token is cancelled; a panic in any of them ends all.
 pub async fn run(client: Client, config: Config, token: CancellationToken) -> anyhow::Result<()> {
     let mut pools = Vec::new();
     for range in config.pod_cidr.ranges() {
@@ -138,19 +139,17 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
         world.gate.send_replace(true);
         token.cancelled().await;
     }
-    world.tracker.close();
-    world.tracker.wait().await;
-    Ok(())
+    Ok(world.tasks.wait().await?)
 }
 
 impl World {
     fn new(client: Client, token: CancellationToken) -> Self {
-        let tracker = TaskTracker::new();
+        let tasks = Tasks::new(token.clone());
         Self {
-            recorder: Recorder::start(client.clone(), &tracker, token.clone()),
+            recorder: Recorder::start(client.clone(), &tasks, token.clone()),
             kinds: Kinds::new(client.clone()),
             client,
-            tracker,
+            tasks,
             token,
             gate: watch::Sender::new(false),
             deployments: Cache::new(),
@@ -188,7 +187,7 @@ impl World {
     {
         let api = Api::all(self.client.clone());
         let token = self.token.clone();
-        self.tracker.spawn(cache.clone().run(api, watcher::Config::default(), token));
+        self.tasks.spawn(cache.clone().run(api, watcher::Config::default(), token));
     }
 
     async fn wait_synced(&self) {

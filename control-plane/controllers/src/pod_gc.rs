@@ -35,7 +35,7 @@ pub(crate) fn start(world: &World) {
         nodes: world.nodes.clone(),
     };
     let token = world.token.clone();
-    world.tracker.spawn(async move { collector.run(&token).await });
+    world.tasks.spawn(async move { collector.run(&token).await });
 }
 
 impl PodGc {

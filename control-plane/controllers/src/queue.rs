@@ -208,7 +208,7 @@ pub(crate) fn start_workers<K, F, Fut>(
     for _ in 0..workers {
         let (queue, token, look) = (queue.clone(), world.token.clone(), look.clone());
         let mut gate = world.gate.subscribe();
-        world.tracker.spawn(async move {
+        world.tasks.spawn(async move {
             let complete = token.run_until_cancelled(gate.wait_for(|open| *open)).await;
             if !matches!(complete, Some(Ok(_))) {
                 return;

@@ -13,7 +13,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+
+use crate::tasks::Tasks;
 
 const QUEUE: usize = 1024;
 const REMEMBERED: usize = 2048;
@@ -34,10 +35,10 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn start(client: Client, tracker: &TaskTracker, token: CancellationToken) -> Self {
+    pub(crate) fn start(client: Client, tasks: &Tasks, token: CancellationToken) -> Self {
         let (sender, mut receiver) =
             mpsc::channel::<(&'static str, ObjectReference, Happening)>(QUEUE);
-        tracker.spawn(async move {
+        tasks.spawn(async move {
             let mut told = Told::default();
             loop {
                 tokio::select! {

@@ -22,7 +22,6 @@ use kube::api::{
 use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::watcher;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use self::graph::{FOREGROUND, Fate, Graph, ORPHAN, Object, Owner, Policy, Uid};
 use crate::World;
@@ -30,6 +29,7 @@ use crate::cache::{Cache, Watched};
 use crate::failure::{Doing, SyncFailed};
 use crate::kinds::{Kind, Kinds};
 use crate::queue::{Next, WorkQueue, start_workers};
+use crate::tasks::Tasks;
 
 const NAME: &str = "garbage-collector";
 const NEW_KINDS: Duration = Duration::from_secs(30);
@@ -109,8 +109,8 @@ pub(crate) fn start(world: &World) {
         feed: feed.clone(),
         watched,
     };
-    let (tracker, token) = (world.tracker.clone(), world.token.clone());
-    world.tracker.spawn(async move { rest.follow(&tracker, &token).await });
+    let (tasks, token) = (world.tasks.clone(), world.token.clone());
+    world.tasks.spawn(async move { rest.follow(&tasks, &token).await });
     let collector = Arc::new(Collector {
         client: world.client.clone(),
         kinds: world.kinds.clone(),
@@ -132,11 +132,11 @@ struct Rest {
 }
 
 impl Rest {
-    async fn follow(mut self, tracker: &TaskTracker, token: &CancellationToken) {
+    async fn follow(mut self, tasks: &Tasks, token: &CancellationToken) {
         loop {
             let pause = match self.kinds.all(Duration::from_secs(1)).await {
                 Ok(kinds) => {
-                    kinds.iter().for_each(|kind| self.watch(kind, tracker, token));
+                    kinds.iter().for_each(|kind| self.watch(kind, tasks, token));
                     NEW_KINDS
                 }
                 Err(error) => {
@@ -150,7 +150,7 @@ impl Rest {
         }
     }
 
-    fn watch(&mut self, kind: &Kind, tracker: &TaskTracker, token: &CancellationToken) {
+    fn watch(&mut self, kind: &Kind, tasks: &Tasks, token: &CancellationToken) {
         let name = (kind.resource.group.clone(), kind.resource.plural.clone());
         if !kind.can_watch || !kind.can_delete || !self.watched.insert(name) {
             return;
@@ -158,7 +158,7 @@ impl Rest {
         let cache: Arc<Cache<PartialObjectMeta<DynamicObject>>> = Cache::new();
         self.feed.from(&cache, kind.resource.clone());
         let api = Api::all_with(self.client.clone(), &kind.resource);
-        tracker.spawn(cache.run(api, watcher::Config::default(), token.clone()));
+        tasks.spawn(cache.run(api, watcher::Config::default(), token.clone()));
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn start(world: &World, grace: Duration) {
     let heartbeats = Arc::new(Heartbeats { heard: Mutex::new(HashMap::new()) });
     wire(world, &queue, &heartbeats);
     let watched = (heartbeats.clone(), world.token.clone());
-    world.tracker.spawn(async move { forgive_pauses(&watched.0, grace, &watched.1).await });
+    world.tasks.spawn(async move { forgive_pauses(&watched.0, grace, &watched.1).await });
     let controller = Arc::new(Lifecycle {
         client: world.client.clone(),
         recorder: world.recorder.of(NAME),
