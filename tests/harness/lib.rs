@@ -25,6 +25,7 @@ pub mod pod_network;
 pub mod registry;
 pub mod rules;
 pub mod running;
+pub mod server;
 
 pub use cluster::{Cluster, Wishes};
 pub use echo::EchoStage;
@@ -33,3 +34,4 @@ pub use load::{Load, LoadReport};
 pub use node::Node;
 pub use place::Place;
 pub use running::Running;
+pub use server::Server;

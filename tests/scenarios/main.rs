@@ -20,3 +20,4 @@ mod refusals;
 mod repair;
 mod services;
 mod upgrade;
+mod verbs;
