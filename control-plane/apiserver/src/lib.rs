@@ -90,6 +90,8 @@ pub enum ServeFailed {
     Pki(#[from] PkiFailed),
     #[error(transparent)]
     Listen(#[from] ListenFailed),
+    #[error("the stored objects cannot be followed any more")]
+    FeedEnded,
 }
 
 /// A running API server. Cloning it gives another handle of the same server.
@@ -97,14 +99,25 @@ pub enum ServeFailed {
 pub struct ApiServer {
     router: Router,
     authority: Arc<Authority>,
+    caches: Arc<watch::Caches>,
     stop: Stop,
 }
 
-/// Ends the server's tasks and streams when the last handle is gone.
+/// Ends the server's streams and its feed, which writes need until the last of them is answered.
 #[derive(Clone)]
 struct Stop {
-    token: CancellationToken,
-    _guard: Arc<DropGuard>,
+    streams: CancellationToken,
+    feed: CancellationToken,
+    /// Both end when the last handle is gone.
+    _guards: Arc<[DropGuard; 2]>,
+}
+
+impl Stop {
+    fn new() -> Self {
+        let (streams, feed) = (CancellationToken::new(), CancellationToken::new());
+        let guards = [streams.clone().drop_guard(), feed.clone().drop_guard()];
+        Self { streams, feed, _guards: Arc::new(guards) }
+    }
 }
 
 impl ApiServer {
@@ -123,10 +136,8 @@ impl ApiServer {
         let authority = Arc::new(Authority::open(&path.join(PKI_DIRECTORY), secret, &names)?);
         let store = Arc::new(RedbStore::open(&path.join(STORE_FILE), Retention::default())?);
 
-        let token = CancellationToken::new();
-        let guard = Arc::new(token.clone().drop_guard());
-        let stop = Stop { token: token.clone(), _guard: guard };
-        let caches = watch::Caches::start(store.clone(), token.clone()).await?;
+        let stop = Stop::new();
+        let caches = watch::Caches::start(store.clone(), stop.feed.clone()).await?;
         let toleration_seconds = config.default_unreachable_toleration_seconds;
         let admission =
             admission::Admission::new(caches.clone(), config.service_cidr, toleration_seconds);
@@ -138,15 +149,15 @@ impl ApiServer {
         let advertise = config.advertise;
         let router = http::router(Arc::new(http::Api {
             objects,
-            caches,
+            caches: caches.clone(),
             authority: authority.clone(),
             authorizer,
             agents,
             advertise,
             bookmark_every,
-            stop: token,
+            stop: stop.streams.clone(),
         }));
-        Ok(Self { router, authority, stop })
+        Ok(Self { router, authority, caches, stop })
     }
 
     /// The API as a service. Requests that carry no user are anonymous.
@@ -167,7 +178,7 @@ impl ApiServer {
         kube::Client::new(service, "default")
     }
 
-    /// Serves over TLS on the listeners until `stop`.
+    /// Serves over TLS on the listeners until `stop`. Then nothing is served any more.
     pub async fn serve(
         &self,
         listeners: Vec<std::net::TcpListener>,
@@ -175,15 +186,21 @@ impl ApiServer {
     ) -> Result<(), ServeFailed> {
         let tls = self.authority.server_tls()?;
         // Streams never end by themselves; without this the shutdown would wait for them.
-        let streams = self.stop.token.clone();
+        let streams = self.stop.streams.clone();
         let ended = stop.clone();
         let closer = tokio::spawn(async move {
             ended.cancelled().await;
             streams.cancel();
         });
-        let served = listen::serve(listeners, tls, self.router.clone(), stop).await;
+        let served = tokio::select! {
+            served = listen::serve(listeners, tls, self.router.clone(), stop) => {
+                served.map_err(ServeFailed::from)
+            }
+            () = self.caches.ended() => Err(ServeFailed::FeedEnded),
+        };
         closer.abort();
-        Ok(served?)
+        self.stop.feed.cancel();
+        served
     }
 
     /// A kubeconfig of the cluster's administrator for the server at `server_url`.

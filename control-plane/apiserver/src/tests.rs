@@ -5,6 +5,7 @@ mod kinds;
 mod lifecycle;
 mod reads;
 mod services;
+mod shutdown;
 mod watches;
 mod writes;
 

@@ -38,19 +38,31 @@ pub(crate) struct Caches {
     /// By `<group>/<resource>` as in the store's keys.
     caches: HashMap<String, Cache>,
     applied: watch::Sender<Revision>,
+    ended: CancellationToken,
 }
 
 impl Caches {
-    /// Loads everything and starts the feed, which runs until `stop`.
+    /// Loads everything and starts the feed, which runs until `stop` or the end of the store.
     pub(crate) async fn start(
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LoadFailed> {
         let caches = RESOURCES.iter().map(|r| (place(r), Cache::new(r))).collect();
-        let this = Arc::new(Self { caches, applied: watch::Sender::new(0) });
+        let ended = CancellationToken::new();
+        let this = Arc::new(Self { caches, applied: watch::Sender::new(0), ended: ended.clone() });
         let changes = this.load(&*store).await.map_err(|e| LoadFailed(e.to_string()))?;
-        tokio::spawn(this.clone().run(store, changes, stop));
+        let feed = this.clone().run(store, changes, stop);
+        tokio::spawn(async move {
+            // A panic ends the feed, too.
+            let _ended = ended.drop_guard();
+            feed.await;
+        });
         Ok(this)
+    }
+
+    /// Resolves when the feed has ended: from then on the caches do not change.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     pub(crate) fn of(&self, resource: &Resource) -> &Cache {
@@ -143,6 +155,7 @@ impl Caches {
                         () = stop.cancelled() => break,
                         again = self.resume(&*store) => again,
                     };
+                    let Some(again) = again else { break };
                     changes = again;
                 }
             }
@@ -168,7 +181,8 @@ impl Caches {
         self.applied.send_replace(change.revision);
     }
 
-    async fn resume(&self, store: &dyn Store) -> Changes {
+    /// `None` when the store is closed and gives nothing any more.
+    async fn resume(&self, store: &dyn Store) -> Option<Changes> {
         loop {
             let again = match store.watch(REGISTRY, self.applied()).await {
                 // The old state is shown until the new one is complete.
@@ -176,7 +190,11 @@ impl Caches {
                 other => other,
             };
             match again {
-                Ok(changes) => return changes,
+                Ok(changes) => return Some(changes),
+                Err(StoreError::Closed) => {
+                    tracing::error!("the store closed while it was in use");
+                    return None;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the store cannot be watched; trying again");
                     tokio::time::sleep(RETRY).await;
@@ -206,5 +224,56 @@ fn decode(key: &str, value: &[u8], revision: Revision) -> Option<Object> {
             tracing::error!(key, revision, %error, "a stored object is not readable: left out");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Entry, Page, Write, WriteFailed};
+    use futures::FutureExt;
+    use futures::future::{BoxFuture, ready};
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// A store whose writer dies after it was opened.
+    struct Dying(Mutex<Option<Changes>>);
+
+    impl Store for Dying {
+        fn get(&self, _: &str) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
+            ready(Err(StoreError::Closed)).boxed()
+        }
+
+        fn range(&self, _: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
+            ready(Ok(Page { entries: Vec::new(), revision: 0, remaining: 0 })).boxed()
+        }
+
+        fn write(&self, _: String, _: Write) -> BoxFuture<'_, Result<Revision, WriteFailed>> {
+            ready(Err(StoreError::Closed.into())).boxed()
+        }
+
+        fn watch(&self, _: &str, _: Revision) -> BoxFuture<'_, Result<Changes, StoreError>> {
+            ready(self.0.lock().unwrap().take().ok_or(StoreError::Closed)).boxed()
+        }
+
+        fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+            ready(Ok(0)).boxed()
+        }
+
+        fn compacted(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+            ready(Ok(0)).boxed()
+        }
+
+        fn compact(&self, _: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
+            ready(Err(StoreError::Closed)).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_feed_ends_with_its_store() {
+        let (_, live) = tokio::sync::mpsc::channel(1);
+        let store = Arc::new(Dying(Mutex::new(Some(Changes::new(VecDeque::new(), live)))));
+        let caches = Caches::start(store, CancellationToken::new()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), caches.ended()).await.unwrap();
     }
 }
