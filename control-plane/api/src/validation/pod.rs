@@ -142,11 +142,15 @@ fn update(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
     }
     deadline(errors, new, old, path);
     let kept = list(old, "tolerations").iter().all(|one| list(new, "tolerations").contains(one));
+    let gates = list(old, "schedulingGates");
+    let opened = text(old, "nodeName").is_empty()
+        && list(new, "schedulingGates").iter().all(|gate| gates.contains(gate));
     let grace = old["terminationGracePeriodSeconds"].as_i64().unwrap_or(0) < 0
         && new["terminationGracePeriodSeconds"] == 1;
     let fields = [
         ("activeDeadlineSeconds", true),
         ("tolerations", kept),
+        ("schedulingGates", opened),
         ("terminationGracePeriodSeconds", grace),
     ];
     for (field, _) in fields.iter().filter(|(_, free)| *free) {

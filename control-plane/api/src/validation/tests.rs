@@ -208,6 +208,32 @@ fn pod_updates() {
 }
 
 #[test]
+fn scheduling_gates_are_opened_one_by_one_and_never_closed() {
+    let with = |gates: Value, node: Option<&str>| {
+        let mut pod = pod(json!({"containers": [{"name": "a", "image": "i:1"}],
+            "schedulingGates": gates, "nodeName": node}));
+        (find("", "v1", "pods").unwrap().apply_defaults)(&mut pod);
+        pod
+    };
+    let (a, b) = (json!({"name": "a"}), json!({"name": "b"}));
+    let no: &[&str] = &["spec: Forbidden: pod updates may not change fields other than"];
+    let table = [
+        (json!([a, b]), json!([b]), None, &[][..]),
+        (json!([a]), json!([]), None, &[]),
+        (json!([a]), Value::Null, None, &[]),
+        (json!([a]), json!([a, b]), None, no),
+        (json!([a]), json!([b]), None, no),
+        (Value::Null, json!([a]), None, no),
+        (json!([a]), json!([]), Some("node1"), no),
+    ];
+    for (before, after, node, expected) in table {
+        let name = format!("{before} to {after} on {node:?}");
+        let (old, new) = (with(before, node), with(after, node));
+        starts(&problems("", "pods", new, Some(&old)), expected, &name);
+    }
+}
+
+#[test]
 fn services() {
     let table = [
         (json!({"ports": [{"port": 80}]}), vec![]),
