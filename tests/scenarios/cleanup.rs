@@ -1,5 +1,6 @@
 //! `down` removes everything that `up` made, whatever happened in between, and nothing else.
 
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
@@ -19,6 +20,7 @@ use nix::unistd::Pid;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The kernel frees programs and links some time after the last that holds them is gone.
 const FREED: Duration = Duration::from_secs(10);
+const PINS: &str = "/run/netns";
 const NIFTY: &str = "App=Nifty";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,6 +231,41 @@ async fn an_orderly_end_and_a_neighbour_that_stays() -> Result<()> {
     ensure!(nodes.contains("Ready") && !nodes.contains("NotReady"), "the neighbour: {nodes}");
     drop(stays);
     nothing_left(&before)
+}
+
+/// `up`, `down` and `ip netns add` of others mount and unmount below the pins of namespaces: one at
+/// a time. Two that come first would both mount, and one that goes take another's pins along.
+#[test]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+fn up_waits_for_who_holds_the_pins() -> Result<()> {
+    fs::create_dir_all(PINS)?;
+    let before = Machine::look()?;
+    let held = File::open(PINS)?;
+    held.lock()?;
+    let wishes = Wishes { nodes: 1, registry: false, ..Wishes::default() };
+    let (cluster, mut up) = Cluster::begin(&wishes)?;
+    let start = Instant::now();
+    while !waits_for_a_lock(&up)? {
+        ensure!(up.try_wait()?.is_none(), "`up` did not wait");
+        ensure!(start.elapsed() < PATIENCE, "`up` neither waits nor ends");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pin = netns_path(&cluster.bridge_namespace());
+    ensure!(!pin.exists(), "`up` pinned {} meanwhile", pin.display());
+    drop(held);
+    let status = ended(&mut up)?;
+    ensure!(status.success() && pin.exists(), "{status}");
+    drop(cluster);
+    nothing_left(&before)
+}
+
+/// Whether a process waits for somebody's lock.
+fn waits_for_a_lock(process: &Child) -> Result<bool> {
+    let pid = process.id().to_string();
+    let locks = fs::read_to_string("/proc/locks")?;
+    // `1: -> FLOCK  ADVISORY  WRITE <pid> ...`
+    let waits = |line: &str| line.contains("->") && line.split_whitespace().nth(5) == Some(&pid);
+    Ok(locks.lines().any(waits))
 }
 
 fn nothing_left(before: &Machine) -> Result<()> {

@@ -159,7 +159,10 @@ impl Work {
             self.noted(remove_path(&path));
         }
         let own = [place.dir.clone()];
-        for dir in record.map_or(&own[..], |record| &record.made_directories) {
+        let made = record.map_or(&own[..], |record| &record.made_directories);
+        let pins = made.iter().any(|dir| dir == Path::new(namespaces::PINS));
+        let _held = pins.then(|| self.noted(namespaces::hold_pins()));
+        for dir in made {
             // Not empty means that somebody else uses it now; that is no error.
             drop(fs::remove_dir(dir));
         }

@@ -111,6 +111,15 @@ pub(crate) fn remove(target: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Takes away one mount unless something uses it; says whether it is gone.
+pub(crate) fn remove_unused(target: &Path) -> anyhow::Result<bool> {
+    match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(true),
+        Err(Errno::EBUSY) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot unmount {}", target.display())),
+    }
+}
+
 /// Mounts a BPF file system of its own at a directory.
 pub(crate) fn make_bpffs(target: &Path) -> anyhow::Result<()> {
     mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
@@ -151,6 +160,18 @@ mod tests {
         let mounts = table();
         let expected = ["/d/nodes/node1/bpf", "/d/with blank", "/d/nodes/node1/bpf"].map(Path::new);
         assert_eq!(under(&mounts, Path::new("/d")), expected);
+    }
+
+    #[test]
+    #[ignore = "needs root; run by `cargo xtask test` as root"]
+    fn what_is_used_stays_mounted() {
+        let directory = tempfile::tempdir().unwrap();
+        make_bpffs(directory.path()).unwrap();
+        let is_there = || read().unwrap().iter().any(|mount| mount.target == directory.path());
+        let user = fs::File::open(directory.path()).unwrap();
+        assert!(!remove_unused(directory.path()).unwrap() && is_there());
+        drop(user);
+        assert!(remove_unused(directory.path()).unwrap() && !is_there());
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use nix::mount::{MsFlags, mount};
@@ -31,6 +32,9 @@ pub(crate) const PINS: &str = "/run/netns";
 /// Says that PINS is a mount point because of us.
 const OWN_MOUNT: &str = "/run/bowline/netns-mount";
 
+/// More directories than this are not removed while they are waited for.
+const MAX_REMOVALS: usize = 64;
+
 const BRIDGE: &str = "br0";
 const UPLINK: &str = "eth0";
 const LOOPBACK: &str = "lo";
@@ -42,9 +46,12 @@ pub(crate) fn path(namespace: &str) -> PathBuf {
 
 /// Makes the bridge's and the nodes' namespaces and the links between them.
 pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
-    fs::create_dir_all(PINS).with_context(|| format!("cannot make {PINS}"))?;
-    mount_pins().with_context(|| format!("cannot make {PINS} a mount point"))?;
-    make(&plan.bridge_namespace)?;
+    {
+        let _held = hold_pins()?;
+        mount_pins().with_context(|| format!("cannot make {PINS} a mount point"))?;
+        // From here on it is used, and stays.
+        make(&plan.bridge_namespace)?;
+    }
     for node in &plan.nodes {
         make(&node.namespace)?;
     }
@@ -55,6 +62,30 @@ pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
         inside(&node.namespace, async move |handle| set_up_uplink(&handle, &addresses).await)?;
     }
     Ok(())
+}
+
+/// Makes PINS, if need be, and keeps others from mounting, unmounting or removing it: `up` and
+/// `down` of other clusters, and `ip netns add`, which takes the same lock.
+pub(crate) fn hold_pins() -> anyhow::Result<File> {
+    let hold = || -> io::Result<Option<File>> {
+        fs::create_dir_all(PINS)?;
+        let pins = File::open(PINS)?;
+        pins.lock()?;
+        // Who held it before may have removed it.
+        let is_there = fs::metadata(PINS).is_ok_and(|now| {
+            pins.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
+        });
+        Ok(is_there.then_some(pins))
+    };
+    for _ in 0..MAX_REMOVALS {
+        match hold() {
+            Ok(Some(pins)) => return Ok(pins),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot lock {PINS}")),
+        }
+    }
+    bail!("somebody removes {PINS} all the time")
 }
 
 /// Makes PINS a mount point, as the first `ip netns add` of a machine does: one that comes later
@@ -77,12 +108,14 @@ fn is_mounted() -> anyhow::Result<bool> {
 
 /// Undoes what the first `up` made of PINS when no namespace is left there, anybody's.
 pub(crate) fn unmount_pins() -> anyhow::Result<()> {
-    let is_used = || fs::read_dir(PINS).is_ok_and(|mut entries| entries.next().is_some());
-    if !Path::new(OWN_MOUNT).exists() || is_used() {
+    if !Path::new(OWN_MOUNT).exists() {
         return Ok(());
     }
-    if is_mounted()? {
-        mounts::remove(Path::new(PINS))?;
+    let _held = hold_pins()?;
+    let is_used = fs::read_dir(PINS).is_ok_and(|mut entries| entries.next().is_some());
+    // Not lazily: that would take along what somebody pins there now.
+    if is_used || (is_mounted()? && !mounts::remove_unused(Path::new(PINS))?) {
+        return Ok(());
     }
     fs::remove_file(OWN_MOUNT).with_context(|| format!("cannot remove {OWN_MOUNT}"))
 }

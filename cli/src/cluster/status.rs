@@ -2,7 +2,9 @@
 //!
 //! Guarantees: answers also when the server or agents are gone; what is not there is shown as such.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use kube::{Api, Client};
 use serde::Serialize;
 
 use super::place::{self, Place};
+use super::plan::SELF;
 use super::{Record, cgroups, mounts, ready};
 use crate::output::{self, Format, Table, memory};
 use crate::verbs::client;
@@ -135,8 +138,12 @@ fn processes(record: &Record) -> anyhow::Result<Vec<Process>> {
     let planned = [&plan.server, &plan.containerd].into_iter();
     let planned = planned.chain(plan.nodes.iter().map(|node| &node.agent));
     let look = |process: &super::plan::Process| {
-        // containerd's shims are in its group too: the first process is the oldest.
-        let pid = cgroups::members(&root.join(&process.cgroup)).into_iter().next();
+        // containerd's shims are in its group too, and outlive it.
+        let mut members = cgroups::members(&root.join(&process.cgroup)).into_iter();
+        let pid = members.find(|pid| {
+            let cmdline = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline"));
+            cmdline.is_ok_and(|cmdline| is_of(&cmdline, &process.command))
+        });
         Process {
             name: process.name.clone(),
             pid,
@@ -145,6 +152,18 @@ fn processes(record: &Record) -> anyhow::Result<Vec<Process>> {
         }
     };
     Ok(planned.map(look).collect())
+}
+
+/// Whether a process with this `/proc/<pid>/cmdline` is one that was planned. A binary of ours may
+/// have been replaced by one of another name, and started with more flags: its verb says what it is.
+fn is_of(cmdline: &[u8], planned: &[String]) -> bool {
+    let mut words = cmdline.split(|&byte| byte == 0).map(OsStr::from_bytes);
+    let program = words.next().map(Path::new).and_then(Path::file_name);
+    match planned {
+        [program, verb, ..] if program == SELF => words.next() == Some(OsStr::new(verb)),
+        [planned, ..] => program == Path::new(planned).file_name(),
+        [] => false,
+    }
 }
 
 /// Resident memory of a process.
@@ -255,6 +274,23 @@ mod tests {
         ] {
             let advice = advice("refused", &status(pid), is_root);
             assert!(advice.contains(expected), "{advice}");
+        }
+    }
+
+    #[test]
+    fn a_shim_is_not_containerd_and_a_command_no_agent() {
+        let containerd = ["containerd", "--config", "/d/config.toml"].map(str::to_owned);
+        let agent = ["bowline", "agent", "--node-name", "node1"].map(str::to_owned);
+        for (cmdline, planned, expected) in [
+            ("containerd\0--config\0/d/config.toml\0", &containerd[..], true),
+            ("/usr/bin/containerd\0--config\0/d/config.toml\0", &containerd, true),
+            ("/usr/bin/containerd-shim-runc-v2\0-namespace\0x\0", &containerd, false),
+            ("", &containerd, false),
+            ("/opt/bowline-2\0agent\0--node-name\0node1\0--more\0", &agent, true),
+            ("bowline\0internal-exec\0--\0bowline\0agent\0", &agent, false),
+            ("/usr/bin/nft\0list\0ruleset\0", &agent, false),
+        ] {
+            assert_eq!(is_of(cmdline.as_bytes(), planned), expected, "{cmdline:?}");
         }
     }
 
