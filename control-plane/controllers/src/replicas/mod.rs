@@ -3,9 +3,9 @@
 //!
 //! Guarantees: no pod is made twice because of a lagging cache (what was written is in the cache
 //! before the next look, see `cache`); creations grow in batches and stop at the first refusal; a
-//! refused creation shows in the condition `ReplicaFailure` and is retried with back-off; a pod
-//! that cannot be adopted or released holds up no other pod, but none is made before all are
-//! adopted.
+//! refused creation or deletion, and nothing else, shows in the condition `ReplicaFailure` and is
+//! retried with back-off; a pod that cannot be adopted or released holds up no other pod, but none
+//! is made before all are adopted.
 
 pub(crate) mod plan;
 mod status;
@@ -35,6 +35,9 @@ pub(crate) use status::{Counts, Failure, ReplicaStatus};
 /// Pods made or deleted in one look at most; the rest follows in the next.
 const BURST: usize = 500;
 const DELETES_AT_ONCE: usize = 16;
+/// Reasons of events and of the condition `ReplicaFailure`.
+const FAILED_CREATE: &str = "FailedCreate";
+const FAILED_DELETE: &str = "FailedDelete";
 
 /// A kind whose whole work is a number of pods.
 pub(crate) trait ReplicaOwner:
@@ -109,14 +112,25 @@ impl<K: ReplicaOwner> Replicas<K> {
         let Some(selector) = owner.selector() else { return Ok(Next::Rest) };
         let (pods, claimed) = self.claim_pods(&owner, &selector).await;
         let leaves = owner.meta().deletion_timestamp.is_some();
-        // Not knowing which pods are its own, it could make too many.
-        let outcome = match claimed {
-            Ok(()) if !leaves => self.converge(&owner, &pods).await,
-            claimed => claimed,
+        let (reason, outcome) = match claimed {
+            // Not knowing which pods are its own, it could make too many.
+            Err(error) => (None, Err(error)),
+            Ok(()) if leaves => (None, Ok(())),
+            Ok(()) => self.converge(&owner, &pods).await,
+        };
+        let failure = match (&outcome, reason) {
+            (Ok(()), _) => None,
+            (Err(error), Some(reason)) if !error.is_stale() => Some(Failure {
+                reason: reason.to_owned(),
+                message: error.cause(),
+                since: Timestamp::now(),
+            }),
+            // Whether pods can be made or deleted was not found out.
+            (Err(_), _) => owner.status().failure,
         };
         let pods: Vec<_> =
             pods.iter().map(|pod| self.fresh(pod)).chain(self.made(&owner, &pods)).collect();
-        let next = self.report(&owner, &pods, outcome.as_ref().err()).await?;
+        let next = self.report(&owner, &pods, failure).await?;
         outcome.map(|()| next)
     }
 
@@ -195,15 +209,22 @@ impl<K: ReplicaOwner> Replicas<K> {
         }))
     }
 
-    async fn converge(&self, owner: &K, pods: &[Arc<Pod>]) -> Result<(), SyncFailed> {
+    /// Makes or deletes pods; what comes with the result is the reason for a failure of it.
+    async fn converge(
+        &self,
+        owner: &K,
+        pods: &[Arc<Pod>],
+    ) -> (Option<&'static str>, Result<(), SyncFailed>) {
         let active: Vec<&Pod> =
             pods.iter().map(Arc::as_ref).filter(|pod| pods::is_active(pod)).collect();
         match plan::step(owner.replicas(), &active) {
-            plan::Step::Enough => Ok(()),
-            plan::Step::Create(count) => self.create(owner, count.min(BURST)).await,
+            plan::Step::Enough => (None, Ok(())),
+            plan::Step::Create(count) => {
+                (Some(FAILED_CREATE), self.create(owner, count.min(BURST)).await)
+            }
             plan::Step::Delete(mut surplus) => {
                 surplus.truncate(BURST);
-                self.delete(owner, surplus).await
+                (Some(FAILED_DELETE), self.delete(owner, surplus).await)
             }
         }
     }
@@ -240,7 +261,7 @@ impl<K: ReplicaOwner> Replicas<K> {
             Err(error) if namespace_goes(&error) => Ok(()),
             Err(error) => {
                 let message = format!("Error creating: {}", error.cause());
-                self.recorder.warning(about, "FailedCreate", message);
+                self.recorder.warning(about, FAILED_CREATE, message);
                 Err(error)
             }
         }
@@ -264,9 +285,10 @@ impl<K: ReplicaOwner> Replicas<K> {
                 self.recorder.normal(about, "SuccessfulDelete", message);
                 Ok(())
             }
+            Err(error) if error.is_stale() => Err(error),
             Err(error) => {
                 let message = format!("Error deleting: {}", error.cause());
-                self.recorder.warning(about, "FailedDelete", message);
+                self.recorder.warning(about, FAILED_DELETE, message);
                 Err(error)
             }
         }
@@ -276,7 +298,7 @@ impl<K: ReplicaOwner> Replicas<K> {
         &self,
         owner: &K,
         pods: &[Arc<Pod>],
-        failure: Option<&SyncFailed>,
+        failure: Option<Failure>,
     ) -> Result<Next, SyncFailed> {
         let now = Timestamp::now();
         let (mut counts, next_available) =
@@ -285,11 +307,6 @@ impl<K: ReplicaOwner> Replicas<K> {
             counts.terminating = 0;
         }
         let old = owner.status();
-        let failure = failure.map(|error| Failure {
-            reason: "FailedCreate".to_owned(),
-            message: error.cause(),
-            since: now,
-        });
         let new = old.next(counts, failure, owner.meta().generation);
         if new != old {
             let key = Key::of(owner.meta());
@@ -350,5 +367,92 @@ fn pod_of<K: ReplicaOwner>(owner: &K, template: &PodTemplateSpec) -> Pod {
         },
         spec: template.spec.clone(),
         status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::samples;
+    use crate::tasks::Tasks;
+    use http::{Method, Request, Response};
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::sync::Mutex;
+    use tokio_util::sync::CancellationToken;
+
+    fn set(replicas: i32) -> ReplicaSet {
+        serde_json::from_value(json!({
+            "metadata": { "name": "set", "namespace": "default", "uid": "set" },
+            "spec": { "replicas": replicas, "selector": { "matchLabels": { "app": "set" } },
+                "template": { "metadata": { "labels": { "app": "set" } } } },
+            "status": { "replicas": 9, "conditions": [{ "type": "ReplicaFailure",
+                "status": "True", "reason": "Before", "message": "before" }] },
+        }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, owned: bool) -> Pod {
+        let mut pod = samples::pod(name);
+        pod.metadata.labels = Some([("app".to_owned(), "set".to_owned())].into());
+        let reference = ownership::controller_reference(&set(0)).unwrap();
+        pod.metadata.owner_references = owned.then(|| vec![reference]);
+        pod
+    }
+
+    /// The reason of the condition after a look of which `refused` pod writes fail with `code`.
+    async fn reason(set: ReplicaSet, pods: Vec<Pod>, refused: Method, code: u16) -> Option<String> {
+        let written = Arc::new(Mutex::new(None));
+        let (seen, live) = (written.clone(), serde_json::to_value(&set).unwrap());
+        let api = tower::service_fn(move |request: Request<Body>| {
+            let (seen, live, refused) = (seen.clone(), live.clone(), refused.clone());
+            async move {
+                let (head, body) = request.into_parts();
+                let path = head.uri.path();
+                let (code, answer) = if path.contains("/pods") && head.method == refused {
+                    (code, json!({ "kind": "Status", "code": code, "message": "no" }))
+                } else {
+                    (200, live)
+                };
+                if path.ends_with("/replicasets/set/status") {
+                    let sent = body.collect_bytes().await.unwrap();
+                    let sent: Value = serde_json::from_slice(&sent).unwrap();
+                    *seen.lock().unwrap() = Some(sent["status"]["conditions"].clone());
+                }
+                let answer = Body::from(answer.to_string().into_bytes());
+                let answer = Response::builder().status(code).body(answer).unwrap();
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let (client, token) = (Client::new(api, "default"), CancellationToken::new());
+        let tasks = Tasks::new(token.clone());
+        let controller = Replicas::<ReplicaSet> {
+            recorder: Recorder::start(client.clone(), &tasks, token),
+            client,
+            pods: Cache::new(),
+            owners: Cache::new(),
+        };
+        pods.into_iter().for_each(|pod| controller.pods.written(pod));
+        controller.owners.written(set);
+        controller.look(&Key::new("default", "set")).await.unwrap_err();
+        let conditions = written.lock().unwrap().take().expect("a status");
+        conditions[0]["reason"].as_str().map(str::to_owned)
+    }
+
+    #[tokio::test]
+    async fn only_pods_that_cannot_be_made_or_deleted_show_in_the_condition() {
+        let (mine, orphan) = (vec![pod("a", true)], vec![pod("a", false)]);
+        let table = [
+            ("cannot be made", set(1), vec![], Method::POST, 403, "FailedCreate"),
+            ("cannot be deleted", set(0), mine.clone(), Method::DELETE, 500, "FailedDelete"),
+            ("deleted by others", set(0), mine, Method::DELETE, 409, "Before"),
+            ("cannot be adopted", set(1), orphan.clone(), Method::PATCH, 409, "Before"),
+            ("cannot be adopted at all", set(1), orphan, Method::PATCH, 500, "Before"),
+        ];
+        for (name, set, pods, refused, code, expected) in table {
+            let got = reason(set, pods, refused, code).await;
+            assert_eq!(got.as_deref(), Some(expected), "{name}");
+        }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Counts {
     pub(crate) terminating: i32,
 }
 
-/// Why pods could not be made.
+/// Why pods could not be made or deleted.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) reason: String,
