@@ -73,9 +73,7 @@ pub async fn remove_node_state(run_dir: &Path, bpffs: &Path) -> Result<(), Vec<R
     match Netlink::open() {
         Ok(netlink) => {
             remove_sandboxes(run_dir, &netlink, &mut failures).await;
-            if let Err(error) = remove_links_and_routes(&netlink, &mut failures).await {
-                failures.push(error.into());
-            }
+            remove_links_and_routes(&netlink, &mut failures).await;
         }
         Err(error) => failures.push(error.into()),
     }
@@ -107,12 +105,9 @@ async fn remove_sandboxes(
     }
 }
 
-async fn remove_links_and_routes(
-    netlink: &Netlink,
-    failures: &mut Vec<RemoveStateFailed>,
-) -> Result<(), NetlinkRequestFailed> {
+async fn remove_links_and_routes(netlink: &Netlink, failures: &mut Vec<RemoveStateFailed>) {
     let is_ours = |link: &LinkSeen| is_pod_link(&link.name) || link.name == TUNNEL_LINK;
-    for link in netlink.links().await? {
+    for link in listed(netlink.links().await, failures) {
         if is_ours(&link) {
             failures.extend(netlink.remove_link(&link).await.err().map(Into::into));
         } else if let Err(error) = forget_filters(link.index) {
@@ -120,15 +115,29 @@ async fn remove_links_and_routes(
             failures.push(RemoveStateFailed::Kernel(what));
         }
     }
-    for route in netlink.routes().await? {
+    for route in listed(netlink.routes().await, failures) {
         failures.extend(netlink.remove_route(&route).await.err().map(Into::into));
     }
     failures
         .extend(masquerade::remove().await.err().map(|e| RemoveStateFailed::Kernel(e.to_string())));
-    netlink.remove_address(LOOPBACK, DNS_ADDRESS).await?;
+    failures.extend(netlink.remove_address(LOOPBACK, DNS_ADDRESS).await.err().map(Into::into));
     // Where IPv6 is off, there is nothing to be asked about it either.
-    let six = netlink.addresses().await?.iter().any(|seen| seen.address == DNS_ADDRESS_V6);
-    if six { netlink.remove_address(LOOPBACK, DNS_ADDRESS_V6).await } else { Ok(()) }
+    let addresses = listed(netlink.addresses().await, failures);
+    if addresses.iter().any(|seen| seen.address == DNS_ADDRESS_V6) {
+        let removed = netlink.remove_address(LOOPBACK, DNS_ADDRESS_V6).await;
+        failures.extend(removed.err().map(Into::into));
+    }
+}
+
+/// What could be listed: nothing, and a failure more, where nothing could.
+fn listed<T>(
+    list: Result<Vec<T>, NetlinkRequestFailed>,
+    failures: &mut Vec<RemoveStateFailed>,
+) -> Vec<T> {
+    list.unwrap_or_else(|error| {
+        failures.push(error.into());
+        Vec::new()
+    })
 }
 
 fn remove_tree(path: &Path) -> Result<(), RemoveStateFailed> {

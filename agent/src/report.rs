@@ -176,7 +176,8 @@ impl Reporter {
     async fn write(&self, conditions: &[Value]) -> Result<(), ReportFailed> {
         let nodes = Api::<Node>::all(self.client.clone());
         let status = json!({ "status": self.status(conditions) });
-        let patch = Patch::Merge(&status);
+        // Strategic: conditions that others keep stay as they are.
+        let patch = Patch::Strategic(&status);
         let params = PatchParams::default();
         let act = "writing the node's status";
         let patched = limited(act, nodes.patch_status(&self.node_name, &params, &patch)).await;
@@ -239,6 +240,8 @@ impl Reporter {
         let addresses: Vec<Value> = internal
             .chain([("Hostname", self.node_name.clone())])
             .map(|(kind, address)| json!({ "type": kind, "address": address }))
+            // They merge by type, of which there may be two addresses.
+            .chain([json!({ "$patch": "replace" })])
             .collect();
         let runtime = self.health.borrow().runtime.clone().unwrap_or_default();
         let resources = json!({

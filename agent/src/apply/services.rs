@@ -244,15 +244,20 @@ impl ServiceWriter {
                 let put =
                     store.add_address(&key.address).and_then(|()| store.put_service(key, &value));
                 if put.is_err() && !self.programmed.contains_key(key) {
-                    self.retire(store, Retired::Service { id });
+                    self.service_ids.give_back(id);
                 }
                 put.map(|()| id)
             });
         let id = match written {
             Ok(id) => id,
             Err(error) => {
-                self.retire_slots(store, first_slot, count);
-                self.drop_backends(store, &held);
+                // Nothing ever led to them: no grace is needed, and the next one need not wait.
+                if count > 0 {
+                    self.slots.give_back(first_slot, count);
+                }
+                for id in self.let_go(store, &held) {
+                    self.backend_ids.give_back(id);
+                }
                 if !self.has_address(key.address) {
                     // It may not be there; if it stays, the next agent removes it.
                     let _ = store.remove_address(&key.address);
@@ -357,8 +362,17 @@ impl ServiceWriter {
         Ok((id, true))
     }
 
-    /// Gives up one use of each backend. One that nobody uses takes no new flow from now on.
+    /// Gives up one use of each backend, and the numbers of those that nobody uses when programs
+    /// have let go of them.
     fn drop_backends<S: ServiceStore>(&mut self, store: &mut S, addresses: &[BackendAddress]) {
+        for id in self.let_go(store, addresses) {
+            self.retire(store, Retired::Backend { id });
+        }
+    }
+
+    /// Gives up one use of each backend. One that nobody uses takes no new flow from now on; their
+    /// numbers come back.
+    fn let_go<S: ServiceStore>(&mut self, store: &mut S, addresses: &[BackendAddress]) -> Vec<u32> {
         let mut unused = Vec::new();
         for address in addresses {
             let Some(backend) = self.backends.get_mut(address) else { continue };
@@ -371,9 +385,7 @@ impl ServiceWriter {
         let free = vec![Backend { state: state::FREE, ..Backend::default() }; unused.len()];
         // Entries that could not be cleared are written anew before they are used again.
         let _ = store.put_backends(&unused, &free);
-        for id in unused {
-            self.retire(store, Retired::Backend { id });
-        }
+        unused
     }
 
     fn retire_slots<S: ServiceStore>(&mut self, store: &S, first: u32, count: u32) {

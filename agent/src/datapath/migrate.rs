@@ -12,14 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use bowline_ebpf_abi::{Address, Peer, Pod, map, pod_flags};
+use bowline_ebpf_abi::{Peer, map};
 use nix::libc;
 
 use super::layouts::{Conversion, Layouts};
 use super::pins::Pins;
 use super::programs::Programs;
-use super::table::{ReadMapsFailed, Table, WriteMapFailed, is_unsupported};
-use super::{resize, syscall};
+use super::table::{ReadMapsFailed, WriteMapFailed, is_unsupported};
+use super::{mark_pods, resize, syscall};
 
 /// Maps that only the agent writes. What follows from SERVICES is made anew.
 const WRITTEN: [&str; 6] =
@@ -86,7 +86,8 @@ impl Migration {
                 let from = from.directory.display();
                 tracing::info!(written, remembered, "entries of {from} are carried over");
             }
-            self.mark_pods()?;
+            // The old programs mark pods in the old map to the last moment.
+            mark_pods::<MigrateFailed>(&self.own.maps)?;
         }
         Layouts::own().pin(&self.own.layouts).map_err(at(&self.own.layouts))?;
         for from in &self.others {
@@ -98,16 +99,6 @@ impl Migration {
                     std::fs::rename(&path, self.own.links.join(&*name)).map_err(at(&path))?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// The old programs mark pods that have flows to the last moment, in the old map. A mark too
-    /// many costs a look-up.
-    fn mark_pods(&self) -> Result<(), MigrateFailed> {
-        let pods: Table<Address, Pod> = Table::open(&self.own.maps, map::PODS)?;
-        for (address, pod) in pods.entries()? {
-            pods.put(&address, &Pod { flags: pod.flags | pod_flags::HAS_FLOWS, ..pod })?;
         }
         Ok(())
     }
@@ -141,8 +132,12 @@ impl Migration {
     }
 }
 
+/// Nothing where a set was removed or made half way.
 fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, MigrateFailed> {
-    let entries = std::fs::read_dir(directory).map_err(at(directory))?;
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at(directory))?,
+    };
     entries.map(|entry| Ok(entry.map_err(at(directory))?.path())).collect()
 }
 

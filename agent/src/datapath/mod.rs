@@ -56,9 +56,9 @@ pub use verify::{Repair, Verified, VerifyFailed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, route_flags};
+use bowline_ebpf_abi::{Address, Mac, Pod, Route, RouteKey, map, pod_flags, route_flags};
 
 use crate::apply::services::ServiceWriter;
 use crate::plan::services::ServiceStep;
@@ -204,6 +204,19 @@ pub struct Datapath {
     mover: UdpMover,
     names: NamesWriter,
     condition: ConditionFile,
+}
+
+/// Has flows looked up for every pod in the PODS map of this directory. A mark too many costs a
+/// look-up, one too few an open connection.
+fn mark_pods<E>(maps: &Path) -> Result<(), E>
+where
+    E: From<ReadMapsFailed> + From<WriteMapFailed>,
+{
+    let pods: Table<Address, Pod> = Table::open(maps, map::PODS)?;
+    for (address, pod) in pods.entries()? {
+        pods.put(&address, &Pod { flags: pod.flags | pod_flags::HAS_FLOWS, ..pod })?;
+    }
+    Ok(())
 }
 
 impl Datapath {

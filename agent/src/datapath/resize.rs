@@ -2,8 +2,8 @@
 //!
 //! A map cannot grow. Before loading, a map of another size is set aside under another name; the
 //! loader then makes one of the wanted size, the entries are copied, the programs switch over, and
-//! only then the old map goes. A crash in between is noticed at the next start: what was set aside
-//! is what the running programs use, so it is put back and the work begins again.
+//! only then the old map goes, after what programs wrote to it meanwhile was copied, too. A crash in
+//! between is noticed at the next start: what was set aside is put back and the work begins again.
 //! Counters start empty at another size; of the LRU maps and of PEERS as much is copied as fits.
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use bowline_ebpf_abi::{
 
 use super::pins::Pins;
 use super::table::{Table, WriteMapFailed};
-use super::{MapSizes, OpenDatapathFailed, syscall};
+use super::{MapSizes, OpenDatapathFailed, mark_pods, syscall};
 
 const ASIDE: &str = "ASIDE_";
 
@@ -54,22 +54,31 @@ pub(super) fn copy_back(pins: &Pins, resized: &[&'static str]) -> Result<(), Ope
             map::ADDRESSES => copy::<Address, u32>(pins, map, None),
             map::SLOTS => copy::<u32, Slot>(pins, map, Some(|slot| slot.tag != 0)),
             map::BACKENDS => copy::<u32, Backend>(pins, map, Some(|backend| backend.state != 0)),
-            map::PODS => copy::<Address, Pod>(pins, map, None),
+            // The old programs mark pods in the old map to the last moment.
+            map::PODS => copy::<Address, Pod>(pins, map, None).and_then(|()| mark_pods(&pins.maps)),
             map::ROUTES => copy::<RouteKey, Route>(pins, map, None),
-            map::FLOWS => copy::<FlowKey, Flow>(pins, map, None),
-            map::PEERS => copy_peers(pins),
-            map::REVERSE => copy::<ReverseKey, Frontend>(pins, map, None),
-            map::AFFINITY => copy::<AffinityKey, Affinity>(pins, map, None),
-            _ => Ok(()),
+            map => copy_remembered(pins, map),
         };
         copied.inspect_err(|_| put_back(pins, resized))?;
     }
     Ok(())
 }
 
+/// Maps that programs write all the time. What the new one has already stays.
+fn copy_remembered(pins: &Pins, map: &'static str) -> Result<(), OpenDatapathFailed> {
+    match map {
+        map::FLOWS => copy_missing::<FlowKey, Flow>(pins, map),
+        map::PEERS => copy_peers(pins),
+        map::REVERSE => copy_missing::<ReverseKey, Frontend>(pins, map),
+        map::AFFINITY => copy_missing::<AffinityKey, Affinity>(pins, map),
+        _ => Ok(()),
+    }
+}
+
 /// Ends a resize: the programs use the new maps.
 pub(super) fn discard(pins: &Pins, resized: &[&'static str]) -> Result<(), OpenDatapathFailed> {
     for map in resized {
+        copy_remembered(pins, map)?;
         std::fs::remove_file(aside(pins, map))
             .map_err(|error| OpenDatapathFailed::Resize { map, message: error.to_string() })?;
     }
@@ -101,10 +110,27 @@ fn copy_peers(pins: &Pins) -> Result<(), OpenDatapathFailed> {
     let new: Table<u32, Peer> = Table::open(&pins.maps, map::PEERS)?;
     let mut peers: Vec<Peer> = Vec::new();
     old.visit(|_, peer| peers.extend((peer.cookie != 0).then_some(peer)))?;
-    peers.sort_unstable_by_key(|peer| peer.cookie);
+    new.visit(|_, peer| peers.extend((peer.cookie != 0).then_some(peer)))?;
+    // Of one socket that is in both the new map's comes last.
+    peers.sort_by_key(|peer| peer.cookie);
     let last = new.size() - 1;
     let places: Vec<u32> = peers.iter().map(|peer| Peer::place(peer.cookie, last)).collect();
     Ok(new.put_all(&places, &peers)?)
+}
+
+/// Of maps that let go of the oldest entries themselves.
+fn copy_missing<K: Plain, V: Plain>(
+    pins: &Pins,
+    map: &'static str,
+) -> Result<(), OpenDatapathFailed> {
+    let old: Table<K, V> = Table::open_as(&aside(pins, map), map)?;
+    let new: Table<K, V> = Table::open(&pins.maps, map)?;
+    for (key, value) in old.entries()? {
+        if new.get(&key)?.is_none() {
+            new.put(&key, &value)?;
+        }
+    }
+    Ok(())
 }
 
 fn copy<K: Plain, V: Plain>(

@@ -114,8 +114,8 @@ impl Limit {
         let now = millis(self.started.elapsed());
         let until = self.quiet_until.load(Relaxed);
         let next = now + millis(LOG_PAUSE);
-        let mine = self.quiet_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
-        if now >= until && mine {
+        let mine = || self.quiet_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
+        if now >= until && mine() {
             let (what, when, limit, flag) = (self.what, self.when, self.most, self.flag);
             tracing::warn!(limit, %client, "DNS: too many {what} {when}, more refused; see {flag}");
         }

@@ -42,7 +42,7 @@ pub(super) enum Answer {
     Found { answers: Vec<Record>, additionals: Vec<Record> },
     /// The name stands for another one, which may be anybody's.
     Alias(Name),
-    /// The name lies in the domain and does not exist.
+    /// The name lies in the domain, or may, and does not exist as far as is known.
     NoSuchName,
     /// The name lies outside of the domain.
     NotOurs,
@@ -255,7 +255,8 @@ impl Zone<'_> {
             }
         }
         if names.is_empty() {
-            Answer::NotOurs
+            // Nobody outside is asked about an address of ours that was not heard of yet.
+            if self.services.is_synced() { Answer::NotOurs } else { Answer::NoSuchName }
         } else if wanted == RecordType::PTR {
             found(names.into_iter().map(|own| record(name, RData::PTR(PTR(own)))).collect())
         } else {

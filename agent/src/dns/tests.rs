@@ -351,6 +351,9 @@ async fn before_the_services_are_known_nothing_is_denied() {
     let early = server.name(name, RecordType::A).await;
     assert_eq!(early.metadata.response_code, ResponseCode::ServFail);
     assert!(reason(&early).contains("not known yet"));
+    let reversed = server.name("7.8.9.10.in-addr.arpa.", RecordType::PTR).await;
+    assert_eq!(reversed.metadata.response_code, ResponseCode::ServFail);
+    assert!(reason(&reversed).contains("not known yet"), "nobody else is asked");
     let spec = ServiceSpec { cluster_ip: Some("10.9.8.7".to_owned()), ..Default::default() };
     watched.services.take_service(service("one", spec));
     assert_eq!(server.name(name, RecordType::A).await.answers.len(), 1, "what is known is said");

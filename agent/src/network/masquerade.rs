@@ -143,7 +143,9 @@ fn refused(act: &'static str, output: &Output) -> NftFailed {
 /// What a run of `nft list table` says: that there is no such table is no failure.
 fn listing(listed: &Output) -> Result<Option<Masquerade>, NftFailed> {
     if listed.status.success() {
-        return Ok(parse(&listed.stdout));
+        let unreadable =
+            || NftFailed { act: LISTING, reason: "its answer is not JSON as expected".to_owned() };
+        return parse(&listed.stdout).ok_or_else(unreadable).map(Some);
     }
     match String::from_utf8_lossy(&listed.stderr).contains("No such file or directory") {
         true => Ok(None),

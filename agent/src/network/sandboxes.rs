@@ -465,14 +465,14 @@ impl Inner {
             return Ok(());
         }
         let record = self.state().sandboxes.get(uid).cloned();
+        let mut causes = Vec::new();
         if let Some(record) = &record {
             let removing = Record { phase: Phase::Removing, ..record.clone() };
             if record.phase == Phase::Ready {
-                self.records.write(&removing).map_err(|error| vec![error.into()])?;
+                causes.extend(self.records.write(&removing).err().map(TearDownCause::from));
             }
             self.state().sandboxes.insert(uid.to_owned(), removing);
         }
-        let mut causes = Vec::new();
         if record.as_ref().is_none_or(|record| !record.host_network) {
             self.remove_link(uid, record.as_ref(), &mut causes).await;
         }

@@ -169,8 +169,11 @@ pub(crate) fn write_files(
         .into_iter()
         .map(|(name, text)| {
             let host = dir.join(name);
-            // Written in place: a container that runs already sees this very file.
-            std::fs::write(&host, text)?;
+            // In place, for a container that runs already sees this very file; and not again, for
+            // it would find it empty in between.
+            if std::fs::read_to_string(&host).ok().as_ref() != Some(&text) {
+                std::fs::write(&host, text)?;
+            }
             Ok(BindMount { host, container: format!("/etc/{name}"), read_only: true })
         })
         .collect()

@@ -35,6 +35,8 @@ use crate::runtime::{ContainerKey, Ended, Exit, RuntimeCallFailed};
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const AFTER_PANIC: Duration = Duration::from_secs(1);
+/// How long a postStart hook may take.
+const POST_START_LIMIT: Duration = Duration::from_secs(60);
 const MESSAGE_BYTES_MAX: u64 = 4096;
 const MESSAGE_LOG_LINES: u64 = 80;
 const MESSAGE_LOG_BYTES: u64 = 2048;
@@ -282,8 +284,7 @@ pub(super) async fn post_start(
     target: ProbeTarget,
     hook: LifecycleHandler,
 ) {
-    let limit = Duration::from_secs(60);
-    if let Err(error) = run_hook(&node, &hook, &target, limit).await {
+    if let Err(error) = run_hook(&node, &hook, &target, POST_START_LIMIT).await {
         let name = &target.container.name;
         let message = format!("PostStartHook failed: {error}");
         node.events.container(&pod, name, Severity::Warning, "FailedPostStartHook", message);

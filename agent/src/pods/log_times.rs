@@ -121,7 +121,7 @@ pub(super) fn note_growth(log: &Path, seen: u64) -> io::Result<u64> {
         }
         // A sparse file's blocks are what it really takes.
         if meta.blocks() * 512 > HELD_BYTES_MAX {
-            give_back(log, length - KEPT_BYTES)?;
+            give_back(log, length.saturating_sub(KEPT_BYTES))?;
         }
     }
     Ok(length)
@@ -150,7 +150,7 @@ fn thin_out(log: &Path) -> io::Result<()> {
     std::fs::rename(new, index_path(log))
 }
 
-fn give_back(log: &Path, up_to: u64) -> io::Result<()> {
+pub(super) fn give_back(log: &Path, up_to: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(log)?;
     let length = up_to / BLOCK_BYTES * BLOCK_BYTES;
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

@@ -156,6 +156,14 @@ impl<F: Fn() -> bool> Reader<F> {
             // Asked before reading: what was written up to the end is then read below.
             let over = (self.is_over)();
             let count = self.file.read(&mut part).await?;
+            // Of what was given back meanwhile only zeros can be read. A log that is gone has no
+            // beginning, but what is left of it can be read to its end.
+            let first = first_offset(&self.path).unwrap_or(0);
+            if first > self.offset {
+                self.offset = first;
+                self.file.seek(SeekFrom::Start(first)).await?;
+                continue;
+            }
             if count > 0 {
                 part.truncate(count);
                 let mut part = match &mut self.stamps {
@@ -302,6 +310,23 @@ mod tests {
         let path = scratch("long", line.repeat(500).as_bytes());
         let range = LogRange { tail_lines: Some(300), ..LogRange::default() };
         assert_eq!(read(&path, range).await.len(), 300_000);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_overtaken_goes_on_with_what_is_left() {
+        use super::super::log_times::give_back;
+        let line = "x".repeat(1023) + "\n";
+        let path = scratch("overtaken", line.repeat(512).as_bytes());
+        let mut parts =
+            Box::pin(read_log(path.clone(), LogRange::default(), || true).await.unwrap());
+        let mut text = parts.try_next().await.unwrap().unwrap().to_vec();
+        give_back(&path, 256 << 10).unwrap();
+        while let Some(part) = parts.try_next().await.unwrap() {
+            text.extend_from_slice(&part);
+        }
+        let left = READ_BYTES + (255 << 10);
+        assert!(text.iter().all(|byte| *byte != 0) && text.len() == left, "{}", text.len());
         std::fs::remove_file(&path).unwrap();
     }
 

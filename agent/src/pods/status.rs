@@ -1,7 +1,7 @@
 //! A pod's status as the API shows it. Pure: time is an argument.
 //!
-//! Guarantees: conditions that others own (`PodScheduled`, readiness gates) are passed on as they
-//! are; a condition's transition time changes only with its status.
+//! Guarantees: conditions that others own (readiness gates, `PodScheduled` where there is one) are
+//! left to them; a condition's transition time changes only with its status.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -114,6 +114,8 @@ fn one_container(
     pod: &Pod,
     now: Timestamp,
 ) -> ContainerStatus {
+    let mut inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let does_work = inits.any(|init| init.name == container.name);
     let fallback = ContainerRecord::default();
     let record = record.unwrap_or(&fallback);
     let mut last = record.last_end.as_ref();
@@ -146,7 +148,7 @@ fn one_container(
         image: container.image.clone().unwrap_or_default(),
         image_id: record.image_id.clone(),
         container_id: id.filter(|id| !id.is_empty()).map(|id| container_id(id)),
-        ready: is_ready(record),
+        ready: is_ready(record, does_work),
         started: Some(running.is_some_and(|running| running.started)),
         restart_count: i32::try_from(record.attempt).unwrap_or(i32::MAX),
         state: Some(state),
@@ -179,9 +181,10 @@ pub(crate) fn back_off_message(
 }
 
 /// An init container is ready when it has done its work.
-fn is_ready(record: &ContainerRecord) -> bool {
+fn is_ready(record: &ContainerRecord, does_work: bool) -> bool {
     match &record.phase {
         Phase::Running(running) => running.ready && running.started,
+        Phase::Ended(end) => does_work && end.code == 0,
         _ => false,
     }
 }
@@ -225,17 +228,12 @@ fn conditions(
     containers: &[ContainerStatus],
 ) -> Vec<PodCondition> {
     let from_api = context.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let mut all: Vec<PodCondition> = from_api
-        .filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()))
-        .cloned()
-        .collect();
-    if !all.iter().any(|condition| condition.type_ == "PodScheduled") {
-        all.push(condition(context, Verdict::holds("PodScheduled")));
-    }
-    for verdict in verdicts(context, state, initialized, containers, &all) {
-        all.push(condition(context, verdict));
-    }
-    all
+    let others: Vec<&PodCondition> =
+        from_api.filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str())).collect();
+    let is_scheduled = others.iter().any(|condition| condition.type_ == "PodScheduled");
+    let scheduled = (!is_scheduled).then(|| Verdict::holds("PodScheduled"));
+    let own = verdicts(context, state, initialized, containers, &others);
+    scheduled.into_iter().chain(own).map(|verdict| condition(context, verdict)).collect()
 }
 
 fn verdicts(
@@ -243,7 +241,7 @@ fn verdicts(
     state: &PodState,
     initialized: bool,
     containers: &[ContainerStatus],
-    others: &[PodCondition],
+    others: &[&PodCondition],
 ) -> [Verdict; 4] {
     let grounded = Verdict {
         holds: matches!(state.ground, Ground::Ready(_)),

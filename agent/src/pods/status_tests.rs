@@ -159,10 +159,16 @@ fn init_containers_come_first() {
     assert_eq!(status.phase.as_deref(), Some("Pending"));
     assert_eq!(waiting_reason(&status).as_deref(), Some("PodInitializing"));
     assert_eq!(condition_status(&status, "Initialized"), Some("False"));
+    assert_eq!(condition_status(&status, "PodScheduled"), Some("True"), "somebody bound it");
+    for (code, ready) in [(0, true), (7, false)] {
+        let ended = state(&[("i", 0, 0, Phase::Ended(end(code, 3)))]);
+        let told = self::status(&pod, &ended, None, 5);
+        assert_eq!(told.init_container_statuses.unwrap()[0].ready, ready, "{code}");
+    }
 }
 
 #[test]
-fn others_conditions_are_kept_and_times_change_with_the_status() {
+fn others_conditions_are_theirs_and_times_change_with_the_status() {
     let mut pod = one();
     pod.status = serde_json::from_value(serde_json::json!({"conditions": [
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
@@ -176,7 +182,7 @@ fn others_conditions_are_kept_and_times_change_with_the_status() {
         let mut all = status.conditions.iter().flatten();
         all.find(|c| c.type_ == kind).unwrap().last_transition_time.clone().unwrap().0
     };
-    assert_eq!(time("PodScheduled").to_string(), "2026-01-01T00:00:00Z");
+    assert_eq!(condition_status(&status, "PodScheduled"), None);
     assert_eq!(time("Ready").to_string(), "2026-01-02T00:00:00Z");
     assert_eq!(time("ContainersReady"), at(5));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Node;
 use super::images::PullPolicy;
@@ -104,7 +104,8 @@ pub(super) async fn run_hook(
         };
     }
     if let Some(http) = &hook.http_get {
-        return http_get(target, http).await;
+        let late = |_| Err(format!("the request took more than {limit:?}"));
+        return timeout(limit, http_get(target, http)).await.unwrap_or_else(late);
     }
     if let Some(pause) = &hook.sleep {
         sleep(Duration::from_secs(u64::try_from(pause.seconds).unwrap_or(0))).await;
@@ -155,16 +156,21 @@ pub(super) async fn tear_down(node: &Node, pod: &Pod) -> Result<(), Vec<String>>
         // Volumes and cgroups are in use as long as containers may be.
         return Err(errors);
     }
-    let dir = node.pod_dir(uid);
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            errors.push(format!("{}: {error}", dir.display()));
-        }
-        _ => {}
-    }
-    if let Err(error) = node.logs.remove_pod(namespace, name, uid) {
-        errors.push(format!("logs: {error}"));
-    }
+    let (dir, logs) = (node.pod_dir(uid), node.logs.clone());
+    let [namespace, name, own] = [namespace, name, uid].map(str::to_owned);
+    // A volume may hold a million files.
+    let removing = tokio::task::spawn_blocking(move || {
+        let removed = match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Some(format!("{}: {error}", dir.display()))
+            }
+            _ => None,
+        };
+        let forgotten = logs.remove_pod(&namespace, &name, &own);
+        removed.into_iter().chain(forgotten.err().map(|error| format!("logs: {error}"))).collect()
+    });
+    let failed: Vec<String> = removing.await.unwrap_or_else(|error| vec![error.to_string()]);
+    errors.extend(failed);
     if let Err(error) = node.cgroups.remove_pod(uid) {
         errors.push(format!("cgroups: {error}"));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -116,16 +116,26 @@ fn is_urgent(written: Option<&PodStatus>, draft: &PodStatus) -> bool {
 }
 
 async fn write(target: &Target, status: &PodStatus) -> Result<(), kube::Error> {
-    let mut body = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
-    // A merge patch keeps what it does not name.
+    let patch = Patch::Strategic(patch(&target.uid, status).map_err(kube::Error::SerdeError)?);
+    let params = PatchParams::default();
+    target.api.patch_status(&target.name, &params, &patch).await.map(|_| ())
+}
+
+/// A strategic merge patch: conditions that others keep stay as they are.
+fn patch(uid: &str, status: &PodStatus) -> serde_json::Result<Value> {
+    let mut body = serde_json::to_value(status)?;
+    // A patch keeps what it does not name, and of these lists what it does not list.
     for field in ["reason", "message", "podIP", "podIPs"] {
         if body.get(field).is_none() {
-            body[field] = serde_json::Value::Null;
+            body[field] = Value::Null;
         }
     }
-    let patch = json!({"metadata": {"uid": target.uid}, "status": body});
-    let params = PatchParams::default();
-    target.api.patch_status(&target.name, &params, &Patch::Merge(patch)).await.map(|_| ())
+    for field in ["podIPs", "hostIPs"] {
+        if let Some(list) = body[field].as_array_mut() {
+            list.push(json!({"$patch": "replace"}));
+        }
+    }
+    Ok(json!({"metadata": {"uid": uid}, "status": body}))
 }
 
 /// The pod is not there any more, or another one has its name.
@@ -163,6 +173,27 @@ pub(crate) async fn delete_from_api(client: kube::Client, pod: &Pod) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_stays_and_what_the_agent_says_replaces() {
+        let before = json!({"status": {
+            "message": "old", "podIPs": [{"ip": "10.240.0.1"}], "hostIPs": [{"ip": "172.30.0.1"}],
+            "conditions": [{"type": "x/y", "status": "True"}, {"type": "Ready", "status": "False"}],
+        }});
+        let draft = json!({
+            "podIPs": [{"ip": "10.240.0.9"}], "hostIPs": [{"ip": "172.30.0.1"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        });
+        let patch = patch("u", &serde_json::from_value(draft).unwrap()).unwrap();
+        let kind = bowline_api::patch::PatchKind::Strategic;
+        let pods = bowline_api::resource::find("", "v1", "pods").unwrap();
+        let now = bowline_api::patch::apply(kind, pods, &before, &patch).unwrap();
+        let status = json!({
+            "podIPs": [{"ip": "10.240.0.9"}], "hostIPs": [{"ip": "172.30.0.1"}],
+            "conditions": [{"type": "x/y", "status": "True"}, {"type": "Ready", "status": "True"}],
+        });
+        assert_eq!(now["status"], status);
+    }
 
     #[test]
     fn only_the_pods_own_end_ends_the_writing() {

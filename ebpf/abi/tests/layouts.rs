@@ -1,7 +1,7 @@
 //! The layouts as a golden file: a change of a layout without a new `ABI_VERSION` fails here.
 //! After raising the version, write the file anew with `UPDATE_GOLDEN=1`.
 
-use bowline_ebpf_abi::{ABI_VERSION, Address, LAYOUTS};
+use bowline_ebpf_abi::{ABI_VERSION, Address, Direction, LAYOUTS, Reason};
 
 fn layouts() -> String {
     let mut lines =
@@ -10,6 +10,12 @@ fn layouts() -> String {
         let (map, role, name) = (one.map, one.role, one.name);
         lines.push(format!("{map} {role} {name} size={} align={}", one.size, one.align));
         lines.extend(one.fields.iter().map(|(field, offset)| format!("    {field} @{offset}")));
+    }
+    // The map of counters has no layout of its own, but its indexes mean something.
+    lines.push(format!("COUNTERS entries={}", Reason::COUNTERS));
+    for reason in Reason::ALL {
+        let index = reason.index(Direction::ALL[0]);
+        lines.push(format!("    {} @{index}", reason.name()));
     }
     lines.join("\n") + "\n"
 }

@@ -13,6 +13,8 @@ use crate::affinity::{Client, stick};
 /// The maps that balancing uses.
 pub trait ServiceMaps {
     fn service(&self, key: &ServiceKey) -> Option<Service>;
+    /// False for addresses that surely are no service's; cheaper than a search.
+    fn may_have_address(&self, address: &Address) -> bool;
     /// Whether any service has this address.
     fn has_address(&self, address: &Address) -> bool;
     fn slot(&self, index: u32) -> Option<Slot>;
@@ -123,7 +125,7 @@ fn anew<M: ServiceMaps>(
 
 /// Maps `pick` evenly onto `0..count`, without a division.
 #[inline(always)]
-pub fn spread(pick: u32, count: u32) -> u32 {
+pub(crate) fn spread(pick: u32, count: u32) -> u32 {
     ((pick as u64 * count as u64) >> 32) as u32
 }
 
@@ -208,6 +210,9 @@ mod tests {
         fn service(&self, key: &ServiceKey) -> Option<Service> {
             self.reads.set(self.reads.get() + 1);
             self.maps.service(if self.reads.get() == 1 { &self.wrong } else { key })
+        }
+        fn may_have_address(&self, address: &Address) -> bool {
+            self.maps.may_have_address(address)
         }
         fn has_address(&self, address: &Address) -> bool {
             self.maps.has_address(address)

@@ -440,6 +440,10 @@ fn remembered<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment, sende
 /// ([`Verdict::Pod`]), to leave the packet alone or to drop it.
 #[inline(never)]
 fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
+    // Packets to the outside are spared the search.
+    if !maps.may_have_address(&work.key.destination) {
+        return Verdict::Stack;
+    }
     let service = service_key(&work.key);
     let source = work.key.source;
     let client = || Client { kind: affinity_kind::ADDRESS, name: source };

@@ -120,6 +120,9 @@ impl ServiceMaps for FakeMaps {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).copied()
     }
+    fn may_have_address(&self, _: &Address) -> bool {
+        !self.services.is_empty()
+    }
     fn has_address(&self, address: &Address) -> bool {
         self.services.keys().any(|key| key.address == *address)
     }

@@ -1,12 +1,12 @@
 //! The decisions of the data plane, without a kernel: how a service becomes a backend, and where
 //! a packet goes.
 //!
-//! The eBPF programs are thin: they read headers, ask one function of this crate, and do what the
-//! [`Decision`] says. Everything here compiles on the host and is tested there.
+//! The eBPF programs are thin: they read headers, ask one function of this crate, and do what its
+//! [`Verdict`] and the [`Work`] say. Everything here compiles on the host and is tested there.
 //!
 //! Guarantees: no panics, no loops without a bound, no memory but the stack, and no call that the
 //! kernel's verifier could refuse; a packet that is refused always carries the [`Reason`].
-//! Not here: writing packets, checksums, and counting.
+//! Not here: writing packets and counting.
 
 #![no_std]
 
@@ -21,7 +21,7 @@ mod peers;
 mod quote;
 
 pub use affinity::Client;
-pub use balance::{Choice, Near, ServiceMaps, choose, choose_near, spread};
+pub use balance::{Choice, Near, ServiceMaps, choose, choose_near};
 pub use checksum::Delta;
 pub use deliver::{
     Change, PacketMaps, ReasonCode, Rewrite, Verdict, Way, Work, from_pod, from_uplink, to_pod,

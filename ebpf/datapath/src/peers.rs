@@ -16,8 +16,12 @@ pub trait PeerMaps {
     fn peer(&self, cookie: u64) -> Option<Peer>;
     /// Replaces that entry. Never fails where there is one.
     fn set_peer(&self, peer: &Peer);
-    /// Changes only `uses` and `more` of the entry at that place.
-    fn mark_peer(&self, peer: &Peer);
+    /// Changes only the edition of the entry at the socket's place.
+    fn renew_peer(&self, cookie: u64, edition: u32);
+    /// Changes only `uses`.
+    fn count_use(&self, cookie: u64, uses: u8);
+    /// Adds these bits to `more`.
+    fn add_more(&self, cookie: u64, more: u8);
     fn other_name(&self, key: &ReverseKey) -> Option<Frontend>;
     /// Whether there was room.
     fn store_other_name(&self, key: &ReverseKey, name: &Frontend) -> bool;
@@ -118,7 +122,10 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
     }
     if there.is(&wanted.backend, wanted.port) {
         if there.name.same(&wanted.name) {
-            maps.set_peer(&Peer { edition: wanted.edition, ..there });
+            // Not the whole entry: others read it at the same time.
+            if there.edition != wanted.edition {
+                maps.renew_peer(wanted.cookie, wanted.edition);
+            }
             return Converse::Known;
         }
         if !insist {
@@ -148,7 +155,7 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
 #[inline(always)]
 fn mark_more<M: PeerMaps>(maps: &M, there: &Peer) {
     if there.more & HAS_MORE == 0 {
-        maps.mark_peer(&Peer { more: there.more | HAS_MORE, ..*there });
+        maps.add_more(there.cookie, HAS_MORE);
     }
 }
 
@@ -165,7 +172,7 @@ pub fn name_of<M: PeerMaps>(
     let there = maps.peer(cookie)?;
     if there.cookie == cookie && there.is(backend, port) {
         if datagram && there.uses < IN_USE {
-            maps.mark_peer(&Peer { uses: there.uses + 1, ..there });
+            maps.count_use(cookie, there.uses + 1);
         }
         return Some(there.name);
     }
@@ -175,7 +182,7 @@ pub fn name_of<M: PeerMaps>(
     let key = ReverseKey { cookie, backend: *backend, port, pad: 0, pad_word: 0 };
     let name = maps.other_name(&key)?;
     if there.cookie != cookie && there.more & CAREFUL != CAREFUL {
-        maps.mark_peer(&Peer { more: there.more | CAREFUL, ..there });
+        maps.add_more(cookie, CAREFUL);
     }
     Some(name)
 }
@@ -220,6 +227,8 @@ mod tests {
         peers: RefCell<[Peer; PLACES as usize]>,
         others: RefCell<BTreeMap<(u64, Address, U16Be), Frontend>>,
         full: Cell<bool>,
+        /// How often a whole entry was.
+        written: Cell<u32>,
     }
 
     impl PeerMaps for Fake {
@@ -227,11 +236,17 @@ mod tests {
             Some(self.peers.borrow()[(cookie % PLACES) as usize])
         }
         fn set_peer(&self, peer: &Peer) {
+            self.written.set(self.written.get() + 1);
             self.peers.borrow_mut()[(peer.cookie % PLACES) as usize] = *peer;
         }
-        fn mark_peer(&self, peer: &Peer) {
-            let there = &mut self.peers.borrow_mut()[(peer.cookie % PLACES) as usize];
-            (there.uses, there.more) = (peer.uses, peer.more);
+        fn renew_peer(&self, cookie: u64, edition: u32) {
+            self.peers.borrow_mut()[(cookie % PLACES) as usize].edition = edition;
+        }
+        fn count_use(&self, cookie: u64, uses: u8) {
+            self.peers.borrow_mut()[(cookie % PLACES) as usize].uses = uses;
+        }
+        fn add_more(&self, cookie: u64, more: u8) {
+            self.peers.borrow_mut()[(cookie % PLACES) as usize].more |= more;
         }
         fn other_name(&self, key: &ReverseKey) -> Option<Frontend> {
             self.others.borrow().get(&(key.cookie, key.backend, key.port)).copied()
@@ -307,6 +322,7 @@ mod tests {
         let again = Conversation { edition: EDITION + 1, ..first };
         assert_eq!(converse(&maps, &again, false), Converse::Known);
         assert_eq!(recalled(3, A, EDITION + 1), Some(first.backend));
+        assert_eq!(maps.written.get(), 1, "whoever reads it meanwhile would find it nobody's");
         // Never where the choice hangs on more.
         let sticky = Conversation { edition: 0, ..first };
         assert_eq!(converse(&maps, &sticky, false), Converse::Known);

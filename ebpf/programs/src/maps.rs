@@ -109,6 +109,11 @@ impl ServiceMaps for KernelMaps {
     }
 
     #[inline(always)]
+    fn may_have_address(&self, address: &Address) -> bool {
+        in_span(address)
+    }
+
+    #[inline(always)]
     fn has_address(&self, address: &Address) -> bool {
         in_span(address) && ADDRESSES.get_ptr(address).is_some()
     }
@@ -184,10 +189,35 @@ impl PeerMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn mark_peer(&self, peer: &Peer) {
-        if let Some(entry) = PEERS.get_ptr_mut(place(peer.cookie)) {
-            // SAFETY: as above. The worst of two writers at once is a name kept in vain.
-            unsafe { ((*entry).uses, (*entry).more) = (peer.uses, peer.more) };
+    fn renew_peer(&self, cookie: u64, edition: u32) {
+        if let Some(entry) = PEERS.get_ptr_mut(place(cookie)) {
+            // SAFETY: array entries stay where they are, and this is one aligned word. What a newer
+            // socket chose is not renewed by an older one.
+            unsafe {
+                if (&raw const (*entry).cookie).read_volatile() == cookie {
+                    (&raw mut (*entry).edition).write_volatile(edition);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_use(&self, cookie: u64, uses: u8) {
+        if let Some(entry) = PEERS.get_ptr_mut(place(cookie)) {
+            // SAFETY: as above, one byte. The worst of two writers at once is a use not counted.
+            unsafe { (&raw mut (*entry).uses).write_volatile(uses) };
+        }
+    }
+
+    #[inline(always)]
+    fn add_more(&self, cookie: u64, more: u8) {
+        if let Some(entry) = PEERS.get_ptr_mut(place(cookie)) {
+            // SAFETY: as above. Linux 5.10 has no atomic OR for programs: of two that add bits in
+            // the same nanoseconds one may lose its own until the socket's next datagram.
+            unsafe {
+                let at = &raw mut (*entry).more;
+                at.write_volatile(at.read_volatile() | more);
+            }
         }
     }
 

@@ -45,14 +45,13 @@ pub(crate) struct Args {
 }
 
 /// Tests that guests run, by prefix.
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 6] = [
     "packets::",
     "kernels::",
     "paths::",
     "statistics::",
     "sockets::a_connected_udp_socket",
     "sockets::a_port_that_a_service_has_not",
-    "sockets::session_affinity",
 ];
 
 /// Guests that run side by side; each keeps one CPU busy.

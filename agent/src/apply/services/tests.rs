@@ -240,6 +240,22 @@ fn a_refused_write_leaves_the_old_set() {
 }
 
 #[test]
+fn those_that_find_no_room_keep_nobody_waiting() {
+    let mut world = World::new();
+    world.store.refuse_services = true;
+    let backends: Vec<String> = (0..40).map(|number| format!("10.240.0.{number}")).collect();
+    let each: Vec<[&str; 1]> = backends.iter().map(|backend| [backend.as_str()]).collect();
+    let addresses: Vec<String> = (0..40).map(|number| format!("10.9.0.{number}")).collect();
+    let wish: Vec<(&str, &[&str])> =
+        addresses.iter().zip(&each).map(|(vip, backend)| (vip.as_str(), &backend[..])).collect();
+    let error = world.apply(&wish).unwrap_err();
+    assert_eq!(error.failures.len(), 40);
+    assert!(world.store.waited.is_empty(), "for what nothing ever led to");
+    world.store.refuse_services = false;
+    assert_eq!(world.apply(&wish[..3]).unwrap().added, 3);
+}
+
+#[test]
 fn a_service_whose_address_is_refused_is_not_programmed_and_tried_again() {
     let mut world = World::new();
     let wanted: &[(&str, &[&str])] = &[("10.9.0.1", &["10.240.0.1"])];

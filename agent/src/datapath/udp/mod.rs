@@ -27,7 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bowline_ebpf_abi::{Address, Direction, Peer, Reason, ServiceKey, Traffic, map};
+use bowline_ebpf_abi::{Address, Direction, Peer, Reason, Service, ServiceKey, Traffic, map};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockaddrStorage;
 
@@ -37,10 +37,12 @@ pub(super) use departures::{Departed, Departures};
 use diag::Found;
 use holders::Processes;
 
-/// How long further departures are waited for before a search, and how long until sockets that
-/// could not be moved are tried again.
+/// How long further departures are waited for before a search.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long until sockets that could not be moved are tried again, first and at most: a search
+/// reads much of /proc.
 const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MOST: Duration = Duration::from_secs(4);
 
 /// What a search came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +51,8 @@ struct Search {
     destroyed: usize,
     /// Services that have nobody else yet.
     waiting: BTreeSet<ServiceKey>,
+    /// Why some namespace could not be looked at.
+    failed: Option<String>,
 }
 
 /// What the thread is told: each departure once, however often it is told.
@@ -76,11 +80,12 @@ impl UdpMover {
     pub(super) fn start(pins: &Pins, cgroup: PathBuf) -> Result<Self, StartMoverFailed> {
         let peers = Table::open(&pins.maps, map::PEERS)?;
         let counters = Table::open_per_cpu(&pins.maps, map::COUNTERS)?;
+        let services = Table::open(&pins.maps, map::SERVICES)?;
         let cell = Cell::default();
         let theirs = cell.clone();
         let thread = std::thread::Builder::new()
             .name("datapath-udp".to_owned())
-            .spawn(move || move_departed(&theirs, &peers, &counters, &cgroup))
+            .spawn(move || move_departed(&theirs, &services, &peers, &counters, &cgroup))
             .map_err(StartMoverFailed::Thread)?;
         Ok(Self { cell, thread: Some(thread) })
     }
@@ -115,47 +120,53 @@ pub enum StartMoverFailed {
 
 fn move_departed(
     cell: &Cell,
+    services: &Table<ServiceKey, Service>,
     peers: &Table<u32, Peer>,
     counters: &Table<u32, Traffic>,
     cgroup: &Path,
 ) {
     let mut departed: BTreeSet<Departed> = BTreeSet::new();
-    let mut failing = false;
-    while let Some(more) = wait(cell, departed.is_empty()) {
+    let (mut failing, mut pause) = (false, AGAIN);
+    while let Some(more) = wait(cell, (!departed.is_empty()).then_some(pause)) {
+        pause = if more.is_empty() { AGAIN_MOST.min(pause * 2) } else { AGAIN };
         departed.extend(more);
-        match search(&departed, peers, cgroup) {
-            Ok(Search { moved, destroyed, waiting }) => {
-                failing = false;
-                if moved + destroyed > 0 {
-                    let waiting = waiting.len();
-                    tracing::info!(moved, destroyed, waiting, "UDP sockets left dead backends");
-                    count(counters, Reason::SocketMoved, moved);
-                    count(counters, Reason::SocketDestroyed, destroyed);
-                }
-                departed.retain(|gone| waiting.contains(&gone.service));
-            }
-            // One line when trouble begins.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(%error, "searching UDP sockets of dead backends, retrying");
-            }
-            Err(_) => {}
+        // Where the service itself is gone, there is nowhere to go.
+        departed.retain(|gone| !matches!(services.get(&gone.service), Ok(None)));
+        if departed.is_empty() {
+            continue;
         }
+        let Search { moved, destroyed, waiting, failed } = search(&departed, peers, cgroup);
+        if moved + destroyed > 0 {
+            let waiting = waiting.len();
+            tracing::info!(moved, destroyed, waiting, "UDP sockets left dead backends");
+            count(counters, Reason::SocketMoved, moved);
+            count(counters, Reason::SocketDestroyed, destroyed);
+        }
+        match &failed {
+            None => departed.retain(|gone| waiting.contains(&gone.service)),
+            // One line when trouble begins.
+            Some(error) if !failing => {
+                tracing::warn!(error, "searching UDP sockets of dead backends, retrying");
+            }
+            Some(_) => {}
+        }
+        failing = failed.is_some();
     }
 }
 
-/// Waits for departures, or, unless nothing is left to do, until it is time to try again. None
-/// when it is time to end.
-fn wait(cell: &Cell, nothing_left: bool) -> Option<BTreeSet<Departed>> {
+/// Waits for departures, or, if something is left to do, until it is time to try again. None when
+/// it is time to end.
+fn wait(cell: &Cell, again: Option<Duration>) -> Option<BTreeSet<Departed>> {
     let (told, bell) = &**cell;
     let idle = |told: &mut Told| told.departed.is_empty() && !told.ended;
     let mut told = lock(told);
-    if nothing_left {
-        told = bell.wait_while(told, idle).unwrap_or_else(PoisonError::into_inner);
-    } else {
-        let waited = bell.wait_timeout_while(told, AGAIN, idle);
-        told = waited.unwrap_or_else(PoisonError::into_inner).0;
-    }
+    told = match again {
+        None => bell.wait_while(told, idle).unwrap_or_else(PoisonError::into_inner),
+        Some(pause) => {
+            let waited = bell.wait_timeout_while(told, pause, idle);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        }
+    };
     if !told.departed.is_empty() {
         let gathered = bell.wait_timeout_while(told, GATHER, |told| !told.ended);
         told = gathered.unwrap_or_else(PoisonError::into_inner).0;
@@ -176,16 +187,23 @@ fn count(counters: &Table<u32, Traffic>, reason: Reason, sockets: usize) {
     }
 }
 
-fn search(
-    departed: &BTreeSet<Departed>,
-    peers: &Table<u32, Peer>,
-    cgroup: &Path,
-) -> io::Result<Search> {
+/// Looks everywhere, past namespaces where that fails.
+fn search(departed: &BTreeSet<Departed>, peers: &Table<u32, Peer>, cgroup: &Path) -> Search {
     let mut done = Search::default();
-    let processes = Processes::below(cgroup)?;
+    let processes = match Processes::below(cgroup) {
+        Ok(processes) => processes,
+        Err(error) => return Search { failed: Some(error.to_string()), ..done },
+    };
     for (namespace, members) in processes.namespaces() {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        for socket in diag::connected_udp_sockets()? {
+        let entered = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+        let sockets = match entered.and_then(|()| diag::connected_udp_sockets()) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                done.failed = Some(error.to_string());
+                continue;
+            }
+        };
+        for socket in sockets {
             let Some(service) = service_of(&socket, departed, peers) else { continue };
             let holder = members.iter().find_map(|process| process.socket(socket.inode));
             let holder = holder.or_else(|| processes.holder_of(socket.inode));
@@ -200,7 +218,7 @@ fn search(
             }
         }
     }
-    Ok(done)
+    done
 }
 
 /// The service under whose name the socket is connected to a departed backend.
