@@ -6,7 +6,8 @@
 //! carries the uid and version that the decision was made on.
 //!
 //! The typed caches feed the graph; only kinds that no controller watches get a watch of their own,
-//! of metadata alone. Events are left out: they have no dependents, and `event_gc` removes them.
+//! of metadata alone. No object is looked at before all of these are complete, too: what is not
+//! known yet must not count as not there. Events are left out: they have no dependents, and `event_gc` removes them.
 
 mod graph;
 
@@ -21,6 +22,7 @@ use kube::api::{
 };
 use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::watcher;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::graph::{FOREGROUND, Fate, Graph, ORPHAN, Object, Owner, Policy, Uid};
@@ -39,6 +41,8 @@ struct Collector {
     kinds: Arc<Kinds>,
     graph: Arc<Shared>,
     queue: Arc<WorkQueue<Uid>>,
+    /// Turns true when the graph has every kind.
+    complete: watch::Receiver<bool>,
 }
 
 struct Shared(Mutex<Graph>);
@@ -108,14 +112,17 @@ pub(crate) fn start(world: &World) {
         kinds: world.kinds.clone(),
         feed: feed.clone(),
         watched,
+        caches: Vec::new(),
     };
+    let (is_complete, complete) = watch::channel(false);
     let (tasks, token) = (world.tasks.clone(), world.token.clone());
-    world.tasks.spawn(async move { rest.follow(&tasks, &token).await });
+    world.tasks.spawn(async move { rest.follow(&tasks, &token, is_complete).await });
     let collector = Arc::new(Collector {
         client: world.client.clone(),
         kinds: world.kinds.clone(),
         graph: feed.graph,
         queue: queue.clone(),
+        complete,
     });
     start_workers(world, (NAME, 4), &queue, move |uid: Uid| {
         let collector = collector.clone();
@@ -129,14 +136,24 @@ struct Rest {
     kinds: Arc<Kinds>,
     feed: Feed,
     watched: HashSet<(String, String)>,
+    caches: Vec<Arc<Cache<PartialObjectMeta<DynamicObject>>>>,
 }
 
 impl Rest {
-    async fn follow(mut self, tasks: &Tasks, token: &CancellationToken) {
+    async fn follow(
+        mut self,
+        tasks: &Tasks,
+        token: &CancellationToken,
+        is_complete: watch::Sender<bool>,
+    ) {
         loop {
             let pause = match self.kinds.all(Duration::from_secs(1)).await {
                 Ok(kinds) => {
                     kinds.iter().for_each(|kind| self.watch(kind, tasks, token));
+                    if token.run_until_cancelled(self.wait_synced()).await.is_none() {
+                        return;
+                    }
+                    is_complete.send_replace(true);
                     NEW_KINDS
                 }
                 Err(error) => {
@@ -158,12 +175,23 @@ impl Rest {
         let cache: Arc<Cache<PartialObjectMeta<DynamicObject>>> = Cache::new();
         self.feed.from(&cache, kind.resource.clone());
         let api = Api::all_with(self.client.clone(), &kind.resource);
-        tasks.spawn(cache.run(api, watcher::Config::default(), token.clone()));
+        tasks.spawn(cache.clone().run(api, watcher::Config::default(), token.clone()));
+        self.caches.push(cache);
+    }
+
+    async fn wait_synced(&self) {
+        for cache in &self.caches {
+            cache.wait_synced().await;
+        }
     }
 }
 
 impl Collector {
     async fn look(&self, uid: &Uid) -> Result<Next, SyncFailed> {
+        // It fails at the end of all tasks.
+        if self.complete.clone().wait_for(|complete| *complete).await.is_err() {
+            return Ok(Next::Rest);
+        }
         let Some(object) = self.graph.lock().get(uid).cloned() else { return Ok(Next::Rest) };
         if object.is_orphaning() {
             return self.orphan_dependents(uid, &object).await;
@@ -340,9 +368,11 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
     use kube::client::Body;
     use serde_json::json;
+    use tokio::sync::Semaphore;
 
     fn kind<K: Resource<DynamicType = ()>>() -> Kind {
         Kind {
@@ -386,6 +416,7 @@ mod tests {
             kinds: Kinds::of(client, vec![kind::<Pod>()]),
             graph: Arc::new(Shared(Mutex::new(Graph::default()))),
             queue: WorkQueue::new(),
+            complete: watch::channel(true).1,
         };
         let set = Object {
             resource: Arc::new(ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&())),
@@ -402,5 +433,67 @@ mod tests {
         assert!(pod.ends_with("/pods/young") && owner.ends_with("/replicasets/web"), "{written:?}");
         assert!(left["ownerReferences"].is_null() && left["uid"] == "p", "{left}");
         assert!(freed["finalizers"].is_null(), "{freed}");
+    }
+
+    /// After a start the watch of config maps is the last to have its list.
+    #[tokio::test]
+    async fn an_owner_does_not_go_before_dependents_that_are_not_known_yet() {
+        let (listed, writes) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (gate, seen) = (listed.clone(), writes.clone());
+        let api = tower::service_fn(move |request: http::Request<Body>| {
+            let (gate, seen) = (gate.clone(), seen.clone());
+            async move {
+                if request.method() != http::Method::GET {
+                    seen.lock().unwrap().push(request.uri().path().to_owned());
+                } else if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                    std::future::pending::<()>().await;
+                } else {
+                    gate.acquire().await.unwrap().forget();
+                }
+                let list = json!({ "kind": "ConfigMapList", "apiVersion": "v1",
+                    "metadata": { "resourceVersion": "9" }, "items": [{ "metadata": {
+                        "name": "held", "namespace": "default", "uid": "c",
+                        "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet",
+                            "name": "web", "uid": "set", "blockOwnerDeletion": true }] } }] });
+                let body = Body::from(list.to_string().into_bytes());
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            }
+        });
+        let (client, token) = (Client::new(api, "default"), CancellationToken::new());
+        let kinds = Kinds::of(client.clone(), vec![kind::<ConfigMap>()]);
+        let (graph, queue) = (Arc::new(Shared(Mutex::new(Graph::default()))), WorkQueue::new());
+        let (is_complete, complete) = watch::channel(false);
+        let rest = Rest {
+            client: client.clone(),
+            kinds: kinds.clone(),
+            feed: Feed { graph: graph.clone(), queue: queue.clone() },
+            watched: HashSet::new(),
+            caches: Vec::new(),
+        };
+        let meta = ObjectMeta {
+            uid: Some("set".into()),
+            name: Some("web".into()),
+            namespace: Some("default".into()),
+            deletion_timestamp: Some(Time(crate::pods::samples::time(0))),
+            finalizers: Some(vec![FOREGROUND.into()]),
+            ..ObjectMeta::default()
+        };
+        let set = Arc::new(ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()));
+        graph.lock().observe(&meta, &set);
+        let collector = Collector { client, kinds, graph, queue, complete };
+        let tasks = Tasks::new(token.clone());
+        let ((), look) = tokio::join!(rest.follow(&tasks, &token, is_complete), async {
+            let owner = "set".to_owned();
+            let look = collector.look(&owner);
+            let list = async {
+                tokio::task::yield_now().await;
+                listed.add_permits(1);
+            };
+            let (look, ()) = tokio::join!(look, list);
+            token.cancel();
+            look
+        });
+        assert_eq!(look.unwrap(), Next::Rest);
+        assert!(writes.lock().unwrap().is_empty(), "{writes:?}");
     }
 }
