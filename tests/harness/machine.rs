@@ -13,8 +13,9 @@ use crate::command::{command, output};
 /// What shims and runc keep outside of a cluster's own directories.
 const RUNTIME: [&str; 3] = ["/run/containerd", "/run/containerd/s", "/run/containerd/runc"];
 
-/// As the kernel cuts their names.
-const PROGRAMS: [&str; 11] = [
+/// Names of the agent's BPF programs; `every_command_on_one_cluster` holds them against what an
+/// agent has loaded.
+pub const PROGRAMS: [&str; 11] = [
     "connect4",
     "connect6",
     "sendmsg4",

@@ -9,6 +9,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use crate::artifacts;
 use crate::cluster::Cluster;
@@ -18,9 +19,10 @@ use crate::image;
 /// Where nodes find it; manifests in `examples/` name it.
 pub const ADDRESS: &str = "172.30.0.1:5000";
 
-/// A running registry. Dropping it ends it.
+/// A running registry. Dropping it ends it and removes what it holds.
 pub(crate) struct Registry {
     process: Child,
+    data: TempDir,
     keep: bool,
 }
 
@@ -28,17 +30,20 @@ impl Registry {
     /// Start it and push the images.
     pub(crate) fn start(cluster: &Cluster) -> Result<Self> {
         let layout = image::layout()?;
-        let data = artifacts::target().join("registry").join(&cluster.name);
-        fs::create_dir_all(&data)?;
-        let config = data.join("config.yml");
-        fs::write(&config, configuration(&data))?;
-        let log = fs::File::create(data.join("registry.log"))?;
+        let parent = artifacts::target().join("registry");
+        fs::create_dir_all(&parent)?;
+        let prefix = format!("{}-", cluster.name);
+        let data = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent)?;
+        let config = data.path().join("config.yml");
+        fs::write(&config, configuration(data.path()))?;
+        let log_file = data.path().join("registry.log");
+        let log = fs::File::create(&log_file)?;
         let mut command = cluster.detached_guest()?;
         command.args(["docker-registry", "serve"]).arg(&config);
         command.stdout(log.try_clone()?).stderr(log);
         let process = command.spawn().context("cannot start docker-registry")?;
-        let mut registry = Self { process, keep: false };
-        registry.wait(&data.join("registry.log"))?;
+        let mut registry = Self { process, data, keep: false };
+        registry.wait(&log_file)?;
         for tag in image::TAGS {
             push(cluster, &layout, tag)?;
         }
@@ -47,6 +52,7 @@ impl Registry {
 
     pub(crate) fn keep(&mut self) {
         self.keep = true;
+        self.data.disable_cleanup(true);
     }
 
     fn wait(&mut self, log: &Path) -> Result<()> {

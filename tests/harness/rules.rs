@@ -1,5 +1,7 @@
 //! Whether any namespace of a cluster holds a packet rule or a translation.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::cluster::Cluster;
@@ -13,8 +15,9 @@ pub struct Rules {
     pub namespace: String,
     /// Rules of nftables and of both iptables, as those programs print them.
     pub rules: Vec<String>,
-    /// Connections that conntrack knows with a translated address.
-    pub translated: usize,
+    /// Connections that conntrack knows with a translated address; `None` where it does not show
+    /// them.
+    pub translated: Option<usize>,
 }
 
 /// Look into the bridge's and each node's namespace, and into `pods`.
@@ -51,11 +54,22 @@ fn is_there(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-/// Entries whose reply is not the mirror image of the original. Absent conntrack has none.
-fn translated(place: &Place) -> Result<usize> {
-    let script = "cat /proc/net/nf_conntrack 2>/dev/null || true";
+/// What a kernel has that tracks connections, whether or not it shows them as a file.
+const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+/// Entries whose reply is not the mirror image of the original.
+fn translated(place: &Place) -> Result<Option<usize>> {
+    let script = "! test -e /proc/net/nf_conntrack || { echo shown; cat /proc/net/nf_conntrack; }";
     let table = output(place.command("sh").args(["-c", script]))?;
-    Ok(table.lines().filter(|line| is_translated(line)).count())
+    Ok(count(&table, Path::new(CONNTRACK).exists()))
+}
+
+/// `None` when connections are tracked and not shown; a kernel that tracks none translates none.
+fn count(table: &str, is_tracking: bool) -> Option<usize> {
+    match table.strip_prefix("shown\n") {
+        Some(shown) => Some(shown.lines().filter(|line| is_translated(line)).count()),
+        None => (!is_tracking).then_some(0),
+    }
 }
 
 fn is_translated(line: &str) -> bool {
@@ -75,7 +89,7 @@ fn is_translated(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_translated;
+    use super::{count, is_translated};
 
     #[test]
     fn a_translation_is_seen_in_the_reply_tuple() {
@@ -86,5 +100,15 @@ mod tests {
             &plain.replace("src=10.0.0.2 dst=10.0.0.1", "src=10.0.0.9 dst=10.0.0.1")
         ));
         assert!(!is_translated("garbage"));
+        assert_eq!(count(&format!("shown\n{plain}\n"), true), Some(0));
+        let translated = plain.replace("src=10.0.0.2 dst=10.0.0.1", "src=10.0.0.2 dst=10.0.0.8");
+        assert_eq!(count(&format!("shown\n{plain}\n{translated}\n"), true), Some(1));
+    }
+
+    #[test]
+    fn what_is_not_shown_is_not_none() {
+        assert_eq!(count("", true), None);
+        assert_eq!(count("", false), Some(0));
+        assert_eq!(count("shown\n", true), Some(0));
     }
 }

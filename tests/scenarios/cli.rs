@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use bowline_tests::api::{Api, Found, address, is_ready, name, node_of, wait};
 use bowline_tests::command::{command, finish, output};
 use bowline_tests::load::{self, requests};
+use bowline_tests::machine::PROGRAMS;
 use bowline_tests::{Cluster, EchoStage, Wishes, artifacts};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
@@ -241,6 +242,9 @@ fn condition_holds(value: &Value) -> Result<Vec<String>> {
         all_have(&value[part], &["name"]).with_context(|| part.to_owned())?;
         words.extend(rows(&value[part])?.iter().map(|row| text(row, "name").to_owned()));
     }
+    let programs = rows(&value["programs"])?.iter().map(|row| text(row, "name"));
+    let unknown: Vec<&str> = programs.filter(|name| !PROGRAMS.contains(name)).collect();
+    ensure!(unknown.is_empty(), "what `down` leaves of {unknown:?} would not be seen");
     Ok(words)
 }
 
