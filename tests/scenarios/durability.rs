@@ -126,7 +126,7 @@ struct Load {
 }
 
 impl Load {
-    /// The answer to a write; `None` when the kill came first. Any other failure is one of the test.
+    /// The answer to a write; `None` when the kill came first. Any other failure fails the test.
     fn answer<T>(&self, answer: kube::Result<T>) -> Result<Option<T>> {
         match answer {
             Ok(answer) => {

@@ -155,7 +155,7 @@ fn processes(record: &Record) -> anyhow::Result<Vec<Process>> {
 }
 
 /// Whether a process with this `/proc/<pid>/cmdline` is one that was planned. A binary of ours may
-/// have been replaced by one of another name, and started with more flags: its verb says what it is.
+/// have been replaced by one of another name, and have more flags: its verb says what it is.
 fn is_of(cmdline: &[u8], planned: &[String]) -> bool {
     let mut words = cmdline.split(|&byte| byte == 0).map(OsStr::from_bytes);
     let program = words.next().map(Path::new).and_then(Path::file_name);
