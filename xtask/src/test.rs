@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that has to hold before a change goes in.
 //!
-//! Guarantees: the cheap checks come first; the last line is cargo-nextest's own count of tests;
-//! tests that need root are counted as skipped when root is missing, never as passed.
+//! Guarantees: the cheap checks come first; each phase before the tests says how long it took; the
+//! last line is cargo-nextest's own count of tests, with their time; tests that need root are
+//! counted as skipped when root is missing, never as passed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -33,35 +34,59 @@ const FUZZING: Duration = Duration::from_secs(60);
 /// Run all of it; the first failure ends the run.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.skip_setup {
-        setup::install(setup::Scope::Test)?;
-        if args.thorough {
-            setup::install(setup::Scope::Kernels)?;
-        }
+        phase("set-up", || set_up(args.thorough))?;
     }
-    bpf::build()?;
+    phase("the BPF object", bpf::build)?;
     if !args.only_tests {
-        cargo(&["fmt", "--all", "--check"])?;
-        for manifest in workspace::OUTSIDE {
-            cargo(&["fmt", "--check", "--manifest-path", manifest])?;
-        }
-        tidy::check()?;
-        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+        phase("formatting, lints and tidy", lint)?;
     }
+    // Only the test of upgrades to other layouts needs it, and it costs a minute.
+    let upgrades = args.thorough || args.nextest.iter().any(|word| word.contains("other_layouts"));
+    phase("the build", || build_all(upgrades))?;
+    // Before the tests, so that their count stays the last line.
+    if args.thorough {
+        phase("fuzzing", || fuzz::run(FUZZING))?;
+        phase("the kernels", kernels::check_all)?;
+    }
+    test(args, upgrades)
+}
+
+/// Does one part of the work and says how long it took.
+fn phase<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let done = work()?;
+    eprintln!("= {name} took {:.1} s", start.elapsed().as_secs_f64());
+    Ok(done)
+}
+
+fn set_up(thorough: bool) -> Result<()> {
+    setup::install(setup::Scope::Test)?;
+    if thorough {
+        setup::install(setup::Scope::Kernels)?;
+    }
+    Ok(())
+}
+
+fn lint() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    for manifest in workspace::OUTSIDE {
+        cargo(&["fmt", "--check", "--manifest-path", manifest])?;
+    }
+    tidy::check()?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+fn build_all(upgrades: bool) -> Result<()> {
     build::workload()?;
     // Bins and tests in one command, and thus with one set of features.
     cargo(&["build", "--workspace", "--bins", "--tests"])?;
-
-    // Only the test of upgrades to other layouts needs it, and it costs a minute.
-    let upgrades = args.thorough || args.nextest.iter().any(|word| word.contains("other_layouts"));
     if upgrades {
         build::next()?;
     }
+    Ok(())
+}
 
-    // Before the tests, so that their count stays the last line.
-    if args.thorough {
-        fuzz::run(FUZZING)?;
-        kernels::check_all()?;
-    }
+fn test(args: &Args, upgrades: bool) -> Result<()> {
     let mut nextest = workspace::cargo();
     nextest
         .current_dir(workspace::root())
