@@ -113,12 +113,13 @@ fn check(config: &Config) -> anyhow::Result<()> {
                  overlap",
             );
         }
+        let (size, choices) = (config.node_mask_size, NodeMaskSize::choices(pods));
         anyhow::ensure!(
-            config.node_mask_size.of(pods).is_some(),
+            size.of(pods).is_some(),
             "a node's part /{} does not fit into the pod range {pods}: choose {} to {}",
-            if pods.is_ipv6() { config.node_mask_size.v6 } else { config.node_mask_size.v4 },
-            pods.prefix(),
-            if pods.is_ipv6() { NodeMaskSize::LONGEST.v6 } else { NodeMaskSize::LONGEST.v4 },
+            size.asked(pods),
+            choices.start(),
+            choices.end(),
         );
     }
     anyhow::ensure!(

@@ -29,6 +29,7 @@ mod replication_controller;
 mod service_account;
 mod tasks;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,15 +74,25 @@ pub struct NodeMaskSize {
 
 impl NodeMaskSize {
     /// The longest prefixes that leave a node room for pods.
-    pub const LONGEST: Self = Self { v4: 30, v6: 112 };
+    const LONGEST: Self = Self { v4: 30, v6: 112 };
+    /// Parts are counted in 64 bits.
+    pub(crate) const MOST_BITS: u8 = 63;
+
+    /// The prefix length that is asked for parts of `range`.
+    pub fn asked(self, range: Cidr) -> u8 {
+        if range.is_ipv6() { self.v6 } else { self.v4 }
+    }
+
+    /// The prefix lengths that parts of `range` can have.
+    pub fn choices(range: Cidr) -> RangeInclusive<u8> {
+        let most = range.prefix().saturating_add(Self::MOST_BITS);
+        range.prefix()..=Self::LONGEST.asked(range).min(most)
+    }
 
     /// The prefix length for parts of `range`, if they fit into it and leave room for pods.
     pub fn of(self, range: Cidr) -> Option<u8> {
-        let (size, longest) = match range.is_ipv6() {
-            false => (self.v4, Self::LONGEST.v4),
-            true => (self.v6, Self::LONGEST.v6),
-        };
-        (range.prefix()..=longest).contains(&size).then_some(size)
+        let size = self.asked(range);
+        Self::choices(range).contains(&size).then_some(size)
     }
 }
 

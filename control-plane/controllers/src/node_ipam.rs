@@ -11,11 +11,11 @@ use kube::api::{Patch, PatchParams};
 use kube::core::Resource;
 use kube::{Api, Client};
 
-use crate::World;
 use crate::cache::{Cache, Key};
 use crate::failure::{Doing, SyncFailed};
 use crate::queue::{Next, WorkQueue, start_workers};
 use crate::recorder::Recorder;
+use crate::{NodeMaskSize, World};
 
 const NAME: &str = "node-ipam-controller";
 
@@ -122,10 +122,19 @@ impl Pool {
 /// The first part at or after `start` that overlaps none in use, going round once.
 fn free_part(range: Cidr, mask: u8, used: &[Cidr], start: u64) -> Option<(u64, Cidr)> {
     let count = 1_u64.checked_shl(u32::from(mask.checked_sub(range.prefix())?))?;
-    (0..count)
-        .map(|step| (start + step) % count)
-        .filter_map(|index| Some((index, range.subnet(mask, index)?)))
-        .find(|(_, part)| !used.iter().any(|other| other.overlaps(*part)))
+    let (mut index, mut passed) = (start % count, 0_u64);
+    while passed < count {
+        let part = range.subnet(mask, index)?;
+        let Some(other) = used.iter().find(|other| other.overlaps(part)) else {
+            return Some((index, part));
+        };
+        // Parts may have been larger once: all that lie in such a one are passed at once.
+        let inside = 1_u64 << mask.saturating_sub(other.prefix()).min(NodeMaskSize::MOST_BITS);
+        let step = inside - index % inside;
+        passed = passed.saturating_add(step);
+        index = (index + step) % count;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -149,5 +158,23 @@ mod tests {
             let got = free_part(range, 24, &used, start).map(|(_, part)| part.to_string());
             assert_eq!(got.as_deref(), expected, "{used:?} from {start}");
         }
+    }
+
+    #[test]
+    fn every_size_that_can_be_chosen_has_parts_and_they_are_found_at_once() {
+        let cidr = |text: &str| text.parse::<Cidr>().unwrap();
+        assert_eq!(NodeMaskSize::choices(cidr("10.0.0.0/8")), 8..=30);
+        assert_eq!(NodeMaskSize::choices(cidr("fd00::/48")), 48..=111);
+        assert_eq!(NodeMaskSize::choices(cidr("fd00::/64")), 64..=112);
+        let range = cidr("fd00::/48");
+        assert_eq!(NodeMaskSize { v4: 24, v6: 112 }.of(range), None);
+        for size in NodeMaskSize::choices(range) {
+            assert!(free_part(range, size, &[], 0).is_some(), "{size}");
+        }
+        // Given when the parts were larger.
+        let used = [cidr("fd00::/64"), cidr("fd00:0:0:1::/64")];
+        let got = free_part(range, 111, &used, 5).map(|(_, part)| part.to_string());
+        assert_eq!(got.as_deref(), Some("fd00:0:0:2::/111"));
+        assert_eq!(free_part(range, 111, &[cidr("fd00::/32")], 5), None);
     }
 }
