@@ -82,6 +82,10 @@ impl Admission {
     pub(crate) fn warnings(place: &Place, value: &Value) -> Vec<String> {
         match place.resource.plural {
             "services" => service::Allocator::warnings(value),
+            "pods" => pod::warnings(&value["spec"], "spec"),
+            "deployments" | "replicasets" | "replicationcontrollers" => {
+                pod::warnings(&value["spec"]["template"]["spec"], "spec.template.spec")
+            }
             _ => Vec::new(),
         }
     }

@@ -1,4 +1,5 @@
-//! What every new pod gets: a service account, and time before it leaves a node that is lost.
+//! What every new pod gets: a service account, and time before it leaves a node that is lost; and
+//! what its owner is told that the scheduler does not do.
 
 use serde_json::{Value, json};
 
@@ -6,6 +7,30 @@ const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// Taints that the node controller puts on a node that is lost or not ready.
 const LOST_NODE_TAINTS: [&str; 2] =
     ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+/// Rules about other pods that must hold on the node, and that nobody here looks at.
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+
+/// Of a pod's spec, which is at `path`.
+pub(super) fn warnings(spec: &Value, path: &str) -> Vec<String> {
+    let mut fields = Vec::new();
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        if spec["affinity"][kind][REQUIRED].as_array().is_some_and(|terms| !terms.is_empty()) {
+            fields.push(format!("{path}.affinity.{kind}.{REQUIRED}"));
+        }
+    }
+    let constraints = spec["topologySpreadConstraints"].as_array().into_iter().flatten();
+    let hard =
+        constraints.enumerate().filter(|(_, one)| one["whenUnsatisfiable"] == "DoNotSchedule");
+    fields.extend(hard.map(|(index, _)| format!("{path}.topologySpreadConstraints[{index}]")));
+    let warning = |field| {
+        format!(
+            "{field}: not read by this cluster's scheduler, which spreads copies of a pod over \
+             the nodes but promises nothing"
+        )
+    };
+    fields.into_iter().map(warning).collect()
+}
 
 pub(super) fn fill(value: &mut Value, toleration_seconds: i64) {
     let spec = &mut value["spec"];

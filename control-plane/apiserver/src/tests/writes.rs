@@ -325,3 +325,53 @@ async fn a_scale_is_written_under_its_own_name() {
     assert_eq!(stored["spec"]["replicas"], 1);
     assert_eq!(put("web").await.expect(200)["spec"]["replicas"], 3);
 }
+
+#[tokio::test]
+async fn rules_that_the_scheduler_does_not_read_are_accepted_with_a_warning() {
+    let server = server().await;
+    let terms = json!([{ "topologyKey": "kubernetes.io/hostname", "labelSelector": {} }]);
+    let required = json!({ "requiredDuringSchedulingIgnoredDuringExecution": terms });
+    let preferred = json!({ "preferredDuringSchedulingIgnoredDuringExecution":
+        [{ "weight": 1, "podAffinityTerm": terms[0] }] });
+    let spread = |what: &str| {
+        json!([{ "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": what,
+            "labelSelector": {} }])
+    };
+    let affinity = "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution";
+    let anti = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution";
+    let table = [
+        ("affinity", json!({ "podAffinity": required }), vec![affinity]),
+        ("affinity", json!({ "podAntiAffinity": required }), vec![anti]),
+        ("affinity", json!({ "podAntiAffinity": preferred }), vec![]),
+        (
+            "topologySpreadConstraints",
+            spread("DoNotSchedule"),
+            vec!["topologySpreadConstraints[0]"],
+        ),
+        ("topologySpreadConstraints", spread("ScheduleAnyway"), vec![]),
+    ];
+    for (index, (field, rule, expected)) in table.into_iter().enumerate() {
+        let name = format!("p{index}");
+        let mut pod = pod(&name);
+        pod["spec"][field] = rule;
+        let template = json!({ "metadata": { "labels": { "app": name } }, "spec": pod["spec"] });
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+            "spec": { "selector": { "matchLabels": { "app": name } }, "template": template },
+        });
+        let deployments = "/apis/apps/v1/namespaces/default/deployments";
+        for (path, object, at) in
+            [(PODS, &pod, "spec"), (deployments, &deployment, "spec.template.spec")]
+        {
+            let made = call("POST", path).json(object).send(&server).await;
+            let told: Vec<_> = made.headers.get_all("warning").iter().collect();
+            assert_eq!(told.len(), expected.len(), "{told:?}");
+            for (told, expected) in told.iter().zip(&expected) {
+                let starts =
+                    format!("299 - \"{at}.{expected}: not read by this cluster's scheduler");
+                assert!(told.to_str().unwrap().starts_with(&starts), "{told:?}");
+            }
+            made.expect(201);
+        }
+    }
+}
