@@ -53,16 +53,6 @@ pub fn finalizers(object: &Value) -> Vec<&str> {
     list.map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 
-/// `metadata.ownerReferences`.
-pub fn owner_references(object: &Value) -> &[Value] {
-    object["metadata"]["ownerReferences"].as_array().map_or(&[], Vec::as_slice)
-}
-
-/// The owner reference with `controller: true`.
-pub fn controller_of(object: &Value) -> Option<&Value> {
-    owner_references(object).iter().find(|owner| owner["controller"] == true)
-}
-
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object["metadata"][field].as_str().unwrap_or_default()
 }

@@ -1,7 +1,5 @@
 //! Field selectors.
 
-use std::fmt;
-
 use serde_json::Value;
 
 use super::ParseSelectorFailed;
@@ -73,19 +71,6 @@ impl FieldSelector {
             };
             equal == one.equal
         })
-    }
-}
-
-/// As the query parameter writes it.
-impl fmt::Display for FieldSelector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Requirement { field, equal, value }) in self.requirements.iter().enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            let sign = if *equal { "=" } else { "!=" };
-            let value = value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
-            write!(f, "{comma}{field}{sign}{value}")?;
-        }
-        Ok(())
     }
 }
 
