@@ -21,4 +21,8 @@ mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod taints;
 pub mod validation;
+
+/// The namespace in which agents keep their leases.
+pub const NODE_LEASES: &str = "kube-node-lease";

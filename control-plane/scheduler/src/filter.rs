@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bowline_api::taints::tolerates;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
 use crate::cluster::{Cluster, Usage};
@@ -110,18 +111,7 @@ fn check_room(pod: &PodFacts, node: &NodeFacts, usage: Option<&Usage>) -> Vec<Re
 }
 
 pub(crate) fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    tolerations.iter().any(|toleration| {
-        let key = toleration.key.as_deref().unwrap_or_default();
-        let effect = toleration.effect.as_deref().unwrap_or_default();
-        let same_value = toleration.value.as_deref().unwrap_or_default()
-            == taint.value.as_deref().unwrap_or_default();
-        (effect.is_empty() || effect == taint.effect)
-            && match toleration.operator.as_deref() {
-                Some("Exists") => key.is_empty() || key == taint.key,
-                None | Some("" | "Equal") => key == taint.key && same_value,
-                Some(_) => false,
-            }
-    })
+    tolerations.iter().any(|toleration| tolerates(toleration, taint))
 }
 
 fn matches_affinity(pod: &PodFacts, node: &NodeFacts) -> bool {

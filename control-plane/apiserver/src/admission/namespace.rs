@@ -2,6 +2,7 @@
 
 use crate::objects::Place;
 use crate::watch::Caches;
+use bowline_api::NODE_LEASES;
 use bowline_api::object;
 use bowline_api::resource::find;
 use bowline_api::status::Status;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Made at the start of every server.
 pub(crate) const SYSTEM_NAMESPACES: [&str; 4] =
-    ["default", "kube-system", "kube-public", "kube-node-lease"];
+    ["default", "kube-system", "kube-public", NODE_LEASES];
 /// Cannot be deleted.
 const PROTECTED: [&str; 3] = ["default", "kube-system", "kube-public"];
 

@@ -9,11 +9,9 @@
 
 use super::authorizer::Act;
 use crate::watch::{Caches, Object};
+use bowline_api::NODE_LEASES;
 use bowline_api::resource::{Resource, find};
 use serde_json::Value;
-
-/// Where agents keep their leases.
-pub(crate) const LEASES: &str = "kube-node-lease";
 
 type Verdict = Result<(), Option<String>>;
 
@@ -49,8 +47,9 @@ fn own_node(node: &str, act: &Act<'_>) -> Verdict {
 }
 
 fn own_lease(node: &str, act: &Act<'_>) -> Verdict {
-    if act.namespace != LEASES {
-        return Err(Some(format!("can only access leases in the \"{LEASES}\" system namespace")));
+    if act.namespace != NODE_LEASES {
+        let reason = format!("can only access leases in the \"{NODE_LEASES}\" system namespace");
+        return Err(Some(reason));
     }
     match act.verb {
         "create" => Ok(()),

@@ -98,11 +98,12 @@ fn groups(api: &Api, core: bool, headers: &HeaderMap) -> Response {
 /// this one before it reads a `List`, and takes its absence for a failure and its emptiness for
 /// "the server checks".
 fn openapi_v2(headers: &HeaderMap) -> Response {
-    if negotiate::accepts(headers, OPENAPI_V2_PROTOBUF) {
-        let document = Bytes::from_static(b"\x0a\x032.0\x12\x0f\x0a\x07bowline\x12\x041.36");
-        return respond::bytes(StatusCode::OK, OPENAPI_V2_SENT, document);
-    }
     let version = format!("{API_MAJOR}.{API_MINOR}");
+    if negotiate::accepts(headers, OPENAPI_V2_PROTOBUF) {
+        let info = [field(1, b"bowline"), field(2, version.as_bytes())].concat();
+        let document = [field(1, b"2.0"), field(2, &info)].concat();
+        return respond::bytes(StatusCode::OK, OPENAPI_V2_SENT, document.into());
+    }
     respond::value(
         StatusCode::OK,
         &json!({
@@ -112,6 +113,13 @@ fn openapi_v2(headers: &HeaderMap) -> Response {
             "definitions": {},
         }),
     )
+}
+
+/// A field of a protobuf message; the length of these is always one byte.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2, content.len() as u8];
+    field.extend_from_slice(content);
+    field
 }
 
 fn document(path: &str, headers: &HeaderMap) -> Result<Response, Status> {

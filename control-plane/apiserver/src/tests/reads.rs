@@ -104,6 +104,9 @@ async fn the_server_describes_itself() {
     assert_eq!(all.expect(200)["kind"], "APIGroupDiscoveryList");
     let v2 = call("GET", "/openapi/v2").send(&server).await.expect(200);
     assert_eq!((&v2["swagger"], &v2["definitions"]), (&json!("2.0"), &json!({})));
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let v2 = call("GET", "/openapi/v2").header("accept", protobuf).send(&server).await;
+    assert_eq!(v2.expect(200), "\n\u{3}2.0\u{12}\u{f}\n\u{7}bowline\u{12}\u{4}1.36");
     let index = call("GET", "/openapi/v3").send(&server).await.expect(200);
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
     let document = call("GET", url).send(&server).await;

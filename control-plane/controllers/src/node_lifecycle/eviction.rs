@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bowline_api::taints::tolerates;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::Client;
@@ -163,21 +164,6 @@ fn leave(taints: &[(&Taint, Timestamp)], tolerations: &[Toleration]) -> Leave {
         earliest = Some(earliest.map_or(until, |known| known.min(until)));
     }
     earliest.map_or(Leave::Never, Leave::At)
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let blank = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
-    let (effect, key) = (blank(&toleration.effect), blank(&toleration.key));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => {
-            !key.is_empty() && blank(&toleration.value) == blank(&taint.value)
-        }
-        Some(_) => false,
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bowline_api::NODE_LEASES;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -29,7 +30,6 @@ use crate::queue::{Next, WorkQueue, start_workers};
 use crate::recorder::Recorder;
 
 const NAME: &str = "node-controller";
-pub(crate) const LEASES: &str = "kube-node-lease";
 
 /// When a node was last heard, by this server's clock.
 struct Heartbeats {
@@ -118,7 +118,7 @@ fn wire(world: &World, queue: &Arc<WorkQueue<Key>>, heartbeats: &Arc<Heartbeats>
             heard.forget(&key.name);
         } else if change.old.is_none() {
             let message = format!("Node {0} event: Registered Node {0} in Controller", key.name);
-            recorder.normal(about(node), "RegisteredNode", message);
+            recorder.normal(node.object_ref(&()), "RegisteredNode", message);
         }
         let ready = |node: Option<&Arc<Node>>| node.map(|node| verdict::ready(node));
         if ready(change.old) != ready(change.new) {
@@ -140,12 +140,7 @@ fn wire(world: &World, queue: &Arc<WorkQueue<Key>>, heartbeats: &Arc<Heartbeats>
 }
 
 fn is_node_lease(lease: &Lease) -> bool {
-    lease.metadata.namespace.as_deref() == Some(LEASES)
-}
-
-/// Events about a node carry its name as uid: that is where clients look for them.
-fn about(node: &Node) -> k8s_openapi::api::core::v1::ObjectReference {
-    node.object_ref(&())
+    lease.metadata.namespace.as_deref() == Some(NODE_LEASES)
 }
 
 /// Notices when this process stood still (a stopped process, a suspended machine).
@@ -174,7 +169,7 @@ impl Lifecycle {
         let node = if silent && known != Ready::Unknown {
             if known == Ready::Yes {
                 let message = format!("Node {} status is now: NodeNotReady", key.name);
-                self.recorder.normal(about(&node), "NodeNotReady", message);
+                self.recorder.normal(node.object_ref(&()), "NodeNotReady", message);
             }
             self.mark_pods_not_ready(&key.name).await?;
             self.mark_unknown(&node).await?
