@@ -7,7 +7,8 @@
 //!
 //! The typed caches feed the graph; only kinds that no controller watches get a watch of their own,
 //! of metadata alone. No object is looked at before all of these are complete, too: what is not
-//! known yet must not count as not there. Events are left out: they have no dependents, and `event_gc` removes them.
+//! known yet must not count as not there. Events are left out: they have no dependents, and
+//! `event_gc` removes them.
 
 mod graph;
 

@@ -2,8 +2,8 @@
 //! longer.
 //!
 //! Guarantees: the time counts from the moment the taint was added, also across a restart, or where
-//! it does not say, from when it was first seen; when the taint goes, so does the plan to evict, and
-//! one that comes again counts anew.
+//! the taint does not say, from when it was first seen; when the taint goes, so does the plan to
+//! evict, and one that comes again counts anew.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
