@@ -70,6 +70,23 @@ pub(crate) fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
     serde_yaml_ng::to_string(value).context("cannot write YAML")
 }
 
+/// The end of an error about a name that there is not: the ones that it may have been meant for.
+pub(crate) fn nearest(wanted: &str, known: &[&str]) -> String {
+    const SHOWN: usize = 3;
+    const ALIKE: f64 = 0.5;
+    let mut alike: Vec<(f64, &str)> = known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(wanted, name), *name))
+        .filter(|(likeness, _)| *likeness > ALIKE)
+        .collect();
+    alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let names: Vec<&str> = alike.into_iter().take(SHOWN).map(|(_, name)| name).collect();
+    match names[..] {
+        [] => String::new(),
+        _ => format!(": did you mean {}?", names.join(" or ")),
+    }
+}
+
 /// Rows of text under a header, each column as wide as its widest cell.
 #[derive(Debug, Default)]
 pub(crate) struct Table {

@@ -345,7 +345,7 @@ fn programmed(cluster: &Cluster, node: &str) -> Result<BTreeMap<IpAddr, BTreeSet
     let last = Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + SERVICES - 1);
     for row in rows {
         let text = |field: &str| row[field].as_str().context("a row without an address");
-        let service: IpAddr = text("service_address")?.parse()?;
+        let service: IpAddr = text("serviceAddress")?.parse()?;
         if service >= IpAddr::from(FIRST_SERVICE) && service <= IpAddr::from(last) {
             found.entry(service).or_default().insert(text("address")?.parse()?);
         }

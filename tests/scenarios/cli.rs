@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bad_input::error_line;
 
@@ -35,6 +36,9 @@ async fn every_command_on_one_cluster() -> Result<()> {
         get(&stage)?;
         describe(&stage)?;
         data_plane(&stage).context("bowline net")?;
+        dumps(&stage).context("bowline net maps dump")?;
+        sticky_clients(&stage).await.context("bowline net affinity")?;
+        drops_are_named(&stage).context("bowline net drops")?;
         counters_rise(&stage).context("counters")?;
         namespaces_of_pods(&stage).context("network namespaces")?;
         status(&stage.cluster).await.context("bowline status")?;
@@ -57,7 +61,7 @@ fn says(cluster: &Cluster, line: &str, expected: &[&str]) -> Result<String> {
     Ok(said)
 }
 
-fn json(text: &str) -> Result<Value> {
+fn parsed(text: &str) -> Result<Value> {
     serde_json::from_str(text).with_context(|| format!("not JSON: {text}"))
 }
 
@@ -103,7 +107,7 @@ fn get(stage: &EchoStage) -> Result<()> {
             ensure!(line.split_whitespace().any(|one| one == word), "no {word} in `{line}`");
         }
     }
-    let from_json = json(&says(cluster, "get pods -l app=echo -o json", &[])?)?;
+    let from_json = parsed(&says(cluster, "get pods -l app=echo -o json", &[])?)?;
     let from_yaml = yaml(&says(cluster, "get pods -l app=echo -o yaml", &[])?)?;
     for list in [&from_json, &from_yaml] {
         ensure!(list["kind"] == "List", "{list}");
@@ -147,8 +151,13 @@ fn net(stage: &EchoStage, what: &str, node: &str, form: &str) -> Result<String> 
 }
 
 fn net_rows(stage: &EchoStage, what: &str, node: &str) -> Result<Value> {
-    json(&net(stage, what, node, "json")?)
+    parsed(&net(stage, what, node, "json")?)
 }
+
+/// What `bowline net` has rows of.
+const ROWS: [&str; 9] = [
+    "services", "backends", "pods", "routes", "counters", "maps", "features", "programs", "status",
+];
 
 /// Every kind of rows in every form; the two forms for programs say the same.
 fn data_plane(stage: &EchoStage) -> Result<()> {
@@ -156,12 +165,12 @@ fn data_plane(stage: &EchoStage) -> Result<()> {
     let backends: BTreeSet<String> = pods.collect::<Result<_>>()?;
     let routes = node_ranges(&stage.cluster)?;
     for node in &stage.cluster.nodes {
-        for what in ["services", "backends", "pods", "routes", "counters", "maps", "status"] {
+        for what in ROWS {
             let table = net(stage, what, &node.name, "table")?;
             ensure!(table.lines().count() > 1, "`net {what}` shows nothing: {table}");
             for form in ["json", "yaml"] {
                 let said = net(stage, what, &node.name, form)?;
-                let value = if form == "json" { json(&said)? } else { yaml(&said)? };
+                let value = if form == "json" { parsed(&said)? } else { yaml(&said)? };
                 let seen = match what {
                     "services" => services_hold(&value),
                     "backends" => backends_hold(&value, &backends),
@@ -169,6 +178,8 @@ fn data_plane(stage: &EchoStage) -> Result<()> {
                     "routes" => routes_hold(&value, &routes, &node.name),
                     "counters" => all_have(&value, &["reason", "direction", "packets", "bytes"]),
                     "maps" => maps_hold(&value),
+                    "features" => all_have(&value, &["name", "neededFrom", "used"]),
+                    "programs" => all_have(&value, &["name", "id", "hook", "instructions"]),
                     _ => condition_holds(&value),
                 };
                 let words = seen.with_context(|| format!("`net {what} -o {form}`: {value}"))?;
@@ -178,6 +189,92 @@ fn data_plane(stage: &EchoStage) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Every map entry by entry, decoded; one entry by its key; and what there is not, by its neighbours.
+fn dumps(stage: &EchoStage) -> Result<()> {
+    let node = &stage.cluster.nodes[0].name;
+    let maps = net_rows(stage, "maps", node)?;
+    for map in rows(&maps)? {
+        let entries = net_rows(stage, &format!("maps dump {}", text(map, "name")), node)?;
+        let found = rows(&entries)?.len() as u64;
+        let used = map["used"].as_u64().unwrap_or(0);
+        let seen = match text(map, "name") {
+            // Programs write to these all the time.
+            "REVERSE" | "AFFINITY" | "FLOWS" => true,
+            // What services left stays until it is used again.
+            "SLOTS" | "BACKENDS" => found >= used,
+            _ => found == used,
+        };
+        ensure!(seen, "{found} entries of {map}");
+    }
+    let vip = format!("{ECHO}:80/TCP");
+    let service = net_rows(stage, &format!("maps get services {vip}"), node)?;
+    ensure!(service["value"]["slot_count"] == 2, "{service}");
+    let first = &service["value"]["first_slot"];
+    let slot = net_rows(stage, &format!("maps get SLOTS {first}"), node)?;
+    let backend =
+        net_rows(stage, &format!("maps get BACKENDS {}", slot["value"]["backend"]), node)?;
+    ensure!(backend["value"]["port"] == 9376 && backend["value"]["state"] == 1, "{backend}");
+    let raw = net(stage, "maps dump SERVICES --raw", node, "table")?;
+    // 10.9.8.9 as it stands in a mapped address, and port 80.
+    ensure!(raw.contains("ffff0a0908090050"), "{raw}");
+    let counters = net(stage, "maps dump COUNTERS", node, "table")?;
+    ensure!(counters.contains("stack/from-pod"), "{counters}");
+
+    let one_letter_off = format!("{ECHO}:81/TCP");
+    for (line, expected) in [
+        ("maps get SERVICES", vec![one_letter_off.as_str(), "did you mean", vip.as_str()]),
+        ("maps dump", vec!["SERVICE", "did you mean SERVICES"]),
+    ] {
+        let line = format!("net {line} {} --node {node}", expected[0]);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ended = finish(&mut stage.cluster.bowline(&words)?)?;
+        let said = error_line(&ended)?;
+        ensure!(expected.iter().all(|word| said.contains(word)), "{said}");
+    }
+    Ok(())
+}
+
+/// A client of a service with session affinity has a row with its backend.
+async fn sticky_clients(stage: &EchoStage) -> Result<()> {
+    let services = stage.cluster.api().await?.of::<Service>();
+    let sticky =
+        |policy: &str| kube::api::Patch::Merge(json!({"spec": {"sessionAffinity": policy}}));
+    let params = kube::api::PatchParams::default();
+    services.patch("echo", &params, &sticky("ClientIP")).await?;
+    let node = &stage.cluster.node(&node_of(&stage.client))?.name;
+    let vip: SocketAddr = format!("{ECHO}:80").parse()?;
+    wait("a row of the client", PATIENCE, async || {
+        requests(&stage.place()?, vip, 2)?.expect_no_failure("the client")?;
+        let found = net_rows(stage, "affinity", node)?;
+        let row = rows(&found)?.iter().find(|row| row["service"] == "default/echo").cloned();
+        Ok(row.map_or_else(|| Found::NotYet(found.to_string()), Found::Yes))
+    })
+    .await
+    .and_then(|row| {
+        let pods = stage.servers.iter().map(|pod| format!("default/{}", name(pod)));
+        ensure!(pods.into_iter().any(|pod| row["target"] == pod), "{row}");
+        ensure!(text(&row, "client").starts_with("netns:"), "{row}");
+        ensure!(row["idleSeconds"].as_u64().is_some_and(|idle| idle < 60), "{row}");
+        Ok(())
+    })?;
+    services.patch("echo", &params, &sticky("None")).await?;
+    Ok(())
+}
+
+/// A port that a service has not is refused, and the refusal has a row; others have none here.
+fn drops_are_named(stage: &EchoStage) -> Result<()> {
+    let place = stage.node()?.place()?;
+    let refused = finish(place.command("bash").args(["-c", &format!("</dev/tcp/{ECHO}/81")]))?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(said.contains("Connection refused"), "port 81 is nobody's: {said}");
+    let found = net_rows(stage, "drops", &node_of(&stage.client))?;
+    let own = |row: &&Value| row["reason"] == "unknown-port" && row["direction"] == "socket";
+    let row = rows(&found)?.iter().find(own).with_context(|| format!("no row in {found}"))?;
+    ensure!(row["packets"].as_u64() >= Some(1), "{row}");
+    ensure!(rows(&found)?.iter().all(|row| row["dropped"] == true), "{found}");
     Ok(())
 }
 
@@ -193,7 +290,7 @@ fn services_hold(value: &Value) -> Result<Vec<String>> {
 }
 
 fn backends_hold(value: &Value, pods: &BTreeSet<String>) -> Result<Vec<String>> {
-    let web = |row: &&Value| row["service_address"] == ECHO && row["service_port"] == 80;
+    let web = |row: &&Value| row["serviceAddress"] == ECHO && row["servicePort"] == 80;
     let web = rows(value)?.iter().filter(web);
     let found: BTreeSet<String> = web.map(|row| text(row, "address").to_owned()).collect();
     ensure!(found == *pods, "backends {found:?} instead of {pods:?}");
@@ -260,7 +357,7 @@ fn all_have(value: &Value, fields: &[&str]) -> Result<Vec<String>> {
 }
 
 fn node_ranges(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
-    let nodes = json(&says(cluster, "get nodes -o json", &[])?)?;
+    let nodes = parsed(&says(cluster, "get nodes -o json", &[])?)?;
     let range = |node: &Value| {
         (text(&node["metadata"], "name").to_owned(), text(&node["spec"], "podCIDR").to_owned())
     };
@@ -323,7 +420,7 @@ async fn status(cluster: &Cluster) -> Result<()> {
     ensure!(table.contains("does not answer") && table.contains("not running"), "{table}");
     let ended = finish(&mut status_command(cluster, "json")?)?;
     error_line(&ended)?;
-    let value = json(&String::from_utf8_lossy(&ended.stdout))?;
+    let value = parsed(&String::from_utf8_lossy(&ended.stdout))?;
     ensure!(value["serverVersion"].is_null() && value["nodes"] == serde_json::json!([]), "{value}");
     // Without a server the other verbs have one line as well.
     let ended = finish(&mut cluster.bowline(&["get", "pods"])?)?;
@@ -346,7 +443,7 @@ fn healthy(cluster: &Cluster) -> Result<()> {
     for word in [cluster.name.as_str(), pods, "PROCESS", "server", "containerd", "node2"] {
         ensure!(table.contains(word), "`status` does not say `{word}`:\n{table}");
     }
-    let value = json(&output(&mut status_command(cluster, "json")?)?)?;
+    let value = parsed(&output(&mut status_command(cluster, "json")?)?)?;
     ensure!(value["name"] == cluster.name.as_str(), "{value}");
     ensure!(text(&value, "serverVersion").contains("bowline"), "{value}");
     let nodes = rows(&value["nodes"])?;

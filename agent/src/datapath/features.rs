@@ -71,6 +71,7 @@ const FEATURES: [Facts; 8] = [
 
 /// A feature and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FeatureRow {
     pub name: String,
     /// The first Linux that has it.

@@ -11,6 +11,7 @@
 mod condition;
 mod connections;
 mod diff;
+mod dump;
 mod features;
 mod layouts;
 mod links;
@@ -39,6 +40,7 @@ pub use crate::plan::services::{Place, ServiceChanges, ServiceTable, service_tab
 pub use bowline_api::cidr::Cidr;
 pub use condition::FullMap;
 pub use diff::{ApiObjects, Difference, differences};
+pub use dump::{DUMPED, DumpFailed, DumpRow, dump};
 pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use links::AttachProgramFailed;
@@ -47,7 +49,9 @@ pub use measure::{EmptyPrograms, Runs};
 pub use migrate::MigrateFailed;
 pub use programs::{LoadProgramsFailed, Raw, object};
 pub use sizes::{MapSizes, SetMapSizeFailed};
-pub use snapshot::{BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot};
+pub use snapshot::{
+    AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
+};
 pub use status::{MapStatus, ProgramStatus, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
 pub use udp::StartMoverFailed;

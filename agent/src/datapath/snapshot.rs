@@ -3,8 +3,10 @@
 //! Guarantees: reads only; needs no agent, only the pins. It is not one moment's truth: entries
 //! that change while it reads may be seen in either state.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
@@ -14,6 +16,7 @@ use bowline_ebpf_abi::{
 use serde::Serialize;
 
 use super::connections::Connections;
+use super::dump::client_of;
 use super::names::Names;
 use super::pins::Pins;
 use super::sizes::flag_of;
@@ -22,6 +25,7 @@ use super::table::{ReadMapsFailed, Table};
 
 /// One virtual address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceRow {
     pub id: u32,
     pub namespace: Option<String>,
@@ -41,6 +45,7 @@ pub struct ServiceRow {
 
 /// One backend of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BackendRow {
     /// `namespace/name`.
     pub service: Option<String>,
@@ -56,6 +61,7 @@ pub struct BackendRow {
 
 /// One pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PodRow {
     pub namespace: Option<String>,
     pub name: Option<String>,
@@ -70,14 +76,36 @@ pub struct PodRow {
 
 /// Another node's pod range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RouteRow {
     pub cidr: String,
     pub node: IpAddr,
     pub ifindex: u32,
 }
 
+/// A client that stays with a backend of a service with session affinity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AffinityRow {
+    /// `namespace/name`.
+    pub service: Option<String>,
+    /// None if the service is gone.
+    pub service_address: Option<IpAddr>,
+    pub service_port: Option<u16>,
+    /// `netns:COOKIE` of the client's network namespace where its socket was balanced, its address
+    /// where its packets were.
+    pub client: String,
+    /// None if nobody has the number any more.
+    pub backend: Option<SocketAddr>,
+    /// `namespace/name` of the pod.
+    pub target: Option<String>,
+    /// Since it was last used, by the kernel's monotonic clock.
+    pub idle_seconds: u64,
+}
+
 /// How often something happened. Only what happened at all has a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CounterRow {
     pub reason: &'static str,
     pub direction: &'static str,
@@ -88,6 +116,7 @@ pub struct CounterRow {
 
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MapRow {
     pub name: &'static str,
     pub used: u32,
@@ -98,11 +127,13 @@ pub struct MapRow {
 
 /// All rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     pub services: Vec<ServiceRow>,
     pub backends: Vec<BackendRow>,
     pub pods: Vec<PodRow>,
     pub routes: Vec<RouteRow>,
+    pub affinity: Vec<AffinityRow>,
     pub counters: Vec<CounterRow>,
     pub maps: Vec<MapRow>,
 }
@@ -118,7 +149,7 @@ impl Snapshot {
         snapshot.counters = read_counters(&maps)?;
         snapshot.maps.push(fill::<Address, u32>(&maps, map::ADDRESSES)?);
         snapshot.maps.push(fill::<ReverseKey, Frontend>(&maps, map::REVERSE)?);
-        snapshot.maps.push(fill::<AffinityKey, Affinity>(&maps, map::AFFINITY)?);
+        snapshot.read_affinity(&maps)?;
         snapshot.maps.push(fill::<FlowKey, Flow>(&maps, map::FLOWS)?);
         Ok(snapshot)
     }
@@ -139,6 +170,12 @@ impl Snapshot {
             row.service = service.map(|s| format!("{}/{}", s.namespace, s.name));
             row.target =
                 names.targets.get(&SocketAddr::new(row.address, row.port)).map(ToString::to_string);
+        }
+        for row in &mut self.affinity {
+            let service = row.service_address.and_then(|address| names.services.get(&address));
+            row.service = service.map(|s| format!("{}/{}", s.namespace, s.name));
+            let target = row.backend.and_then(|backend| names.targets.get(&backend));
+            row.target = target.map(ToString::to_string);
         }
         for row in &mut self.pods {
             if let Some(pod) = names.pods.get(&row.address) {
@@ -203,6 +240,36 @@ impl Snapshot {
         Ok(())
     }
 
+    fn read_affinity(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
+        let table: Table<AffinityKey, Affinity> = Table::open(maps, map::AFFINITY)?;
+        let backends: Table<u32, Backend> = Table::open(maps, map::BACKENDS)?;
+        let services: BTreeMap<u32, (IpAddr, u16)> =
+            self.services.iter().map(|row| (row.id, (row.address, row.port))).collect();
+        let entries = table.entries()?;
+        let now = monotonic_ns();
+        for (key, affinity) in &entries {
+            let service = services.get(&key.service);
+            let backend = backends.get(&affinity.backend)?.filter(|found| found.state != 0);
+            let backend =
+                backend.map(|found| SocketAddr::new(found.address.into(), found.port.get()));
+            self.affinity.push(AffinityRow {
+                service: None,
+                service_address: service.map(|(address, _)| *address),
+                service_port: service.map(|(_, port)| *port),
+                client: client_of(key),
+                backend,
+                target: None,
+                idle_seconds: now.saturating_sub(affinity.last_used_ns) / 1_000_000_000,
+            });
+        }
+        self.affinity.sort_by(|a, b| {
+            let order = |row: &AffinityRow| (row.service_address, row.service_port);
+            order(a).cmp(&order(b)).then_with(|| a.client.cmp(&b.client))
+        });
+        self.maps.push(row(&table, entries.len() as u32));
+        Ok(())
+    }
+
     fn read_pods(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
         let table: Table<Address, Pod> = Table::open(maps, map::PODS)?;
         for (address, pod) in table.entries()? {
@@ -244,6 +311,13 @@ impl Snapshot {
     }
 }
 
+/// The clock of `bpf_ktime_get_ns`.
+fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let now = now.map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn read_counters(maps: &Path) -> Result<Vec<CounterRow>, ReadMapsFailed> {
     let table: Table<u32, Traffic> = Table::open_per_cpu(maps, map::COUNTERS)?;
     let mut rows = Vec::new();
@@ -282,6 +356,6 @@ fn row<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
     MapRow { name: table.name(), used, size: table.size(), flag: flag_of(table.name()) }
 }
 
-fn protocol_name(number: u8) -> &'static str {
+pub(super) fn protocol_name(number: u8) -> &'static str {
     if number == protocol::UDP { "UDP" } else { "TCP" }
 }

@@ -20,6 +20,7 @@ use super::table::ReadMapsFailed;
 
 /// One map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MapStatus {
     pub name: String,
     /// Entries in use, where they can be told from others.
@@ -36,6 +37,7 @@ pub struct MapStatus {
 
 /// One program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ProgramStatus {
     pub name: String,
     /// The kernel's number for it.
@@ -51,6 +53,7 @@ pub struct ProgramStatus {
 
 /// The whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Empty when no agent wrote them down.
     pub features: Vec<FeatureRow>,

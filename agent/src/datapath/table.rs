@@ -51,7 +51,7 @@ pub(super) struct Table<K, V> {
     types: PhantomData<fn(K) -> V>,
 }
 
-fn bytes<T: Plain>(value: &T) -> &[u8] {
+pub(super) fn bytes<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: `Plain` promises that the type is nothing but its bytes, without padding.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }

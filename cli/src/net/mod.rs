@@ -7,10 +7,13 @@
 
 mod diff;
 mod dns;
+mod dump;
 mod rows;
 mod status;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_agent::datapath::{Snapshot, Status};
@@ -18,7 +21,7 @@ use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use clap::Subcommand;
 
 use crate::cluster::{self, Place, Record};
-use crate::output::Format;
+use crate::output::{self, Format};
 
 /// Show what a node's data plane holds.
 #[derive(Debug, clap::Args)]
@@ -26,7 +29,9 @@ use crate::output::Format;
   bowline net services --node node1
   bowline net backends --name demo --node node2 -o json
   bowline net counters --bpffs /sys/fs/bpf
-  bowline net status --node node1
+  bowline net status --node node1 --watch
+  bowline net maps dump PODS --node node1
+  bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net diff --node node2 && echo healthy
   bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
   nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
@@ -45,6 +50,13 @@ pub(crate) struct Args {
     /// Node of the local cluster [default: the first]
     #[arg(long, value_name = "NODE", global = true)]
     node: Option<String>,
+    /// Show addresses and numbers only, no names of Kubernetes objects
+    #[arg(long, global = true)]
+    numeric: bool,
+    /// Show it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", global = true, num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t, global = true)]
     output: Format,
@@ -62,8 +74,16 @@ enum What {
     Routes,
     /// Packets and bytes by reason and direction
     Counters,
-    /// How full the maps are
-    Maps,
+    /// Clients that stay with a backend, of services with session affinity
+    Affinity,
+    /// Packets, bytes and calls that were refused, by reason and direction
+    Drops,
+    /// How full the maps are; or what is in one of them, entry by entry
+    Maps(dump::Args),
+    /// What of the kernel is used, and from which release on it has it
+    Features,
+    /// The programs, where they are attached, and what they cost
+    Programs,
     /// Kernel features, memory of the maps, what found no room, and the programs
     Status,
     /// What the node's DNS server was asked and answered, and its limits
@@ -95,22 +115,52 @@ struct Source {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let What::Diff(of) = &args.what {
+        if args.watch.is_some() {
+            bail!(
+                "diff is for scripts and takes no --watch: `watch bowline net diff` shows it again"
+            );
+        }
         return show_differences(args, of);
     }
     let source = source(args)?;
+    let Some(seconds) = args.watch else { return show(args, &source) };
+    let clears = args.output == Format::Table && std::io::stdout().is_terminal();
+    loop {
+        if clears {
+            // Clear the screen, and go to its first place (ECMA-48).
+            output::text("\x1b[2J\x1b[H")?;
+        }
+        show(args, &source)?;
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+}
+
+fn show(args: &Args, source: &Source) -> anyhow::Result<()> {
     if let What::Dns = args.what {
         return dns::print(&source.run_dir, args.output);
     }
     must_be_root()?;
-    if matches!(args.what, What::Status) {
+    if let What::Maps(of) = &args.what
+        && let Some(wanted) = &of.wanted
+    {
+        return dump::print(&source.bpffs, wanted, args.output);
+    }
+    if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
         let status = Status::read(&source.bpffs, &condition)
             .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
-        return status::print(&status, args.output);
+        return match args.what {
+            What::Features => status::print_features(&status.features, args.output),
+            What::Programs => status::print_programs(&status.programs, args.output),
+            _ => status::print(&status, args.output),
+        };
     }
-    let snapshot = Snapshot::read(&source.bpffs)
-        .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?
-        .with_names(&source.run_dir.join(NAMES_FILE));
+    let snapshot =
+        Snapshot::read(&source.bpffs).with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
+    let snapshot = match args.numeric {
+        true => snapshot,
+        false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),
+    };
     rows::print(&args.what, &snapshot, args.output)
 }
 

@@ -1,9 +1,10 @@
 //! The rows of `bowline net`, as tables.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 
 use bowline_agent::datapath::{
-    BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
+    AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
 };
 
 use super::What;
@@ -20,15 +21,21 @@ pub(super) fn print(what: &What, snapshot: &Snapshot, format: Format) -> anyhow:
         (What::Pods, Format::Table) => pods(&snapshot.pods),
         (What::Routes, Format::Table) => routes(&snapshot.routes),
         (What::Counters, Format::Table) => counters(&snapshot.counters),
-        (What::Maps, Format::Table) => maps(&snapshot.maps),
+        (What::Affinity, Format::Table) => affinity(&snapshot.affinity),
+        (What::Drops, Format::Table) => counters(&drops(snapshot)),
+        (What::Maps(_), Format::Table) => maps(&snapshot.maps),
         (What::Services, _) => return output::document(&snapshot.services, format),
         (What::Backends, _) => return output::document(&snapshot.backends, format),
         (What::Pods, _) => return output::document(&snapshot.pods, format),
         (What::Routes, _) => return output::document(&snapshot.routes, format),
         (What::Counters, _) => return output::document(&snapshot.counters, format),
+        (What::Affinity, _) => return output::document(&snapshot.affinity, format),
+        (What::Drops, _) => return output::document(&drops(snapshot), format),
+        (What::Maps(_), _) => return output::document(&snapshot.maps, format),
         // They have tables of their own.
-        (What::Status | What::Dns | What::Diff(_), _) => return Ok(()),
-        (What::Maps, _) => return output::document(&snapshot.maps, format),
+        (What::Status | What::Features | What::Programs | What::Dns | What::Diff(_), _) => {
+            return Ok(());
+        }
     };
     Ok(table.print()?)
 }
@@ -100,6 +107,26 @@ fn routes(rows: &[RouteRow]) -> Table {
         table.row([row.cidr.clone(), row.node.to_string(), row.ifindex.to_string()]);
     }
     table
+}
+
+fn affinity(rows: &[AffinityRow]) -> Table {
+    let mut table = Table::new(["service", "address", "client", "backend", "pod", "idle"]);
+    for row in rows {
+        let address = row.service_address.zip(row.service_port);
+        table.row([
+            known(row.service.as_ref()),
+            known(address.map(|(address, port)| SocketAddr::new(address, port))),
+            row.client.clone(),
+            known(row.backend),
+            known(row.target.as_ref()),
+            format!("{} s", row.idle_seconds),
+        ]);
+    }
+    table
+}
+
+fn drops(snapshot: &Snapshot) -> Vec<CounterRow> {
+    snapshot.counters.iter().filter(|row| row.dropped).cloned().collect()
 }
 
 fn counters(rows: &[CounterRow]) -> Table {

@@ -23,6 +23,22 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints the features alone.
+pub(super) fn print_features(rows: &[FeatureRow], format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Table => Ok(features(rows).print()?),
+        _ => output::document(&rows, format),
+    }
+}
+
+/// Prints the programs alone.
+pub(super) fn print_programs(rows: &[ProgramStatus], format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Table => Ok(programs(rows).print()?),
+        _ => output::document(&rows, format),
+    }
+}
+
 fn features(rows: &[FeatureRow]) -> Table {
     let mut table = Table::new(["feature", "needed from", "present", "used", "otherwise"]);
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
