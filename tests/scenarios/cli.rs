@@ -192,7 +192,7 @@ fn data_plane(stage: &EchoStage) -> Result<()> {
     Ok(())
 }
 
-/// Every map entry by entry, decoded; one entry by its key; and what there is not, by its neighbours.
+/// Every map, entry by entry; one entry by its key; and what there is not, by its neighbours.
 fn dumps(stage: &EchoStage) -> Result<()> {
     let node = &stage.cluster.nodes[0].name;
     let maps = net_rows(stage, "maps", node)?;

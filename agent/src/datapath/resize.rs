@@ -2,7 +2,7 @@
 //!
 //! A map cannot grow. Before loading, a map of another size is set aside under another name; the
 //! loader then makes one of the wanted size, the entries are copied, the programs switch over, and
-//! only then the old map goes, after what programs wrote to it meanwhile was copied, too. A crash in
+//! only then the old map goes, after what programs wrote to it meanwhile was copied. A crash in
 //! between is noticed at the next start: what was set aside is put back and the work begins again.
 //! Counters start empty at another size; of the LRU maps and of PEERS as much is copied as fits.
 

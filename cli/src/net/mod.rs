@@ -54,8 +54,9 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     numeric: bool,
     /// Show it again every so many seconds, until Ctrl-C
-    #[arg(long, value_name = "SECONDS", global = true, num_args = 0..=1, default_missing_value = "2",
-          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", global = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t, global = true)]
