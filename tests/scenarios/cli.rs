@@ -228,7 +228,8 @@ fn dumps(stage: &EchoStage) -> Result<()> {
         ("maps get SERVICES", vec![one_letter_off.as_str(), "did you mean", vip.as_str()]),
         ("maps dump", vec!["SERVICE", "did you mean SERVICES"]),
     ] {
-        let line = format!("net {line} {} --node {node}", expected[0]);
+        let name = &stage.cluster.name;
+        let line = format!("net {line} {} --name {name} --node {node}", expected[0]);
         let words: Vec<&str> = line.split_whitespace().collect();
         let ended = finish(&mut stage.cluster.bowline(&words)?)?;
         let said = error_line(&ended)?;

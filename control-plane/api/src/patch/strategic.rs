@@ -232,13 +232,13 @@ fn merge_items(
         item.as_object().ok_or_else(|| malformed("expected a list of objects in the patch"))
     });
     let objects: Vec<&Map<String, Value>> = objects.collect::<Result<_, _>>()?;
-    let mut merged = Vec::new();
+    let (mut merged, mut replaces) = (Vec::new(), false);
     for item in objects {
         let directive = directive(item)?;
         if directive == Directive::Replace {
             // Alone in an item it replaces the whole list by the other items.
             if item.len() == 1 {
-                list.clear();
+                replaces = true;
                 continue;
             }
         } else if !item.contains_key(key) {
@@ -252,9 +252,13 @@ fn merge_items(
             Directive::Replace | Directive::Merge => merged.push(item),
         }
     }
+    if replaces {
+        list.clear();
+    }
     for item in merged {
-        let found = list.iter_mut().find(|one| one.get(key) == item.get(key));
-        match found {
+        // What replaces a list is as it is: of node addresses, two may share the key.
+        let same = |one: &&mut Value| !replaces && one.get(key) == item.get(key);
+        match list.iter_mut().find(same) {
             Some(target) => merge_into(graph, shape, target, item)?,
             None => {
                 let mut fresh = Value::Null;

@@ -143,6 +143,16 @@ fn strategic_merge_of_sets_and_strategies() {
         got["status"]["conditions"],
         json!([{"type": "Ready", "status": "False"}, {"type": "X"}])
     );
+    // Dual stack: two addresses of one type, which is the merge key.
+    let both = json!([{"type": "InternalIP", "address": "172.30.0.11"},
+        {"type": "InternalIP", "address": "fd00::11"}]);
+    let mut patch = both.clone();
+    patch.as_array_mut().unwrap().push(json!({"$patch": "replace"}));
+    for before in [json!([]), both.clone()] {
+        let before = json!({"status": {"addresses": before}});
+        let got = strategic("nodes", before, json!({"status": {"addresses": patch}})).unwrap();
+        assert_eq!(got["status"]["addresses"], both);
+    }
 }
 
 #[test]
