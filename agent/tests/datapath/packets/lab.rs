@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
@@ -15,7 +16,7 @@ use bowline_ebpf_abi::{
     Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, map, protocol,
     route_flags, size, state,
 };
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::frame::{Packet, difference};
@@ -336,23 +337,35 @@ type ServiceCounters = BTreeMap<u32, (u64, u64, u64)>;
 /// The loaded programs.
 pub(crate) struct Lab {
     object: Ebpf,
-    directory: tempfile::TempDir,
 }
 
+/// One for all tests of a process: the verifier takes longer than all rows together.
+static LOADED: Mutex<Option<Lab>> = Mutex::new(None);
+
 impl Lab {
-    /// Runs `work` with loaded programs on a thread that has a mount namespace of its own.
-    pub(crate) fn run(work: impl FnOnce(&mut Lab) + Send + 'static) {
+    /// Runs `work` with loaded programs. Every test finds the same state of the maps.
+    pub(crate) fn run(work: impl FnOnce(&mut Lab)) {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lab = loaded.take().unwrap_or_else(Self::loaded_apart);
+        lab.program();
+        lab.reset();
+        work(&mut lab);
+        // Not after a panic: nobody knows what it left.
+        *loaded = Some(lab);
+    }
+
+    /// On a thread that has a mount namespace of its own.
+    fn loaded_apart() -> Self {
         let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-            work(&mut Lab::load());
+            Self::load()
         });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// The pins, which the programs' maps insist on, go at once.
     fn load() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
@@ -368,9 +381,8 @@ impl Lab {
             };
             program.load().unwrap_or_else(|error| panic!("{}: {error:#}", hook.name()));
         }
-        let mut lab = Self { object, directory };
-        lab.program();
-        lab
+        umount(path).unwrap();
+        Self { object }
     }
 
     fn table<K: Plain, V: Plain>(&mut self, name: &str) -> HashMap<&mut MapData, Raw<K>, Raw<V>> {
@@ -640,11 +652,5 @@ impl Lab {
             wrong.push_str(&format!("  service: expected {expected:?}, found {changed:?}\n"));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(self.directory.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }
