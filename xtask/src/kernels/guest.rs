@@ -128,8 +128,8 @@ impl<'a> Guest<'a> {
         let image = image::of(kernel, base, filters)?;
         // The kernel's own test of its timer fails when the host is so busy that ticks come late.
         // The last two save emulated work that no test looks at.
-        let options = "console=ttyS0 loglevel=4 panic=-1 mitigations=off no_timer_check init_on_alloc=0 \
-            cgroup_disable=memory";
+        let options = "console=ttyS0 loglevel=4 panic=-1 mitigations=off no_timer_check \
+            init_on_alloc=0 cgroup_disable=memory";
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"])
             .args(["-m", "1024M", "-smp", "1", "-nodefaults", "-no-reboot", "-nographic"])
