@@ -19,11 +19,34 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Suite {
+    /// What the way through a service costs, beside the pod's own address, kube-proxy's rules and a
+    /// proxy in user space: requests, connections, streams, datagrams.
+    Path(Path),
     /// What services cost at the socket: the programs by the kernel's own statistics, and connect()
     /// through a service beside a direct one.
     Sockets(Sockets),
     /// What many services cost a node's agent: programming them all, changing one, memory.
     Services(Services),
+}
+
+#[derive(clap::Args)]
+struct Path {
+    /// Also write the figures, with all samples, to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also write a page with plots to this file, as HTML.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// How many services there are; may be repeated [default: 1, 100, 1000, 10000, 30000].
+    #[arg(long, value_name = "COUNT")]
+    services: Vec<u32>,
+    /// Rounds; in each, every way has its turn with every load.
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Only 1 and 10,000 services and few rounds: under two minutes.
+    #[arg(long, conflicts_with_all = ["services", "rounds"])]
+    quick: bool,
 }
 
 #[derive(clap::Args)]
@@ -59,20 +82,32 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     bpf::build()?;
     match &args.suite {
+        Suite::Path(path) => {
+            let (services, rounds) = match path.quick {
+                true => (&[1, 10_000][..], 5),
+                false => (&path.services[..], path.rounds),
+            };
+            let counts: Vec<(&str, u32)> = services
+                .iter()
+                .map(|count| ("services", *count))
+                .chain([("rounds", rounds)])
+                .collect();
+            bench("path", &counts, &[("json", &path.json), ("html", &path.html)])
+        }
         Suite::Sockets(sockets) => {
             let counts = [("services", sockets.services), ("pairs", sockets.pairs)];
-            bench("sockets", &counts, sockets.json.as_ref())
+            bench("sockets", &counts, &[("json", &sockets.json)])
         }
         Suite::Services(services) => {
             // Here the speed of the agent's own code counts.
             build::binaries(true)?;
             let counts = [("services", services.services), ("endpoints", services.endpoints)];
-            bench("services", &counts, services.json.as_ref())
+            bench("services", &counts, &[("json", &services.json)])
         }
     }
 }
 
-fn bench(name: &str, counts: &[(&str, u32)], json: Option<&PathBuf>) -> Result<()> {
+fn bench(name: &str, counts: &[(&str, u32)], files: &[(&str, &Option<PathBuf>)]) -> Result<()> {
     let mut bench = workspace::cargo();
     // The whole workspace is named so that dependencies keep one set of features.
     bench
@@ -82,8 +117,10 @@ fn bench(name: &str, counts: &[(&str, u32)], json: Option<&PathBuf>) -> Result<(
     for (flag, count) in counts {
         bench.arg(format!("--{flag}")).arg(count.to_string());
     }
-    if let Some(file) = json {
-        bench.arg("--json").arg(std::path::absolute(file)?);
+    for (flag, file) in files {
+        if let Some(file) = file {
+            bench.arg(format!("--{flag}")).arg(std::path::absolute(file)?);
+        }
     }
     process::run(&mut bench)
 }

@@ -77,7 +77,20 @@ impl Plane {
         }
         let (client, silent) = (plane.client.clone(), plane.silent.clone());
         plane.played.push(tokio::spawn(play_pods(client, silent)));
+        plane.every_node_takes_pods().await;
         plane
+    }
+
+    /// Otherwise all pods may go to the node that was the first to be ready.
+    async fn every_node_takes_pods(&self) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        eventually("nodes without taints", || async {
+            let listed = nodes.list(&ListParams::default()).await.unwrap();
+            let taints = listed.items.into_iter().filter_map(|node| node.spec?.taints);
+            let taints: Vec<_> = taints.flatten().collect();
+            holds(taints.is_empty(), taints)
+        })
+        .await;
     }
 
     pub(crate) async fn add_node(&mut self, name: &str, cpu: &str, memory: &str) {

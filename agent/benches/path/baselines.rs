@@ -1,0 +1,311 @@
+//! The ways of others: pods behind the kernel's own routing, with the rules that kube-proxy writes.
+//!
+//! The rule sets have the documented shape of kube-proxy 1.36 for cluster IPs, in its modes iptables
+//! and nftables, written anew from that description; and of the proxy in user space that came
+//! first: a redirect to one process, which copies bytes with splice(2). Each is checked before it is timed: all
+//! backends get their share, and only they.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::load::serve_at;
+use crate::world::Namespace;
+use crate::{BACKEND_PORT, PORT, vip};
+
+/// Two nodes without bowline: a pod with the client on one, pods that answer on the other.
+pub(crate) struct Plain {
+    pub(crate) client: Namespace,
+    node: Namespace,
+    /// Where the proxy in user space leads.
+    proxied: Arc<Mutex<Vec<Ipv4Addr>>>,
+    /// The other node, and the pods on it.
+    _others: Vec<Namespace>,
+}
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 240, 1, 5);
+const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 30, 0, 11), Ipv4Addr::new(172, 30, 0, 12)];
+const CLUSTER: &str = "10.240.0.0/16";
+/// Where the proxy in user space listens.
+const PROXY_PORT: u16 = 40_000;
+
+/// More connections than ports would hold for a minute.
+pub(crate) fn many_ports(client: &Namespace) {
+    client.set("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
+    client.set("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
+}
+
+fn tid(namespace: &Namespace) -> i32 {
+    namespace.run(|| nix::unistd::gettid().as_raw())
+}
+
+/// Joins a pod to its node by a veth pair, as container networks do.
+fn wire(node: &Namespace, pod: &Namespace, address: Ipv4Addr, link: &str) {
+    let tid = tid(pod);
+    node.ip_batch(format!(
+        "link add {link} type veth peer name eth0 netns {tid}\n\
+         link set {link} address 02:00:00:00:ff:01 up\n\
+         route add {address} dev {link}\n"
+    ));
+    pod.ip_batch(format!(
+        "link set eth0 up\n\
+         addr add {address}/32 dev eth0\n\
+         route add 169.254.1.1 dev eth0 scope link\n\
+         route add default via 169.254.1.1 dev eth0\n\
+         neigh add 169.254.1.1 lladdr 02:00:00:00:ff:01 dev eth0 nud permanent\n"
+    ));
+}
+
+impl Plain {
+    pub(crate) fn new(backends: &[Ipv4Addr]) -> Self {
+        let [client, node, other] = [(); 3].map(|()| Namespace::new());
+        let tid = tid(&other);
+        node.ip_batch(format!("link add eth0 type veth peer name eth0 netns {tid}\n"));
+        for (node, own, gateway, range) in [
+            (&node, NODES[0], NODES[1], "10.240.2.0/24"),
+            (&other, NODES[1], NODES[0], "10.240.1.0/24"),
+        ] {
+            node.set("/proc/sys/net/ipv4/ip_forward", "1");
+            node.ip_batch(format!(
+                "addr add {own}/24 dev eth0\nlink set eth0 up\nroute add {range} via {gateway}\n"
+            ));
+        }
+        wire(&node, &client, CLIENT, "pod0");
+        many_ports(&client);
+        let mut others = Vec::new();
+        for (number, address) in backends.iter().enumerate() {
+            let pod = Namespace::new();
+            wire(&other, &pod, *address, &format!("pod{number}"));
+            serve_at(&pod, SocketAddr::from((*address, BACKEND_PORT)));
+            others.push(pod);
+        }
+        others.push(other);
+        Self { client, node, proxied: Arc::default(), _others: others }
+    }
+
+    /// Runs a program in the client's node, with this input.
+    fn load(&self, program: &'static str, arguments: &'static [&str], input: String) {
+        self.node.run(move || {
+            let mut child = Command::new(program)
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap_or_else(|error| panic!("{program}: {error}"));
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            let ended = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert!(ended.status.success(), "{program}: {said}");
+        });
+    }
+}
+
+/// Who balances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    Iptables,
+    Nftables,
+    Userspace,
+}
+
+impl Rules {
+    pub(crate) const ALL: [Self; 3] = [Self::Iptables, Self::Nftables, Self::Userspace];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "kube-proxy's rules, iptables",
+            Self::Nftables => "kube-proxy's rules, nftables",
+            Self::Userspace => "proxy in user space",
+        }
+    }
+
+    /// Makes this many services with these backends, in place of those that were there.
+    pub(crate) fn write(self, plain: &Plain, count: u32, backends: &[Ipv4Addr]) {
+        match self {
+            Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(count, backends)),
+            Self::Nftables => plain.load("nft", &["-f", "-"], nftables(count, backends)),
+            Self::Userspace => {
+                plain.load("iptables-legacy-restore", &[], redirects(count));
+                *plain.proxied.lock().unwrap() = backends.to_vec();
+                proxy(plain);
+            }
+        }
+    }
+
+    /// That the service reaches all these backends about evenly, and nobody else.
+    pub(crate) fn check(self, plain: &Plain, service: SocketAddr, backends: &[Ipv4Addr]) {
+        const ASKED: usize = 60;
+        let answers: Vec<u8> = plain.client.run(move || {
+            let one = |_| {
+                let mut stream = TcpStream::connect(service).unwrap();
+                stream.write_all(b"who").unwrap();
+                let mut last = [0];
+                stream.read_exact(&mut last).unwrap();
+                last[0]
+            };
+            (0..ASKED).map(one).collect()
+        });
+        let mut shares: BTreeMap<u8, usize> = BTreeMap::new();
+        answers.into_iter().for_each(|who| *shares.entry(who).or_default() += 1);
+        let own: Vec<u8> = backends.iter().map(|address| address.octets()[3]).collect();
+        let fair = ASKED / own.len() / 3;
+        let even = own.iter().all(|who| shares.get(who).is_some_and(|share| *share >= fair));
+        assert!(even && shares.len() == own.len(), "{self:?}: {shares:?} of {own:?}");
+    }
+}
+
+const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
+
+/// As `iptables-restore` reads it: KUBE-SERVICES leads to a chain a service port, that one by
+/// chance to a chain an endpoint.
+fn iptables(count: u32, backends: &[Ipv4Addr]) -> String {
+    let (mut chains, mut rules) = (String::new(), String::new());
+    for number in 0..count {
+        for protocol in PROTOCOLS {
+            let (vip, name) = (vip(number), format!("{protocol}{number}"));
+            writeln!(chains, ":KUBE-SVC-{name} - [0:0]").unwrap();
+            let to = format!("-d {vip}/32 -p {protocol} -m {protocol} --dport {PORT}");
+            let comment = format!("-m comment --comment \"default/s{number} cluster IP\"");
+            writeln!(rules, "-A KUBE-SERVICES {to} {comment} -j KUBE-SVC-{name}").unwrap();
+            writeln!(rules, "-A KUBE-SVC-{name} ! -s {CLUSTER} {to} -j KUBE-MARK-MASQ").unwrap();
+            for (place, backend) in backends.iter().enumerate() {
+                let endpoint = format!("KUBE-SEP-{name}-{place}");
+                writeln!(chains, ":{endpoint} - [0:0]").unwrap();
+                let left = backends.len() - place;
+                let chance = match left {
+                    1 => String::new(),
+                    left => format!(
+                        " -m statistic --mode random --probability {:.10}",
+                        1.0 / left as f64
+                    ),
+                };
+                writeln!(rules, "-A KUBE-SVC-{name}{chance} -j {endpoint}").unwrap();
+                writeln!(rules, "-A {endpoint} -s {backend}/32 -j KUBE-MARK-MASQ").unwrap();
+                writeln!(
+                    rules,
+                    "-A {endpoint} -p {protocol} -m {protocol} -j DNAT \
+                     --to-destination {backend}:{BACKEND_PORT}"
+                )
+                .unwrap();
+            }
+        }
+    }
+    format!(
+        "*filter\n\
+         :KUBE-FORWARD - [0:0]\n\
+         -A FORWARD -j KUBE-FORWARD\n\
+         -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+         -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
+         -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+         COMMIT\n\
+         *nat\n\
+         :KUBE-SERVICES - [0:0]\n\
+         :KUBE-POSTROUTING - [0:0]\n\
+         :KUBE-MARK-MASQ - [0:0]\n\
+         {chains}\
+         -A PREROUTING -j KUBE-SERVICES\n\
+         -A OUTPUT -j KUBE-SERVICES\n\
+         -A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0\n\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
+         -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
+         {rules}\
+         COMMIT\n"
+    )
+}
+
+/// As nft reads it: one map from addresses to a chain a service port, which leads by chance to a
+/// chain an endpoint.
+fn nftables(count: u32, backends: &[Ipv4Addr]) -> String {
+    let (mut chains, mut elements) = (String::new(), String::new());
+    for number in 0..count {
+        for protocol in PROTOCOLS {
+            let (vip, name) = (vip(number), format!("service-{protocol}-{number}"));
+            writeln!(elements, "{vip} . {protocol} . {PORT} : goto {name},").unwrap();
+            let mut choices = String::new();
+            for (place, backend) in backends.iter().enumerate() {
+                let endpoint = format!("endpoint-{protocol}-{number}-{place}");
+                writeln!(
+                    chains,
+                    "chain {endpoint} {{\n ip saddr {backend} jump mark-for-masquerade\n \
+                     meta l4proto {protocol} dnat to {backend}:{BACKEND_PORT}\n}}"
+                )
+                .unwrap();
+                write!(choices, "{place} : goto {endpoint}, ").unwrap();
+            }
+            writeln!(
+                chains,
+                "chain {name} {{\n ip daddr {vip} {protocol} dport {PORT} ip saddr != {CLUSTER} \
+                 jump mark-for-masquerade\n numgen random mod {} vmap {{ {choices}}}\n}}",
+                backends.len()
+            )
+            .unwrap();
+        }
+    }
+    format!(
+        "table ip kube-proxy {{}}\n\
+         delete table ip kube-proxy\n\
+         table ip kube-proxy {{\n\
+         chain mark-for-masquerade {{\n mark set mark or 0x4000\n}}\n\
+         {chains}\
+         map service-ips {{\n type ipv4_addr . inet_proto . inet_service : verdict\n \
+         elements = {{ {elements} }}\n}}\n\
+         chain services {{\n ip daddr . meta l4proto . th dport vmap @service-ips\n}}\n\
+         chain nat-prerouting {{\n type nat hook prerouting priority dstnat\n jump services\n}}\n\
+         chain nat-output {{\n type nat hook output priority -100\n jump services\n}}\n\
+         chain masquerading {{\n mark and 0x4000 == 0 return\n mark set mark xor 0x4000\n \
+         masquerade fully-random\n}}\n\
+         chain nat-postrouting {{\n type nat hook postrouting priority srcnat\n \
+         jump masquerading\n}}\n\
+         }}\n"
+    )
+}
+
+/// The founding deck's way: a rule a service leads to one process.
+fn redirects(count: u32) -> String {
+    let mut rules = String::new();
+    for number in 0..count {
+        writeln!(
+            rules,
+            "-A KUBE-PORTALS-CONTAINER -d {}/32 -p tcp -m tcp --dport {PORT} -j REDIRECT \
+             --to-ports {PROXY_PORT}",
+            vip(number)
+        )
+        .unwrap();
+    }
+    format!(
+        "*nat\n:KUBE-PORTALS-CONTAINER - [0:0]\n-A PREROUTING -j KUBE-PORTALS-CONTAINER\n\
+         {rules}COMMIT\n"
+    )
+}
+
+/// Copies between clients and backends, which take turns. One that runs already stays.
+fn proxy(plain: &Plain) {
+    let listener = plain.node.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PROXY_PORT)));
+    let (Ok(listener), proxied) = (listener, plain.proxied.clone()) else { return };
+    plain.node.spawn(move || {
+        for (turn, client) in listener.incoming().flatten().enumerate() {
+            let backend = {
+                let all = proxied.lock().unwrap();
+                all[turn % all.len()]
+            };
+            let Ok(backend) = TcpStream::connect((backend, BACKEND_PORT)) else { continue };
+            for stream in [&client, &backend] {
+                stream.set_nodelay(true).unwrap();
+            }
+            let [from, to] = [&client, &backend].map(|stream| stream.try_clone().unwrap());
+            std::thread::spawn(move || copy(from, backend));
+            std::thread::spawn(move || copy(to, client));
+        }
+    });
+}
+
+/// Linux: splice(2), by way of a pipe.
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
