@@ -45,7 +45,7 @@ pub enum DumpFailed {
 }
 
 /// The names of all maps that can be shown.
-pub const DUMPED: [&str; 15] = [
+pub const DUMPED: [&str; 16] = [
     map::ADDRESSES,
     map::AFFINITY,
     map::BACKENDS,
@@ -61,6 +61,7 @@ pub const DUMPED: [&str; 15] = [
     map::SERVICE_COUNTERS,
     map::SERVICE_LINES,
     map::SLOTS,
+    map::TAKEOVER,
 ];
 
 /// All entries of the map with this name, in the order of their keys.
@@ -85,6 +86,7 @@ pub fn dump(bpffs: &Path, name: &str) -> Result<Vec<DumpRow>, DumpFailed> {
         }
         map::SERVICE_LINES => array::<ServiceLine>(maps, map::SERVICE_LINES),
         map::SLOTS => array::<Slot>(maps, map::SLOTS),
+        map::TAKEOVER => array::<u32>(maps, map::TAKEOVER),
         other => Err(DumpFailed::NoSuchMap(other.to_owned())),
     }
 }

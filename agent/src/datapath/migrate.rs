@@ -1,9 +1,14 @@
 //! Takes over the data plane of a build with other map layouts, newer or older.
 //!
-//! The new set of maps is made beside the old one and filled from it; the pins of the links move to
-//! the new set, where they are given this build's programs as at any start; then the old set goes.
+//! The new set of maps is made beside the old one and filled from it. The socket hooks' links move to
+//! the new set, where they are given this build's programs as at any start. Packets are seen by
+//! this build's programs before the old ones at each interface (TCX), which leave them to those
+//! until all are attached; then all begin at once, by one number in a map, and the old set goes.
+//! Where the kernel has no TCX, programs are replaced interface by interface.
 //! Guarantees: no program sees a map that is not filled; what the old programs remember while the
-//! work goes on is carried over at its end. A crash at any point is recovered at the next start, of
+//! work goes on is carried over at its end. Not guaranteed: flows that began between the last look
+//! at the old map and that moment, which no socket hook saw; without TCX, while interfaces are
+//! replaced. A crash at any point is recovered at the next start, of
 //! this build or of the other: a set without the description of its layouts was never whole and is
 //! made anew, one with it is whole.
 //! What cannot be converted starts empty, with one line. Counters start at zero.
@@ -16,17 +21,19 @@ use bowline_ebpf_abi::{Peer, map};
 use nix::libc;
 
 use super::layouts::{Conversion, Layouts};
+use super::links::PacketHook;
 use super::pins::Pins;
 use super::programs::Programs;
-use super::table::{ReadMapsFailed, WriteMapFailed, is_unsupported};
+use super::table::{ReadMapsFailed, Table, WriteMapFailed, is_unsupported};
 use super::{mark_pods, resize, syscall};
 
 /// Maps that only the agent writes. What follows from SERVICES is made anew.
 const WRITTEN: [&str; 6] =
     [map::EDITION, map::BACKENDS, map::SLOTS, map::SERVICES, map::PODS, map::ROUTES];
 
-/// Maps that the programs write all the time.
-const REMEMBERED: [&str; 4] = [map::PEERS, map::REVERSE, map::FLOWS, map::AFFINITY];
+/// Maps that the programs write all the time: those of sockets, and those of packets.
+const SOCKETS: [&str; 2] = [map::PEERS, map::REVERSE];
+const PACKETS: [&str; 2] = [map::AFFINITY, map::FLOWS];
 
 /// So many entries are read at once.
 const BATCH: u32 = 4096;
@@ -78,16 +85,21 @@ impl Migration {
 
     /// Fills this build's maps, which exist, before any program uses them, and moves the links'
     /// pins to them.
-    pub(super) fn take_over(&self, programs: &Programs) -> Result<(), MigrateFailed> {
+    pub(super) fn take_over(
+        &self,
+        programs: &Programs,
+        hook: PacketHook,
+    ) -> Result<(), MigrateFailed> {
         if self.is_to_be_filled() {
             for from in &self.others {
                 let written = self.carry(from, &WRITTEN)?;
-                let remembered = self.carry(from, &REMEMBERED)?;
+                let remembered = self.carry(from, &SOCKETS)? + self.carry(from, &PACKETS)?;
                 let from = from.directory.display();
                 tracing::info!(written, remembered, "entries of {from} are carried over");
             }
             // The old programs mark pods in the old map to the last moment.
             mark_pods::<MigrateFailed>(&self.own.maps)?;
+            self.let_wait(hook == PacketHook::Tcx)?;
         }
         Layouts::own().pin(&self.own.layouts).map_err(at(&self.own.layouts))?;
         for from in &self.others {
@@ -95,7 +107,10 @@ impl Migration {
                 // `connect4`, or `from_pod-7` at interface 7. A program that this build does not
                 // have goes with the other set.
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                if programs.has(name.split('-').next().unwrap_or_default()) {
+                let program = name.split('-').next().unwrap_or_default();
+                // Links of packet programs, which have an interface, stay until the end.
+                let stays = hook == PacketHook::Tcx && program.len() < name.len();
+                if programs.has(program) && !stays {
                     std::fs::rename(&path, self.own.links.join(&*name)).map_err(at(&path))?;
                 }
             }
@@ -105,12 +120,29 @@ impl Migration {
 
     /// Ends the takeover: this build's programs run, and nothing uses the other sets any more.
     pub(super) fn finish(self) -> Result<(), MigrateFailed> {
+        // The last look comes right before the moment, and the next one right after it: what begins
+        // in between is known to nobody.
+        self.carry_all(&SOCKETS)?;
+        self.carry_all(&PACKETS)?;
+        self.carry_all(&PACKETS)?;
+        self.let_wait(false)?;
+        self.carry_all(&PACKETS)?;
+        self.carry_all(&SOCKETS)?;
         for other in &self.others {
-            self.carry(other, &REMEMBERED)?;
             std::fs::remove_dir_all(&other.directory).map_err(at(&other.directory))?;
             tracing::info!("the data plane at {} is gone", other.directory.display());
         }
         Ok(())
+    }
+
+    /// Whether this build's packet programs leave packets to others for now.
+    fn let_wait(&self, wait: bool) -> Result<(), MigrateFailed> {
+        let takeover: Table<u32, u32> = Table::open(&self.own.maps, map::TAKEOVER)?;
+        Ok(takeover.put(&0, &u32::from(wait))?)
+    }
+
+    fn carry_all(&self, maps: &[&'static str]) -> Result<(), MigrateFailed> {
+        self.others.iter().try_for_each(|other| self.carry(other, maps).map(drop))
     }
 
     /// Carries entries over that our maps do not have, and says how many.

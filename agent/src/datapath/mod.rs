@@ -249,7 +249,8 @@ impl Datapath {
         let resized = resize::set_aside(&pins, &config.sizes)?;
         let mut programs = Programs::load(&pins, &config.sizes, &features, &config.socket_cgroup)?;
         resize::copy_back(&pins, &resized)?;
-        migration.take_over(&programs)?;
+        let hook = PacketHook::of(&features);
+        migration.take_over(&programs, hook)?;
 
         let pods = Mirror::over(Table::open(&pins.maps, map::PODS)?).comparing(verify::same_pod);
         let mut routes = Mirror::over(Table::open(&pins.maps, map::ROUTES)?);
@@ -261,7 +262,6 @@ impl Datapath {
         let mover = UdpMover::start(&pins, config.socket_cgroup.clone())?;
 
         links::attach_sockets(&programs, &pins, &config.socket_cgroup)?;
-        let hook = PacketHook::of(&features);
         let uplinks: Vec<u32> =
             [uplink].into_iter().chain(tunnel.as_ref().map(|tunnel| tunnel.ifindex)).collect();
         let which = PacketProgram::FromUplink;

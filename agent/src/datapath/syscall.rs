@@ -25,6 +25,8 @@ const OBJ_GET_INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
+/// `BPF_F_BEFORE`; before nobody in particular is before all.
+const BEFORE: u32 = 1 << 3;
 const LINK_UPDATE: i32 = 29;
 
 /// A number that the kernel has for a socket (`SO_COOKIE`) or for its network namespace
@@ -58,6 +60,12 @@ pub(super) enum AttachPoint {
     GetPeerName6 = 30,
     TcxIngress = 46,
     TcxEgress = 47,
+}
+
+impl AttachPoint {
+    fn is_packets(self) -> bool {
+        matches!(self, Self::TcxIngress | Self::TcxEgress)
+    }
 }
 
 #[repr(C)]
@@ -456,7 +464,9 @@ pub(super) fn create_link(
     target: u32,
     point: AttachPoint,
 ) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreateAttr { program: raw(program), target, point: point as u32, flags: 0 };
+    // Before all others: a build that takes over sees a packet before the one that it replaces.
+    let flags = if point.is_packets() { BEFORE } else { 0 };
+    let mut attr = LinkCreateAttr { program: raw(program), target, point: point as u32, flags };
     bpf(LINK_CREATE, &mut attr).map(owned)
 }
 

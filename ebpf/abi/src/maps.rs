@@ -35,6 +35,9 @@ pub mod map {
     /// [`Service::id`](crate::Service::id), for what was not chosen from a line.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// One number. While it is not zero, the packet programs leave every packet to those after
+    /// them: another build's, whose maps are being taken over.
+    pub const TAKEOVER: &str = "TAKEOVER";
 }
 
 /// Default sizes; the agent's flags override them.

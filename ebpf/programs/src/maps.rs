@@ -53,6 +53,8 @@ static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::pinned(Reason::COUNTERS, 0)
 static CONNECTIONS: Array<u64> = Array::pinned(size::CONNECTIONS_ROW, MMAPABLE);
 #[map]
 static SERVICE_COUNTERS: PerCpuArray<ServiceTraffic> = PerCpuArray::pinned(size::SERVICES, 0);
+#[map]
+static TAKEOVER: Array<u32> = Array::pinned(1, 0);
 
 /// Where a packet program keeps what it finds out. No other program of the same processor can come
 /// in between: they run with soft interrupts off.
@@ -65,6 +67,12 @@ pub fn work() -> Option<&'static mut Work> {
     // SAFETY: see WORK. Its bytes were zero at first, which is a valid value, and are only written
     // as a `Work` since.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// Whether packets are still another build's, whose programs come after these.
+#[inline(always)]
+pub fn is_taking_over() -> bool {
+    TAKEOVER.get(0).is_some_and(|waits| *waits != 0)
 }
 
 /// The maps as the datapath crate sees them.

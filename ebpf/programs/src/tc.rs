@@ -21,7 +21,9 @@ use bowline_ebpf_datapath::{
     Ports, Quote, Verdict, Work, packet_flags, parse,
 };
 
-use crate::maps::{KernelMaps, count, count_code, count_service_packet, work};
+use crate::maps::{
+    KernelMaps, count, count_code, count_service_packet, is_taking_over, work,
+};
 use crate::way::{from_tunnel, redirect, to_node, to_tunnel};
 
 /// Leave the packet to whatever comes after this program, in the end the node's stack.
@@ -51,6 +53,9 @@ const OTHER_HOST: u32 = 3;
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
+    if is_taking_over() {
+        return NEXT;
+    }
     let direction = Direction::FromPod;
     let skb = Skb(ctx.skb.skb);
     let family = match skb.kind() {
@@ -72,6 +77,9 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
+    if is_taking_over() {
+        return NEXT;
+    }
     let direction = Direction::FromUplink;
     let skb = Skb(ctx.skb.skb);
     let Kind::Ip(family) = skb.kind() else {
@@ -91,6 +99,9 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
+    if is_taking_over() {
+        return NEXT;
+    }
     let direction = Direction::ToPod;
     let skb = Skb(ctx.skb.skb);
     let Kind::Ip(family) = skb.kind() else {
