@@ -240,8 +240,8 @@ fn about(arguments: &Arguments) -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     format!(
         "Ratios to the pod's own address in the same round: the median of {} rounds, and the least \
-         and the most of them; {} ms a turn, every way in turns; across two nodes, through the last \
-         of the services. {cpus} CPUs ({}), Linux {}.",
+         and the most of them; {} ms a turn, every way in turns; across two nodes, through the \
+         last of the services. {cpus} CPUs ({}), Linux {}.",
         arguments.rounds,
         arguments.turn,
         model.unwrap_or("unknown"),

@@ -1,9 +1,9 @@
 //! The ways of others: pods behind the kernel's own routing, with the rules that kube-proxy writes.
 //!
-//! The rule sets have the documented shape of kube-proxy 1.36 for cluster IPs, in its modes iptables
-//! and nftables, written anew from that description; and of the proxy in user space that came
-//! first: a redirect to one process, which copies bytes with splice(2). Each is checked before it is timed: all
-//! backends get their share, and only they.
+//! The rule sets have the documented shape of kube-proxy 1.36 for cluster IPs, in its modes
+//! iptables and nftables, written anew from that description; and of the proxy in user space that
+//! came first: a redirect to one process, which copies bytes with splice(2). Each is checked before
+//! it is timed: all backends get their share, and only they.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

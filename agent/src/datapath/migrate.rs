@@ -1,16 +1,16 @@
 //! Takes over the data plane of a build with other map layouts, newer or older.
 //!
-//! The new set of maps is made beside the old one and filled from it. The socket hooks' links move to
-//! the new set, where they are given this build's programs as at any start. Packets are seen by
+//! The new set of maps is made beside the old one and filled from it. The socket hooks' links move
+//! to the new set, where they are given this build's programs as at any start. Packets are seen by
 //! this build's programs before the old ones at each interface (TCX), which leave them to those
 //! until all are attached; then all begin at once, by one number in a map, and the old set goes.
 //! Where the kernel has no TCX, programs are replaced interface by interface.
 //! Guarantees: no program sees a map that is not filled; what the old programs remember while the
 //! work goes on is carried over at its end. Not guaranteed: flows that began between the last look
 //! at the old map and that moment, which no socket hook saw; without TCX, while interfaces are
-//! replaced. A crash at any point is recovered at the next start, of
-//! this build or of the other: a set without the description of its layouts was never whole and is
-//! made anew, one with it is whole.
+//! replaced. A crash at any point is recovered at the next start, of this build or of the other: a
+//! set without the description of its layouts was never whole and is made anew, one with it is
+//! whole.
 //! What cannot be converted starts empty, with one line. Counters start at zero.
 
 use std::io;

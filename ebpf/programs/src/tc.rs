@@ -21,9 +21,7 @@ use bowline_ebpf_datapath::{
     Ports, Quote, Verdict, Work, packet_flags, parse,
 };
 
-use crate::maps::{
-    KernelMaps, count, count_code, count_service_packet, is_taking_over, work,
-};
+use crate::maps::{KernelMaps, count, count_code, count_service_packet, is_taking_over, work};
 use crate::way::{from_tunnel, redirect, to_node, to_tunnel};
 
 /// Leave the packet to whatever comes after this program, in the end the node's stack.
