@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::load::serve_at;
 use crate::world::Namespace;
@@ -29,6 +30,7 @@ pub(crate) struct Plain {
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 240, 1, 5);
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 30, 0, 11), Ipv4Addr::new(172, 30, 0, 12)];
 const CLUSTER: &str = "10.240.0.0/16";
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the proxy in user space listens.
 const PROXY_PORT: u16 = 40_000;
 
@@ -140,7 +142,8 @@ impl Rules {
         const ASKED: usize = 60;
         let answers: Vec<u8> = plain.client.run(move || {
             let one = |_| {
-                let mut stream = TcpStream::connect(service).unwrap();
+                let mut stream = TcpStream::connect_timeout(&service, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{self:?}: {service}: {error}"));
                 stream.write_all(b"who").unwrap();
                 let mut last = [0];
                 stream.read_exact(&mut last).unwrap();
@@ -265,15 +268,17 @@ fn nftables(count: u32, backends: &[Ipv4Addr]) -> String {
     )
 }
 
-/// The founding deck's way: a rule a service leads to one process.
+/// The founding deck's way: a rule a service leads to one process. By address, for the host side of
+/// a pod's link has none that a plain redirect could go to.
 fn redirects(count: u32) -> String {
     let mut rules = String::new();
     for number in 0..count {
         writeln!(
             rules,
-            "-A KUBE-PORTALS-CONTAINER -d {}/32 -p tcp -m tcp --dport {PORT} -j REDIRECT \
-             --to-ports {PROXY_PORT}",
-            vip(number)
+            "-A KUBE-PORTALS-CONTAINER -d {}/32 -p tcp -m tcp --dport {PORT} -j DNAT \
+             --to-destination {}:{PROXY_PORT}",
+            vip(number),
+            NODES[0]
         )
         .unwrap();
     }
