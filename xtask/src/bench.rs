@@ -44,7 +44,7 @@ struct Path {
     #[arg(long, value_name = "COUNT", default_value_t = 9)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
-    /// Only 1 and 10,000 services and few rounds: under two minutes.
+    /// Only 1 and 10,000 services and few rounds: about three minutes.
     #[arg(long, conflicts_with_all = ["services", "rounds"])]
     quick: bool,
 }
