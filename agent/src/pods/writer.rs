@@ -130,6 +130,13 @@ fn patch(uid: &str, status: &PodStatus) -> serde_json::Result<Value> {
             body[field] = Value::Null;
         }
     }
+    for condition in body["conditions"].as_array_mut().into_iter().flatten() {
+        for field in ["reason", "message"] {
+            if condition.get(field).is_none() {
+                condition[field] = Value::Null;
+            }
+        }
+    }
     for field in ["podIPs", "hostIPs"] {
         if let Some(list) = body[field].as_array_mut() {
             list.push(json!({"$patch": "replace"}));
@@ -178,7 +185,7 @@ mod tests {
     fn what_others_say_stays_and_what_the_agent_says_replaces() {
         let before = json!({"status": {
             "message": "old", "podIPs": [{"ip": "10.240.0.1"}], "hostIPs": [{"ip": "172.30.0.1"}],
-            "conditions": [{"type": "x/y", "status": "True"}, {"type": "Ready", "status": "False"}],
+            "conditions": [{"type": "x/y", "status": "True"}, {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "old"}],
         }});
         let draft = json!({
             "podIPs": [{"ip": "10.240.0.9"}], "hostIPs": [{"ip": "172.30.0.1"}],
