@@ -185,7 +185,10 @@ mod tests {
     fn what_others_say_stays_and_what_the_agent_says_replaces() {
         let before = json!({"status": {
             "message": "old", "podIPs": [{"ip": "10.240.0.1"}], "hostIPs": [{"ip": "172.30.0.1"}],
-            "conditions": [{"type": "x/y", "status": "True"}, {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "old"}],
+            "conditions": [
+                {"type": "x/y", "status": "True"},
+                {"type": "Ready", "status": "False", "reason": "NotReady", "message": "old"},
+            ],
         }});
         let draft = json!({
             "podIPs": [{"ip": "10.240.0.9"}], "hostIPs": [{"ip": "172.30.0.1"}],
