@@ -242,22 +242,20 @@ impl Snapshot {
 
     fn read_affinity(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
         let table: Table<AffinityKey, Affinity> = Table::open(maps, map::AFFINITY)?;
-        let backends: Table<u32, Backend> = Table::open(maps, map::BACKENDS)?;
+        let backend = |row: &BackendRow| (row.id, SocketAddr::new(row.address, row.port));
+        let backends: BTreeMap<u32, SocketAddr> = self.backends.iter().map(backend).collect();
         let services: BTreeMap<u32, (IpAddr, u16)> =
             self.services.iter().map(|row| (row.id, (row.address, row.port))).collect();
         let entries = table.entries()?;
         let now = monotonic_ns();
         for (key, affinity) in &entries {
             let service = services.get(&key.service);
-            let backend = backends.get(&affinity.backend)?.filter(|found| found.state != 0);
-            let backend =
-                backend.map(|found| SocketAddr::new(found.address.into(), found.port.get()));
             self.affinity.push(AffinityRow {
                 service: None,
                 service_address: service.map(|(address, _)| *address),
                 service_port: service.map(|(_, port)| *port),
                 client: client_of(key),
-                backend,
+                backend: backends.get(&affinity.backend).copied(),
                 target: None,
                 idle_seconds: now.saturating_sub(affinity.last_used_ns) / 1_000_000_000,
             });

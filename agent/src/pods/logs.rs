@@ -156,15 +156,15 @@ impl<F: Fn() -> bool> Reader<F> {
             // Asked before reading: what was written up to the end is then read below.
             let over = (self.is_over)();
             let count = self.file.read(&mut part).await?;
-            // Of what was given back meanwhile only zeros can be read. A log that is gone has no
-            // beginning, but what is left of it can be read to its end.
-            let first = first_offset(&self.path).unwrap_or(0);
-            if first > self.offset {
-                self.offset = first;
-                self.file.seek(SeekFrom::Start(first)).await?;
-                continue;
-            }
             if count > 0 {
+                // Of what was given back meanwhile only zeros can be read. A log that is gone has
+                // no beginning, but what is left of it can be read to its end.
+                let first = first_offset(&self.path).unwrap_or(0);
+                if first > self.offset {
+                    self.offset = first;
+                    self.file.seek(SeekFrom::Start(first)).await?;
+                    continue;
+                }
                 part.truncate(count);
                 let mut part = match &mut self.stamps {
                     Some(stamps) => stamps.apply(&self.path, &part, self.offset),
