@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The kernel frees programs and links some time after the last that holds them is gone.
 const FREED: Duration = Duration::from_secs(10);
 const PINS: &str = "/run/netns";
+/// Says that the mount at PINS is a cluster's.
+const OWN_MOUNT: &str = "/run/bowline/netns-mount";
 const NIFTY: &str = "App=Nifty";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +232,10 @@ async fn an_orderly_end_and_a_neighbour_that_stays() -> Result<()> {
     let nodes = output(&mut stays.bowline(&["get", "nodes"])?)?;
     ensure!(nodes.contains("Ready") && !nodes.contains("NotReady"), "the neighbour: {nodes}");
     drop(stays);
-    nothing_left(&before)
+    nothing_left(&before)?;
+    // Not by comparison: clusters before these may have left it.
+    ensure!(!Path::new(OWN_MOUNT).exists(), "the last `down` left {PINS} mounted");
+    Ok(())
 }
 
 /// `up`, `down` and `ip netns add` of others mount and unmount below the pins of namespaces: one at

@@ -111,10 +111,15 @@ pub(crate) fn unmount_pins() -> anyhow::Result<()> {
     if !Path::new(OWN_MOUNT).exists() {
         return Ok(());
     }
-    let _held = hold_pins()?;
     let is_used = fs::read_dir(PINS).is_ok_and(|mut entries| entries.next().is_some());
-    // Not lazily: that would take along what somebody pins there now.
+    // Not lazily: that would take along what somebody pins there now. Nor under the lock: whoever
+    // holds it uses the mount.
     if is_used || (is_mounted()? && !mounts::remove_unused(Path::new(PINS))?) {
+        return Ok(());
+    }
+    let _held = hold_pins()?;
+    // Another `up` may have made it anew, another `down` may have been here.
+    if is_mounted()? || !Path::new(OWN_MOUNT).exists() {
         return Ok(());
     }
     fs::remove_file(OWN_MOUNT).with_context(|| format!("cannot remove {OWN_MOUNT}"))
