@@ -156,6 +156,10 @@ pub(super) async fn tear_down(node: &Node, pod: &Pod) -> Result<(), Vec<String>>
         // Volumes and cgroups are in use as long as containers may be.
         return Err(errors);
     }
+    // Before the files: an agent that ends meanwhile leaves no group that nobody looks for.
+    if let Err(error) = node.cgroups.remove_pod(uid) {
+        errors.push(format!("cgroups: {error}"));
+    }
     let (dir, logs) = (node.pod_dir(uid), node.logs.clone());
     let [namespace, name, own] = [namespace, name, uid].map(str::to_owned);
     // A volume may hold a million files.
@@ -171,9 +175,6 @@ pub(super) async fn tear_down(node: &Node, pod: &Pod) -> Result<(), Vec<String>>
     });
     let failed: Vec<String> = removing.await.unwrap_or_else(|error| vec![error.to_string()]);
     errors.extend(failed);
-    if let Err(error) = node.cgroups.remove_pod(uid) {
-        errors.push(format!("cgroups: {error}"));
-    }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
