@@ -120,6 +120,11 @@ impl Cluster {
         }
     }
 
+    /// What the cgroup2 groups of all clusters stand in.
+    pub fn parent_cgroup(&self) -> Result<&Path> {
+        self.cgroup.parent().context("no parent")
+    }
+
     /// The kubeconfig of the administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("admin.kubeconfig")

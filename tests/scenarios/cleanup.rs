@@ -194,6 +194,10 @@ fn after_sigkill_of_up_half_way() -> Result<()> {
         ensure!(status.code().is_none(), "{moment:?}: {status}");
         let left = before.difference(&Machine::look()?);
         ensure!(!left.is_empty(), "{moment:?}: the look sees nothing of half a cluster");
+        if matches!(moment, Moment::Claimed) {
+            // As when it was killed between making this and the cluster's own group in it.
+            fs::create_dir_all(cluster.parent_cgroup()?)?;
+        }
         for _ in 0..2 {
             cluster.down().with_context(|| format!("{moment:?}"))?;
             ensure!(!cluster.dir.exists(), "{moment:?}: `down` left {}", cluster.dir.display());

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::mounts::Mount;
-use super::place::Place;
+use super::place::{self, Place};
 
 /// How long killed processes may take to leave, and busy groups to become free.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +25,17 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Makes a group and its parents in the cgroup2 hierarchy.
 pub(crate) fn make(root: &Path, group: &Path) -> anyhow::Result<()> {
     let path = root.join(group);
-    fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))
+    let started = Instant::now();
+    loop {
+        match fs::create_dir_all(&path) {
+            // The `down` of another cluster removed a parent that was empty for a moment.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && started.elapsed() < PATIENCE => {}
+            made => {
+                return made.with_context(|| format!("cannot make cgroup {}", path.display()));
+            }
+        }
+    }
 }
 
 /// The cluster's directory in each hierarchy in which it exists.
@@ -89,7 +99,7 @@ pub(crate) fn kill_all(trees: &[PathBuf]) -> anyhow::Result<usize> {
     }
 }
 
-/// Removes a tree, deepest first, and its parent `bowline` when that is empty.
+/// Removes a tree, deepest first.
 pub(crate) fn remove(tree: &Path) -> anyhow::Result<()> {
     let started = Instant::now();
     for group in groups(tree) {
@@ -108,11 +118,16 @@ pub(crate) fn remove(tree: &Path) -> anyhow::Result<()> {
             std::thread::sleep(PAUSE);
         }
     }
-    if let Some(parent) = tree.parent() {
-        // Not empty means that another cluster is here; that is no error.
-        drop(fs::remove_dir(parent));
-    }
     Ok(())
+}
+
+/// Removes what the clusters' groups stand in, in each hierarchy in which it is empty: also for a
+/// cluster whose own group is not there, because its `up` was killed between the two.
+pub(crate) fn remove_parents(mounts: &[Mount]) {
+    for mount in mounts.iter().filter(|mount| mount.is_cgroup()) {
+        // Not empty means that another cluster is here; that is no error.
+        drop(fs::remove_dir(mount.target.join(place::CGROUP)));
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +153,20 @@ mod tests {
         fs::write(root.path().join("cgroup.procs"), "12\n7\n").unwrap();
         fs::write(root.path().join("a/cgroup.procs"), "99\n").unwrap();
         assert_eq!(members(root.path()), BTreeSet::from([7, 12, 99]));
+    }
+
+    #[test]
+    fn the_parent_goes_with_the_last_group_and_when_there_never_was_one() {
+        let root = tempfile::tempdir().unwrap();
+        let mount = Mount { target: root.path().to_path_buf(), kind: "cgroup2".to_owned() };
+        let mounts = [mount];
+        make(root.path(), Path::new("bowline/x")).unwrap();
+        remove_parents(&mounts);
+        assert!(root.path().join("bowline/x").is_dir());
+        remove(&root.path().join("bowline/x")).unwrap();
+        remove_parents(&mounts);
+        assert!(!root.path().join("bowline").exists());
+        remove_parents(&mounts);
     }
 
     #[test]

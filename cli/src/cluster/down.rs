@@ -82,6 +82,7 @@ pub(crate) fn remove(place: &Place) -> anyhow::Result<bool> {
     for tree in &trees {
         work.noted(cgroups::remove(tree));
     }
+    cgroups::remove_parents(&table);
     // Asked now: the addresses lie in directories that go below.
     let sockets = containerd::shim_sockets(place);
     // Mounts are listed by their real path; the directory may have been given by another.

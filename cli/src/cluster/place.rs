@@ -15,6 +15,9 @@ const DEFAULT_PARENT: &str = "/var/lib/bowline";
 /// Register of the clusters of this machine.
 const REGISTER: &str = "/run/bowline/clusters";
 
+/// What the groups of all clusters stand in, in each control group hierarchy.
+pub(crate) const CGROUP: &str = "bowline";
+
 /// Longest cluster name; namespace and link names are made of it.
 const MAX_NAME: usize = 32;
 
@@ -115,7 +118,7 @@ impl Place {
 
     /// The cluster's cgroup below the root of a hierarchy.
     pub(crate) fn cgroup(&self) -> PathBuf {
-        Path::new("bowline").join(&self.name)
+        Path::new(CGROUP).join(&self.name)
     }
 
     /// containerd's namespace of a node.
