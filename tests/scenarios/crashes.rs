@@ -260,7 +260,11 @@ fn traces(cluster: &Cluster, node: &Node) -> Result<BTreeSet<String>> {
     found.extend(snapshots.lines().filter(|it| it.contains("Active")).map(str::to_owned));
     found.extend(entries(&Path::new("/run/containerd/runc").join(&namespace)));
     let bundles = cluster.dir.join("containerd/state/io.containerd.runtime.v2.task");
-    found.extend(entries(&bundles.join(&namespace)));
+    // Now and then containerd keeps an empty one of a container whose creation its client did not
+    // live to see the end of; it removes those at its own next start.
+    let full =
+        |bundle: &String| fs::read_dir(bundle).is_ok_and(|mut within| within.next().is_some());
+    found.extend(entries(&bundles.join(&namespace)).into_iter().filter(full));
     Ok(found)
 }
 

@@ -3,21 +3,21 @@
 //! The new set of maps is made beside the old one and filled from it. The socket hooks' links move
 //! to the new set, where they are given this build's programs as at any start. Packets are seen by
 //! this build's programs before the old ones at each interface (TCX), which leave them to those
-//! until all are attached; then all begin at once, by one number in a map, and the old set goes.
-//! Where the kernel has no TCX, programs are replaced interface by interface.
+//! until all are attached; then all begin at once, by one number in a map. What they do not know of
+//! connections that are open, the old ones behind them do, until that is carried over too and the
+//! old set goes. Where the kernel has no TCX, programs are replaced interface by interface.
 //! Guarantees: no program sees a map that is not filled; what the old programs remember while the
-//! work goes on is carried over at its end. Not guaranteed: flows that began between the last look
-//! at the old map and that moment, which no socket hook saw; without TCX, while interfaces are
-//! replaced. A crash at any point is recovered at the next start, of this build or of the other: a
-//! set without the description of its layouts was never whole and is made anew, one with it is
-//! whole.
+//! work goes on is carried over at its end. Not guaranteed without TCX: flows that no socket hook
+//! saw and that begin while interfaces are replaced. A crash at any point is recovered at the next
+//! start, of this build or of the other: a set without the description of its layouts was never
+//! whole and is made anew, one with it is whole.
 //! What cannot be converted starts empty, with one line. Counters start at zero.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use bowline_ebpf_abi::{Peer, map};
+use bowline_ebpf_abi::{Peer, map, takeover};
 use nix::libc;
 
 use super::layouts::{Conversion, Layouts};
@@ -92,14 +92,16 @@ impl Migration {
     ) -> Result<(), MigrateFailed> {
         if self.is_to_be_filled() {
             for from in &self.others {
-                let written = self.carry(from, &WRITTEN)?;
-                let remembered = self.carry(from, &SOCKETS)? + self.carry(from, &PACKETS)?;
+                let written = self.carry(from, &WRITTEN, Wins::Ours)?;
+                let remembered = self.carry(from, &SOCKETS, Wins::Ours)?
+                    + self.carry(from, &PACKETS, Wins::Ours)?;
                 let from = from.directory.display();
                 tracing::info!(written, remembered, "entries of {from} are carried over");
             }
             // The old programs mark pods in the old map to the last moment.
             mark_pods::<MigrateFailed>(&self.own.maps)?;
-            self.let_wait(hook == PacketHook::Tcx)?;
+            let state = if hook == PacketHook::Tcx { takeover::WAITS } else { takeover::DONE };
+            Table::<u32, u32>::open(&self.own.maps, map::TAKEOVER)?.put(&0, &state)?;
         }
         Layouts::own().pin(&self.own.layouts).map_err(at(&self.own.layouts))?;
         for from in &self.others {
@@ -120,14 +122,17 @@ impl Migration {
 
     /// Ends the takeover: this build's programs run, and nothing uses the other sets any more.
     pub(super) fn finish(self) -> Result<(), MigrateFailed> {
-        // The last look comes right before the moment, and the next one right after it: what begins
-        // in between is known to nobody.
         self.carry_all(&SOCKETS)?;
         self.carry_all(&PACKETS)?;
-        self.carry_all(&PACKETS)?;
-        self.let_wait(false)?;
+        let takeover: Table<u32, u32> = Table::open(&self.own.maps, map::TAKEOVER)?;
+        if takeover.get(&0)? == Some(takeover::WAITS) {
+            // Nobody writes ours yet, and theirs may have ended since they were carried over.
+            self.carry_all_as(&[map::FLOWS], Wins::Theirs)?;
+            takeover.put(&0, &takeover::FOLLOWED)?;
+        }
         self.carry_all(&PACKETS)?;
         self.carry_all(&SOCKETS)?;
+        takeover.put(&0, &takeover::DONE)?;
         for other in &self.others {
             std::fs::remove_dir_all(&other.directory).map_err(at(&other.directory))?;
             tracing::info!("the data plane at {} is gone", other.directory.display());
@@ -135,25 +140,24 @@ impl Migration {
         Ok(())
     }
 
-    /// Whether this build's packet programs leave packets to others for now.
-    fn let_wait(&self, wait: bool) -> Result<(), MigrateFailed> {
-        let takeover: Table<u32, u32> = Table::open(&self.own.maps, map::TAKEOVER)?;
-        Ok(takeover.put(&0, &u32::from(wait))?)
-    }
-
     fn carry_all(&self, maps: &[&'static str]) -> Result<(), MigrateFailed> {
-        self.others.iter().try_for_each(|other| self.carry(other, maps).map(drop))
+        self.carry_all_as(maps, Wins::Ours)
     }
 
-    /// Carries entries over that our maps do not have, and says how many.
-    fn carry(&self, from: &Pins, maps: &[&'static str]) -> Result<u32, MigrateFailed> {
+    fn carry_all_as(&self, maps: &[&'static str], wins: Wins) -> Result<(), MigrateFailed> {
+        self.others.iter().try_for_each(|other| self.carry(other, maps, wins).map(drop))
+    }
+
+    /// Carries entries over and says how many.
+    fn carry(&self, from: &Pins, maps: &[&'static str], wins: Wins) -> Result<u32, MigrateFailed> {
         let Some(theirs) = Layouts::pinned(&from.layouts) else { return Ok(0) };
         let mut copied = 0;
         for map in maps {
-            let done = Copy::plan(from, &self.own, &theirs, map).and_then(|copy| match copy {
-                Some(copy) => copy.run(),
-                None => Ok(0),
-            });
+            let done =
+                Copy::plan(from, &self.own, &theirs, map, wins).and_then(|copy| match copy {
+                    Some(copy) => copy.run(),
+                    None => Ok(0),
+                });
             let from = || from.directory.clone();
             copied += done.map_err(|source| match source.raw_os_error() {
                 Some(libc::E2BIG | libc::ENOSPC) => MigrateFailed::DoesNotFit { map, from: from() },
@@ -173,6 +177,13 @@ fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, MigrateFailed> {
     entries.map(|entry| Ok(entry.map_err(at(directory))?.path())).collect()
 }
 
+/// Which of two entries with one key stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wins {
+    Ours,
+    Theirs,
+}
+
 /// One map and the way its entries go.
 struct Copy {
     old: OwnedFd,
@@ -186,11 +197,18 @@ struct Copy {
     /// Where a value of ours says how new it is: cookies of sockets count up, and of two that share
     /// a place the newer one has it.
     age: Option<usize>,
+    wins: Wins,
 }
 
 impl Copy {
     /// `None` if there is nothing to copy, or nobody knows how.
-    fn plan(from: &Pins, own: &Pins, theirs: &Layouts, name: &str) -> io::Result<Option<Self>> {
+    fn plan(
+        from: &Pins,
+        own: &Pins,
+        theirs: &Layouts,
+        name: &str,
+        wins: Wins,
+    ) -> io::Result<Option<Self>> {
         let old = syscall::open_pin(&resize::in_use(from, name))?;
         let new = syscall::open_pin(&own.maps.join(name))?;
         let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
@@ -205,7 +223,7 @@ impl Copy {
         };
         let is_array = [map::EDITION, map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
         let age = (name == map::PEERS).then_some(std::mem::offset_of!(Peer, cookie));
-        Ok(Some(Self { old, new, shape, key, value, is_array, age }))
+        Ok(Some(Self { old, new, shape, key, value, is_array, age, wins }))
     }
 
     /// Entries that come or go meanwhile may be missed.
@@ -261,7 +279,7 @@ impl Copy {
         Ok(copied)
     }
 
-    /// Whether it was written: not if ours has one, and not an array's that nobody uses.
+    /// Whether it was written: not if ours has one that wins, and not an array's that nobody uses.
     fn put(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
         if self.is_array && value.iter().all(|byte| *byte == 0) {
             return Ok(false);
@@ -275,6 +293,9 @@ impl Copy {
                 true => syscall::update(self.new.as_fd(), &key, &value).map(|()| true),
                 false => Ok(false),
             };
+        }
+        if self.wins == Wins::Theirs {
+            return syscall::update(self.new.as_fd(), &key, &value).map(|()| true);
         }
         match syscall::insert(self.new.as_fd(), &key, &value) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),

@@ -95,10 +95,13 @@ pub enum Reason {
     /// Refused: an address that services have, and a protocol that services are not named by: an
     /// echo request, say.
     ServiceProtocol = 26,
+    /// Refused: a connection whose answers could not be told from those of an open one, which a
+    /// service's name is changed in.
+    PortTaken = 27,
 }
 
 impl Reason {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::LocalPod,
         Self::RemoteNode,
         Self::Stack,
@@ -126,6 +129,7 @@ impl Reason {
         Self::FragmentedService,
         Self::UnknownPort,
         Self::ServiceProtocol,
+        Self::PortTaken,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -157,6 +161,7 @@ impl Reason {
             Self::FragmentedService => "fragmented-service",
             Self::UnknownPort => "unknown-port",
             Self::ServiceProtocol => "service-protocol",
+            Self::PortTaken => "port-taken",
         }
     }
 

@@ -35,8 +35,7 @@ pub mod map {
     /// [`Service::id`](crate::Service::id), for what was not chosen from a line.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
-    /// One number. While it is not zero, the packet programs leave every packet to those after
-    /// them: another build's, whose maps are being taken over.
+    /// One number, of [`takeover`](crate::takeover).
     pub const TAKEOVER: &str = "TAKEOVER";
 }
 
@@ -359,6 +358,17 @@ pub mod flow_ended {
     pub const BY_BACKEND: u8 = 2;
     /// Somebody sent RST.
     pub const RESET: u8 = 4;
+}
+
+/// How far the packet programs are with taking over from another build's, which come after them
+/// at each interface.
+pub mod takeover {
+    /// There are no others.
+    pub const DONE: u32 = 0;
+    /// Every packet is left to them.
+    pub const WAITS: u32 = 1;
+    /// Packets of open connections that are unknown here are left to them.
+    pub const FOLLOWED: u32 = 2;
 }
 
 /// How long a flow without packets is remembered, in seconds. After it the entry matches nothing

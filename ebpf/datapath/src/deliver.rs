@@ -13,7 +13,8 @@
 //! directions ([`crate::flows`]). A TCP connection that is opened anew, and any UDP packet, moves
 //! off a backend that is gone; an established TCP connection never moves. Whatever else is sent to
 //! an address that services have is refused: another port, another protocol (an echo request is
-//! one), a fragment. No machine has that address, so there is nowhere for it to go.
+//! one), a fragment. No machine has that address, so there is nowhere for it to go. So is a
+//! connection whose answers would be taken for those of an open one ([`crate::flows`]).
 //! # Answers, and errors about them
 //! Packets for a pod that has such flows are looked up in FLOWS and get the service's name back.
 //! So does the packet that an ICMP error quotes, in either direction; the error's own source too,
@@ -24,6 +25,9 @@
 //! # Neighbour discovery
 //! is the node's own stack's, as far as it stays on the link between pod and node. Whatever else
 //! looks like it is a packet as any other.
+//! # Taking over from another build
+//! For a moment its programs come after these and know flows that these do not know yet. A packet
+//! of a connection that is open and unknown is left to them.
 //! # Everything else
 //! is the stack's, too: node addresses, the outside, expired packets (so that it can send the
 //! ICMP error). What this module makes nothing of on the uplink is the stack's to judge.
@@ -40,8 +44,8 @@ use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
 use crate::control::{Control, control, quoted};
 use crate::flows::{
-    Ends, Segment, answer_key, flow_key, forget_answers, is_closed, live, note, other_way, seconds,
-    translated, way_back,
+    Answers, Ends, Segment, answer_key, answers, flow_key, forget_answers, is_closed, live, note,
+    other_way, seconds, translated, way_back,
 };
 use crate::packet::{Fragment, Frame, Packet, packet_flags};
 
@@ -63,6 +67,9 @@ pub trait PacketMaps: ServiceMaps {
     /// Counts a new flow of a service.
     fn count_connection(&self, service: u32);
     fn count_refused(&self, service: u32);
+    /// Whether what is left to the stack meets the programs of another build first, which may know
+    /// more flows.
+    fn others_follow(&self) -> bool;
 }
 
 /// What to do with the packet.
@@ -174,12 +181,16 @@ pub fn from_pod<M: PacketMaps, F: Frame>(
         return Verdict::Stack;
     }
     if let Some(pod) = maps.pod(&work.packet.destination) {
-        speaks_directly(maps, frame, work, &sender);
+        if !speaks_directly(maps, frame, work, &sender) {
+            return drop(work, Reason::PortTaken);
+        }
         let verdict = to(work, &pod);
-        return if answered(maps, frame, work, &pod) { verdict } else { Verdict::Drop };
+        return answered(maps, frame, work, &pod, verdict);
     }
     if let Some(route) = maps.route(&work.packet.destination) {
-        speaks_directly(maps, frame, work, &sender);
+        if !speaks_directly(maps, frame, work, &sender) {
+            return drop(work, Reason::PortTaken);
+        }
         return over(work, &route);
     }
     to_service(maps, frame, work, &sender)
@@ -235,7 +246,7 @@ pub fn from_uplink<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work
         return Verdict::Stack;
     };
     let verdict = to(work, &pod);
-    if arriving(maps, frame, work, &pod) { verdict } else { Verdict::Drop }
+    arriving(maps, frame, work, &pod, verdict)
 }
 
 /// A packet that the node's stack hands to a pod: only answers may need their name back.
@@ -243,8 +254,8 @@ pub fn from_uplink<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work
 pub fn to_pod<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work) -> Verdict {
     work.rewrite.change = Change::Nothing;
     match maps.pod(&work.packet.destination) {
-        Some(pod) if !arriving(maps, frame, work, &pod) => Verdict::Drop,
-        _ => Verdict::Stack,
+        Some(pod) => arriving(maps, frame, work, &pod, Verdict::Stack),
+        None => Verdict::Stack,
     }
 }
 
@@ -281,20 +292,26 @@ fn towards_end<M: PacketMaps>(maps: &M, work: &mut Work) -> Verdict {
     }
 }
 
-/// A packet for a pod from elsewhere: an answer, an error about one, or neither. False if it must
-/// not go on.
+/// A packet for a pod from elsewhere: an answer, an error about one, or neither. The verdict is
+/// this one if it may go on.
 #[inline(always)]
-fn arriving<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, pod: &Pod) -> bool {
+fn arriving<M: PacketMaps, F: Frame>(
+    maps: &M,
+    frame: &F,
+    work: &mut Work,
+    pod: &Pod,
+    verdict: Verdict,
+) -> Verdict {
     if pod.flags & pod_flags::HAS_FLOWS == 0 {
-        return true;
+        return verdict;
     }
     if let Ok(Control::Error) = control(frame, &work.packet) {
         if quoted(frame, &work.packet, &mut work.inner).is_ok() {
             error_about(maps, frame, work, pod.ifindex);
         }
-        return true;
+        return verdict;
     }
-    answered(maps, frame, work, pod)
+    answered(maps, frame, work, pod, verdict)
 }
 
 /// An ICMP error that a pod sent: about a packet that it received, or nothing.
@@ -349,18 +366,25 @@ fn error_about<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, ow
 }
 
 /// A pod with flows that opens one to an address itself ends the one it had through a service.
+/// False if it cannot, as that is open.
 #[inline(always)]
-fn speaks_directly<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, sender: &Pod) {
+fn speaks_directly<M: PacketMaps, F: Frame>(
+    maps: &M,
+    frame: &F,
+    work: &mut Work,
+    sender: &Pod,
+) -> bool {
     if sender.flags & pod_flags::HAS_FLOWS == 0
         || !work.packet.has_ports()
         || work.packet.fragment == Fragment::Later
     {
-        return;
+        return true;
     }
-    if let Some(segment) = Segment::of(frame, &work.packet)
-        && (work.packet.protocol != protocol::TCP || segment.opens())
-    {
-        forget_answers(maps, work, &segment.ports);
+    match Segment::of(frame, &work.packet) {
+        Some(segment) if work.packet.protocol != protocol::TCP || segment.opens() => {
+            forget_answers(maps, work, &segment.ports, sender.ifindex)
+        }
+        _ => true,
     }
 }
 
@@ -390,6 +414,8 @@ fn to_service<M: PacketMaps, F: Frame>(
         if work.flow.kind != flow_kind::TO_BACKEND {
             work.reason.set(Reason::AnswerTranslated);
         }
+    } else if is_others(maps, work, &segment) {
+        return Verdict::Stack;
     } else {
         match remember(maps, work, sender.ifindex) {
             Verdict::Pod => {}
@@ -421,15 +447,21 @@ fn remembered<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment, sende
     {
         return false;
     }
-    let flow = &work.flow;
     let may_move = work.key.protocol != protocol::TCP || segment.opens();
-    if flow.kind == flow_kind::TO_BACKEND && may_move {
+    if work.flow.kind == flow_kind::TO_BACKEND && may_move {
+        let flow = &work.flow;
         let Some(backend) = maps.backend(flow.backend) else {
             return false;
         };
         let same = backend.port.bits() == flow.port.bits() && backend.address.same(&flow.address);
         if backend.state != state::ACTIVE || !same || is_closed(flow) {
             return false;
+        }
+        if segment.opens() {
+            other_way(&work.rewrite.ends, protocol::TCP, &mut work.other);
+            if answers(maps, work, sender.ifindex) != Answers::Own {
+                return false;
+            }
         }
     }
     note(maps, work, segment);
@@ -467,6 +499,9 @@ fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
     translated(&work.key, &work.flow, &mut work.rewrite.ends);
     work.rewrite.service = id;
     other_way(&work.rewrite.ends, work.key.protocol, &mut work.other);
+    if answers(maps, work, owner) == Answers::Taken {
+        return drop(work, Reason::PortTaken);
+    }
     way_back(&work.key, &work.flow, &mut work.back);
     if !maps.store_flow(&work.other, &work.back) {
         return drop(work, Reason::FlowNotStored);
@@ -479,31 +514,42 @@ fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
     Verdict::Pod
 }
 
-/// Gives a packet on its way to this pod the service's name, if it is a backend's answer. False if
-/// it would have to and cannot.
+/// Gives a packet on its way to this pod the service's name, if it is a backend's answer. The
+/// verdict is this one unless it would have to and cannot.
 #[inline(never)]
-fn answered<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work, pod: &Pod) -> bool {
+fn answered<M: PacketMaps, F: Frame>(
+    maps: &M,
+    frame: &F,
+    work: &mut Work,
+    pod: &Pod,
+    verdict: Verdict,
+) -> Verdict {
     if pod.flags & pod_flags::HAS_FLOWS == 0
         || !work.packet.has_ports()
         || work.packet.fragment == Fragment::Later
     {
-        return true;
+        return verdict;
     }
     let Some(segment) = Segment::of(frame, &work.packet) else {
-        return true;
+        return verdict;
     };
     flow_key(&work.packet, &segment.ports, &mut work.key);
     if !live(maps, work, pod.ifindex) || work.flow.kind != flow_kind::TO_CLIENT {
-        return true;
+        return if is_others(maps, work, &segment) { Verdict::Stack } else { verdict };
     }
     if work.packet.fragment == Fragment::First {
-        work.reason.set(Reason::FragmentedService);
-        return false;
+        return drop(work, Reason::FragmentedService);
     }
     note(maps, work, &segment);
     work.rewrite.change = Change::Ends;
     work.reason.set(Reason::AnswerTranslated);
-    true
+    verdict
+}
+
+/// Whether a packet without a flow may have one in another build's maps.
+#[inline(always)]
+fn is_others<M: PacketMaps>(maps: &M, work: &Work, segment: &Segment) -> bool {
+    work.packet.protocol == protocol::TCP && !segment.opens() && maps.others_follow()
 }
 
 #[cfg(test)]

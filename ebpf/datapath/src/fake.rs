@@ -76,6 +76,7 @@ pub(crate) struct FakeMaps {
     pub(crate) routes: BTreeMap<Address, Route>,
     pub(crate) flows: RefCell<BTreeMap<FlowKey, Flow>>,
     pub(crate) flows_full: bool,
+    pub(crate) others_follow: bool,
     pub(crate) random: Cell<u32>,
     pub(crate) connections: Cell<u32>,
     pub(crate) refused: Cell<u32>,
@@ -150,6 +151,9 @@ impl ServiceMaps for FakeMaps {
 }
 
 impl PacketMaps for FakeMaps {
+    fn others_follow(&self) -> bool {
+        self.others_follow
+    }
     fn pod(&self, address: &Address) -> Option<Pod> {
         self.pods.borrow().get(address).copied()
     }

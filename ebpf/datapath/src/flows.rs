@@ -11,6 +11,12 @@
 //! An entry is as good as gone when it was not used for the time that [`flow_idle`] names, when it
 //! is another pod's ([`Flow::owner`]), and when the client speaks to the backend directly with the
 //! same ports: from then on answers are to that.
+//! # Two flows whose answers look alike
+//! A client's stack gives the same port to connections that go elsewhere: to two services, or to a
+//! service and to a pod. Where both end at one backend, that cannot tell them apart. A TCP
+//! connection that is open keeps the answers, and the later one is refused
+//! ([`PortTaken`](crate::abi::Reason::PortTaken)): its client asks again, and another backend may
+//! be chosen. With UDP the later one has them.
 
 use crate::abi::{Address, Flow, FlowKey, U16Be, flow_ended, flow_idle, flow_kind, protocol};
 use crate::deliver::{PacketMaps, Work};
@@ -172,8 +178,7 @@ pub(crate) fn live<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> bool
     if !maps.flow(&work.key, &mut work.flow) {
         return false;
     }
-    let idle = seconds(maps).wrapping_sub(work.flow.last_used);
-    if work.flow.owner != owner || idle > patience(work.key.protocol, &work.flow) {
+    if !is_kept(maps, &work.flow, work.key.protocol, owner) {
         return false;
     }
     translated(&work.key, &work.flow, &mut work.rewrite.ends);
@@ -201,15 +206,56 @@ pub(crate) fn note<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment) 
     }
 }
 
-/// The client opens a flow to the backend itself: its old flow through a service must not name the
-/// answers any more.
+/// Whether an entry is this pod's and was used lately enough.
 #[inline(always)]
-pub(crate) fn forget_answers<M: PacketMaps>(maps: &M, work: &mut Work, ports: &Ports) {
+fn is_kept<M: PacketMaps>(maps: &M, flow: &Flow, protocol: u8, owner: u32) -> bool {
+    let idle = seconds(maps).wrapping_sub(flow.last_used);
+    flow.owner == owner && idle <= patience(protocol, flow)
+}
+
+/// The client opens a flow to the backend itself: its old flow through a service must not name the
+/// answers any more. False if that is a TCP connection that is open.
+#[inline(always)]
+pub(crate) fn forget_answers<M: PacketMaps>(
+    maps: &M,
+    work: &mut Work,
+    ports: &Ports,
+    owner: u32,
+) -> bool {
     answer_key(&work.packet, ports, &mut work.key);
     if maps.flow(&work.key, &mut work.flow) && work.flow.kind == flow_kind::TO_CLIENT {
+        if work.key.protocol == protocol::TCP
+            && !is_closed(&work.flow)
+            && is_kept(maps, &work.flow, protocol::TCP, owner)
+        {
+            return false;
+        }
         translated(&work.key, &work.flow, &mut work.rewrite.ends);
         other_way(&work.rewrite.ends, work.key.protocol, &mut work.other);
         maps.delete_flow(&work.other);
         maps.delete_flow(&work.key);
     }
+    true
+}
+
+/// Whose the answers to the work's flow are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    Own,
+    Nobodys,
+    /// Those of another connection, which is open.
+    Taken,
+}
+
+/// Asks for the entry of the work's other key.
+#[inline(always)]
+pub(crate) fn answers<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Answers {
+    let (key, back) = (&work.key, &mut work.back);
+    if !maps.flow(&work.other, back) || !is_kept(maps, back, key.protocol, owner) {
+        return Answers::Nobodys;
+    }
+    if back.port.bits() == key.destination_port.bits() && back.address.same(&key.destination) {
+        return Answers::Own;
+    }
+    if key.protocol != protocol::TCP || is_closed(back) { Answers::Nobodys } else { Answers::Taken }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Frontend, Peer,
     Pod, Reason, ReverseKey, Route, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot,
-    Traffic, pod_flags, size,
+    Traffic, pod_flags, size, takeover,
 };
 use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ReasonCode, ServiceMaps, Work};
 
@@ -72,7 +72,7 @@ pub fn work() -> Option<&'static mut Work> {
 /// Whether packets are still another build's, whose programs come after these.
 #[inline(always)]
 pub fn is_taking_over() -> bool {
-    TAKEOVER.get(0).is_some_and(|waits| *waits != 0)
+    TAKEOVER.get(0) == Some(&takeover::WAITS)
 }
 
 /// The maps as the datapath crate sees them.
@@ -243,6 +243,11 @@ impl PeerMaps for KernelMaps {
 }
 
 impl PacketMaps for KernelMaps {
+    #[inline(always)]
+    fn others_follow(&self) -> bool {
+        TAKEOVER.get(0) == Some(&takeover::FOLLOWED)
+    }
+
     #[inline(always)]
     fn pod(&self, address: &Address) -> Option<Pod> {
         // SAFETY: copied; an address is given to another pod only long after it was removed.

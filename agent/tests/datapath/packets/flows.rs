@@ -19,6 +19,11 @@ fn answer(net: &Net, from: IpAddr, body: Body) -> Packet {
     Packet::new((from, BACKEND_PORT), (net.client, CLIENT_PORT), body)
 }
 
+/// What the client sends to the backend without a service.
+fn itself(net: &Net, body: Body) -> Packet {
+    Packet::new((net.client, CLIENT_PORT), (net.remote, BACKEND_PORT), body)
+}
+
 fn answers(net: &Net) -> Vec<Row> {
     let mut rows = Vec::new();
     let bodies = [("TCP", Body::Tcp(SYN), Body::Tcp(SYN | ACK)), ("UDP", Body::Udp, Body::Udp)];
@@ -69,17 +74,15 @@ fn answers(net: &Net) -> Vec<Row> {
             .into_pod_as(LOCAL_MAC, again.to((net.local, BACKEND_PORT)))
             .continues(net.service(LOCAL), Reason::Balanced),
         );
-        // The client speaks to the backend itself, from the same port.
-        let itself =
-            Packet::new((net.client, CLIENT_PORT), (net.remote, BACKEND_PORT), opening.clone());
-        rows.push(
-            opened(
-                Row::new(what("to a direct flow"), Hook::FromUplink, far.clone()),
-                net.vips.remote,
-            )
-            .after(Hook::FromPod, itself)
-            .into_pod(CLIENT_MAC),
+        // The client speaks to the backend itself, from the same port: with TCP, once the flow is
+        // over.
+        let direct = opened(
+            Row::new(what("to a direct flow"), Hook::FromUplink, far.clone()),
+            net.vips.remote,
         );
+        let over = answer(net, net.remote, Body::Tcp(RST));
+        let direct = if body == "TCP" { direct.after(Hook::FromUplink, over) } else { direct };
+        rows.push(direct.after(Hook::FromPod, itself(net, opening)).into_pod(CLIENT_MAC));
     }
     rows
 }
@@ -93,7 +96,7 @@ fn names_come_back() {
     });
 }
 
-fn itself(net: &Net) -> Vec<Row> {
+fn own_backend(net: &Net) -> Vec<Row> {
     let name = net.name;
     let mut rows = Vec::new();
     for (body, opening, answering) in
@@ -123,7 +126,7 @@ fn itself(net: &Net) -> Vec<Row> {
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn a_pod_is_its_own_backend() {
     Lab::run(|lab| {
-        let rows: Vec<Row> = nets().iter().flat_map(itself).collect();
+        let rows: Vec<Row> = nets().iter().flat_map(own_backend).collect();
         lab.check("own backend", &rows);
     });
 }
@@ -147,6 +150,106 @@ fn naming(net: &Net, number: u8) -> (FlowKey, Flow) {
         ..Flow::default()
     };
     (key, flow)
+}
+
+/// Two connections of one pod, from one port and to one backend: of the first, which came through
+/// another service, there is the entry for the backend's answers.
+fn alike(net: &Net) -> Vec<Row> {
+    let fin = flow_ended::BY_CLIENT;
+    let table = [
+        ("that is open", 0, 0, 0, true),
+        ("that is idle", 0, 0, flow_idle::TCP - 2, true),
+        ("that is half closed", fin, 0, 0, true),
+        ("that is long gone", 0, 0, flow_idle::TCP + 2, false),
+        ("that is closed", fin | flow_ended::BY_BACKEND, 0, 0, false),
+        ("that was reset", flow_ended::RESET, 0, 0, false),
+        ("of an earlier pod", 0, 7, 0, false),
+    ];
+    let (key, flow) = naming(net, protocol::TCP);
+    let flow = Flow { address: net.vips.local.into(), ..flow };
+    let opening = to(net, net.vips.remote, Body::Tcp(SYN));
+    let translated = opening.clone().to((net.remote, BACKEND_PORT));
+    let mut rows = Vec::new();
+    for (what, ended, owner, age, refused) in table {
+        let first = Flow { ended, owner: DEVICE + owner, ..flow };
+        let row = |rest: &str, packet: &Packet| {
+            let what = format!("{}: {rest} one {what}", net.name);
+            Row::new(what, Hook::FromPod, packet.clone()).flow(key, first, age)
+        };
+        let through = row("a connection through a service, after", &opening);
+        let direct = row("a connection to the backend, after", &itself(net, Body::Tcp(SYN)));
+        if refused {
+            rows.push(through.dropped(Reason::PortTaken));
+            rows.push(direct.dropped(Reason::PortTaken));
+        } else {
+            let node = through.into_node_as(translated.clone());
+            rows.push(node.opens(net.service(REMOTE)));
+            rows.push(direct.into_node());
+        }
+    }
+    // With UDP the later one has the answers.
+    let (key, flow) = naming(net, protocol::UDP);
+    let flow = Flow { address: net.vips.local.into(), ..flow };
+    let datagram = to(net, net.vips.remote, Body::Udp);
+    let translated = datagram.clone().to((net.remote, BACKEND_PORT));
+    rows.push(
+        Row::new(
+            format!("{}: a datagram after another service's", net.name),
+            Hook::FromPod,
+            datagram,
+        )
+        .flow(key, flow, 0)
+        .into_node_as(translated)
+        .opens(net.service(REMOTE)),
+    );
+    rows
+}
+
+/// A connection that is asked for again is one whose answers come back, or it is made anew.
+fn asked_again(net: &Net) -> Vec<Row> {
+    let opening = to(net, net.vips.remote, Body::Tcp(SYN));
+    let key = FlowKey {
+        source: net.client.into(),
+        destination: net.vips.remote.into(),
+        source_port: U16Be::new(CLIENT_PORT),
+        destination_port: U16Be::new(PORT),
+        protocol: protocol::TCP,
+        ..FlowKey::default()
+    };
+    let flow = Flow {
+        address: net.remote.into(),
+        port: U16Be::new(BACKEND_PORT),
+        kind: flow_kind::TO_BACKEND,
+        backend: net.service(REMOTE) * 4,
+        service: net.service(REMOTE),
+        owner: DEVICE,
+        ..Flow::default()
+    };
+    let translated = opening.clone().to((net.remote, BACKEND_PORT));
+    let row = |what: &str| {
+        let what = format!("{}: a connection asked for again, {what}", net.name);
+        Row::new(what, Hook::FromPod, opening.clone()).flow(key, flow, 0)
+    };
+    let (answers, naming) = naming(net, protocol::TCP);
+    let others = Flow { address: net.vips.local.into(), ..naming };
+    vec![
+        row("with the way back")
+            .flow(answers, naming, 0)
+            .into_node_as(translated.clone())
+            .continues(net.service(REMOTE), Reason::Balanced),
+        row("without a way back").into_node_as(translated).opens(net.service(REMOTE)),
+        row("with another's way back").flow(answers, others, 0).dropped(Reason::PortTaken),
+    ]
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn answers_belong_to_one_connection() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> =
+            nets().iter().flat_map(|net| [alike(net), asked_again(net)]).flatten().collect();
+        lab.check("answers of two connections", &rows);
+    });
 }
 
 fn ages(net: &Net) -> Vec<Row> {

@@ -450,8 +450,11 @@ fn every_refusal_has_its_row() {
         }
         let mut seen = BTreeSet::new();
         for frame in frames {
-            seen.extend(lab.refusals_of(&frame));
+            seen.extend(lab.refusals_of(&[], &frame));
         }
+        let open = Packet::new(client(&v4), (v4.vips.local, PORT), Body::Tcp(SYN));
+        let beside = open.clone().to((v4.local, BACKEND_PORT));
+        seen.extend(lab.refusals_of(&[open.bytes()], &beside.bytes()));
         let unseen: Vec<&str> = Reason::ALL
             .into_iter()
             .filter(|reason| reason.is_drop() && !seen.contains(reason))

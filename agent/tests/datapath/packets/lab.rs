@@ -496,9 +496,12 @@ impl Lab {
         self.reset();
     }
 
-    /// The reasons for which this frame of a pod is refused.
-    pub(crate) fn refusals_of(&mut self, frame: &[u8]) -> Vec<Reason> {
+    /// The reasons for which this frame of a pod is refused after others.
+    pub(crate) fn refusals_of(&mut self, before: &[Vec<u8>], frame: &[u8]) -> Vec<Reason> {
         self.reset();
+        for frame in before {
+            self.send(Hook::FromPod, frame).unwrap();
+        }
         let before = self.counters();
         let (verdict, _) = self.send(Hook::FromPod, frame).unwrap();
         let moved = self.counters().into_iter().filter(|(key, now)| before[key] != *now);

@@ -13,6 +13,8 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    // A name alone is one in the working directory.
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     fs::create_dir_all(directory)?;
     let mut new = name.to_owned();
     new.push(".new");
@@ -34,6 +36,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    /// The only test here that changes the process's directory; the others use whole paths.
+    #[test]
+    fn a_name_alone_is_a_file_here() {
+        let directory = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(directory.path()).unwrap();
+        write(Path::new("admin.kubeconfig"), "one").unwrap();
+        let written = fs::read_to_string(directory.path().join("admin.kubeconfig")).unwrap();
+        assert_eq!(written, "one");
+    }
 
     #[test]
     fn secrets_are_for_the_owner_and_replace_what_was_there() {

@@ -162,6 +162,32 @@ fn neighbour_discovery_is_no_way_past_the_source_check() {
     }
 }
 
+#[test]
+fn open_connections_that_are_unknown_are_left_to_programs_that_follow() {
+    for v6 in [false, true] {
+        let (client, name, backend) = (pod(v6, 0, 5), vip(v6, 2), pod(v6, 1, 9));
+        let out = |port, flags| tcp((&client, port), (&name, 80), flags);
+        let back = |port, flags| tcp((&backend, 8080), (&client, port), flags);
+        let arrives = |maps: &FakeMaps, bytes: &[u8]| {
+            let (verdict, work) = seen(bytes, |bytes, work| from_uplink(maps, bytes, work));
+            (verdict, work.rewrite.change)
+        };
+        let mut maps = node();
+        // One is known.
+        sent(&maps, &out(1, SYN));
+        for (follow, unknown_out, unknown_back) in
+            [(false, Verdict::Node, Verdict::Pod), (true, Verdict::Stack, Verdict::Stack)]
+        {
+            maps.others_follow = follow;
+            assert_eq!(sent(&maps, &out(1, ACK)).0, Verdict::Node);
+            assert_eq!(arrives(&maps, &back(1, ACK)), (Verdict::Pod, Change::Ends));
+            assert_eq!(sent(&maps, &out(2, SYN)).0, Verdict::Node);
+            assert_eq!(arrives(&maps, &back(3, ACK)), (unknown_back, Change::Nothing));
+            assert_eq!(sent(&maps, &out(4 + u16::from(follow), ACK)).0, unknown_out);
+        }
+    }
+}
+
 proptest! {
     /// No packet changes that is not for a service, whatever else it is; what is for a service's
     /// address goes nowhere else.
@@ -218,6 +244,48 @@ proptest! {
         prop_assert_eq!(back.rewrite.change, Change::Ends);
         prop_assert_eq!(end(back.rewrite.ends.source), (ip(&name), 80));
         prop_assert_eq!(end(back.rewrite.ends.destination), (ip(&client), port));
+    }
+
+    /// Connections of one pod to one backend, through two services: while one is open, its answers
+    /// have its service's name, and nobody else gets its port.
+    #[test]
+    fn an_open_connection_keeps_its_answers(
+        v6 in any::<bool>(),
+        steps in proptest::collection::vec((0..3u8, 0..2u16, any::<bool>()), 1..40),
+    ) {
+        const RST: u8 = 4;
+        let mut maps = node();
+        let (client, backend) = (pod(v6, 0, 5), pod(v6, 1, 9));
+        maps.program(key(&vip(v6, 6), 80), &[&backend]);
+        let names = [(vip(v6, 2), 80), (vip(v6, 6), 80), (backend.clone(), 8080)];
+        // By port, who is open.
+        let mut open = [None::<u8>; 2];
+        for (to, port, ends) in steps {
+            let holder = &mut open[usize::from(port)];
+            let (name, target) = &names[usize::from(to)];
+            let flags = if ends { RST } else { SYN };
+            if ends && *holder != Some(to) {
+                continue;
+            }
+            let (verdict, work) = sent(&maps, &tcp((&client, port), (name, *target), flags));
+            let taken = holder.is_some_and(|open| open != to);
+            prop_assert_eq!(verdict == Verdict::Drop, taken);
+            if taken {
+                prop_assert_eq!(refused(&work), "port-taken");
+                continue;
+            }
+            // Packets to the backend itself belong to no flow that is known here.
+            *holder = (!ends && to < 2).then_some(to);
+            for (port, to) in (0u16..).zip(open) {
+                let Some(to) = to else { continue };
+                let answer = tcp((&backend, 8080), (&client, port), ACK);
+                let (_, work) = seen(&answer, |bytes, work| from_uplink(&maps, bytes, work));
+                let source = work.rewrite.ends.source;
+                prop_assert_eq!(work.rewrite.change, Change::Ends);
+                let name = ip(&names[usize::from(to)].0);
+                prop_assert_eq!((IpAddr::from(source.address), source.port.get()), (name, 80));
+            }
+        }
     }
 
     /// A pod has one address a family: nothing else leaves it.
