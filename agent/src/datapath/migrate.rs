@@ -16,15 +16,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use bowline_ebpf_abi::{Peer, map, takeover};
+use bowline_ebpf_abi::{Flow, Peer, map, takeover};
 use nix::libc;
 
 use super::layouts::{Conversion, Layouts};
 use super::links::PacketHook;
 use super::pins::Pins;
 use super::programs::Programs;
-use super::table::{ReadMapsFailed, Table, WriteMapFailed, is_unsupported};
+use super::table::{ReadMapsFailed, Table, WriteMapFailed, bytes_mut, is_unsupported};
 use super::{mark_pods, resize, syscall};
 
 /// Maps that only the agent writes. What follows from SERVICES is made anew.
@@ -34,6 +35,9 @@ const WRITTEN: [&str; 6] =
 /// Maps that the programs write all the time: those of sockets, and those of packets.
 const SOCKETS: [&str; 2] = [map::PEERS, map::REVERSE];
 const PACKETS: [&str; 2] = [map::AFFINITY, map::FLOWS];
+
+/// Longer than a program runs.
+const PROGRAM_RUN: Duration = Duration::from_millis(2);
 
 /// So many entries are read at once.
 const BATCH: u32 = 4096;
@@ -129,6 +133,9 @@ impl Migration {
             // Nobody writes ours yet, and theirs may have ended since they were carried over.
             self.carry_all_as(&[map::FLOWS], Wins::Theirs)?;
             takeover.put(&0, &takeover::FOLLOWED)?;
+            // What the old programs were at when that was written.
+            std::thread::sleep(PROGRAM_RUN);
+            self.carry_all_as(&[map::FLOWS], Wins::Newer)?;
         }
         self.carry_all(&PACKETS)?;
         self.carry_all(&SOCKETS)?;
@@ -182,6 +189,8 @@ fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, MigrateFailed> {
 enum Wins {
     Ours,
     Theirs,
+    /// Of FLOWS: theirs if that is another connection, which began after ours.
+    Newer,
 }
 
 /// One map and the way its entries go.
@@ -298,7 +307,16 @@ impl Copy {
             return syscall::update(self.new.as_fd(), &key, &value).map(|()| true);
         }
         match syscall::insert(self.new.as_fd(), &key, &value) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                let mut ours = vec![0; value.len()];
+                let newer = self.wins == Wins::Newer
+                    && syscall::lookup(self.new.as_fd(), &key, &mut ours)?
+                    && is_newer(&flow(&value), &flow(&ours));
+                match newer {
+                    true => syscall::update(self.new.as_fd(), &key, &value).map(|()| true),
+                    false => Ok(false),
+                }
+            }
             done => done.map(|()| true),
         }
     }
@@ -308,5 +326,38 @@ impl Copy {
         let Some(at) = self.age else { return u64::from(value.iter().any(|byte| *byte != 0)) };
         let cookie = value[at..at + size_of::<u64>()].try_into();
         cookie.map_or(0, u64::from_ne_bytes)
+    }
+}
+
+fn flow(value: &[u8]) -> Flow {
+    let mut flow = Flow::default();
+    bytes_mut(&mut flow).copy_from_slice(value);
+    flow
+}
+
+/// Whether a flow of the old programs began after the one that ours have under the same key: ports
+/// are used again. Theirs alone may be over while ours know nothing of it; that is no reason.
+fn is_newer(theirs: &Flow, ours: &Flow) -> bool {
+    theirs.last_used > ours.last_used || (ours.ended != 0 && theirs.ended == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_that_began_after_the_carried_one_takes_its_place() {
+        let flow = |last_used, ended| Flow { last_used, ended, ..Flow::default() };
+        let closed = flow(7, 3);
+        for (theirs, ours, newer) in [
+            (flow(9, 0), closed, true),
+            (flow(7, 0), closed, true),
+            (flow(9, 3), closed, true),
+            (closed, closed, false),
+            (closed, flow(7, 0), false),
+            (flow(7, 0), flow(9, 0), false),
+        ] {
+            assert_eq!(is_newer(&theirs, &ours), newer, "{theirs:?} {ours:?}");
+        }
     }
 }

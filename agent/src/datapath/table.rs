@@ -62,7 +62,7 @@ pub(super) fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
 }
 
-fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
+pub(super) fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
     // SAFETY: as above; any bytes written make a valid value.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }

@@ -444,6 +444,7 @@ fn remembered<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment, sende
     if sender.flags & pod_flags::HAS_FLOWS == 0
         || !live(maps, work, sender.ifindex)
         || work.flow.kind == flow_kind::TO_CLIENT
+        || is_outdated(maps, work, segment)
     {
         return false;
     }
@@ -534,7 +535,10 @@ fn answered<M: PacketMaps, F: Frame>(
         return verdict;
     };
     flow_key(&work.packet, &segment.ports, &mut work.key);
-    if !live(maps, work, pod.ifindex) || work.flow.kind != flow_kind::TO_CLIENT {
+    if !live(maps, work, pod.ifindex)
+        || work.flow.kind != flow_kind::TO_CLIENT
+        || is_outdated(maps, work, &segment)
+    {
         return if is_others(maps, work, &segment) { Verdict::Stack } else { verdict };
     }
     if work.packet.fragment == Fragment::First {
@@ -550,6 +554,13 @@ fn answered<M: PacketMaps, F: Frame>(
 #[inline(always)]
 fn is_others<M: PacketMaps>(maps: &M, work: &Work, segment: &Segment) -> bool {
     work.packet.protocol == protocol::TCP && !segment.opens() && maps.others_follow()
+}
+
+/// Whether the flow is over that a packet would continue, while another build's maps may have one
+/// in its place that is open.
+#[inline(always)]
+fn is_outdated<M: PacketMaps>(maps: &M, work: &Work, segment: &Segment) -> bool {
+    is_closed(&work.flow) && is_others(maps, work, segment)
 }
 
 #[cfg(test)]

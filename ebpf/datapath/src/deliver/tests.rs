@@ -13,6 +13,7 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 const SYN: u8 = 2;
+const RST: u8 = 4;
 const ACK: u8 = 16;
 const VETH: u32 = 5;
 
@@ -185,6 +186,13 @@ fn open_connections_that_are_unknown_are_left_to_programs_that_follow() {
             assert_eq!(arrives(&maps, &back(3, ACK)), (unknown_back, Change::Nothing));
             assert_eq!(sent(&maps, &out(4 + u16::from(follow), ACK)).0, unknown_out);
         }
+        // What is over here may have a successor there.
+        maps.others_follow = false;
+        sent(&maps, &out(1, RST));
+        for (follow, verdict) in [(false, Verdict::Pod), (true, Verdict::Stack)] {
+            maps.others_follow = follow;
+            assert_eq!(arrives(&maps, &back(1, ACK)).0, verdict);
+        }
     }
 }
 
@@ -253,7 +261,6 @@ proptest! {
         v6 in any::<bool>(),
         steps in proptest::collection::vec((0..3u8, 0..2u16, any::<bool>()), 1..40),
     ) {
-        const RST: u8 = 4;
         let mut maps = node();
         let (client, backend) = (pod(v6, 0, 5), pod(v6, 1, 9));
         maps.program(key(&vip(v6, 6), 80), &[&backend]);
