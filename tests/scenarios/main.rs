@@ -19,5 +19,6 @@ mod pod_throughput;
 mod refusals;
 mod repair;
 mod services;
+mod troubleshooting;
 mod upgrade;
 mod verbs;

@@ -50,6 +50,12 @@ impl Condition {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
+    /// The cgroup whose sockets the programs see.
+    pub(super) fn socket_cgroup(&self) -> Option<PathBuf> {
+        let mut places = self.programs.iter().flat_map(|program| &program.places);
+        places.find_map(|place| place.strip_prefix("cgroup ")).map(PathBuf::from)
+    }
+
     fn write(&self, path: &Path) -> io::Result<()> {
         let fresh = path.with_extension("json.new");
         std::fs::write(&fresh, serde_json::to_vec(self)?)?;

@@ -21,6 +21,7 @@ use nix::libc;
 use nix::sys::socket::SockProtocol;
 
 use super::features::{Feature, Features};
+use super::kernel::Attached;
 use super::netlink::{Question, attribute, field};
 use super::pins::Pins;
 use super::programs::{LoadProgramsFailed, PacketProgram, Programs, SOCKET_PROGRAMS};
@@ -407,6 +408,27 @@ fn filter_program(ifindex: u32, direction: TcAttachType) -> io::Result<Option<u3
     let question = Question { kind: GET_FILTER, flags: libc::NLM_F_DUMP, body };
     question.ask(SockProtocol::NetlinkRoute, |_, body| found = found.or_else(|| read(body)))?;
     Ok(found)
+}
+
+/// The same for a packet program by its name, as those see it who look.
+pub(super) fn filter_of(program: &str, ifindex: u32) -> io::Result<Option<u32>> {
+    let egress = program == PacketProgram::ToPod.name();
+    let direction = if egress { TcAttachType::Egress } else { TcAttachType::Ingress };
+    filter_program(ifindex, direction)
+}
+
+/// What runs where this pin says.
+pub(super) fn program_of(pin: &Path) -> io::Result<Attached> {
+    let Some(link) = syscall::open_pin(pin)? else {
+        return Ok(Attached::Not("its pin is gone"));
+    };
+    let info = syscall::link_info(link.as_fd())?;
+    // The kernel takes the place away from a link that is detached.
+    Ok(if info.target as u32 == 0 {
+        Attached::Not("it is detached")
+    } else {
+        Attached::Runs(info.program)
+    })
 }
 
 fn already_there(error: &TcError) -> bool {

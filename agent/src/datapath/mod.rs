@@ -12,7 +12,9 @@ mod condition;
 mod connections;
 mod diff;
 mod dump;
+mod explain;
 mod features;
+mod kernel;
 mod layouts;
 mod links;
 mod measure;
@@ -41,8 +43,12 @@ pub use bowline_api::cidr::Cidr;
 pub use condition::FullMap;
 pub use diff::{ApiObjects, Difference, differences};
 pub use dump::{DUMPED, DumpFailed, DumpRow, dump};
+pub use explain::{
+    Client, ExplainFailed, Explanation, NodePlace, Outcome, Question, Step, explain,
+};
 pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
+pub use kernel::{NeighbourRow, ReadKernelFailed, neighbours};
 pub use links::AttachProgramFailed;
 pub(crate) use links::forget_filters;
 pub use measure::{EmptyPrograms, Runs};

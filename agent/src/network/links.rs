@@ -15,7 +15,7 @@ use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo},
     link::{InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::NeighbourState,
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteIpTunnel, RouteIpTunnelFlags,
         RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -125,7 +125,7 @@ pub(super) struct VethPair<'a> {
 /// A connection to the kernel, bound to the network namespace in which it was opened.
 #[derive(Clone)]
 pub(crate) struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl fmt::Debug for Netlink {
@@ -353,19 +353,15 @@ impl Netlink {
 
     /// The neighbours that were entered for good.
     pub(crate) async fn neighbours(&self) -> Result<Vec<Neighbour>, NetlinkRequestFailed> {
-        let all: Vec<NeighbourMessage> = self
-            .handle
-            .neighbours()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed(|| "listing neighbours".to_owned()))?;
-        Ok(all.iter().filter_map(neighbour_seen).collect())
+        let all = self.neighbour_entries().await?.into_iter();
+        let permanent = all.filter(|entry| entry.state == NeighbourState::Permanent);
+        Ok(permanent.filter_map(|entry| Some((entry.link, entry.address, entry.mac?))).collect())
     }
 }
 
-fn failed(act: impl FnOnce() -> String) -> impl FnOnce(rtnetlink::Error) -> NetlinkRequestFailed {
+pub(super) fn failed(
+    act: impl FnOnce() -> String,
+) -> impl FnOnce(rtnetlink::Error) -> NetlinkRequestFailed {
     move |error| NetlinkRequestFailed {
         act: act(),
         source: match error {
@@ -375,7 +371,7 @@ fn failed(act: impl FnOnce() -> String) -> impl FnOnce(rtnetlink::Error) -> Netl
     }
 }
 
-fn is(error: &rtnetlink::Error, numbers: &[Errno]) -> bool {
+pub(super) fn is(error: &rtnetlink::Error, numbers: &[Errno]) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message)
         if numbers.iter().any(|errno| message.raw_code() == -(*errno as i32)))
 }
@@ -447,28 +443,6 @@ fn address_seen(message: &AddressMessage) -> Option<AddressSeen> {
     })
 }
 
-fn neighbour_seen(entry: &NeighbourMessage) -> Option<Neighbour> {
-    if entry.header.state != NeighbourState::Permanent {
-        return None;
-    }
-    let (mut address, mut mac) = (None, None);
-    for attribute in &entry.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
-                address = Some(IpAddr::V4(*found));
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
-                address = Some(IpAddr::V6(*found));
-            }
-            NeighbourAttribute::LinkLayerAddress(found) => {
-                mac = Mac::try_from(found.as_slice()).ok();
-            }
-            _ => {}
-        }
-    }
-    Some((entry.header.ifindex, address?, mac?))
-}
-
 fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -477,7 +451,7 @@ fn unspecified(like: IpAddr) -> IpAddr {
 }
 
 /// The beginning of a route message, of the destination's family.
-fn route_to(destination: Cidr, source: Option<IpAddr>) -> RouteMessageBuilder<IpAddr> {
+pub(super) fn route_to(destination: Cidr, source: Option<IpAddr>) -> RouteMessageBuilder<IpAddr> {
     let mut message = RouteMessageBuilder::<IpAddr>::new();
     let inner = message.get_mut();
     inner.header.address_family =
@@ -513,6 +487,14 @@ fn with_gateway(message: RouteMessageBuilder<IpAddr>, gateway: IpAddr) -> RouteM
     message
 }
 
+/// The far end that a tunnelled route names.
+pub(super) fn tunnel_end(wrap: &[RouteLwTunnelEncap]) -> Option<Ipv4Addr> {
+    wrap.iter().find_map(|part| match part {
+        RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(node)) => Some(*node),
+        _ => None,
+    })
+}
+
 fn route_seen(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL)
@@ -532,12 +514,7 @@ fn route_seen(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::PrefSource(address) => source = ip(address),
             RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Encap(wrap) => {
-                node = wrap.iter().find_map(|part| match part {
-                    RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(node)) => Some(*node),
-                    _ => None,
-                });
-            }
+            RouteAttribute::Encap(wrap) => node = tunnel_end(wrap),
             _ => {}
         }
     }
@@ -555,7 +532,7 @@ fn route_seen(message: &RouteMessage) -> Option<Route> {
     Some(Route { destination, via, source })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),

@@ -14,6 +14,7 @@
 mod addresses;
 mod families;
 mod links;
+mod lookup;
 pub(crate) mod masquerade;
 mod namespaces;
 mod records;
@@ -28,6 +29,7 @@ pub(crate) use families::{Addresses, first_of_each};
 #[cfg(test)]
 pub(crate) use links::VxlanSeen;
 pub(crate) use links::{LinkSeen, Mac, Neighbour, Netlink, NetlinkRequestFailed, Route, Via};
+pub(crate) use lookup::{Lookup, hardware_address};
 pub(crate) use masquerade::Masquerade;
 pub(crate) use sandboxes::{
     PodNetwork, Ranges, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid,

@@ -25,5 +25,6 @@ pub(crate) mod status;
 pub(crate) mod up;
 mod uplinks;
 
+pub(crate) use namespaces::path as netns_path;
 pub(crate) use place::{Place, only};
 pub(crate) use record::Record;

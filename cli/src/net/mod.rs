@@ -8,6 +8,9 @@
 mod diff;
 mod dns;
 mod dump;
+mod explain;
+mod neighbours;
+mod probe;
 mod rows;
 mod status;
 
@@ -32,6 +35,7 @@ use crate::output::{self, Format};
   bowline net status --node node1 --watch
   bowline net maps dump PODS --node node1
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
+  bowline net explain web nifty-svc:80 --node node1 --run
   bowline net diff --node node2 && echo healthy
   bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
   nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
@@ -73,6 +77,8 @@ enum What {
     Pods,
     /// Where the pods of other nodes are
     Routes,
+    /// What the kernel knows of the machines at the other end of the node's links
+    Neighbours(NetnsArgs),
     /// Packets and bytes by reason and direction
     Counters,
     /// Clients that stay with a backend, of services with session affinity
@@ -89,9 +95,21 @@ enum What {
     Status,
     /// What the node's DNS server was asked and answered, and its limits
     Dns,
+    /// What will happen, step by step, to a connection or a datagram from a pod to an address
+    Explain(explain::Args),
+    #[command(hide = true)]
+    Probe(probe::Args),
     /// What differs between the API and the maps: exit status 0 if nothing does, 1 if something,
     /// 2 if that could not be found out
     Diff(DiffArgs),
+}
+
+/// The node's network namespace; that of a local cluster's node is known.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct NetnsArgs {
+    /// With --bpffs: the node's network namespace [default: this one]
+    #[arg(long, value_name = "PATH", requires = "bpffs")]
+    netns: Option<PathBuf>,
 }
 
 /// Where the API is, and the name that it has for the node; with a local cluster both are known.
@@ -110,8 +128,15 @@ struct DiffArgs {
 struct Source {
     bpffs: PathBuf,
     run_dir: PathBuf,
-    /// Of a local cluster: the node's name and the cluster's kubeconfig.
-    local: Option<(String, PathBuf)>,
+    /// Of a local cluster's node.
+    local: Option<Local>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Local {
+    node: String,
+    kubeconfig: PathBuf,
+    netns: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -122,6 +147,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             );
         }
         return show_differences(args, of);
+    }
+    if let What::Probe(of) = &args.what {
+        return probe::connect(of);
+    }
+    if let What::Explain(of) = &args.what {
+        return tell(show_way(args, of));
     }
     let source = source(args)?;
     let Some(seconds) = args.watch else { return show(args, &source) };
@@ -141,6 +172,10 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<()> {
         return dns::print(&source.run_dir, args.output);
     }
     must_be_root()?;
+    if let What::Neighbours(of) = &args.what {
+        let netns = of.netns.clone().or_else(|| Some(source.local.as_ref()?.netns.clone()));
+        return neighbours::print(netns.as_deref(), args.output);
+    }
     if let What::Maps(of) = &args.what
         && let Some(wanted) = &of.wanted
     {
@@ -172,12 +207,30 @@ fn must_be_root() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the program where something differs or could not be compared: the status tells scripts.
+/// The exit status tells scripts whether anything differs.
 fn show_differences(args: &Args, of: &DiffArgs) -> anyhow::Result<()> {
-    let found = sides(args, of).and_then(|sides| {
+    tell(sides(args, of).and_then(|sides| {
         must_be_root()?;
         crate::wait(diff::run(&sides, args.output))
-    });
+    }))
+}
+
+fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
+    if args.watch.is_some() {
+        bail!("explain is for scripts and takes no --watch: `watch bowline net explain` does it");
+    }
+    let source = source(args)?;
+    must_be_root()?;
+    let (netns, api) = match source.local {
+        Some(local) => (Some(local.netns), Some((local.node, local.kubeconfig))),
+        None => (None, None),
+    };
+    let (bpffs, run_dir) = (source.bpffs.as_path(), source.run_dir.as_path());
+    explain::run(of, explain::Node { bpffs, run_dir, netns, api }, args.output)
+}
+
+/// Ends the program unless all is well.
+fn tell(found: anyhow::Result<bool>) -> anyhow::Result<()> {
     match found {
         Ok(true) => Ok(()),
         Ok(false) => std::process::exit(1),
@@ -191,7 +244,7 @@ fn show_differences(args: &Args, of: &DiffArgs) -> anyhow::Result<()> {
 fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
     let source = source(args)?;
     let (node, kubeconfig) = match source.local {
-        Some(local) => local,
+        Some(local) => (local.node, local.kubeconfig),
         None => (
             of.node_name.clone().context("--bpffs needs --node-name as well")?,
             of.kubeconfig.clone().context("--bpffs needs --kubeconfig as well")?,
@@ -209,18 +262,26 @@ fn source(args: &Args) -> anyhow::Result<Source> {
     let Some(record) = Record::read(&place)? else {
         bail!("cluster {} was never finished: remove it with `bowline down`", place.name);
     };
-    let names: Vec<&str> = record.plan.nodes.iter().map(|node| node.name.as_str()).collect();
-    of_node(&place, &names, args.node.as_deref())
+    let nodes: Vec<(&str, &str)> =
+        record.plan.nodes.iter().map(|node| (&*node.name, &*node.namespace)).collect();
+    of_node(&place, &nodes, args.node.as_deref())
 }
 
-fn of_node(place: &Place, names: &[&str], wanted: Option<&str>) -> anyhow::Result<Source> {
-    let node = wanted.or(names.first().copied()).filter(|node| names.contains(node));
-    let Some(node) = node else {
+/// One of these nodes, each with its network namespace.
+fn of_node(place: &Place, nodes: &[(&str, &str)], wanted: Option<&str>) -> anyhow::Result<Source> {
+    let first = nodes.first().map(|(name, _)| *name);
+    let wanted = wanted.or(first).unwrap_or_default();
+    let Some((node, namespace)) = nodes.iter().find(|(name, _)| *name == wanted) else {
+        let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
         bail!("cluster {} has no such node: it has {}", place.name, names.join(", "));
     };
     let run_dir = place.node_dir(node).join("run");
-    let local = Some((node.to_owned(), place.kubeconfig()));
-    Ok(Source { bpffs: place.bpffs(node), run_dir, local })
+    let local = Local {
+        node: (*node).to_owned(),
+        kubeconfig: place.kubeconfig(),
+        netns: cluster::netns_path(namespace),
+    };
+    Ok(Source { bpffs: place.bpffs(node), run_dir, local: Some(local) })
 }
 
 #[cfg(test)]
@@ -229,14 +290,16 @@ mod tests {
 
     use super::*;
 
+    const NODES: [(&str, &str); 2] = [("node1", "bl-x-node1"), ("node2", "bl-x-node2")];
+
     #[test]
     fn the_first_node_is_the_default() {
         let place = Place::new("x", Some(Path::new("/d"))).unwrap();
-        let source = of_node(&place, &["node1", "node2"], None).unwrap();
+        let source = of_node(&place, &NODES, None).unwrap();
         assert_eq!(source.bpffs, Path::new("/d/nodes/node1/bpf"));
-        let source = of_node(&place, &["node1", "node2"], Some("node2")).unwrap();
+        let source = of_node(&place, &NODES, Some("node2")).unwrap();
         assert_eq!(source.bpffs, Path::new("/d/nodes/node2/bpf"));
-        let error = of_node(&place, &["node1"], Some("node9")).unwrap_err().to_string();
+        let error = of_node(&place, &NODES, Some("node9")).unwrap_err().to_string();
         assert!(error.contains("it has node1"), "{error}");
     }
 }

@@ -32,10 +32,8 @@ pub(super) fn print(what: &What, snapshot: &Snapshot, format: Format) -> anyhow:
         (What::Affinity, _) => return output::document(&snapshot.affinity, format),
         (What::Drops, _) => return output::document(&drops(snapshot), format),
         (What::Maps(_), _) => return output::document(&snapshot.maps, format),
-        // They have tables of their own.
-        (What::Status | What::Features | What::Programs | What::Dns | What::Diff(_), _) => {
-            return Ok(());
-        }
+        // The others have tables of their own.
+        _ => return Ok(()),
     };
     Ok(table.print()?)
 }

@@ -1,0 +1,537 @@
+//! What will happen to a connection or a datagram, step by step: which hook sees it, what it finds
+//! in which map, which backends it may get, and how packets get to each of them.
+//!
+//! Guarantees: reads only; told from the pinned maps, the programs' links and the kernel's own
+//! links, neighbours and routes, not from the API. What changes while it reads may show in either
+//! state. The way is followed on this node: what the other end makes of a packet is not told.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use bowline_ebpf_abi::{
+    Address, Backend, Edition, Pod, Reason, Route, RouteKey, Service, ServiceKey, ServiceLine,
+    Slot, U16Be, map, protocol, route_flags, state,
+};
+use serde::Serialize;
+
+use super::condition::Condition;
+use super::kernel::{Attached, ReadKernelFailed, Seen, packet_program, pinned_program};
+use super::names::Names;
+use super::pins::Pins;
+use super::snapshot::protocol_name;
+use super::table::{ReadMapsFailed, Table};
+use crate::network::{LinkSeen, Lookup, hardware_address};
+
+/// Why nothing could be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainFailed {
+    #[error(transparent)]
+    Maps(#[from] ReadMapsFailed),
+    #[error(transparent)]
+    Kernel(#[from] ReadKernelFailed),
+}
+
+/// Who sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A pod of the node, by one of its addresses.
+    Pod(IpAddr),
+    /// A process of the node itself, or a pod on its network.
+    Node,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub from: Client,
+    pub to: SocketAddr,
+    pub udp: bool,
+}
+
+/// Where a node's data plane is.
+#[derive(Clone, Debug)]
+pub struct NodePlace {
+    pub bpffs: PathBuf,
+    /// The node's network namespace; none for the calling thread's.
+    pub netns: Option<PathBuf>,
+    pub names_file: PathBuf,
+    pub condition_file: PathBuf,
+}
+
+/// One thing that is looked at on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// A hook, a map or a table of the kernel.
+    pub at: String,
+    pub looks_up: String,
+    pub finds: String,
+    /// Whether it is not as it should be.
+    pub fault: bool,
+}
+
+/// How it ends, as far as this node has a part in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It gets on its way.
+    Sent,
+    /// It is refused on purpose: the reason is in the last step.
+    Refused,
+    /// It gets lost, or goes a way that it should not.
+    Broken,
+}
+
+/// The whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    pub client: String,
+    pub to: SocketAddr,
+    pub protocol: &'static str,
+    /// `namespace/name`, if the destination is a service's.
+    pub service: Option<String>,
+    /// Whom it may come to: the service's backends, or the destination itself.
+    pub candidates: Vec<SocketAddr>,
+    pub steps: Vec<Step>,
+    pub outcome: Outcome,
+    /// What is wrong, in words.
+    pub faults: Vec<String>,
+    /// Where a client in the same place can be started to try it out.
+    #[serde(skip)]
+    pub netns: Option<PathBuf>,
+    /// The cgroup that the socket hooks are attached to.
+    #[serde(skip)]
+    pub socket_cgroup: Option<PathBuf>,
+}
+
+/// Tells what will happen.
+pub fn explain(place: &NodePlace, question: &Question) -> Result<Explanation, ExplainFailed> {
+    let mut way = Way::begin(place, question)?;
+    let sender = match question.from {
+        Client::Pod(address) => {
+            let Some(sender) = way.client(address)? else { return Ok(way.told) };
+            Some(sender)
+        }
+        Client::Node => {
+            way.node();
+            None
+        }
+    };
+    way.socket_hook()?;
+    let Some(candidates) = way.balance(sender.as_ref())? else { return Ok(way.told) };
+    way.told.candidates.clone_from(&candidates);
+    way.deliver(&candidates, sender.as_ref())?;
+    Ok(way.told)
+}
+
+/// What is known on the way.
+struct Way<'a> {
+    place: &'a NodePlace,
+    question: &'a Question,
+    pins: Pins,
+    names: Names,
+    condition: Condition,
+    told: Explanation,
+}
+
+/// The client pod's link on the node.
+struct Sender {
+    link: LinkSeen,
+    /// The smallest packet size that the pod's own links take, if its namespace could be seen.
+    inner: Option<LinkSeen>,
+}
+
+impl<'a> Way<'a> {
+    fn begin(place: &'a NodePlace, question: &'a Question) -> Result<Self, ExplainFailed> {
+        let number = if question.udp { protocol::UDP } else { protocol::TCP };
+        let condition = Condition::read(&place.condition_file);
+        let told = Explanation {
+            client: String::new(),
+            to: question.to,
+            protocol: protocol_name(number),
+            service: None,
+            candidates: Vec::new(),
+            steps: Vec::new(),
+            outcome: Outcome::Sent,
+            faults: Vec::new(),
+            netns: None,
+            socket_cgroup: condition.socket_cgroup(),
+        };
+        let (pins, names) = (Pins::under(&place.bpffs), Names::read(&place.names_file));
+        Ok(Self { place, question, pins, names, condition, told })
+    }
+
+    fn step(&mut self, at: impl Display, looks_up: impl Display, finds: impl Display) {
+        let (at, looks_up, finds) = (at.to_string(), looks_up.to_string(), finds.to_string());
+        self.told.steps.push(Step { at, looks_up, finds, fault: false });
+    }
+
+    fn fault(&mut self, at: impl Display, looks_up: impl Display, finds: impl Display) {
+        self.told.faults.push(format!("{at}: {looks_up}: {finds}"));
+        self.step(at, looks_up, finds);
+        if let Some(step) = self.told.steps.last_mut() {
+            step.fault = true;
+        }
+        self.told.outcome = Outcome::Broken;
+    }
+
+    fn refused(&mut self, at: impl Display, looks_up: impl Display, why: &str, reason: Reason) {
+        self.step(at, looks_up, format!("{why}: refused [{}]", reason.name()));
+        self.told.outcome = Outcome::Refused;
+    }
+
+    fn key(&self) -> ServiceKey {
+        let number = if self.question.udp { protocol::UDP } else { protocol::TCP };
+        let to = self.question.to;
+        ServiceKey::new(to.ip().into(), U16Be::new(to.port()), number)
+    }
+
+    fn target(&self, end: &SocketAddr) -> String {
+        match self.names.targets.get(end) {
+            Some(name) => format!("{end} {name}"),
+            None => end.to_string(),
+        }
+    }
+
+    fn node(&mut self) {
+        "the node".clone_into(&mut self.told.client);
+        self.told.netns.clone_from(&self.place.netns);
+        self.step("client", "the node", "a process in the node's own network namespace");
+    }
+
+    /// Nothing if the node has no such pod.
+    fn client(&mut self, address: IpAddr) -> Result<Option<Sender>, ExplainFailed> {
+        let named = self.names.pods.get(&address);
+        let name = named.map_or_else(
+            || address.to_string(),
+            |pod| format!("{}/{} {address}", pod.namespace, pod.name),
+        );
+        self.told.client.clone_from(&name);
+        self.told.netns = named.map(|pod| pod.netns.clone());
+        let pods: Table<Address, Pod> = Table::open(&self.pins.maps, map::PODS)?;
+        let Some(pod) = pods.get(&address.into())? else {
+            self.fault(map::PODS, name, "no entry: its packets are refused [spoofed-source]");
+            return Ok(None);
+        };
+        let seen = Seen::inside(self.place.netns.as_deref(), &[])?;
+        let Some(link) = seen.links.get(&pod.ifindex).cloned() else {
+            self.fault("links", format!("link {}", pod.ifindex), "there is no such link");
+            return Ok(None);
+        };
+        let inner = match &self.told.netns {
+            Some(path) => Seen::inside(Some(path), &[])?
+                .links
+                .into_values()
+                .find(|inner| inner.mac == Some(pod.mac.octets())),
+            None => None,
+        };
+        let finds = format!("behind {} (link {}, mtu {})", link.name, link.index, link.mtu);
+        if link.up {
+            self.step("client", &name, finds);
+        } else {
+            self.fault("client", &name, format!("{finds}, which is down"));
+        }
+        if let Some(inner) = &inner
+            && inner.mtu != link.mtu
+        {
+            let what = format!("{} of the pod", inner.name);
+            let finds =
+                format!("mtu {}, and {} of the node has {}", inner.mtu, link.name, link.mtu);
+            self.fault("links", what, finds);
+        }
+        Ok(Some(Sender { link, inner }))
+    }
+
+    fn socket_hook(&mut self) -> Result<(), ExplainFailed> {
+        let family = if self.question.to.is_ipv4() { 4 } else { 6 };
+        let hooks: &[&str] = if self.question.udp { &["connect", "sendmsg"] } else { &["connect"] };
+        for hook in hooks {
+            let hook = format!("{hook}{family}");
+            let at = self.told.socket_cgroup.as_ref();
+            let at = at.map_or_else(|| "cgroup".to_owned(), |path| format!("{}", path.display()));
+            match pinned_program(&self.pins.links.join(&hook))? {
+                Attached::Runs(number) => self.step(hook, at, format!("program {number} runs")),
+                Attached::Not(why) => self.fault(
+                    hook,
+                    at,
+                    format!("no program of bowline: {why}. Packets are balanced one by one"),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whom the hook may choose; nothing if the call is refused. A destination that is no service's
+    /// stays itself.
+    fn balance(
+        &mut self,
+        sender: Option<&Sender>,
+    ) -> Result<Option<Vec<SocketAddr>>, ExplainFailed> {
+        let (key, to) = (self.key(), self.question.to);
+        let itself = Ok(Some(vec![to]));
+        let shown = format!("{to}/{}", self.told.protocol);
+        let maps = self.pins.maps.clone();
+        let edition: Table<u32, Edition> = Table::open(&maps, map::EDITION)?;
+        let services: Table<ServiceKey, Service> = Table::open(&maps, map::SERVICES)?;
+        let service = services.get(&key)?;
+        if !edition.get(&0)?.is_some_and(|edition| edition.spans(&key.address)) {
+            match service {
+                Some(_) => self.fault(
+                    map::EDITION,
+                    to.ip(),
+                    "outside of all services, yet SERVICES has it",
+                ),
+                None => self.step(map::EDITION, to.ip(), "no service has an address like this"),
+            }
+            return itself;
+        }
+        let Some(service) = service else {
+            return self.unless_address(&services, &shown, sender);
+        };
+        let named = self.names.services.get(&to.ip());
+        self.told.service = named.map(|service| format!("{}/{}", service.namespace, service.name));
+        self.line(&key, &service, &shown)?;
+        let affinity = match service.affinity_seconds {
+            0 => String::new(),
+            seconds => format!(", clients stay for {seconds} s"),
+        };
+        let name = self.told.service.clone().unwrap_or_else(|| "a service".to_owned());
+        let (count, first) = (service.slot_count, service.first_slot);
+        self.step(
+            map::SERVICES,
+            &shown,
+            format!("{name}: number {}, {count} slots from {first}{affinity}", service.id),
+        );
+        if count == 0 {
+            self.refused(map::SLOTS, &shown, "no backend is ready", Reason::NoBackend);
+            return Ok(None);
+        }
+        self.slots(&key, &service)
+    }
+
+    fn unless_address(
+        &mut self,
+        services: &Table<ServiceKey, Service>,
+        shown: &str,
+        sender: Option<&Sender>,
+    ) -> Result<Option<Vec<SocketAddr>>, ExplainFailed> {
+        let addresses: Table<Address, u32> = Table::open(&self.pins.maps, map::ADDRESSES)?;
+        let (key, to) = (self.key(), self.question.to);
+        if addresses.get(&key.address)?.is_none() {
+            self.step(map::SERVICES, shown, "no service has this address");
+            return Ok(Some(vec![to]));
+        }
+        let ports = services.keys()?.into_iter().filter(|other| other.address == key.address);
+        let mut ports: Vec<String> = ports
+            .map(|other| format!("{}/{}", other.port.get(), protocol_name(other.protocol)))
+            .collect();
+        ports.sort_unstable();
+        let ports = format!("the address is a service's, which has {} only", ports.join(", "));
+        // An unconnected datagram of a pod is left to its link.
+        let at = if self.question.udp && sender.is_some() { "from_pod" } else { map::SERVICES };
+        self.refused(at, shown, &ports, Reason::UnknownPort);
+        Ok(None)
+    }
+
+    /// What connect() reads before SERVICES.
+    fn line(
+        &mut self,
+        key: &ServiceKey,
+        service: &Service,
+        shown: &str,
+    ) -> Result<(), ExplainFailed> {
+        let lines: Table<u32, ServiceLine> = Table::open(&self.pins.maps, map::SERVICE_LINES)?;
+        let place = key.place(lines.size());
+        let looks_up = format!("{shown} at {place}");
+        match lines.get(&place)?.filter(|line| line.key == *key) {
+            Some(line) if line.service != *service => {
+                self.fault(map::SERVICE_LINES, looks_up, "differs from the map SERVICES");
+            }
+            Some(line) if line.near.count > 0 => {
+                let finds = format!("{} backends in one cache line", line.near.count);
+                self.step(map::SERVICE_LINES, looks_up, finds);
+            }
+            Some(_) => {
+                self.step(map::SERVICE_LINES, looks_up, "the service; backends are in SLOTS");
+            }
+            None => self.step(map::SERVICE_LINES, looks_up, "another service's place"),
+        }
+        Ok(())
+    }
+
+    fn slots(
+        &mut self,
+        key: &ServiceKey,
+        service: &Service,
+    ) -> Result<Option<Vec<SocketAddr>>, ExplainFailed> {
+        let slots: Table<u32, Slot> = Table::open(&self.pins.maps, map::SLOTS)?;
+        let backends: Table<u32, Backend> = Table::open(&self.pins.maps, map::BACKENDS)?;
+        let mut shares: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        let end = service.first_slot.saturating_add(service.slot_count).min(slots.size());
+        for index in service.first_slot..end {
+            let slot = slots.get(&index)?.unwrap_or_default();
+            let backend = backends.get(&slot.backend)?.unwrap_or_default();
+            if slot.tag != key.tag() {
+                self.fault(map::SLOTS, index, "is not this service's");
+            } else if backend.state != state::ACTIVE {
+                self.fault(map::BACKENDS, slot.backend, "nobody has this number");
+            } else {
+                let end = SocketAddr::new(backend.address.into(), backend.port.get());
+                *shares.entry(end).or_default() += 1;
+            }
+        }
+        for (end, share) in &shares {
+            let finds = match shares.len() {
+                1 => "the only candidate".to_owned(),
+                _ => format!("a candidate, {share} of {} slots", service.slot_count),
+            };
+            let looks_up = self.target(end);
+            self.step(map::BACKENDS, looks_up, finds);
+        }
+        Ok(Some(shares.into_keys().collect()))
+    }
+
+    /// How packets get to each candidate.
+    fn deliver(
+        &mut self,
+        ends: &[SocketAddr],
+        sender: Option<&Sender>,
+    ) -> Result<(), ExplainFailed> {
+        if let Some(sender) = sender {
+            let link = sender.link.clone();
+            self.packet_hook("from_pod", &link)?;
+        }
+        let pods: Table<Address, Pod> = Table::open(&self.pins.maps, map::PODS)?;
+        let routes: Table<RouteKey, Route> = Table::open(&self.pins.maps, map::ROUTES)?;
+        let addresses: Vec<IpAddr> = ends.iter().map(SocketAddr::ip).collect();
+        let seen = Seen::inside(self.place.netns.as_deref(), &addresses)?;
+        for end in ends {
+            let address: Address = end.ip().into();
+            match (pods.get(&address)?, routes.get(&RouteKey::of(address))?, sender) {
+                (Some(pod), _, Some(_)) => self.by_pod(end, &pod, &seen),
+                (None, Some(route), Some(sender)) => self.by_node(end, &route, &seen, sender),
+                (pod, _, _) => {
+                    if sender.is_some() {
+                        let other = format!("{} and {}", map::PODS, map::ROUTES);
+                        self.step(other, end.ip(), "nothing: it is left to the node's stack");
+                    }
+                    self.by_stack(end, &seen);
+                    if let Some(pod) = pod {
+                        self.by_pod(end, &pod, &seen);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn packet_hook(&mut self, program: &'static str, link: &LinkSeen) -> Result<(), ExplainFailed> {
+        let netns = self.place.netns.as_deref();
+        let found = packet_program(netns, &self.pins, &self.condition, program, link.index)?;
+        let at = format!("{} (link {})", link.name, link.index);
+        match found {
+            Attached::Runs(number) => self.step(program, at, format!("program {number} runs")),
+            Attached::Not(why) => {
+                let finds = format!("no program of bowline: {why}. The node's stack forwards");
+                self.fault(program, at, finds);
+            }
+        }
+        Ok(())
+    }
+
+    fn by_pod(&mut self, end: &SocketAddr, pod: &Pod, seen: &Seen) {
+        let looks_up = self.target(end);
+        let mac = hardware_address(&pod.mac.octets());
+        match seen.links.get(&pod.ifindex) {
+            None => {
+                let finds = format!("behind link {}, which there is not", pod.ifindex);
+                self.fault(map::PODS, looks_up, finds);
+            }
+            Some(link) if !link.up => {
+                self.fault(map::PODS, looks_up, format!("behind {}, which is down", link.name));
+            }
+            Some(link) => {
+                let finds = format!("a pod of this node, behind {}, {mac}", link.name);
+                self.step(map::PODS, looks_up, finds);
+            }
+        }
+    }
+
+    fn by_node(&mut self, end: &SocketAddr, route: &Route, seen: &Seen, sender: &Sender) {
+        let looks_up = self.target(end);
+        let node = IpAddr::from(route.node);
+        let tunnel = route.flags & route_flags::TUNNEL != 0;
+        let name = seen.link_name(route.ifindex);
+        let through = if tunnel { ", through the tunnel" } else { "" };
+        let Some(link) = seen.links.get(&route.ifindex) else {
+            let finds = format!("node {node} by link {}, which there is not", route.ifindex);
+            self.fault(map::ROUTES, looks_up, finds);
+            return;
+        };
+        let finds = format!("node {node} by {name} (mtu {}){through}", link.mtu);
+        if !link.up {
+            self.fault(map::ROUTES, &looks_up, format!("{finds}, which is down"));
+            return;
+        }
+        self.step(map::ROUTES, &looks_up, finds);
+        let size = sender.inner.as_ref().unwrap_or(&sender.link);
+        if size.mtu > link.mtu {
+            let finds = format!(
+                "mtu {}, and {} of the client has {}: large packets get lost or cut",
+                link.mtu, size.name, size.mtu
+            );
+            self.fault("links", &name, finds);
+        }
+        if tunnel {
+            return;
+        }
+        let known = |row: &&super::kernel::NeighbourRow| {
+            row.ifindex == route.ifindex && row.address == node
+        };
+        match seen.neighbours.iter().find(known) {
+            Some(row) if !row.is_usable() => {
+                let finds = format!("{}: nobody answers at this address", row.state);
+                self.fault("neighbours", format!("{node} on {name}"), finds);
+            }
+            Some(row) => {
+                let mac = row.mac.clone().unwrap_or_default();
+                self.step(
+                    "neighbours",
+                    format!("{node} on {name}"),
+                    format!("{mac}, {}", row.state),
+                );
+            }
+            None => {
+                self.step("neighbours", format!("{node} on {name}"), "not known yet: is asked for");
+            }
+        }
+        // What programs do not see goes by it.
+        if let Some(Lookup::Nowhere(kind)) = seen.lookups.get(&end.ip()) {
+            self.fault(
+                "kernel routes",
+                end.ip(),
+                format!("{kind}: the node itself cannot reach it"),
+            );
+        }
+    }
+
+    fn by_stack(&mut self, end: &SocketAddr, seen: &Seen) {
+        let looks_up = end.ip();
+        match seen.lookups.get(&end.ip()) {
+            Some(Lookup::Own) => self.step("kernel routes", looks_up, "the node itself"),
+            Some(Lookup::Out { link, gateway, node }) => {
+                let name = seen.link_name(*link);
+                let via = gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+                let through = node.map(|node| format!(", through the tunnel to {node}"));
+                let mtu = seen.links.get(link).map_or(0, |link| link.mtu);
+                let finds = format!("{name} (mtu {mtu}){via}{}", through.unwrap_or_default());
+                self.step("kernel routes", looks_up, finds);
+            }
+            Some(Lookup::Nowhere(kind)) => self.fault("kernel routes", looks_up, kind),
+            None => self.fault("kernel routes", looks_up, "were not asked"),
+        }
+    }
+}

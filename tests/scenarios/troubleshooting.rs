@@ -1,0 +1,284 @@
+//! A network that is broken on purpose, one thing at a time: which command of `bowline net` names
+//! the cause, and in which words. The table in `docs/troubleshooting.md` is made here.
+//!
+//! The node's agent is dead meanwhile, so that it mends nothing: a broken node is when these
+//! commands are needed.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bowline_tests::api::{Found, address, node_of, uid, wait};
+use bowline_tests::command::{finish, output, shown};
+use bowline_tests::{EchoStage, Place, Wishes};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::{DeleteParams, PostParams};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const VIP: &str = "10.9.8.9";
+const TABLE: &str = "docs/troubleshooting.md";
+/// Enough for the stage, and for no service of MANY ports.
+const FEW_SLOTS: &str = "SLOTS=16";
+const MANY: u16 = 20;
+
+/// A packet with a source address that is not the sender's.
+const SPOOF: &str = r"
+import socket, struct, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+source, target = map(socket.inet_aton, sys.argv[1:])
+header = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 28, 1, 0, 64, 17, 0, source, target)
+s.sendto(header + struct.pack('!HHHH', 7, 7, 8, 0), (sys.argv[2], 0))
+";
+
+/// What is broken, and how that shows.
+struct Row {
+    fault: &'static str,
+    command: String,
+    words: &'static str,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn what_is_broken_is_named() -> Result<()> {
+    let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
+    wishes.flags.extend(["--map-size", FEW_SLOTS].map(str::to_owned));
+    let stage = EchoStage::up(&wishes).await?;
+    let rows = play(&stage).await.map_err(|error| stage.cluster.with_logs(error))?;
+    let text = document(&rows)?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?.join(TABLE);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        return Ok(fs::write(path, text)?);
+    }
+    let kept = fs::read_to_string(path).unwrap_or_default();
+    ensure!(kept == text, "{TABLE} says something else: make it anew with UPDATE_GOLDEN=1");
+    Ok(())
+}
+
+fn document(rows: &[Row]) -> Result<String> {
+    let mut text = "# Troubleshooting\n\nWhat is broken, which command names it, and in which \
+                    words. Each row is a fault that the scenario `troubleshooting` makes on a real \
+                    cluster;\nthe scenario fails when a command does not find it, and writes this \
+                    file (`UPDATE_GOLDEN=1`).\n\n| fault | command | words |\n|---|---|---|\n"
+        .to_owned();
+    for Row { fault, command, words } in rows {
+        writeln!(text, "| {fault} | `{command}` | {words} |")?;
+    }
+    Ok(text)
+}
+
+/// The node of the client, without an agent.
+struct Broken<'a> {
+    stage: &'a EchoStage,
+    place: Place,
+    pod: Place,
+    rows: Vec<Row>,
+}
+
+async fn play(stage: &EchoStage) -> Result<Vec<Row>> {
+    let node = stage.node()?;
+    let pod = node.pod_network(&uid(&stage.client))?;
+    let mut broken = Broken { stage, place: node.place()?, pod, rows: Vec::new() };
+    broken.healthy()?;
+    broken.unready_backend().await?;
+    node.end_agent(Signal::SIGKILL)?;
+    broken.healthy()?;
+    broken.route_and_mtu()?;
+    broken.spoofing_pod()?;
+    broken.programs()?;
+    broken.map_entry()?;
+    broken.full_map().await?;
+    Ok(broken.rows)
+}
+
+impl Broken<'_> {
+    fn client(&self) -> String {
+        self.stage.client.metadata.name.clone().unwrap_or_default()
+    }
+
+    /// `bowline net`: how it ended, and what it said.
+    fn net(&self, words: &[&str]) -> Result<(i32, String)> {
+        let node = &self.stage.node()?.name;
+        let mut command = self.stage.cluster.bowline(&["net"])?;
+        command.args(words).args(["--node", node, "--name", &self.stage.cluster.name]);
+        let ended = finish(&mut command)?;
+        let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+        let code = ended.status.code().with_context(|| shown(&command))?;
+        Ok((code, said.into_owned()))
+    }
+
+    /// The command must say so and, if it tells scripts, end with 1.
+    fn names(
+        &mut self,
+        fault: &'static str,
+        words: &[&str],
+        says: &'static str,
+        code: i32,
+    ) -> Result<()> {
+        let (ended, said) = self.net(words)?;
+        ensure!(said.contains(says), "{fault}: {words:?} does not say {says:?}:\n{said}");
+        ensure!(ended == code, "{fault}: {words:?} ended with {ended}:\n{said}");
+        let (client, remote) = (self.client(), self.remote()?.to_string());
+        let command = format!("bowline net {}", words.join(" "));
+        let command = command.replace(&client, "CLIENT").replace(&remote, "BACKEND");
+        self.rows.push(Row { fault, command, words: says });
+        Ok(())
+    }
+
+    /// The address of the server on the other node.
+    fn remote(&self) -> Result<IpAddr> {
+        let here = node_of(&self.stage.client);
+        let far = self.stage.servers.iter().find(|pod| node_of(pod) != here);
+        Ok(address(far.context("both servers are here")?)?.into())
+    }
+
+    /// Nothing is wrong: each command says so, and a real connection comes where it is told to.
+    fn healthy(&self) -> Result<()> {
+        let client = self.client();
+        let (code, said) = self.net(&["explain", &client, "echo:80", "--run", "-o", "json"])?;
+        ensure!(code == 0, "explain of what is whole: {said}");
+        let told: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        let ends: Vec<&str> =
+            told["candidates"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let servers = self.stage.servers.iter();
+        let servers = servers.map(|pod| Ok(format!("{}:9376", address(pod)?)));
+        let mut servers: Vec<String> = servers.collect::<Result<_>>()?;
+        servers.sort_unstable();
+        ensure!(ends == servers, "candidates {ends:?}, servers {servers:?}");
+        let tried = &told["tried"];
+        let came_to = tried["backend"].as_str().unwrap_or_default();
+        ensure!(ends.contains(&came_to), "the connection came to {tried}");
+        ensure!(tried["peer"] == format!("{VIP}:80"), "the connection believes in {tried}");
+        for words in [
+            &["explain", "node", "echo:80", "--run"][..],
+            &["explain", &client, "kube-system/kube-dns", "--udp", "--run"],
+            &["explain", &client, &format!("{}:7007", self.remote()?), "--run"],
+            &["diff"],
+        ] {
+            let (code, said) = self.net(words)?;
+            ensure!(code == 0, "{words:?} of what is whole ended with {code}: {said}");
+        }
+        let (code, said) = self.net(&["neighbours"])?;
+        ensure!(code == 0 && said.contains("eth0"), "neighbours: {said}");
+        Ok(())
+    }
+
+    async fn unready_backend(&mut self) -> Result<()> {
+        let api = self.stage.cluster.api().await?;
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "never-ready", "labels": { "app": "echo" } },
+            "spec": {
+                "nodeName": node_of(&self.stage.client),
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{
+                    "name": "echo",
+                    "image": format!("{}/workload:v1", bowline_tests::registry::ADDRESS),
+                    "readinessProbe": { "tcpSocket": { "port": 9 }, "periodSeconds": 1 },
+                }],
+            },
+        }))?;
+        let pods = api.of::<Pod>();
+        pods.create(&PostParams::default(), &pod).await?;
+        let client = self.client();
+        let words = ["explain", &client, "echo:80"];
+        wait("an endpoint that is not ready", PATIENCE, async || {
+            let (_, said) = self.net(&words)?;
+            let there = said.contains("never-ready");
+            Ok(if there { Found::Yes(()) } else { Found::NotYet(said) })
+        })
+        .await?;
+        self.names(
+            "a backend of a service is not ready",
+            &words,
+            "no candidate: it is not ready",
+            0,
+        )?;
+        pods.delete("never-ready", &DeleteParams::default()).await?;
+        wait("the pod's end", PATIENCE, async || {
+            let gone = pods.get_opt("never-ready").await?.is_none();
+            Ok(if gone { Found::Yes(()) } else { Found::NotYet("there".to_owned()) })
+        })
+        .await?;
+        self.stage.cluster.agrees(PATIENCE).await.map(drop)
+    }
+
+    fn ip(place: &Place, line: &str) -> Result<()> {
+        output(place.command("ip").args(line.split_whitespace())).map(drop)
+    }
+
+    fn route_and_mtu(&mut self) -> Result<()> {
+        let (client, remote) = (self.client(), self.remote()?);
+        let words = ["explain", &client, "echo:80"];
+        Self::ip(&self.place, &format!("route add blackhole {remote}"))?;
+        let to_remote = format!("{remote}:9376");
+        self.names(
+            "a blackholed route to a pod",
+            &["explain", "node", &to_remote],
+            "blackhole",
+            1,
+        )?;
+        Self::ip(&self.place, &format!("route del blackhole {remote}"))?;
+        Self::ip(&self.pod, "link set eth0 mtu 9000")?;
+        let fault = "a pod's link takes larger packets than the node's";
+        self.names(fault, &words, "large packets get lost or cut", 1)?;
+        Self::ip(&self.pod, "link set eth0 mtu 1500")?;
+        Self::ip(&self.place, "link set eth0 down")?;
+        self.names("the node's uplink is down", &words, "which is down", 1)?;
+        Self::ip(&self.place, "link set eth0 up")
+    }
+
+    fn spoofing_pod(&mut self) -> Result<()> {
+        let mut spoof = self.pod.command("python3");
+        output(spoof.args(["-c", SPOOF, "10.240.99.99", &self.remote()?.to_string()]))?;
+        self.names("a pod sends with another's address", &["drops"], "spoofed-source", 0)
+    }
+
+    /// Detached, each is gone: the agent that would attach it again is dead.
+    fn programs(&mut self) -> Result<()> {
+        let client = self.client();
+        let node = self.stage.node()?;
+        let links = node.bpffs().join(format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION));
+        let (_, pods) = self.net(&["pods", "-o", "json"])?;
+        let pods: Vec<Value> = serde_json::from_str(&pods)?;
+        let own = address(&self.stage.client)?.to_string();
+        let own = pods.iter().find(|row| row["address"] == own.as_str()).context("no row")?;
+        let words = ["explain", &client, "echo:80"];
+        fs::remove_file(links.join(format!("from_pod-{}", own["ifindex"])))?;
+        let fault = "the program at a pod's link is detached";
+        self.names(fault, &words, "no program of bowline: its pin is gone", 1)?;
+        fs::remove_file(links.join("connect4"))?;
+        let fault = "the program at connect() is detached";
+        self.names(fault, &words, "Packets are balanced one by one", 1)
+    }
+
+    fn map_entry(&mut self) -> Result<()> {
+        let client = self.client();
+        let mut services = self.stage.node()?.maps().services()?;
+        services.remove(VIP.parse()?, 80)?;
+        let fault = "a service's entry is deleted from the map";
+        self.names(fault, &["explain", &client, "echo:80"], "refused [unknown-port]", 1)?;
+        self.names(fault, &["diff"], "missing", 1)
+    }
+
+    /// Last, because the agent comes back for it.
+    async fn full_map(&mut self) -> Result<()> {
+        self.stage.node()?.start_agent()?;
+        let port = |port: u16| json!({ "name": format!("p{port}"), "port": port });
+        let ports: Vec<Value> = (1..=MANY).map(port).collect();
+        let service: Service = serde_json::from_value(json!({
+            "metadata": { "name": "many" },
+            "spec": { "selector": { "app": "echo" }, "ports": ports },
+        }))?;
+        self.stage.cluster.api().await?.of().create(&PostParams::default(), &service).await?;
+        wait("a map that is full", PATIENCE, async || {
+            let (_, said) = self.net(&["status"])?;
+            Ok(if said.contains("without room") { Found::Yes(()) } else { Found::NotYet(said) })
+        })
+        .await?;
+        self.names("a map is full", &["status"], "without room: default/many", 0)
+    }
+}
