@@ -13,6 +13,7 @@ mod auth;
 mod bootstrap;
 mod http;
 mod listen;
+mod metrics;
 mod objects;
 mod store;
 mod watch;
@@ -31,7 +32,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{RedbStore, Retention};
+use store::{Measured, RedbStore, Retention};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
@@ -134,7 +135,9 @@ impl ApiServer {
         let names = server_names(&config, &service_address);
         let secret = config.join_secret.clone();
         let authority = Arc::new(Authority::open(&path.join(PKI_DIRECTORY), secret, &names)?);
-        let store = Arc::new(RedbStore::open(&path.join(STORE_FILE), Retention::default())?);
+        let meters = metrics::Meters::new();
+        let engine = RedbStore::open(&path.join(STORE_FILE), Retention::default())?;
+        let store = Arc::new(Measured::new(engine, meters.clone()));
 
         let stop = Stop::new();
         let caches = watch::Caches::start(store.clone(), stop.feed.clone()).await?;
@@ -153,6 +156,7 @@ impl ApiServer {
             authority: authority.clone(),
             authorizer,
             agents,
+            meters,
             advertise,
             bookmark_every,
             stop: stop.streams.clone(),

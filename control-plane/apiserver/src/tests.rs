@@ -3,6 +3,7 @@
 mod access;
 mod kinds;
 mod lifecycle;
+mod metrics;
 mod reads;
 mod services;
 mod shutdown;

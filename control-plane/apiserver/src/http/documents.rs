@@ -1,12 +1,13 @@
-//! The documents that describe the server: health, version, discovery, OpenAPI.
+//! The documents that describe the server: health, version, metrics, discovery, OpenAPI.
 
 use super::path::Route;
 use super::{Api, negotiate, respond};
 use axum::response::Response;
 use bowline_api::status::Status;
 use bowline_api::{discovery, openapi};
+use bowline_metrics::Format;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
@@ -41,6 +42,13 @@ pub(super) fn version() -> Response {
     )
 }
 
+pub(super) fn metrics(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::accepted(accept);
+    let body = api.meters.write(format, &api.caches).map_err(|e| Status::internal_error(&e))?;
+    Ok(respond::bytes(StatusCode::OK, format.content_type(), body.into()))
+}
+
 /// The architecture as container tools spell it.
 fn go_arch() -> &'static str {
     match std::env::consts::ARCH {
@@ -72,6 +80,7 @@ fn root() -> Value {
         "/apis",
         "/healthz",
         "/livez",
+        "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",

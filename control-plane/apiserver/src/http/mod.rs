@@ -21,10 +21,11 @@ mod resources;
 mod respond;
 mod watch;
 
-use crate::auth::User;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::join;
 use crate::auth::pki::Authority;
+use crate::auth::{MASTERS, User};
+use crate::metrics::Meters;
 use crate::objects::Objects;
 use crate::watch::Caches;
 use axum::Router;
@@ -33,14 +34,14 @@ use axum::response::Response;
 use bowline_api::status::Status;
 use http::header::AUTHORIZATION;
 use http::{Method, StatusCode};
-use path::Route;
-use query::Query;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::AgentClient;
+pub(crate) use path::Route;
+use query::Query;
 
 /// Clients that ask to be somebody else would otherwise act as themselves, with more rights.
 const IMPERSONATE: &str = "impersonate-user";
@@ -52,6 +53,7 @@ pub(crate) struct Api {
     pub(crate) authority: Arc<Authority>,
     pub(crate) authorizer: Box<dyn Authorizer>,
     pub(crate) agents: AgentClient,
+    pub(crate) meters: Meters,
     pub(crate) advertise: SocketAddr,
     /// Between two bookmarks of a watch.
     pub(crate) bookmark_every: Duration,
@@ -67,10 +69,15 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let user = request.extensions().get::<User>().cloned();
-    let response = match dispatch(&api, user.as_ref(), request).await {
-        Ok(response) => response,
-        Err(status) => respond::status(&status),
+    let (route, query) = (path::parse(uri.path()), Query::of(&uri));
+    let watch = query.as_ref().is_ok_and(|query| query.flag("watch").unwrap_or(false));
+    let running = api.meters.begin(&method, &route, watch);
+    let answer = match query {
+        Ok(query) => dispatch(&api, user.as_ref(), route, &query, request).await,
+        Err(status) => Err(status),
     };
+    let response = answer.unwrap_or_else(|status| respond::status(&status));
+    running.answered(response.status());
     tracing::debug!(
         %method,
         path = uri.path(),
@@ -85,10 +92,10 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
 async fn dispatch(
     api: &Arc<Api>,
     user: Option<&User>,
+    route: Route,
+    query: &Query,
     request: Request,
 ) -> Result<Response, Status> {
-    let route = path::parse(request.uri().path());
-    let query = Query::of(request.uri())?;
     match route {
         Route::Health => return Ok(documents::health()),
         Route::Version => return Ok(documents::version()),
@@ -96,7 +103,7 @@ async fn dispatch(
             let pem = api.authority.certificate_pem().to_owned();
             return Ok(respond::bytes(StatusCode::OK, "application/x-pem-file", pem.into()));
         }
-        Route::Join => return join_node(api, user, &query, request).await,
+        Route::Join => return join_node(api, user, query, request).await,
         _ => {}
     }
     let user = user.ok_or_else(Status::unauthorized)?;
@@ -107,12 +114,19 @@ async fn dispatch(
         return Err(Status::unknown_path());
     }
     if let Route::Resource(target) = route {
-        return resources::serve(api, user, target, &query, request).await;
+        return resources::serve(api, user, target, query, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Status::method_not_allowed(
             "the server does not allow this method on the requested resource",
         ));
+    }
+    if route == Route::Metrics {
+        // They tell what others do.
+        let masters = "only members of system:masters may read metrics";
+        let may = user.is_in(MASTERS).then_some(());
+        may.ok_or_else(|| Status::forbidden_path(masters))?;
+        return documents::metrics(api, request.headers());
     }
     documents::serve(api, &route, request.headers())
 }

@@ -6,12 +6,13 @@ use bowline_api::resource::{Resource, find};
 
 /// The meaning of a path.
 #[derive(PartialEq)]
-pub(super) enum Route {
+pub(crate) enum Route {
     /// An object, a collection or a subresource.
     Resource(Target),
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
     Version,
+    Metrics,
     /// `/`: the list of paths.
     Root,
     /// `/api`, `/apis`.
@@ -36,14 +37,14 @@ pub(super) enum Route {
 
 /// What a resource path names.
 #[derive(Clone)]
-pub(super) struct Target {
-    pub(super) resource: &'static Resource,
+pub(crate) struct Target {
+    pub(crate) resource: &'static Resource,
     /// Empty for cluster objects and for all namespaces.
     pub(super) namespace: String,
     /// Empty for a collection.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Empty for the object itself.
-    pub(super) subresource: String,
+    pub(crate) subresource: String,
 }
 
 impl PartialEq for Target {
@@ -65,6 +66,7 @@ pub(super) fn parse(path: &str) -> Route {
         [] => Route::Root,
         ["healthz" | "livez" | "readyz", ..] => Route::Health,
         ["version"] => Route::Version,
+        ["metrics"] => Route::Metrics,
         ["api"] => Route::Groups { core: true },
         ["apis"] => Route::Groups { core: false },
         ["apis", group] => Route::Group((*group).to_owned()),

@@ -12,6 +12,7 @@
 //!
 //! It does not know what a value is: objects are bytes here, and revisions are not part of them.
 
+mod measured;
 mod redb;
 mod redb_tables;
 mod redb_writer;
@@ -24,6 +25,7 @@ use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
 
+pub(crate) use measured::Measured;
 pub use redb::OpenFailed;
 pub(crate) use redb::{RedbStore, Retention};
 
@@ -154,9 +156,10 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn compacted(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;
 
     /// Forgets the history up to and including `through`. The current state is untouched.
+    // Not `expect`: that a wrapper passes it on already fulfils that, and calls it from nowhere.
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "the one engine so far keeps its history short by itself")
+        allow(dead_code, reason = "the one engine so far keeps its history short by itself")
     )]
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
 }

@@ -114,6 +114,17 @@ impl Cache {
         self.read().objects.get(key).cloned()
     }
 
+    /// How many objects there are.
+    pub(super) fn objects(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// How many watches are open.
+    pub(super) fn watchers(&self) -> usize {
+        let state = self.read();
+        state.watchers.iter().filter(|watcher| !watcher.deliveries.is_closed()).count()
+    }
+
     /// The selected objects, ordered by key, after a key and up to a limit.
     pub(crate) fn list(
         &self,

@@ -33,6 +33,14 @@ pub(crate) struct CacheBehind {
     pub(crate) applied: Revision,
 }
 
+/// How much there is of a resource.
+pub(crate) struct Held {
+    pub(crate) resource: &'static Resource,
+    pub(crate) objects: usize,
+    /// Watches that are open.
+    pub(crate) watchers: usize,
+}
+
 /// One cache for every resource of the table.
 pub(crate) struct Caches {
     /// By `<group>/<resource>` as in the store's keys.
@@ -67,6 +75,15 @@ impl Caches {
 
     pub(crate) fn of(&self, resource: &Resource) -> &Cache {
         &self.caches[&place(resource)]
+    }
+
+    /// How much there is of each resource, in the order of the table.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        let held = RESOURCES.iter().map(|resource| {
+            let cache = self.of(resource);
+            Held { resource, objects: cache.objects(), watchers: cache.watchers() }
+        });
+        held.collect()
     }
 
     /// Every change up to this revision is visible.
