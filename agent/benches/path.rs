@@ -20,6 +20,8 @@ mod baselines;
 mod load;
 #[path = "path/page.rs"]
 mod page;
+#[path = "../../xtask/src/bench/results.rs"]
+mod results;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -31,6 +33,7 @@ use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use load::{Load, serve_at};
+use results::{Better, Figure, Machine, Relation, Run, Statistics, median};
 use serde_json::{Value, json};
 use world::{Namespace, World};
 
@@ -47,11 +50,11 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load
-    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(long, value_name = "COUNT", default_value_t = 15)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
     /// How long a turn lasts, in milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 150)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 100)]
     turn: u64,
     /// Given by `cargo bench`, and of no meaning here
     #[arg(long, hide = true)]
@@ -60,9 +63,11 @@ struct Arguments {
 
 pub(crate) const PORT: u16 = 80;
 pub(crate) const BACKEND_PORT: u16 = 8080;
-/// So far apart may the rounds of the limit itself be, most to least, before the machine counts as
-/// too noisy to tell.
-const NOISE: f64 = 1.5;
+const LIMIT: &str = "pod's own address";
+const HOOKS: &str = "bowline, socket hooks";
+const PROGRAMS: &str = "bowline, packet programs";
+/// Through the last of many services it is to be at least so fast as through the only one.
+const MANY_GOAL: f64 = 0.97;
 
 /// The address of service `number`.
 pub(crate) fn vip(number: u32) -> Ipv4Addr {
@@ -112,18 +117,13 @@ struct Found {
     rates: Vec<f64>,
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Every way in turns; which one begins differs from round to round.
 fn rounds(arguments: &Arguments, world: &World, ways: &[Way<'_>], load: Load) -> Vec<Found> {
     let ways: Vec<&Way<'_>> = ways.iter().filter(|way| way.udp || !load.is_udp()).collect();
     let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
     let mut all: Vec<Found> = ways.iter().map(found).collect();
     let turn = Duration::from_millis(arguments.turn);
+    load.place();
     for round in 0..arguments.rounds as usize {
         for step in 0..ways.len() {
             let place = (round + step) % ways.len();
@@ -139,34 +139,89 @@ fn rounds(arguments: &Arguments, world: &World, ways: &[Way<'_>], load: Load) ->
     all
 }
 
-/// Prints and gives the ratios to the first way, which is the limit.
-fn report(count: u32, load: Load, all: &[Found]) -> Value {
+fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
+    rates.iter().zip(to).map(|(rate, one)| rate / one).collect()
+}
+
+/// Every way beside the first one, which is the limit; that one as it is.
+fn figures(count: u32, load: Load, all: &[Found]) -> Vec<Figure> {
     let limit = &all[0].rates;
-    let spread = limit.iter().copied().fold(0.0, f64::max)
-        / limit.iter().copied().fold(f64::INFINITY, f64::min);
-    let noisy = if spread > NOISE { "  (the machine is too noisy to tell)" } else { "" };
-    println!("\n{count} services, {}{noisy}", load.name());
+    let name = |way: &str| format!("{}, {count} services: {way}", load.name());
+    let figure = |found: &Found| {
+        if found.way == LIMIT {
+            return Figure::new(name(LIMIT), load.unit(), None, limit.clone());
+        }
+        let ours = [HOOKS, PROGRAMS].contains(&found.way).then_some(Better::More);
+        Figure::new(name(found.way), "ratio", ours, ratios(&found.rates, limit))
+            .goal((found.way == HOOKS).then(|| load.goal()))
+            .beside(LIMIT, Relation::Ratio)
+            .from(load.unit(), &found.rates)
+    };
+    all.iter().map(figure).collect()
+}
+
+/// What else there are goals for: the hooks beside kube-proxy's rules, and beside themselves with
+/// the first number of services.
+fn comparisons(
+    count: u32,
+    load: Load,
+    all: &[Found],
+    first: Option<&(u32, Vec<f64>)>,
+) -> Vec<Figure> {
+    let Some(hooks) = all.iter().find(|found| found.way == HOOKS) else { return Vec::new() };
+    let mut figures = Vec::new();
+    let mut add = |other: &str, samples: Vec<f64>, goal: f64| {
+        let name = format!("{}, {count} services: {HOOKS}, to {other}", load.name());
+        let figure = Figure::new(name, "ratio", Better::More, samples);
+        figures.push(figure.goal(goal).beside(other, Relation::Ratio));
+    };
+    if matches!(load, Load::Fresh { .. }) {
+        let others = [Rules::Iptables, Rules::Nftables].map(Rules::name);
+        for found in all.iter().filter(|found| others.contains(&found.way)) {
+            add(found.way, ratios(&hooks.rates, &found.rates), 1.0);
+        }
+    }
+    if let Some((few, then)) = first.filter(|(few, _)| *few < count) {
+        let now = ratios(&hooks.rates, &all[0].rates);
+        let other = format!("the same with {few}, each to the {LIMIT}");
+        add(&other, ratios(&now, then), MANY_GOAL);
+    }
+    figures
+}
+
+/// Prints the ratios to the first way, which is the limit, and gives what the page shows of them.
+fn report(count: u32, load: Load, all: &[Found], figures: &[Figure]) -> Value {
+    println!("\n{count} services, {}", load.name());
     let mut rows = Vec::new();
-    for found in all {
-        let ratios: Vec<f64> =
-            found.rates.iter().zip(limit).map(|(rate, one)| rate / one).collect();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(0.0, f64::max);
-        let middle = median(&ratios);
+    for (found, figure) in all.iter().zip(figures) {
+        let [middle, least, most] = match found.way {
+            LIMIT => [1.0; 3],
+            _ => [figure.median, figure.min, figure.max],
+        };
+        let noisy = figure.noisy == Some(true);
         println!(
-            "  {:<34} {middle:>6.3}  [{least:.3} .. {most:.3}]   {}",
+            "  {:<34} {middle:>6.3}  [{least:.3} .. {most:.3}]   {:<14}{}",
             found.way,
-            load.shown(median(&found.rates))
+            load.shown(median(&found.rates)),
+            if noisy { "  (too noisy to tell)" } else { "" }
         );
         rows.push(json!({"way": found.way, "ratio": middle, "least": least, "most": most,
-                         "rates": found.rates}));
+                         "noisy": noisy}));
     }
-    json!({"services": count, "load": load.name(), "unit": load.unit(), "noisy": !noisy.is_empty(),
-           "ways": rows})
+    json!({"services": count, "load": load.name(), "ways": rows})
 }
 
 fn main() {
     let arguments = Arguments::parse();
+    let mut run = Run::begin(
+        "path",
+        &[
+            ("services", json!(arguments.services)),
+            ("rounds", json!(arguments.rounds)),
+            ("turn_milliseconds", json!(arguments.turn)),
+        ],
+        Statistics::Off,
+    );
     let world = World::new();
     let (mut here, _there) = world.open();
     let backends = [world.backends()[1].address];
@@ -183,28 +238,18 @@ fn main() {
         rules.check(plain, SocketAddr::from((vip(2), PORT)), &several);
     }
 
-    let mut figures = Vec::new();
+    let mut shown = Vec::new();
+    let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
     for &count in &arguments.services {
         here.apply_services(&services(count, &backends)).unwrap();
         let service = SocketAddr::from((vip(count - 1), PORT));
         let client = &world.client().namespace;
+        let way = |name, client, target, hooked| Way { name, client, target, hooked, udp: true };
         let mut ways = vec![
-            Way { name: "pod's own address", client, target: direct, hooked: false, udp: true },
-            Way { name: "bowline, socket hooks", client, target: service, hooked: true, udp: true },
-            Way {
-                name: "bowline, packet programs",
-                client,
-                target: service,
-                hooked: false,
-                udp: true,
-            },
-            Way {
-                name: "no service, kernel's own routing",
-                client: &bare.client,
-                target: direct,
-                hooked: false,
-                udp: true,
-            },
+            way(LIMIT, client, direct, false),
+            way(HOOKS, client, service, true),
+            way(PROGRAMS, client, service, false),
+            way("no service, kernel's own routing", &bare.client, direct, false),
         ];
         for (rules, plain) in &plain {
             rules.write(plain, count, &backends);
@@ -217,34 +262,42 @@ fn main() {
                 udp: *rules != Rules::Userspace,
             });
         }
-        for load in Load::ALL {
-            figures.push(report(count, load, &rounds(&arguments, &world, &ways, load)));
+        for (place, load) in Load::ALL.into_iter().enumerate() {
+            let all = rounds(&arguments, &world, &ways, load);
+            let ways = figures(count, load, &all);
+            shown.push(report(count, load, &all, &ways));
+            run.extend(ways);
+            run.extend(comparisons(count, load, &all, first.get(place)));
+            if first.len() == place {
+                first.push((count, ratios(&all[1].rates, &all[0].rates)));
+            }
         }
     }
-    let about = about(&arguments);
+    goals(run.figures());
+    let about = about(&arguments, run.machine());
     println!("\n{about}");
     if let Some(file) = &arguments.html {
-        std::fs::write(file, page::page(&figures, &about)).unwrap();
+        std::fs::write(file, page::page(&shown, &about)).unwrap();
     }
-    if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&json!({"about": about, "figures": figures}));
-        std::fs::write(file, text.unwrap() + "\n").unwrap();
+    run.end(arguments.json.as_deref()).unwrap();
+}
+
+/// Those figures that there are goals for.
+fn goals(figures: &[Figure]) {
+    println!("\ngoals");
+    for figure in figures.iter().filter(|figure| figure.goal.is_some()) {
+        let Figure { name, median, min, max, .. } = figure;
+        println!("  {name}\n    {median:.3}  [{min:.3} .. {max:.3}]  {}", figure.judgement());
     }
 }
 
 /// What the figures are, and of which machine.
-fn about(arguments: &Arguments) -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+fn about(arguments: &Arguments, machine: &Machine) -> String {
+    let Machine { cpu, cpus, kernel, .. } = machine;
     format!(
         "Ratios to the pod's own address in the same round: the median of {} rounds, and the least \
          and the most of them; {} ms a turn, every way in turns; across two nodes, through the \
-         last of the services. {cpus} CPUs ({}), Linux {}.",
-        arguments.rounds,
-        arguments.turn,
-        model.unwrap_or("unknown"),
-        read("/proc/sys/kernel/osrelease").trim()
+         last of the services. {cpus} CPUs ({cpu}), Linux {kernel}.",
+        arguments.rounds, arguments.turn,
     )
 }

@@ -1,8 +1,9 @@
 //! What services cost at the socket. `cargo xtask bench sockets` runs it; needs root.
 //!
 //! Two kinds of figures: nanoseconds of one run of a program, by the kernel's own statistics (the
-//! minimum over the batches, less the cost of an empty program measured in the same way), and the
-//! time of a TCP connect() through a service beside that of a direct one, interleaved. Everything
+//! cheapest batch of a round, less that of an empty program in the same round), and the time of a
+//! TCP connect() through a service beside that of a direct one (the medians of a round),
+//! interleaved. A figure is the median of the rounds. What is timed runs on one CPU. Everything
 //! happens in namespaces and a cgroup of its own; nothing of it is left.
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
@@ -10,6 +11,10 @@
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/datapath/world.rs"]
 mod world;
+
+#[expect(dead_code, reason = "other suites look at their figures at the end")]
+#[path = "../../xtask/src/bench/results.rs"]
+mod results;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
@@ -21,7 +26,10 @@ use bowline_agent::datapath::{Datapath, EmptyPrograms, Runs, ServiceTable, servi
 use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde_json::{Value, json};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use results::{Better, Figure, Relation, Run, Statistics};
+use serde_json::json;
 use world::World;
 
 #[derive(Parser)]
@@ -33,13 +41,17 @@ struct Arguments {
     /// How many services the larger table has
     #[arg(long, value_name = "COUNT", default_value_t = 30_000)]
     services: u32,
-    /// Batches of each measurement
-    #[arg(long, value_name = "COUNT", default_value_t = 60)]
+    /// Rounds; in each, what is measured and its baseline have their turn
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Batches of each measurement in a round
+    #[arg(long, value_name = "COUNT", default_value_t = 8)]
     batches: u32,
     /// Calls in a batch
     #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
     calls: u32,
-    /// Pairs of TCP connections, one direct and one through the service
+    /// Pairs of TCP connections in all rounds, one direct and one through the service
     #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
     pairs: u32,
     /// Given by `cargo bench`, and of no meaning here
@@ -92,6 +104,16 @@ struct Case {
     /// Nanoseconds.
     goal: f64,
     batch: Batch,
+}
+
+/// From now on this thread and those that it starts stay on the last CPU: what they measure then
+/// finds its memory where the batch before left it.
+fn stay() {
+    let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+    let mut cpus = CpuSet::new();
+    cpus.set(last).unwrap();
+    // A machine that does not allow it is measured without.
+    let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
 }
 
 fn nanoseconds(before: Runs, after: Runs) -> f64 {
@@ -185,12 +207,10 @@ fn cases(arguments: &Arguments, world: &World, count: u32) -> Vec<Case> {
     ]
 }
 
-/// What an empty program at `hook` costs in a batch that calls it.
-fn empty(world: &World, arguments: &Arguments, hook: &'static str) -> f64 {
-    let programs = EmptyPrograms::attach(&world.there.cgroup.path).unwrap();
+/// A batch that calls an empty program at `hook`.
+fn empty(world: &World, calls: u32, hook: &'static str) -> Batch {
     world.there.cgroup.enter();
     let address = world.client().address;
-    let calls = arguments.calls;
     let batch: Batch = world.client().namespace.run(move || -> Batch {
         let socket = UdpSocket::bind((address, 0)).unwrap();
         let own = socket.local_addr().unwrap();
@@ -211,33 +231,53 @@ fn empty(world: &World, arguments: &Arguments, hook: &'static str) -> f64 {
             }
         })
     });
-    let cost = cheapest(world, &batch, arguments.batches, || programs.runs(hook));
     world.there.cgroup.leave();
-    cost
+    batch
 }
 
 /// Measures each case; the kernel's statistics are on only here.
-fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32) -> Vec<Value> {
+fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32) -> Vec<Figure> {
     let _statistics = enable_stats(Stats::RunTime).unwrap();
     let cases = cases(arguments, world, count);
     world.here.cgroup.leave();
+    let nothing = EmptyPrograms::attach(&world.there.cgroup.path).unwrap();
     let mut found = Vec::new();
     for case in cases {
-        let nothing = empty(world, arguments, case.program);
-        world.here.cgroup.enter();
-        let runs = || datapath.socket_program_runs(case.program);
-        let raw = cheapest(world, &case.batch, arguments.batches, runs);
-        world.here.cgroup.leave();
-        let cost = raw - nothing;
-        let verdict = if cost <= case.goal { "reached" } else { "NOT reached" };
+        let empty = empty(world, arguments.calls, case.program);
+        let (mut costs, mut raw) = (Vec::new(), Vec::new());
+        let mut least = f64::INFINITY;
+        for _ in 0..arguments.rounds {
+            world.there.cgroup.enter();
+            let none = cheapest(world, &empty, arguments.batches, || nothing.runs(case.program));
+            world.there.cgroup.leave();
+            world.here.cgroup.enter();
+            let runs = || datapath.socket_program_runs(case.program);
+            let all = cheapest(world, &case.batch, arguments.batches, runs);
+            world.here.cgroup.leave();
+            costs.push(all - none);
+            raw.push(all);
+            least = least.min(none);
+        }
+        let figure = Figure::new(services_name(case.name, count), "ns", Better::Less, costs)
+            .goal(case.goal)
+            .beside("an empty program", Relation::Difference)
+            .from("ns", &raw);
         println!(
-            "{:<42} {count:>6} services  {cost:>7.1} ns  (empty {nothing:.1}; goal {}, {verdict})",
-            case.name, case.goal
+            "{:<42} {count:>6} services  {:>7.1} ns  [{:.1} .. {:.1}]  (empty {least:.1}; {})",
+            case.name,
+            figure.median,
+            figure.min,
+            figure.max,
+            figure.judgement()
         );
-        found.push(json!({"name": case.name, "services": count, "nanoseconds": cost,
-                          "empty": nothing, "goal": case.goal}));
+        found.push(figure);
     }
     found
+}
+
+/// What a figure is called among those of other numbers of services.
+fn services_name(name: &str, count: u32) -> String {
+    format!("{name}, {count} {}", if count == 1 { "service" } else { "services" })
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -260,53 +300,72 @@ fn connect_time(to: SocketAddr) -> Duration {
     start.elapsed()
 }
 
-/// A direct connect() and one through a service, in turns.
-fn compare(world: &World, arguments: &Arguments, count: u32) -> Value {
+/// A direct connect() and one through a service, in turns; gives the figure.
+fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
     let [_, server] = world.backends();
     let backend = SocketAddr::from((server.address, BACKEND_PORT));
     let listener = server.namespace.run(move || TcpListener::bind(backend).unwrap());
-    let pairs = arguments.pairs;
+    let (rounds, pairs) = (arguments.rounds, arguments.pairs / arguments.rounds);
     let accepting = server.namespace.spawn(move || {
-        for stream in listener.incoming().take(2 * pairs as usize) {
+        for stream in listener.incoming().take(2 * (rounds * pairs) as usize) {
             drop::<Option<TcpStream>>(stream.ok());
         }
     });
     world.here.cgroup.enter();
-    let (direct, through) = world.client().namespace.run(move || {
-        let (mut direct, mut through) = (Vec::new(), Vec::new());
-        for pair in 0..pairs {
-            let service = vip(scattered(pair, 0, count));
-            // Neither is always the first.
-            if pair % 2 == 0 {
-                direct.push(connect_time(backend));
-                through.push(connect_time(service));
-            } else {
-                through.push(connect_time(service));
-                direct.push(connect_time(backend));
+    let times: Vec<[f64; 2]> = world.client().namespace.run(move || {
+        let round = |round: u32| {
+            let (mut direct, mut through) = (Vec::new(), Vec::new());
+            for pair in round * pairs..(round + 1) * pairs {
+                let service = vip(scattered(pair, 0, count));
+                // Neither is always the first.
+                if pair % 2 == 0 {
+                    direct.push(connect_time(backend));
+                    through.push(connect_time(service));
+                } else {
+                    through.push(connect_time(service));
+                    direct.push(connect_time(backend));
+                }
             }
-        }
-        (median(direct), median(through))
+            [direct, through].map(|times| median(times).as_nanos() as f64)
+        };
+        (0..rounds).map(round).collect()
     });
     world.here.cgroup.leave();
     accepting.join().unwrap();
-    let more = (through.as_secs_f64() / direct.as_secs_f64() - 1.0) * 100.0;
-    let verdict = if more <= 3.0 { "reached" } else { "NOT reached" };
+    let through: Vec<f64> = times.iter().map(|[_, through]| *through).collect();
+    let ratios = times.iter().map(|[direct, through]| through / direct).collect();
+    let name = services_name("TCP connect() through a service", count);
+    let figure = Figure::new(name, "ratio", Better::Less, ratios)
+        .goal(1.03)
+        .beside("TCP connect() without one", Relation::Ratio)
+        .from("ns", &through);
     println!(
-        "TCP connect(), median of {pairs}                 {count:>6} services  direct {direct:?}, \
-         through the service {through:?}: {more:+.2}%  (goal +3%, {verdict})"
+        "TCP connect(), medians of {pairs:<17}{count:>6} services  {:>7.3} of a direct one  \
+         [{:.3} .. {:.3}]  ({:.1} us; {})",
+        figure.median,
+        figure.min,
+        figure.max,
+        results::median(&through) / 1e3,
+        figure.judgement()
     );
-    json!({"name": "connect", "services": count, "pairs": pairs, "percent_more": more,
-           "direct_nanoseconds": direct.as_nanos() as u64,
-           "through_nanoseconds": through.as_nanos() as u64, "goal": 3.0})
+    figure
 }
 
 fn main() {
     let arguments = Arguments::parse();
+    let parameters = [
+        ("services", json!(arguments.services)),
+        ("rounds", json!(arguments.rounds)),
+        ("batches", json!(arguments.batches)),
+        ("calls", json!(arguments.calls)),
+        ("pairs", json!(arguments.pairs)),
+    ];
+    let mut run = Run::begin("sockets", &parameters, Statistics::WhereNeeded);
+    stay();
     let world = World::new();
     let (mut here, _there) = world.open();
     // What the programs choose has to have somewhere to go without leaving the namespace.
     let own = world.client().address;
-    let mut figures = Vec::new();
     for count in [1, arguments.services] {
         // A backend of its own for each service, as they have outside of benchmarks.
         let backend = |number| match count {
@@ -314,13 +373,10 @@ fn main() {
             _ => (own, 1_024 + (number % 60_000) as u16),
         };
         here.apply_services(&services(count, "UDP", backend)).unwrap();
-        figures.extend(measure(&world, &here, &arguments, count));
+        run.extend(measure(&world, &here, &arguments, count));
         let server = (world.backends()[1].address, BACKEND_PORT);
         here.apply_services(&services(count, "TCP", |_| server)).unwrap();
-        figures.push(compare(&world, &arguments, count));
+        run.extend([compare(&world, &arguments, count)]);
     }
-    if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&figures).unwrap();
-        std::fs::write(file, text + "\n").unwrap();
-    }
+    run.end(arguments.json.as_deref()).unwrap();
 }

@@ -2,7 +2,13 @@
 //!
 //! Guarantees: prints each figure beside its goal, reached or not; a goal that is missed is no
 //! failure, because a busy machine misses all of them. The programs measured are those that users
-//! run; what drives them is the development build.
+//! run; what drives them is the development build. Every suite writes the same format
+//! (`bench/results.rs`).
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the suites write what xtask reads"))]
+mod results;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -41,17 +47,17 @@ struct Path {
     #[arg(long, value_name = "COUNT")]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load.
-    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(long, value_name = "COUNT", default_value_t = 15)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
-    /// Only 1 and 10,000 services and few rounds: about three minutes.
+    /// Only 1 and 1,000 services, and short rounds: less than two minutes.
     #[arg(long, conflicts_with_all = ["services", "rounds"])]
     quick: bool,
 }
 
 #[derive(clap::Args)]
 struct Sockets {
-    /// Also write the figures to this file, as JSON.
+    /// Also write the figures, with all samples, to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// How many services the larger table has.
@@ -60,11 +66,18 @@ struct Sockets {
     /// Pairs of TCP connections, one direct and one through the service.
     #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
     pairs: u32,
+    /// Rounds; in each, what is measured and its baseline have their turn.
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Few rounds and few pairs: less than a minute.
+    #[arg(long, conflicts_with_all = ["rounds", "pairs"])]
+    quick: bool,
 }
 
 #[derive(clap::Args)]
 struct Services {
-    /// Also write the figures to this file, as JSON.
+    /// Also write the figures, with all samples, to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// How many services there are.
@@ -73,6 +86,13 @@ struct Services {
     /// How many endpoints each of them has.
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     endpoints: u32,
+    /// How often the agent starts on an empty node.
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Few rounds: less than two minutes.
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
 }
 
 /// Build, measure, print.
@@ -83,25 +103,32 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bpf::build()?;
     match &args.suite {
         Suite::Path(path) => {
-            let (services, rounds) = match path.quick {
-                true => (&[1, 10_000][..], 5),
-                false => (&path.services[..], path.rounds),
+            let (services, rounds, turn) = match path.quick {
+                true => (&[1, 1_000][..], 15, 40),
+                false => (&path.services[..], path.rounds, 100),
             };
             let counts: Vec<(&str, u32)> = services
                 .iter()
                 .map(|count| ("services", *count))
-                .chain([("rounds", rounds)])
+                .chain([("rounds", rounds), ("turn", turn)])
                 .collect();
             bench("path", &counts, &[("json", &path.json), ("html", &path.html)])
         }
         Suite::Sockets(sockets) => {
-            let counts = [("services", sockets.services), ("pairs", sockets.pairs)];
+            let (rounds, batches, pairs) = match sockets.quick {
+                true => (5, 4, 5_000),
+                false => (sockets.rounds, 8, sockets.pairs),
+            };
+            let mut counts = vec![("services", sockets.services), ("pairs", pairs)];
+            counts.extend([("rounds", rounds), ("batches", batches)]);
             bench("sockets", &counts, &[("json", &sockets.json)])
         }
         Suite::Services(services) => {
             // Here the speed of the agent's own code counts.
             build::binaries(true)?;
-            let counts = [("services", services.services), ("endpoints", services.endpoints)];
+            let rounds = if services.quick { 5 } else { services.rounds };
+            let mut counts = vec![("services", services.services), ("rounds", rounds)];
+            counts.push(("endpoints", services.endpoints));
             bench("services", &counts, &[("json", &services.json)])
         }
     }

@@ -115,8 +115,7 @@ fn plot(figures: &[&Value]) -> String {
 fn table(figures: &[&Value]) -> String {
     let mut table = String::from("<table><tr><th>ratio to the pod's own address</th>");
     for figure in figures {
-        let noisy = if figure["noisy"] == true { " (noisy)" } else { "" };
-        write!(table, "<th>{} services{noisy}</th>", figure["services"]).unwrap();
+        write!(table, "<th>{} services</th>", figure["services"]).unwrap();
     }
     for (place, way) in ways(figures).iter().enumerate() {
         let colour = COLOURS[place % COLOURS.len()];
@@ -124,7 +123,8 @@ fn table(figures: &[&Value]) -> String {
         for figure in figures {
             let row = &figure["ways"][place];
             let [least, middle, most] = ["least", "ratio", "most"].map(|field| number(row, field));
-            write!(table, "<td title=\"{least:.3} to {most:.3}\">{middle:.3}</td>").unwrap();
+            let noisy = if row["noisy"] == true { " (noisy)" } else { "" };
+            write!(table, "<td title=\"{least:.3} to {most:.3}\">{middle:.3}{noisy}</td>").unwrap();
         }
     }
     table + "</tr></table>\n"
