@@ -14,6 +14,7 @@ mod dns;
 mod durability;
 mod first_light;
 mod kubectl;
+mod monitor;
 mod pod_network;
 mod pod_throughput;
 mod refusals;

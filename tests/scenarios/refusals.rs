@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bowline_tests::api::{Api, Found, uid, wait};
-use bowline_tests::command::output;
+use bowline_tests::command::{finish, output};
 use bowline_tests::pod_network::{Family, Stage, run};
 use bowline_tests::{Place, Running, load};
 use k8s_openapi::api::core::v1::Service;
@@ -185,7 +185,10 @@ impl Refusals {
     fn net(&self, what: &str) -> Result<Value> {
         let cluster = &self.0.cluster;
         let mut net = cluster.bowline(&["net", what, "-o", "json", "--node", "node1"])?;
-        Ok(serde_json::from_str(&output(net.args(["--name", &cluster.name]))?)?)
+        // That a map is full is a status of its own.
+        let ended = finish(net.args(["--name", &cluster.name]))?;
+        let error = || String::from_utf8_lossy(&ended.stderr).into_owned();
+        serde_json::from_slice(&ended.stdout).with_context(error)
     }
 
     fn counters(&self) -> Result<Counters> {

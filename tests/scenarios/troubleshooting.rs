@@ -158,6 +158,7 @@ impl Broken<'_> {
             &["explain", &client, "kube-system/kube-dns", "--udp", "--run"],
             &["explain", &client, &format!("{}:7007", self.remote()?), "--run"],
             &["diff"],
+            &["status"],
         ] {
             let (code, said) = self.net(words)?;
             ensure!(code == 0, "{words:?} of what is whole ended with {code}: {said}");
@@ -250,9 +251,11 @@ impl Broken<'_> {
         fs::remove_file(links.join(format!("from_pod-{}", own["ifindex"])))?;
         let fault = "the program at a pod's link is detached";
         self.names(fault, &words, "no program of bowline: its pin is gone", 1)?;
+        self.names(fault, &["status"], "program from_pod does not run at link", 1)?;
         fs::remove_file(links.join("connect4"))?;
         let fault = "the program at connect() is detached";
-        self.names(fault, &words, "Packets are balanced one by one", 1)
+        self.names(fault, &words, "Packets are balanced one by one", 1)?;
+        self.names(fault, &["status"], "program connect4 does not run at cgroup", 1)
     }
 
     fn map_entry(&mut self) -> Result<()> {
@@ -276,9 +279,9 @@ impl Broken<'_> {
         self.stage.cluster.api().await?.of().create(&PostParams::default(), &service).await?;
         wait("a map that is full", PATIENCE, async || {
             let (_, said) = self.net(&["status"])?;
-            Ok(if said.contains("without room") { Found::Yes(()) } else { Found::NotYet(said) })
+            Ok(if said.contains("without room in") { Found::Yes(()) } else { Found::NotYet(said) })
         })
         .await?;
-        self.names("a map is full", &["status"], "without room: default/many", 0)
+        self.names("a map is full", &["status"], "without room in SLOTS: default/many", 1)
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Frontend, Mac,
     NearBackends, Peer, Plain, Pod, Reason, ReverseKey, Route, RouteKey, Service, ServiceKey,
-    ServiceLine, ServiceTraffic, Slot, Traffic, U16Be, affinity_kind, map,
+    ServiceLine, ServiceTraffic, Slot, Told, Traffic, U16Be, Wanted, affinity_kind, map,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -45,7 +45,7 @@ pub enum DumpFailed {
 }
 
 /// The names of all maps that can be shown.
-pub const DUMPED: [&str; 16] = [
+pub const DUMPED: [&str; 18] = [
     map::ADDRESSES,
     map::AFFINITY,
     map::BACKENDS,
@@ -53,6 +53,7 @@ pub const DUMPED: [&str; 16] = [
     map::COUNTERS,
     map::EDITION,
     map::FLOWS,
+    map::MONITOR,
     map::PEERS,
     map::PODS,
     map::REVERSE,
@@ -62,6 +63,7 @@ pub const DUMPED: [&str; 16] = [
     map::SERVICE_LINES,
     map::SLOTS,
     map::TAKEOVER,
+    map::TOLD,
 ];
 
 /// All entries of the map with this name, in the order of their keys.
@@ -75,6 +77,7 @@ pub fn dump(bpffs: &Path, name: &str) -> Result<Vec<DumpRow>, DumpFailed> {
         map::COUNTERS => per_cpu::<Traffic>(maps, map::COUNTERS, Reason::COUNTERS),
         map::EDITION => array::<Edition>(maps, map::EDITION),
         map::FLOWS => hash::<FlowKey, Flow>(maps, map::FLOWS),
+        map::MONITOR => array::<Wanted>(maps, map::MONITOR),
         map::PEERS => array::<Peer>(maps, map::PEERS),
         map::PODS => hash::<Address, Pod>(maps, map::PODS),
         map::REVERSE => hash::<ReverseKey, Frontend>(maps, map::REVERSE),
@@ -87,6 +90,7 @@ pub fn dump(bpffs: &Path, name: &str) -> Result<Vec<DumpRow>, DumpFailed> {
         map::SERVICE_LINES => array::<ServiceLine>(maps, map::SERVICE_LINES),
         map::SLOTS => array::<Slot>(maps, map::SLOTS),
         map::TAKEOVER => array::<u32>(maps, map::TAKEOVER),
+        map::TOLD => per_cpu::<Told>(maps, map::TOLD, 1),
         other => Err(DumpFailed::NoSuchMap(other.to_owned())),
     }
 }
@@ -266,4 +270,6 @@ records! {
     Flow { address, port, kind, ended, backend, service, owner, last_used }
     Traffic { packets, bytes }
     ServiceTraffic { refused, packets, bytes }
+    Told { window_ns, lost, told }
+    Wanted { until_ns, address, outcomes, reason, service, sample, limit, port, protocol }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -16,6 +17,7 @@ use serde::Serialize;
 use super::condition::Condition;
 use super::links;
 use super::pins::Pins;
+use super::syscall;
 use crate::network::{LinkSeen, Lookup, Netlink, NetlinkRequestFailed, hardware_address};
 
 /// The kernel could not be asked about a network namespace.
@@ -57,6 +59,17 @@ impl NeighbourRow {
 /// named; loopback's and those of groups are left out.
 pub fn neighbours(netns: Option<&Path>) -> Result<Vec<NeighbourRow>, ReadKernelFailed> {
     inside(netns, || block_on(async { Ok(Seen::of(&[]).await?.neighbours) }))
+}
+
+/// The number that the kernel has for a network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+pub fn namespace_cookie(netns: &Path) -> Result<u64, ReadKernelFailed> {
+    inside(Some(netns), || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+            .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"));
+        let cookie = socket
+            .and_then(|socket| syscall::socket_cookie(socket.as_fd(), nix::libc::SO_NETNS_COOKIE));
+        cookie.map_err(|error| ReadKernelFailed::Ask(error.to_string()))
+    })
 }
 
 /// One look at a network namespace.

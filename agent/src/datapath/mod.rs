@@ -20,6 +20,7 @@ mod links;
 mod measure;
 mod migrate;
 mod mirror;
+mod monitor;
 mod names;
 mod netlink;
 mod netns;
@@ -48,13 +49,15 @@ pub use explain::{
 };
 pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
-pub use kernel::{NeighbourRow, ReadKernelFailed, neighbours};
+pub use kernel::{NeighbourRow, ReadKernelFailed, namespace_cookie, neighbours};
 pub use links::AttachProgramFailed;
 pub(crate) use links::forget_filters;
 pub use measure::{EmptyPrograms, Runs};
 pub use migrate::MigrateFailed;
+pub use monitor::{Became, Filter, LEASE, ListenFailed, Listener};
 pub use programs::{LoadProgramsFailed, Raw, object};
 pub use sizes::{MapSizes, SetMapSizeFailed};
+pub use snapshot::monotonic_ns;
 pub use snapshot::{
     AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
 };

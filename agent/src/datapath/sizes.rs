@@ -20,6 +20,8 @@ pub struct MapSizes {
     pub pods: u32,
     pub routes: u32,
     pub flows: u32,
+    /// Bytes, unlike all others: a power of two of whole pages.
+    pub events: u32,
 }
 
 impl Default for MapSizes {
@@ -34,6 +36,7 @@ impl Default for MapSizes {
             pods: size::PODS,
             routes: size::ROUTES,
             flows: size::FLOWS,
+            events: size::EVENTS,
         }
     }
 }
@@ -46,15 +49,17 @@ pub enum SetMapSizeFailed {
         names = SIZED.map(|(name, _)| name).join(", ")
     )]
     Unknown(String),
-    #[error(
-        "{0:?}: the size of this map is a power of two, as {default} is",
-        default = size::PEERS
-    )]
-    NotAPowerOfTwo(String),
+    #[error("{assignment:?}: the size of this map is a power of two, as {default} is")]
+    NotAPowerOfTwo { assignment: String, default: u32 },
+    #[error("{0:?}: this map has at least a page of {PAGE} bytes")]
+    LessThanAPage(String),
 }
 
+/// Of the ring buffer, as the kernel maps it.
+const PAGE: u32 = 4096;
+
 /// The maps whose sizes can be set, each with the agent's flag for it.
-const SIZED: [(&str, &str); 9] = [
+const SIZED: [(&str, &str); 10] = [
     (map::SERVICES, "--map-size SERVICES="),
     (map::SLOTS, "--map-size SLOTS="),
     (map::BACKENDS, "--map-size BACKENDS="),
@@ -64,6 +69,7 @@ const SIZED: [(&str, &str); 9] = [
     (map::PODS, "--map-size PODS="),
     (map::ROUTES, "--map-size ROUTES="),
     (map::FLOWS, "--map-size FLOWS="),
+    (map::EVENTS, "--map-size EVENTS="),
 ];
 
 /// The agent's flag that sets a map's size. Some maps are as large as SERVICES is; those without a
@@ -93,11 +99,21 @@ impl MapSizes {
             map::PODS => &mut self.pods,
             map::ROUTES => &mut self.routes,
             map::FLOWS => &mut self.flows,
+            map::EVENTS => &mut self.events,
             _ => return Err(failed()),
         };
         let entries: u32 = entries.parse().ok().filter(|count| *count > 0).ok_or_else(failed)?;
-        if name == map::PEERS && !entries.is_power_of_two() {
-            return Err(SetMapSizeFailed::NotAPowerOfTwo(assignment.to_owned()));
+        let default = match name {
+            map::PEERS => Some(size::PEERS),
+            map::EVENTS => Some(size::EVENTS),
+            _ => None,
+        };
+        if let Some(default) = default.filter(|_| !entries.is_power_of_two()) {
+            let assignment = assignment.to_owned();
+            return Err(SetMapSizeFailed::NotAPowerOfTwo { assignment, default });
+        }
+        if name == map::EVENTS && entries < PAGE {
+            return Err(SetMapSizeFailed::LessThanAPage(assignment.to_owned()));
         }
         *size = entries;
         Ok(())
@@ -117,7 +133,7 @@ impl MapSizes {
     }
 
     /// The size of each map that has one.
-    pub(super) fn by_map(&self) -> [(&'static str, u32); 13] {
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 14] {
         [
             (map::SERVICES, self.services),
             (map::SERVICE_LINES, self.service_lines()),
@@ -132,6 +148,7 @@ impl MapSizes {
             (map::PODS, self.pods),
             (map::ROUTES, self.routes),
             (map::FLOWS, self.flows),
+            (map::EVENTS, self.events),
         ]
     }
 }
@@ -144,7 +161,7 @@ mod tests {
     fn every_map_with_a_size_has_a_flag_that_sets_it() {
         for (name, flag) in SIZED {
             let mut sizes = MapSizes::default();
-            sizes.set(&format!("{name}=1024")).unwrap();
+            sizes.set(&format!("{name}=8192")).unwrap();
             assert_ne!(sizes, MapSizes::default(), "{name}");
             assert_eq!(flag, format!("--map-size {name}="));
         }
@@ -161,6 +178,7 @@ mod tests {
             ("SLOTS", "NAME=ENTRIES, NAME being one of SERVICES, SLOTS, BACKENDS, PEERS"),
             ("SLOTS=0", "\"SLOTS=0\" sets no map's size"),
             ("ADDRESSES=5", "\"ADDRESSES=5\" sets no map's size"),
+            ("EVENTS=512", "\"EVENTS=512\": this map has at least a page of 4096 bytes"),
             ("PEERS=1000", "\"PEERS=1000\": the size of this map is a power of two, as 262144 is"),
         ] {
             let error = sizes.set(wrong).unwrap_err().to_string();

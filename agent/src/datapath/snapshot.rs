@@ -309,8 +309,8 @@ impl Snapshot {
     }
 }
 
-/// The clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> u64 {
+/// Nanoseconds of the clock that programs have (`bpf_ktime_get_ns`).
+pub fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     let now = now.map(Duration::from).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)

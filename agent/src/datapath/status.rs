@@ -8,10 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
+use bowline_ebpf_abi::map;
 use serde::Serialize;
 
 use super::condition::{Condition, FullMap, LoadedProgram};
 use super::features::FeatureRow;
+use super::kernel::Attached;
+use super::links::program_of;
 use super::pins::Pins;
 use super::sizes::flag_of;
 use super::snapshot::Snapshot;
@@ -61,7 +64,12 @@ pub struct Status {
     /// Kernel memory of all maps.
     pub map_bytes: u64,
     pub programs: Vec<ProgramStatus>,
+    /// What is wrong, in words; nothing when all is well.
+    pub problems: Vec<String>,
 }
+
+/// From so many percent on a map is nearly full.
+const PRESSURE: u32 = 80;
 
 impl Status {
     /// Reads what is pinned under this BPF file system, and what the agent wrote to its file.
@@ -72,12 +80,23 @@ impl Status {
         let used = snapshot.maps.iter().map(|row| (row.name, row.used)).collect();
         let maps = read_maps(&pins, &used, &mut condition.full)?;
         let pods: Vec<u32> = snapshot.pods.iter().map(|pod| pod.ifindex).collect();
+        let mut problems = Vec::new();
+        if condition.programs.is_empty() {
+            problems.push("no agent has said which programs it loaded".to_owned());
+        }
+        for loaded in &condition.programs {
+            let missing = missing_places(&pins, loaded, &pods)
+                .map_err(|source| ReadMapsFailed::NotOpened { path: pins.links.clone(), source })?;
+            problems.extend(missing);
+        }
+        problems.extend(maps.iter().filter_map(pressure));
         let program = |loaded| program_status(&pins, loaded, &pods);
         Ok(Self {
             features: condition.features,
             map_bytes: maps.iter().map(|map| map.bytes).sum(),
             maps,
             programs: condition.programs.into_iter().map(program).collect(),
+            problems,
         })
     }
 }
@@ -115,6 +134,46 @@ fn memory(descriptor: i32) -> io::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"))?;
     let field = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     Ok(field.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0))
+}
+
+/// A map that is full or nearly so, in words.
+fn pressure(map: &MapStatus) -> Option<String> {
+    if let Some(full) = &map.full {
+        return Some(full.message.clone());
+    }
+    let used = u64::from(map.used?) * 100 / u64::from(map.size.max(1));
+    // The others let go of their oldest entries by themselves.
+    let keeps = !matches!(map.name.as_str(), map::FLOWS | map::REVERSE | map::AFFINITY);
+    let raise = map.flag.map(|flag| format!(": raise it with {flag}")).unwrap_or_default();
+    let name = &map.name;
+    (keeps && used >= u64::from(PRESSURE)).then(|| format!("map {name} is {used} % full{raise}"))
+}
+
+/// Where a program should run and does not. Filters of clsact have no pins to look at.
+fn missing_places(pins: &Pins, loaded: &LoadedProgram, pods: &[u32]) -> io::Result<Vec<String>> {
+    if loaded.hook.starts_with("clsact") {
+        return Ok(Vec::new());
+    }
+    let links = loaded.places.iter().filter_map(|place| place.strip_prefix("link "));
+    let places: Vec<(String, String)> = match loaded.name.as_str() {
+        "from_pod" | "to_pod" => pods
+            .iter()
+            .map(|ifindex| (format!("{}-{ifindex}", loaded.name), format!("link {ifindex}")))
+            .collect(),
+        "from_uplink" => links
+            .map(|ifindex| (format!("from_uplink-{ifindex}"), format!("link {ifindex}")))
+            .collect(),
+        name => vec![(name.to_owned(), loaded.places.join(", "))],
+    };
+    let mut missing = Vec::new();
+    for (pin, place) in places {
+        if let Attached::Not(why) = program_of(&pins.links.join(pin))? {
+            missing.push(format!("program {} does not run at {place}: {why}", loaded.name));
+        }
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    Ok(missing)
 }
 
 fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramStatus {

@@ -8,7 +8,9 @@
 mod diff;
 mod dns;
 mod dump;
+mod ends;
 mod explain;
+mod monitor;
 mod neighbours;
 mod probe;
 mod rows;
@@ -24,6 +26,7 @@ use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use clap::Subcommand;
 
 use crate::cluster::{self, Place, Record};
+use crate::launch;
 use crate::output::{self, Format};
 
 /// Show what a node's data plane holds.
@@ -36,6 +39,7 @@ use crate::output::{self, Format};
   bowline net maps dump PODS --node node1
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
+  bowline net monitor --node node1 --verdict refused
   bowline net diff --node node2 && echo healthy
   bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
   nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
@@ -91,12 +95,15 @@ enum What {
     Features,
     /// The programs, where they are attached, and what they cost
     Programs,
-    /// Kernel features, memory of the maps, what found no room, and the programs
+    /// Kernel features, maps, programs, and what is wrong: exit status 0 if nothing is, 1 if
+    /// something
     Status,
     /// What the node's DNS server was asked and answered, and its limits
     Dns,
     /// What will happen, step by step, to a connection or a datagram from a pod to an address
     Explain(explain::Args),
+    /// What becomes of packets and calls, as it happens
+    Monitor(monitor::Args),
     #[command(hide = true)]
     Probe(probe::Args),
     /// What differs between the API and the maps: exit status 0 if nothing does, 1 if something,
@@ -155,7 +162,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return tell(show_way(args, of));
     }
     let source = source(args)?;
-    let Some(seconds) = args.watch else { return show(args, &source) };
+    if let What::Monitor(of) = &args.what {
+        if args.watch.is_some() {
+            bail!("monitor shows what happens as it happens: leave --watch out");
+        }
+        must_be_root()?;
+        let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
+        return launch::run_until_stopped(1, async |stop| {
+            monitor::run(of, bpffs, run_dir, args.numeric, args.output, stop).await
+        });
+    }
+    let Some(seconds) = args.watch else {
+        if !show(args, &source)? {
+            std::process::exit(1);
+        }
+        return Ok(());
+    };
     let clears = args.output == Format::Table && std::io::stdout().is_terminal();
     loop {
         if clears {
@@ -167,29 +189,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn show(args: &Args, source: &Source) -> anyhow::Result<()> {
+/// Prints; says whether what it shows is as it should be, as far as that is judged.
+fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     if let What::Dns = args.what {
-        return dns::print(&source.run_dir, args.output);
+        return dns::print(&source.run_dir, args.output).map(|()| true);
     }
     must_be_root()?;
     if let What::Neighbours(of) = &args.what {
         let netns = of.netns.clone().or_else(|| Some(source.local.as_ref()?.netns.clone()));
-        return neighbours::print(netns.as_deref(), args.output);
+        return neighbours::print(netns.as_deref(), args.output).map(|()| true);
     }
     if let What::Maps(of) = &args.what
         && let Some(wanted) = &of.wanted
     {
-        return dump::print(&source.bpffs, wanted, args.output);
+        return dump::print(&source.bpffs, wanted, args.output).map(|()| true);
     }
     if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
         let status = Status::read(&source.bpffs, &condition)
             .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
-        return match args.what {
-            What::Features => status::print_features(&status.features, args.output),
-            What::Programs => status::print_programs(&status.programs, args.output),
-            _ => status::print(&status, args.output),
-        };
+        match args.what {
+            What::Features => status::print_features(&status.features, args.output)?,
+            What::Programs => status::print_programs(&status.programs, args.output)?,
+            _ => {
+                output::unless_unread(status::print(&status, args.output))?;
+                return Ok(status.problems.is_empty());
+            }
+        }
+        return Ok(true);
     }
     let snapshot =
         Snapshot::read(&source.bpffs).with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
@@ -197,7 +224,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<()> {
         true => snapshot,
         false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),
     };
-    rows::print(&args.what, &snapshot, args.output)
+    rows::print(&args.what, &snapshot, args.output).map(|()| true)
 }
 
 fn must_be_root() -> anyhow::Result<()> {

@@ -17,10 +17,14 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     maps(&status.maps, status.map_bytes).print()?;
     output::line("")?;
     programs(&status.programs).print()?;
-    for line in full(&status.maps) {
+    for line in without_room(&status.maps) {
         output::line(&format!("\n{line}"))?;
     }
-    Ok(())
+    let health = match status.problems.len() {
+        0 => "\nhealthy".to_owned(),
+        _ => format!("\nnot healthy:\n  {}", status.problems.join("\n  ")),
+    };
+    Ok(output::line(&health)?)
 }
 
 /// Prints the features alone.
@@ -84,8 +88,8 @@ fn programs(rows: &[ProgramStatus]) -> Table {
     table
 }
 
-/// What found no room, and what to do about it.
-fn full(rows: &[MapStatus]) -> Vec<String> {
+/// What found no room.
+fn without_room(rows: &[MapStatus]) -> Vec<String> {
     const NAMED: usize = 5;
     let line = |map: &MapStatus| {
         let full = map.full.as_ref()?;
@@ -94,7 +98,7 @@ fn full(rows: &[MapStatus]) -> Vec<String> {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Some(format!("{}\nwithout room: {}{more}", full.message, named.join(", ")))
+        Some(format!("without room in {}: {}{more}", map.name, named.join(", ")))
     };
     rows.iter().filter_map(line).collect()
 }
@@ -133,7 +137,7 @@ mod tests {
         let first = text.lines().next().unwrap_or_default();
         let words: Vec<&str> = first.split_whitespace().collect();
         assert_eq!(words, ["SLOTS", "4", "4", "1.5", "MiB", "FULL", "--map-size", "SLOTS="]);
-        let lines = full(&[slots()]);
+        let lines = without_room(&[slots()]);
         assert_eq!(lines.len(), 1);
         assert!(lines[0].ends_with("default/web4 and 2 more"), "{lines:?}");
     }

@@ -4,9 +4,9 @@
 use core::mem::offset_of;
 
 use crate::{
-    Affinity, AffinityKey, Backend, Edition, Flow, FlowKey, Frontend, NearBackends, Peer, Pod,
-    ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Traffic,
-    map,
+    Affinity, AffinityKey, Backend, Edition, Event, Flow, FlowKey, Frontend, NearBackends, Peer,
+    Pod, ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Told,
+    Traffic, Wanted, map,
 };
 
 /// A key or a value of a map. Plain numbers and addresses are not described.
@@ -64,4 +64,10 @@ pub const LAYOUTS: &[Layout] = layouts! {
     map::FLOWS, "value", Flow { address, port, kind, ended, backend, service, owner, last_used }
     map::COUNTERS, "value", Traffic { packets, bytes }
     map::SERVICE_COUNTERS, "value", ServiceTraffic { refused, packets, bytes }
+    map::MONITOR, "value", Wanted {
+        until_ns, address, outcomes, reason, service, sample, limit, port, protocol, pad }
+    map::EVENTS, "value", Event {
+        time_ns, netns, source, destination, becomes, source_port, destination_port,
+        becomes_port, protocol, tcp_flags, reason, direction, ifindex, bytes, service }
+    map::TOLD, "value", Told { window_ns, lost, told, pad }
 };

@@ -17,6 +17,7 @@ mod counters;
 mod layouts;
 mod lines;
 mod maps;
+mod monitor;
 
 pub use address::{Address, Mac, U16Be, U32Be};
 pub use counters::{Direction, Reason, Traffic};
@@ -28,6 +29,7 @@ pub use maps::{
     affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol, route_flags, size,
     state, takeover,
 };
+pub use monitor::{Event, NO_SERVICE, Told, WINDOW_NS, Wanted, outcome};
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
 pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 5 } else { 4 };
@@ -57,6 +59,7 @@ plain! {
     AffinityKey = 24,
     Backend = if cfg!(feature = "next-abi") { 24 } else { 20 },
     Edition = 32,
+    Event = 88,
     Flow = 36,
     FlowKey = 40,
     Frontend = 20,
@@ -72,10 +75,12 @@ plain! {
     ServiceKey = 20,
     ServiceTraffic = 24,
     Slot = 8,
+    Told = 24,
     Traffic = 16,
     U16Be = 2,
     U32Be = 4,
     u32 = 4,
     u64 = 8,
+    Wanted = 48,
     u8 = 1,
 }

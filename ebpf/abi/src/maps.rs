@@ -35,6 +35,10 @@ pub mod map {
     /// [`Service::id`](crate::Service::id), for what was not chosen from a line.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// What somebody wants to be told, in EVENTS; TOLD counts what was lost of it.
+    pub const MONITOR: &str = "MONITOR";
+    pub const EVENTS: &str = "EVENTS";
+    pub const TOLD: &str = "TOLD";
     /// One number, of [`takeover`](crate::takeover).
     pub const TAKEOVER: &str = "TAKEOVER";
 }
@@ -57,6 +61,8 @@ pub mod size {
     pub const PODS: u32 = 4_096;
     pub const ROUTES: u32 = 16_384;
     pub const FLOWS: u32 = 65_536;
+    /// Bytes of EVENTS: a power of two of whole pages.
+    pub const EVENTS: u32 = 1 << 20;
 }
 
 /// 2^64 divided by the golden ratio: numbers in a row times this are far from each other in their

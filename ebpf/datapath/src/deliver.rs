@@ -37,8 +37,8 @@
 //! through a program do not multiply.
 
 use crate::abi::{
-    Address, Direction, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U32Be, affinity_kind,
-    flow_kind, pod_flags, protocol, route_flags, state,
+    Address, Direction, Event, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U32Be,
+    affinity_kind, flow_kind, pod_flags, protocol, route_flags, state,
 };
 use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
@@ -128,6 +128,12 @@ impl ReasonCode {
         self.0 = reason as u32;
     }
 
+    /// The number of the reason.
+    #[inline(always)]
+    pub const fn number(self) -> u16 {
+        self.0 as u16
+    }
+
     /// The index into COUNTERS.
     #[inline(always)]
     pub const fn index(self, direction: Direction) -> u32 {
@@ -146,6 +152,8 @@ pub struct Work {
     pub rewrite: Rewrite,
     /// Why it is dropped, or under what name its change is counted.
     pub reason: ReasonCode,
+    /// Room for what is told of it.
+    pub event: Event,
     pub(crate) key: FlowKey,
     pub(crate) other: FlowKey,
     pub(crate) flow: Flow,

@@ -16,6 +16,7 @@ mod checksum;
 mod control;
 mod deliver;
 mod flows;
+mod monitor;
 mod packet;
 mod peers;
 mod quote;
@@ -27,6 +28,7 @@ pub use deliver::{
     Change, PacketMaps, ReasonCode, Rewrite, Verdict, Way, Work, from_pod, from_uplink, to_pod,
 };
 pub use flows::{Endpoint, Ends};
+pub use monitor::{is_wanted, is_within_limit, outcome_of};
 pub use packet::{
     Bytes, ETHERNET, Extent, Family, Fragment, Frame, Ipv4Header, Packet, Ports, packet_flags,
     parse,

@@ -9,6 +9,7 @@
 #![no_main]
 
 mod maps;
+mod monitor;
 mod settings;
 mod socket;
 mod tc;

@@ -12,8 +12,8 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use bowline_ebpf_abi::{
-    Address, Backend, Direction, Frontend, Reason, SPREAD, ServiceKey, U16Be, U32Be, affinity_kind,
-    protocol,
+    Address, Backend, Direction, Frontend, NO_SERVICE, Reason, SPREAD, ServiceKey, U16Be, U32Be,
+    affinity_kind, protocol,
 };
 use bowline_ebpf_datapath as datapath;
 use bowline_ebpf_datapath::{
@@ -24,6 +24,7 @@ use crate::maps::{
     KernelMaps, count, count_connection, count_connection_at, count_refused, edition, in_span,
     line, place_of,
 };
+use crate::monitor::{listens, tell_call};
 use crate::settings::{can_set_retval, node_netns};
 
 const REFUSE: i32 = 0;
@@ -90,21 +91,25 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let pick = || unsafe { bpf_get_prandom_u32() };
     let place = place_of(&key);
     let line = line(&key, place);
-    let near = match line.and_then(|line| choose_near(&key, &line, pick)) {
+    let (near, service) = match line.and_then(|line| choose_near(&key, &line, pick)) {
         Some(near) => {
             count_connection_at(place);
-            near
+            (near, line.map_or(NO_SERVICE, |line| line.service.id))
         }
         None => match choose(&KernelMaps, &key, line.map(|l| l.service), pick, || client(ctx)) {
-            Choice::NotAService => return unless_service(&key),
-            Choice::NoBackend { service } => return refuse_of(service),
+            Choice::NotAService => return unless_service(ctx, &key),
+            Choice::NoBackend { service } => return refuse_of(ctx, &key, service),
             Choice::Backend { service, backend: Backend { address, port, .. }, .. } => {
                 count_connection(service);
-                Near { address, port }
+                (Near { address, port }, service)
             }
         },
     };
     let Near { address, port } = near;
+    if listens(Reason::Balanced as u16) {
+        let backend = Frontend { address, port, pad: 0 };
+        tell_call(&key, &backend, Reason::Balanced, service, netns(ctx));
+    }
     if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &address, port, 0)) {
         return not_stored();
     }
@@ -141,14 +146,21 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
             match choose(&KernelMaps, &key, None, || pick, || client(ctx)) {
                 // A pod may answer one whose packet was translated: `from_pod` knows, and drops.
                 Choice::NotAService if netns(ctx) != node_netns() => return ALLOW,
-                Choice::NotAService => return unless_service(&key),
-                Choice::NoBackend { service } => return refuse_of(service),
+                Choice::NotAService => return unless_service(ctx, &key),
+                Choice::NoBackend { service } => return refuse_of(ctx, &key, service),
                 Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
             };
         let wanted = conversation(cookie, &key, &backend.address, backend.port, edition & lasting);
         match datapath::converse(&KernelMaps, &wanted, attempt == NAMES) {
             Converse::Known => {}
-            Converse::Begun => count_connection(service),
+            Converse::Begun => {
+                count_connection(service);
+                if listens(Reason::Balanced as u16) {
+                    let Backend { address, port, .. } = backend;
+                    let backend = Frontend { address, port, pad: 0 };
+                    tell_call(&key, &backend, Reason::Balanced, service, netns(ctx));
+                }
+            }
             Converse::OtherName => continue,
             Converse::NotStored => return not_stored(),
         }
@@ -195,21 +207,27 @@ fn not_stored() -> i32 {
 
 /// Allows a call that is for no port of a service, unless its address is a service's.
 #[inline(always)]
-fn unless_service(key: &ServiceKey) -> i32 {
-    if KernelMaps.has_address(&key.address) { refuse(Reason::UnknownPort) } else { ALLOW }
+fn unless_service(ctx: &SockAddrContext, key: &ServiceKey) -> i32 {
+    match KernelMaps.has_address(&key.address) {
+        true => refuse(ctx, key, Reason::UnknownPort, NO_SERVICE),
+        false => ALLOW,
+    }
 }
 
 /// Refuses a call to a service without backends.
 #[inline(always)]
-fn refuse_of(service: u32) -> i32 {
+fn refuse_of(ctx: &SockAddrContext, key: &ServiceKey, service: u32) -> i32 {
     count_refused(service);
-    refuse(Reason::NoBackend)
+    refuse(ctx, key, Reason::NoBackend, service)
 }
 
 /// Refuses the call, with ECONNREFUSED where the kernel lets a program say so.
 #[inline(always)]
-fn refuse(reason: Reason) -> i32 {
+fn refuse(ctx: &SockAddrContext, key: &ServiceKey, reason: Reason, service: u32) -> i32 {
     count(reason, Direction::Socket, 0);
+    if listens(reason as u16) {
+        tell_call(key, &Frontend::default(), reason, service, netns(ctx));
+    }
     if can_set_retval() {
         // SAFETY: the helper takes any error number; this branch exists only where it does.
         unsafe { bpf_set_retval(-ECONNREFUSED) };

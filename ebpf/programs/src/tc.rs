@@ -22,6 +22,7 @@ use bowline_ebpf_datapath::{
 };
 
 use crate::maps::{KernelMaps, count, count_code, count_service_packet, is_taking_over, work};
+use crate::monitor::{listens, tell_packet, tell_unread};
 use crate::way::{from_tunnel, redirect, to_node, to_tunnel};
 
 /// Leave the packet to whatever comes after this program, in the end the node's stack.
@@ -215,15 +216,32 @@ fn leave(skb: &Skb, direction: Direction) -> i32 {
     NEXT
 }
 
+/// Drops what was not read, or could not be written.
 #[inline(always)]
 fn drop(skb: &Skb, reason: Reason, direction: Direction) -> i32 {
     count(reason, direction, skb.length());
+    if listens(reason as u16)
+        && let Some(work) = work()
+    {
+        tell_unread(work, reason as u16, skb.ifindex(), skb.length(), direction);
+    }
     DROP
 }
 
 /// Does what was decided, and counts it.
 #[inline(always)]
 fn carry_out(skb: &Skb, work: &mut Work, verdict: Verdict, direction: Direction) -> i32 {
+    // As it came in: the packet changes below.
+    let reason = match verdict {
+        Verdict::Drop => work.reason.number(),
+        _ if work.rewrite.change != Change::Nothing => work.reason.number(),
+        Verdict::Stack => Reason::Stack as u16,
+        Verdict::Pod => Reason::LocalPod as u16,
+        Verdict::Node | Verdict::Tunnel => Reason::RemoteNode as u16,
+    };
+    if listens(reason) {
+        tell_packet(skb, work, reason, skb.ifindex(), direction);
+    }
     if verdict == Verdict::Drop {
         count_code(work.reason, direction, skb.length());
         return DROP;

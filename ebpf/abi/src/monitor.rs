@@ -1,0 +1,86 @@
+//! What the programs tell whoever listens: `bowline net monitor`.
+
+use crate::{Address, U16Be};
+
+/// MONITOR value: what somebody wants to be told. All zeros: nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// By the kernel's monotonic clock, until when. Who listens moves it on, so that one who ended
+    /// without a word costs nothing soon.
+    pub until_ns: u64,
+    /// Of either end, as the packet has it or as it becomes; zeros are any.
+    pub address: Address,
+    /// Bits of [`outcome`].
+    pub outcomes: u32,
+    /// The number of a [`crate::Reason`], plus one; zero is any.
+    pub reason: u32,
+    /// [`crate::Service::id`] plus one; zero is any.
+    pub service: u32,
+    /// One event in so many, chosen at random; zero and one are each.
+    pub sample: u32,
+    /// How many events each processor tells within [`WINDOW_NS`]; zero is no bound.
+    pub limit: u32,
+    /// Of either end; zero is any.
+    pub port: U16Be,
+    /// Zero is any.
+    pub protocol: u8,
+    pub pad: u8,
+}
+
+/// Bits of [`Wanted::outcomes`].
+pub mod outcome {
+    pub const PASSED: u32 = 1;
+    pub const REFUSED: u32 = 2;
+}
+
+/// For how long [`Wanted::limit`] counts.
+pub const WINDOW_NS: u64 = 100_000_000;
+
+/// [`Event::service`] of what is no service's.
+pub const NO_SERVICE: u32 = u32::MAX;
+
+/// What EVENTS holds: a packet at one of its hooks, or a call on a socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// By the kernel's monotonic clock.
+    pub time_ns: u64,
+    /// Of a call: the cookie of the caller's network namespace.
+    pub netns: u64,
+    /// As the packet comes in; nothing for a call. All addresses are zeros for what was refused
+    /// unread.
+    pub source: Address,
+    pub destination: Address,
+    /// What the end becomes that is changed: the destination, or the source of an answer.
+    pub becomes: Address,
+    pub source_port: U16Be,
+    pub destination_port: U16Be,
+    pub becomes_port: U16Be,
+    pub protocol: u8,
+    /// As the TCP header has them.
+    pub tcp_flags: u8,
+    /// The number of a [`crate::Reason`].
+    pub reason: u16,
+    /// The number of a [`crate::Direction`].
+    pub direction: u16,
+    /// Of a packet: where it is.
+    pub ifindex: u32,
+    /// Of a packet: its length, with the Ethernet header.
+    pub bytes: u32,
+    /// [`crate::Service::id`], or [`NO_SERVICE`].
+    pub service: u32,
+}
+
+/// TOLD value, one a processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// When the window began that is counted in.
+    pub window_ns: u64,
+    /// Events that were wanted and not told: over the limit, or without room in EVENTS.
+    pub lost: u64,
+    /// Told within the window.
+    pub told: u32,
+    pub pad: u32,
+}

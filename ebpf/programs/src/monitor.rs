@@ -1,0 +1,147 @@
+//! Telling who listens what becomes of packets and calls. While nobody does it costs one look at
+//! MONITOR.
+
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use bowline_ebpf_abi::{
+    Direction, Event, Frontend, NO_SERVICE, Reason, ServiceKey, Told, Wanted, size,
+};
+use bowline_ebpf_datapath::{
+    Change, Fragment, Frame, Work, is_wanted, is_within_limit, outcome_of,
+};
+
+#[map]
+static MONITOR: Array<Wanted> = Array::pinned(1, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::pinned(size::EVENTS, 0);
+#[map]
+static TOLD: PerCpuArray<Told> = PerCpuArray::pinned(1, 0);
+
+/// Whether anybody wants to be told of things that end so.
+#[inline(always)]
+pub fn listens(reason: u16) -> bool {
+    MONITOR.get(0).is_some_and(|wanted| wanted.outcomes & outcome_of(reason) != 0)
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+fn tell(event: &Event) {
+    let (Some(wanted), Some(told)) = (MONITOR.get(0), TOLD.get_ptr_mut(0)) else {
+        return;
+    };
+    // SAFETY: the helper takes nothing.
+    if !is_wanted(wanted, event, || unsafe { bpf_get_prandom_u32() }) {
+        return;
+    }
+    // SAFETY: per-CPU memory that stays valid while the program runs. A call on a socket may be
+    // interrupted by a packet's program: then one event is not counted.
+    let told = unsafe { &mut *told };
+    if !is_within_limit(wanted, told, event.time_ns) || EVENTS.output::<Event>(event, 0).is_err() {
+        told.lost += 1;
+    }
+}
+
+/// A packet that was read and decided about, as it came in.
+#[inline(never)]
+pub fn tell_packet<F: Frame>(
+    frame: &F,
+    work: &mut Work,
+    reason: u16,
+    ifindex: u32,
+    direction: Direction,
+) {
+    let packet = &work.packet;
+    let event = &mut work.event;
+    event.time_ns = now();
+    event.netns = 0;
+    event.source = packet.source;
+    event.destination = packet.destination;
+    event.becomes = packet.destination;
+    event.protocol = packet.protocol;
+    event.tcp_flags = 0;
+    event.reason = reason;
+    event.direction = direction as u16;
+    event.ifindex = ifindex;
+    event.bytes = frame.length();
+    event.service = NO_SERVICE;
+    let has_ports = packet.has_ports() && packet.fragment != Fragment::Later;
+    let ports = if has_ports { packet.ports(frame) } else { None }.unwrap_or_default();
+    event.source_port = ports.source;
+    event.destination_port = ports.destination;
+    event.becomes_port = ports.destination;
+    if has_ports && packet.protocol == bowline_ebpf_abi::protocol::TCP {
+        const FLAGS: u32 = 13;
+        event.tcp_flags = frame.load(packet.transport + FLAGS).unwrap_or(0);
+    }
+    if work.rewrite.change == Change::Ends {
+        let is_answer = reason == Reason::AnswerTranslated as u16;
+        let ends = &work.rewrite.ends;
+        let end = if is_answer { &ends.source } else { &ends.destination };
+        event.becomes = end.address;
+        event.becomes_port = end.port;
+        event.service = work.rewrite.service;
+    }
+    tell(event);
+}
+
+/// A packet that was refused unread.
+#[inline(never)]
+pub fn tell_unread(work: &mut Work, reason: u16, ifindex: u32, bytes: u32, direction: Direction) {
+    work.event = Event {
+        time_ns: now(),
+        reason,
+        direction: direction as u16,
+        ifindex,
+        bytes,
+        service: NO_SERVICE,
+        ..Event::default()
+    };
+    tell(&work.event);
+}
+
+/// A call on a socket of this network namespace: to a service's name, and to which backend. It is
+/// written where it is read from: these programs have no stack to spare, and may be interrupted.
+#[inline(never)]
+pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: u32, netns: u64) {
+    let (Some(wanted), Some(told)) = (MONITOR.get(0), TOLD.get_ptr_mut(0)) else {
+        return;
+    };
+    let now = now();
+    if now > wanted.until_ns {
+        return;
+    }
+    // SAFETY: as in `tell`.
+    let told = unsafe { &mut *told };
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        told.lost += 1;
+        return;
+    };
+    let event = entry.write(Event {
+        time_ns: now,
+        netns,
+        destination: key.address,
+        becomes: becomes.address,
+        destination_port: key.port,
+        becomes_port: becomes.port,
+        protocol: key.protocol,
+        reason: reason as u16,
+        direction: Direction::Socket as u16,
+        service,
+        ..Event::default()
+    });
+    // SAFETY: the helper takes nothing.
+    if !is_wanted(wanted, event, || unsafe { bpf_get_prandom_u32() }) {
+        entry.discard(0);
+    } else if is_within_limit(wanted, told, now) {
+        entry.submit(0);
+    } else {
+        told.lost += 1;
+        entry.discard(0);
+    }
+}

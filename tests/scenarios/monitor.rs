@@ -1,0 +1,197 @@
+//! `bowline net monitor` on a real cluster: what it shows of packets and calls, what it leaves out,
+//! and that it stays small when there is more than anybody can read.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bowline_tests::api::{address, uid};
+use bowline_tests::command::{finish, output};
+use bowline_tests::load::Load;
+use bowline_tests::{EchoStage, Place, Wishes};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Until the monitor listens, and until it has shown what happened.
+const MOMENT: Duration = Duration::from_millis(700);
+const RATE: u64 = 500;
+const FLOOD: Duration = Duration::from_secs(4);
+/// Of the monitor's memory.
+const MOST_KB: u64 = 60_000;
+
+const CONNECT: &str = r"
+import socket, sys
+s = socket.socket()
+s.settimeout(3)
+try:
+    s.connect((sys.argv[1], int(sys.argv[2])))
+except OSError as error:
+    print(error)
+";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn what_happens_is_shown_as_it_happens() -> Result<()> {
+    let stage = EchoStage::up(&Wishes { nodes: 2, ..Wishes::default() }).await?;
+    let played = play(&stage);
+    played.map_err(|error| stage.cluster.with_logs(error))
+}
+
+fn play(stage: &EchoStage) -> Result<()> {
+    let node = stage.node()?;
+    let client = uid(&stage.client);
+    let hooked = node.pod_network_in_cgroup(&client)?;
+    let past_hooks = node.pod_network(&client)?;
+    calls(stage, &hooked).context("calls on sockets")?;
+    packets(stage, &past_hooks).context("packets that are balanced one by one")?;
+    one_at_a_time(stage).context("two who listen")?;
+    flood(stage, &past_hooks).context("more than can be read")?;
+    Ok(())
+}
+
+/// A monitor at work.
+struct Monitor(Child);
+
+impl Monitor {
+    fn start(stage: &EchoStage, words: &[&str]) -> Result<Self> {
+        let node = &stage.node()?.name;
+        let mut command = stage.cluster.bowline(&["net", "monitor", "-o", "json"])?;
+        command.args(words).args(["--node", node, "--name", &stage.cluster.name]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let monitor = Self(command.spawn()?);
+        std::thread::sleep(MOMENT);
+        Ok(monitor)
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.0.id())?))
+    }
+
+    /// Ends it as Ctrl-C does; the events, and what it said at its end.
+    fn end(self) -> Result<(Vec<Value>, String)> {
+        std::thread::sleep(MOMENT);
+        kill(self.pid()?, Signal::SIGINT)?;
+        let ended = self.0.wait_with_output()?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        ensure!(ended.status.success(), "{}: {said}", ended.status);
+        let text = String::from_utf8(ended.stdout)?;
+        let rows = text.lines().map(|line| Ok(serde_json::from_str(line)?));
+        Ok((rows.collect::<Result<_>>()?, said))
+    }
+}
+
+fn connect(place: &Place, to: &str, port: u16) -> Result<()> {
+    let mut python = place.command("python3");
+    output(python.args(["-c", CONNECT, to, &port.to_string()])).map(drop)
+}
+
+fn find<'a>(rows: &'a [Value], wanted: &[(&str, &str)]) -> Result<&'a Value> {
+    let is = |row: &&Value| {
+        wanted.iter().all(|(path, value)| row.pointer(path).and_then(Value::as_str) == Some(*value))
+    };
+    rows.iter().find(is).with_context(|| format!("no event {wanted:?} among {rows:#?}"))
+}
+
+fn calls(stage: &EchoStage, place: &Place) -> Result<()> {
+    let name = stage.client.metadata.name.clone().unwrap_or_default();
+    let caller = format!("default/{name}");
+    let monitor = Monitor::start(stage, &["--address", "10.9.8.9"])?;
+    connect(place, "10.9.8.9", 80)?;
+    connect(place, "10.9.8.9", 81)?;
+    connect(place, "10.9.8.7", 80)?;
+    let (rows, said) = monitor.end()?;
+    let row = find(&rows, &[("/reason", "balanced"), ("/direction", "socket")])?;
+    ensure!(row["destination"]["name"] == "default/echo", "{row}");
+    let servers = stage.servers.iter().map(|pod| Ok(address(pod)?.to_string()));
+    let servers: Vec<String> = servers.collect::<Result<_>>()?;
+    let becomes = row["becomes"]["address"].as_str().unwrap_or_default();
+    ensure!(servers.iter().any(|server| server == becomes), "{row}");
+    ensure!(row["caller"] == caller.as_str() || !knows_cookies()?, "{row}");
+    let row = find(&rows, &[("/reason", "unknown-port"), ("/verdict", "refused")])?;
+    ensure!(row["destination"]["port"] == 81, "{row}");
+    let strangers = rows.iter().filter(|row| !row.to_string().contains("10.9.8.9")).count();
+    ensure!(strangers == 0, "the filter let {strangers} others through: {rows:#?}");
+    ensure!(said.contains("0 lost"), "{said}");
+    Ok(())
+}
+
+/// Whether the kernel tells the number of a network namespace (Linux 5.14).
+fn knows_cookies() -> Result<bool> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut parts = release.split('.').map_while(|part| part.parse::<u32>().ok());
+    Ok((parts.next(), parts.next()) >= (Some(5), Some(14)))
+}
+
+fn packets(stage: &EchoStage, place: &Place) -> Result<()> {
+    let words = ["--service", "echo:80", "--verdict", "passed"];
+    let monitor = Monitor::start(stage, &words)?;
+    connect(place, "10.9.8.9", 80)?;
+    let (rows, _) = monitor.end()?;
+    let own = address(&stage.client)?.to_string();
+    let asked = find(
+        &rows,
+        &[("/reason", "balanced"), ("/direction", "from-pod"), ("/source/address", &own)],
+    )?;
+    ensure!(asked["tcpFlags"] == serde_json::json!(["SYN"]), "{asked}");
+    ensure!(asked["becomes"]["port"] == 9376, "{asked}");
+    let answered =
+        find(&rows, &[("/reason", "answer-translated"), ("/destination/address", &own)])?;
+    ensure!(answered["becomes"]["name"] == "default/echo", "{answered}");
+    let took = rows.iter().filter_map(|row| row["connectMicroseconds"].as_u64()).next();
+    ensure!(took.is_some_and(|took| took < 1_000_000), "no time of connect: {rows:#?}");
+    Ok(())
+}
+
+fn one_at_a_time(stage: &EchoStage) -> Result<()> {
+    let mut first = Monitor::start(stage, &[])?;
+    let node = &stage.node()?.name;
+    let mut second = stage.cluster.bowline(&["net", "monitor", "--count", "1"])?;
+    let refused = finish(second.args(["--node", node, "--name", &stage.cluster.name]))?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("somebody else listens"), "{said}");
+    // One that is killed is in nobody's way, and soon costs nothing.
+    first.0.kill()?;
+    first.0.wait()?;
+    let until = |stage: &EchoStage| -> Result<u64> {
+        let mut dump = stage.cluster.bowline(&["net", "maps", "dump", "MONITOR", "-o", "json"])?;
+        let text = output(dump.args(["--node", node, "--name", &stage.cluster.name]))?;
+        let rows: Value = serde_json::from_str(&text)?;
+        rows[0]["value"]["until_ns"].as_u64().with_context(|| format!("no lease: {text}"))
+    };
+    let first_until = until(stage)?;
+    std::thread::sleep(MOMENT);
+    ensure!(until(stage)? == first_until, "somebody goes on listening");
+    let (_, said) = Monitor::start(stage, &[])?.end()?;
+    ensure!(said.contains("0 lost"), "{said}");
+    let mut dump = stage.cluster.bowline(&["net", "maps", "dump", "MONITOR", "-o", "json"])?;
+    let text = output(dump.args(["--node", node, "--name", &stage.cluster.name]))?;
+    ensure!(text.trim() == "[]", "one that ended left {text}");
+    Ok(())
+}
+
+/// As many packets as two workers make; a bounded rate, and a bounded memory.
+fn flood(stage: &EchoStage, place: &Place) -> Result<()> {
+    let service: SocketAddr = EchoStage::service();
+    let load = Load::start(place, service, 4, 0)?;
+    let start = Instant::now();
+    let monitor = Monitor::start(stage, &["--rate", &RATE.to_string()])?;
+    std::thread::sleep(FLOOD);
+    let status = fs::read_to_string(format!("/proc/{}/status", monitor.pid()?))?;
+    let (rows, said) = monitor.end()?;
+    let seconds = start.elapsed().as_secs() + 1;
+    let seen = load.stop()?;
+    seen.expect_no_failure("while somebody listens")?;
+    let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let field = field.and_then(|text| text.split_whitespace().next()).context("no VmRSS")?;
+    let resident: u64 = field.parse()?;
+    let last = said.lines().last().unwrap_or_default().to_owned();
+    println!("{} requests; {} events shown, {resident} kB; {last}", seen.ok, rows.len());
+    let shown = rows.len() as u64;
+    ensure!(shown > RATE && shown < 2 * RATE * seconds, "{shown} events in {seconds} s");
+    ensure!(said.contains("events are lost: --rate is 500"), "{said}");
+    ensure!(resident < MOST_KB, "the monitor takes {resident} kB");
+    Ok(())
+}
