@@ -1,10 +1,14 @@
 //! `cargo xtask bench`: measurements with goals, each a program of its own.
 //!
 //! Guarantees: prints each figure beside its goal, reached or not; a goal that is missed is no
-//! failure, because a busy machine misses all of them. The programs measured are those that users
-//! run; what drives them is the development build. Every suite writes the same format
-//! (`bench/results.rs`).
+//! failure, because a busy machine misses all of them. What fails is `compare`, when something got
+//! worse beyond the noise, and `--gate`, when a ratio does not hold. The programs measured are
+//! those that users run; what drives them is the development build. Every suite writes the same
+//! format (`bench/results.rs`).
 
+mod compare;
+mod gate;
+mod read;
 #[cfg_attr(not(test), expect(dead_code, reason = "the suites write what xtask reads"))]
 mod results;
 #[cfg(test)]
@@ -18,9 +22,25 @@ use crate::{bpf, build, process, workspace};
 
 /// What to measure.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  cargo xtask bench path --quick --json a.json    measure, and keep every sample
+  cargo xtask bench compare a.json b.json         what changed from one run to another
+  cargo xtask bench --gate xtask/bench-gate.json  measure, and fail where a ratio does not hold
+  cargo xtask bench --gate xtask/bench-gate.json --json a.json --json s.json
+                                                  the same with what was measured before")]
 pub(crate) struct Args {
+    /// Check the ratios that this file names; fail, with a line for each that does not hold.
+    ///
+    /// The suites are run as the file says, or taken from `--json`.
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
+    /// Results of a suite, instead of running it; one of each that the gate names.
+    #[arg(long, value_name = "FILE", requires = "gate")]
+    json: Vec<PathBuf>,
     #[command(subcommand)]
-    suite: Suite,
+    suite: Option<Suite>,
 }
 
 #[derive(clap::Subcommand)]
@@ -33,6 +53,21 @@ enum Suite {
     Sockets(Sockets),
     /// What many services cost a node's agent: programming them all, changing one, memory.
     Services(Services),
+    /// What changed from one run of a suite to another, beyond the noise. Fails if something got
+    /// worse.
+    Compare(compare::Args),
+}
+
+impl Suite {
+    /// Where it writes its results; nothing if it measures nothing.
+    fn json(&mut self) -> Option<&mut Option<PathBuf>> {
+        match self {
+            Self::Path(suite) => Some(&mut suite.json),
+            Self::Sockets(suite) => Some(&mut suite.json),
+            Self::Services(suite) => Some(&mut suite.json),
+            Self::Compare(_) => None,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -95,13 +130,26 @@ struct Services {
     quick: bool,
 }
 
-/// Build, measure, print.
+/// Measure, compare, or check.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    match (&args.gate, &args.suite) {
+        (Some(gate), _) => gate::run(gate, &args.json),
+        (None, Some(suite)) => measure(suite),
+        (None, None) => bail!("say what to measure, or give a gate: see --help"),
+    }
+}
+
+/// Build, measure, print.
+fn measure(suite: &Suite) -> Result<()> {
+    if let Suite::Compare(files) = suite {
+        return compare::run(files);
+    }
     if !workspace::is_root() {
         bail!("benchmarks make network namespaces and load programs: run them as root");
     }
     bpf::build()?;
-    match &args.suite {
+    match suite {
+        Suite::Compare(files) => compare::run(files),
         Suite::Path(path) => {
             let (services, rounds, turn) = match path.quick {
                 true => (&[1, 1_000][..], 15, 40),

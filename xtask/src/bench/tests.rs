@@ -1,4 +1,6 @@
-use super::results::{Better, Figure, Relation, Run, Statistics, Verdict, median};
+use super::compare::{self, Change};
+use super::results::{Better, Figure, Relation, Results, Run, Statistics, Verdict, median};
+use super::{gate, read};
 
 fn figure(samples: &[f64]) -> Figure {
     Figure::new("f", "ratio", Better::More, samples.to_vec())
@@ -87,4 +89,181 @@ fn what_a_run_writes_has_all_that_the_format_promises() {
     assert_eq!([&figure["median"], &figure["min"], &figure["max"]], [1.0, 0.9, 1.1]);
     assert_eq!((&figure["goal"], &figure["noisy"]), (&0.99.into(), &true.into()));
     assert_eq!(figure["absolute"]["samples"], serde_json::json!(rates));
+}
+
+/// A run of one suite with these figures.
+fn results(suite: &str, figures: Vec<Figure>) -> Results {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("run.json");
+    let mut run = Run::begin(suite, &[], Statistics::Off);
+    run.extend(figures);
+    run.end(Some(&file)).unwrap();
+    read::results(&file).unwrap()
+}
+
+fn named(name: &str, better: impl Into<Option<Better>>, samples: [f64; 5]) -> Figure {
+    Figure::new(name, "ratio", better, samples.to_vec()).beside("direct", Relation::Ratio)
+}
+
+const LOW: [f64; 5] = [0.90, 0.91, 0.92, 0.93, 0.94];
+const MIDDLE: [f64; 5] = [0.94, 0.95, 0.96, 0.97, 0.98];
+const HIGH: [f64; 5] = [1.0, 1.01, 1.02, 1.03, 1.04];
+
+#[test]
+fn compare_tells_what_changed_beyond_the_noise() {
+    let before = results(
+        "path",
+        vec![
+            named("more, falls", Better::More, HIGH),
+            named("less, falls", Better::Less, HIGH),
+            named("touches", Better::More, MIDDLE),
+            named("another's", None, HIGH),
+            Figure::new("once", "s", Better::Less, vec![1.0]),
+            named("gone", Better::More, HIGH),
+        ],
+    );
+    let after = results(
+        "path",
+        vec![
+            named("more, falls", Better::More, LOW),
+            named("less, falls", Better::Less, LOW),
+            named("touches", Better::More, LOW),
+            named("another's", None, LOW),
+            Figure::new("once", "s", Better::Less, vec![9.0]),
+            named("new", Better::More, HIGH),
+        ],
+    );
+    let rows = compare::rows(&before, &after).unwrap();
+    let changes: Vec<Change> = rows.iter().map(|row| row.change).collect();
+    use Change::{Gone, New, Other, Same, TooFew, Worse};
+    let expected = [Worse, Change::Better, Same, Other, TooFew, Gone, New];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn what_is_no_ratio_is_not_judged_on_another_machine() {
+    let one = |samples: [f64; 5]| {
+        let cost = Figure::new("cost", "ns", Better::Less, samples.to_vec());
+        results("sockets", vec![cost, named("ratio", Better::Less, samples)])
+    };
+    let (before, mut after) = (one(LOW), one(HIGH));
+    let changes = |before: &Results, after: &Results| {
+        let rows = compare::rows(before, after).unwrap();
+        rows.iter().map(|row| row.change).collect::<Vec<_>>()
+    };
+    assert_eq!(changes(&before, &after), [Change::Worse; 2]);
+    after.machine.cpu = "another".to_owned();
+    assert_eq!(changes(&before, &after), [Change::OtherMachine, Change::Worse]);
+}
+
+#[test]
+fn a_file_that_is_none_is_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.json");
+    let said = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let error = format!("{:#}", read::results(&file).unwrap_err());
+        assert_eq!(error.lines().count(), 1, "{error}");
+        error.replace(&file.display().to_string(), "FILE")
+    };
+    let missing = read::results(&directory.path().join("none.json")).unwrap_err();
+    assert!(format!("{missing:#}").starts_with("cannot read "), "{missing:#}");
+    assert!(said("{").starts_with("FILE is not JSON: "));
+    assert_eq!(said("[1]"), "FILE is no bowline-bench file: its `format` is null");
+    let expected = "FILE has version 2 of bowline-bench; this xtask reads 1: measure again";
+    assert_eq!(said(r#"{"format": "bowline-bench", "version": 2}"#), expected);
+    let broken = said(r#"{"format": "bowline-bench", "version": 1}"#);
+    assert!(
+        broken.starts_with("FILE is not as bowline-bench should be: missing field"),
+        "{broken}"
+    );
+    let (path, sockets) = (results("path", vec![]), results("sockets", vec![]));
+    let error = compare::rows(&path, &sockets).err().unwrap();
+    let expected = "A is of the suite `path`, B of `sockets`: not to compare";
+    assert_eq!(error.to_string(), expected);
+}
+
+/// A gate with these checks of the suite `path`.
+fn gate_of(checks: &str) -> anyhow::Result<gate::Gate> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gate.json");
+    let text = format!(
+        r#"{{"format": "bowline-bench-gate", "version": 1,
+            "suites": {{"path": {{"arguments": ["--quick"], "checks": [{checks}]}}}}}}"#
+    );
+    std::fs::write(&file, text).unwrap();
+    gate::gate(&file)
+}
+
+#[test]
+fn the_gate_fails_with_a_line_for_each_violation() {
+    let gate = gate_of(
+        r#"{"figure": "good", "at_least": 0.99, "tolerance": 0.01},
+           {"figure": "bad", "at_least": 0.99, "tolerance": 0.01},
+           {"figure": "within", "at_least": 0.99, "tolerance": 0.05},
+           {"figure": "dear", "at_most": 1, "tolerance": 0.01},
+           {"figure": "cost", "at_most": 9, "tolerance": 0},
+           {"figure": "absent", "at_most": 9, "tolerance": 0}"#,
+    );
+    let found = results(
+        "path",
+        vec![
+            named("good", Better::More, HIGH),
+            named("bad", Better::More, LOW),
+            named("within", Better::More, MIDDLE),
+            named("dear", Better::Less, HIGH),
+            Figure::new("cost", "ns", Better::Less, vec![1.0]),
+        ],
+    );
+    let noise = "; the machine may have been too noisy";
+    let expected = [
+        "path: bad: 0.920 [0.900 .. 0.940], must be at least 0.99 with a tolerance of 0.01",
+        &format!(
+            "path: dear: 1.020 [1.000 .. 1.040], must be at most 1 with a tolerance of 0.01{noise}"
+        ),
+        "path: cost: no ratio, but ns: not for a gate",
+        "path: absent: no such figure",
+    ];
+    assert_eq!(gate.unwrap().violations(&found), expected);
+}
+
+#[test]
+fn a_gate_with_violations_is_a_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let text = r#"{"format": "bowline-bench-gate", "version": 1, "suites": {"path": {
+        "arguments": [], "checks": [{"figure": "f", "at_least": 0.97, "tolerance": 0.02}]}}}"#;
+    std::fs::write(at("gate.json"), text).unwrap();
+    let check = |samples: [f64; 5]| {
+        let mut run = Run::begin("path", &[], Statistics::Off);
+        run.extend([named("f", Better::More, samples)]);
+        run.end(Some(&at("run.json"))).unwrap();
+        gate::run(&at("gate.json"), &[at("run.json")])
+    };
+    check(MIDDLE).unwrap();
+    let error = check(LOW).unwrap_err().to_string();
+    assert!(error.starts_with("1 of 1 checks of "), "{error}");
+    let twice = gate::run(&at("gate.json"), &[at("run.json"), at("run.json")]);
+    assert!(twice.unwrap_err().to_string().ends_with("results of `path` already"));
+}
+
+#[test]
+fn a_gate_that_could_not_run_is_refused() {
+    let said = |checks: &str| {
+        let error = gate_of(checks).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        error
+    };
+    assert!(said("").ends_with("the suite `path` has no checks"));
+    let bounds = "needs either `at_least` or `at_most`, and a tolerance >= 0";
+    assert!(said(r#"{"figure": "f", "tolerance": 0}"#).ends_with(bounds));
+    assert!(said(r#"{"figure": "f", "at_most": 1, "tolerance": -1}"#).ends_with(bounds));
+    assert!(said(r#"{"figure": "f", "at_most": 1}"#).contains("missing field `tolerance`"));
+    let unknown = r#"{"figure": "f", "at_most": 1, "tolerance": 0, "noise": 1}"#;
+    assert!(said(unknown).contains("unknown field `noise`"));
+}
+
+#[test]
+fn the_gate_of_the_repository_can_run() {
+    gate::gate(&crate::workspace::root().join("xtask/bench-gate.json")).unwrap();
 }

@@ -1,0 +1,221 @@
+//! `cargo xtask bench --gate FILE`: ratios that must hold, each with a tolerance.
+//!
+//! Guarantees: each line of the gate is checked, one line is printed for each that does not hold,
+//! and then the status is 1; a figure that is not there, or is no ratio, does not hold. The median
+//! decides, and the tolerance is what is left to the noise: a gate that waited for certainty would
+//! let everything through on a busy machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::results::{Figure, Relation, Results};
+use super::{Suite, measure, read};
+use crate::workspace;
+
+const FORMAT: &str = "bowline-bench-gate";
+const VERSION: u32 = 1;
+
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gate {
+    #[serde(rename = "format")]
+    _format: String,
+    #[serde(rename = "version")]
+    _version: u32,
+    /// By the suite's name.
+    suites: BTreeMap<String, Asked>,
+}
+
+/// What is asked of a suite.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// How it is run, as on the command line.
+    arguments: Vec<String>,
+    checks: Vec<Check>,
+}
+
+/// One ratio, with one of both bounds.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {
+    figure: String,
+    at_least: Option<f64>,
+    at_most: Option<f64>,
+    /// How far on the wrong side of the bound the median may be.
+    tolerance: f64,
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bound {
+    /// How far a value is on the wrong side.
+    fn excess(self, value: f64) -> f64 {
+        match self {
+            Self::AtLeast(least) => least - value,
+            Self::AtMost(most) => value - most,
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "at least {least}"),
+            Self::AtMost(most) => write!(f, "at most {most}"),
+        }
+    }
+}
+
+/// A suite with its arguments.
+#[derive(clap::Parser)]
+struct CommandLine {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+/// Checks results that are there, or runs the suites that the gate names.
+pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<()> {
+    let gate = gate(file)?;
+    let results = if given.is_empty() { measured(&gate)? } else { collected(&gate, given)? };
+    let (mut checked, mut violations) = (0, Vec::new());
+    for results in &results {
+        let found = gate.violations(results);
+        checked += gate.suites[&results.suite].checks.len();
+        violations.extend(found);
+    }
+    for violation in &violations {
+        println!("{violation}");
+    }
+    if !violations.is_empty() {
+        bail!("{} of {checked} checks of {} do not hold", violations.len(), file.display());
+    }
+    println!("all {checked} checks of {} hold", file.display());
+    Ok(())
+}
+
+/// Reads the file, and refuses one that could not run.
+pub(super) fn gate(file: &Path) -> Result<Gate> {
+    let gate: Gate = read::document(file, FORMAT, VERSION)?;
+    for (name, asked) in &gate.suites {
+        if asked.checks.is_empty() {
+            bail!("{}: the suite `{name}` has no checks", file.display());
+        }
+        if asked.suite(name).with_context(|| file.display().to_string())?.json().is_none() {
+            bail!("{}: `{name}` measures nothing", file.display());
+        }
+        let unclear = asked.checks.iter().find(|check| check.bound().is_none());
+        if let Some(Check { figure, .. }) = unclear {
+            let shown = file.display();
+            bail!("{shown}: `{figure}` needs either `at_least` or `at_most`, and a tolerance >= 0");
+        }
+    }
+    Ok(gate)
+}
+
+impl Asked {
+    fn suite(&self, name: &str) -> Result<Suite> {
+        let words = ["bench", name].into_iter().chain(self.arguments.iter().map(String::as_str));
+        match <CommandLine as clap::Parser>::try_parse_from(words) {
+            Ok(CommandLine { suite }) => Ok(suite),
+            Err(error) => {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or_default();
+                bail!("suite `{name}`: {}", line.trim_start_matches("error: "))
+            }
+        }
+    }
+}
+
+impl Gate {
+    /// One line for each check of this suite that does not hold.
+    pub(super) fn violations(&self, results: &Results) -> Vec<String> {
+        let Some(asked) = self.suites.get(&results.suite) else { return Vec::new() };
+        let lines = asked.checks.iter().filter_map(|check| {
+            let figure = results.figures.iter().find(|figure| figure.name == check.figure);
+            let wrong = check.violation(figure)?;
+            Some(format!("{}: {}: {wrong}", results.suite, check.figure))
+        });
+        lines.collect()
+    }
+}
+
+impl Check {
+    fn bound(&self) -> Option<Bound> {
+        match (self.at_least, self.at_most) {
+            _ if self.tolerance < 0.0 => None,
+            (Some(least), None) => Some(Bound::AtLeast(least)),
+            (None, Some(most)) => Some(Bound::AtMost(most)),
+            _ => None,
+        }
+    }
+
+    fn violation(&self, figure: Option<&Figure>) -> Option<String> {
+        let Some(figure) = figure else { return Some("no such figure".to_owned()) };
+        let relation = figure.baseline.as_ref().map(|baseline| baseline.relation);
+        if relation != Some(Relation::Ratio) {
+            return Some(format!("no ratio, but {}: not for a gate", figure.unit));
+        }
+        let Some(bound) = self.bound() else { return Some("no bound".to_owned()) };
+        let tolerance = &self.tolerance;
+        // What is no number is not within it.
+        if bound.excess(figure.median) <= *tolerance {
+            return None;
+        }
+        let Figure { median, min, max, .. } = figure;
+        let sure = figure
+            .interval
+            .is_some_and(|ends| ends.into_iter().all(|end| bound.excess(end) > *tolerance));
+        let noise = if sure { "" } else { "; the machine may have been too noisy" };
+        Some(format!(
+            "{median:.3} [{min:.3} .. {max:.3}], must be {bound} with a tolerance of \
+             {tolerance}{noise}"
+        ))
+    }
+}
+
+/// Every suite that the gate names, measured now.
+fn measured(gate: &Gate) -> Result<Vec<Results>> {
+    let directory = workspace::target().join("bench");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut all = Vec::new();
+    for (name, asked) in &gate.suites {
+        let file = directory.join(format!("{name}.json"));
+        let mut suite = asked.suite(name)?;
+        if let Some(json) = suite.json() {
+            *json = Some(file.clone());
+        }
+        measure(&suite)?;
+        all.push(read::results(&file)?);
+    }
+    Ok(all)
+}
+
+/// The results that were given: one of each suite that the gate names.
+fn collected(gate: &Gate, given: &[PathBuf]) -> Result<Vec<Results>> {
+    let mut all: Vec<Results> = Vec::new();
+    for file in given {
+        let results = read::results(file)?;
+        if !gate.suites.contains_key(&results.suite) {
+            bail!("{}: the gate does not name the suite `{}`", file.display(), results.suite);
+        }
+        if all.iter().any(|other| other.suite == results.suite) {
+            bail!("{}: there are results of `{}` already", file.display(), results.suite);
+        }
+        all.push(results);
+    }
+    let missing = gate.suites.keys().find(|name| all.iter().all(|one| one.suite != **name));
+    match missing {
+        Some(name) => bail!("no results of the suite `{name}`, which the gate names"),
+        None => Ok(all),
+    }
+}
