@@ -33,6 +33,9 @@ pub const AGENT_PORT: u16 = 10250;
 /// The UDP port that Linux and other pod networks use for VXLAN. IANA's is 4789.
 pub const DEFAULT_VXLAN_PORT: u16 = 8472;
 
+/// How many services have metrics of their own: four series each, which Prometheus keeps for weeks.
+pub const DEFAULT_METRICS_SERVICES: usize = 1000;
+
 /// How packets reach the pods of other nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Routing {
@@ -140,6 +143,8 @@ pub struct Config {
     pub dns: DnsOptions,
     /// How many entries the BPF maps have room for.
     pub map_sizes: MapSizes,
+    /// How many services have metrics of their own.
+    pub metrics_services: usize,
     /// Kernel features to do without although they are there.
     pub disabled_features: BTreeSet<Feature>,
     /// How packets reach the pods of other nodes.
@@ -176,6 +181,7 @@ impl Config {
             lease_renew_interval: Duration::from_secs(10),
             dns: DnsOptions::default(),
             map_sizes: MapSizes::default(),
+            metrics_services: DEFAULT_METRICS_SERVICES,
             disabled_features: BTreeSet::new(),
             routing: Routing::default(),
             vxlan_port: DEFAULT_VXLAN_PORT,

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     apply,
     data_plane::DataPlane,
+    metrics::{Loop, Meters},
     network::{Netlink, PodNetwork, Reach, TUNNEL_LINK, Uplink},
     observe,
     plan::network::{Step, Told, desired, own_ranges, plan, settings},
@@ -51,6 +52,7 @@ pub(crate) struct NodeNetwork {
     pub(crate) data_plane: DataPlane,
     pub(crate) watched: Arc<Watched>,
     pub(crate) health: watch::Sender<Health>,
+    pub(crate) meters: Meters,
 }
 
 impl NodeNetwork {
@@ -62,7 +64,9 @@ impl NodeNetwork {
         let mut announced = true;
         loop {
             nodes.mark_unchanged();
+            let start = Instant::now();
             let state = self.round(&mut told, announced).await;
+            self.meters.round(Loop::Network, start.elapsed(), state.is_err());
             self.health.send_if_modified(|health| {
                 let changed = health.network != state;
                 match &state {
@@ -164,13 +168,16 @@ pub(crate) async fn dual_stack(watched: Arc<Watched>, node_name: String) {
 }
 
 /// Mends what others damage in the data plane, until `shutdown`.
-pub(crate) async fn verify(data_plane: DataPlane, shutdown: CancellationToken) {
+pub(crate) async fn verify(data_plane: DataPlane, meters: Meters, shutdown: CancellationToken) {
     let mut tick = resync();
     let mut failing = false;
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let start = Instant::now();
         let verified = data_plane.verify().await;
-        tracing::trace!(elapsed = ?start.elapsed(), "verified the data plane");
+        let took = start.elapsed();
+        meters.round(Loop::Verify, took, !verified.failures.is_empty());
+        meters.repaired(verified.repairs.len());
+        tracing::trace!(elapsed = ?took, "verified the data plane");
         for repair in &verified.repairs {
             tracing::warn!("the data plane was damaged: {repair}");
         }

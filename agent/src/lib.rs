@@ -17,6 +17,7 @@ mod data_plane;
 pub mod datapath;
 mod dns;
 mod join;
+mod metrics;
 mod network;
 mod observe;
 mod plan;
@@ -36,12 +37,14 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use axum::Router;
 use tokio::{net::TcpListener, sync::watch as signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use config::DNS_PORT;
 pub use config::{
-    AGENT_PORT, Config, DEFAULT_VXLAN_PORT, DNS_ADDRESS, DNS_ADDRESS_V6, Routing, Secret,
+    AGENT_PORT, Config, DEFAULT_METRICS_SERVICES, DEFAULT_VXLAN_PORT, DNS_ADDRESS, DNS_ADDRESS_V6,
+    Routing, Secret,
 };
 pub use data_plane::{CONDITION_FILE, NAMES_FILE};
 pub use remove::{RemoveStateFailed, remove_node_state};
@@ -52,6 +55,7 @@ pub use dns::{DnsCount, DnsFigures, DnsOptions, DnsUpstream, InvalidDnsOption, S
 
 use dns::{Dns, DnsServer};
 use join::Identity;
+use metrics::Meters;
 use network::{Netlink, PodNetwork, Reach, Uplink};
 use pods::{ClusterDns, PodManager, PodsConfig, log_router};
 use report::{Facts, Health, Reporter};
@@ -142,21 +146,18 @@ impl Agent {
         self.spawn(|stop| async move { reporter.heartbeat(stop).await });
         let (config, identity) = (parts.config.clone(), parts.identity.clone());
         self.spawn(|stop| join::renew(config, addresses.v4, identity, stop));
-        let dns = Dns::new(&parts.config.cluster_domain, watched.clone(), &parts.config.dns)?;
-        self.spawn_dns(&dns, DNS_ADDRESS.into(), async {});
-        let dual_stack = converge::dual_stack(watched.clone(), parts.config.node_name.clone());
-        self.spawn_dns(&dns, DNS_ADDRESS_V6.into(), dual_stack);
-        let run_dir = parts.config.run_dir.clone();
-        self.spawn(|stop| async move { dns.keep_figures(&run_dir, stop).await });
-        let data_plane = parts.data_plane.clone();
-        self.spawn(|stop| converge::verify(data_plane, stop));
+        let dns = self.start_dns(&parts.config, &watched)?;
+        let meters = Meters::default();
+        let (data_plane, own) = (parts.data_plane.clone(), meters.clone());
+        self.spawn(|stop| converge::verify(data_plane, own, stop));
         let checkpoint = Checkpoint::below(&parts.config.run_dir);
         self.spawn(|stop| checkpoint::keep(watched.clone(), checkpoint.clone(), stop));
         known(&watched, &checkpoint).await;
 
         let name = parts.config.node_name.clone();
         let (services, data_plane) = (watched.clone(), parts.data_plane.clone());
-        self.spawn(|stop| converge::services(services, data_plane, name, stop));
+        let own = meters.clone();
+        self.spawn(|stop| converge::services(services, data_plane, name, own, stop));
         let (first, ready) = signal::channel(false);
         let network = NodeNetwork {
             node_name: parts.config.node_name.clone(),
@@ -168,19 +169,39 @@ impl Agent {
             data_plane: parts.data_plane.clone(),
             watched: watched.clone(),
             health,
+            meters: meters.clone(),
         };
         self.spawn(|stop| network.converge(first, stop));
-        self.start_pods(parts, watched, checkpoint, ready).await
+        let metrics = metrics::router(metrics::Sources {
+            bpffs: parts.config.bpffs.clone(),
+            most_services: parts.config.metrics_services,
+            watched: watched.clone(),
+            dns,
+            meters,
+        });
+        self.start_pods(parts, watched, checkpoint, ready, metrics).await
     }
 
-    /// Starts the pods' manager, and the HTTPS server that reads their logs. Pods come once the
-    /// node network is there.
+    /// Answers DNS on the addresses of this node.
+    fn start_dns(&self, config: &Config, watched: &Arc<Watched>) -> anyhow::Result<Dns> {
+        let dns = Dns::new(&config.cluster_domain, watched.clone(), &config.dns)?;
+        self.spawn_dns(&dns, DNS_ADDRESS.into(), async {});
+        let dual_stack = converge::dual_stack(watched.clone(), config.node_name.clone());
+        self.spawn_dns(&dns, DNS_ADDRESS_V6.into(), dual_stack);
+        let (run_dir, figures) = (config.run_dir.clone(), dns.clone());
+        self.spawn(|stop| async move { figures.keep_figures(&run_dir, stop).await });
+        Ok(dns)
+    }
+
+    /// Starts the pods' manager, and the HTTPS server that reads their logs and shows `metrics`.
+    /// Pods come once the node network is there.
     async fn start_pods(
         &self,
         parts: Parts,
         watched: Arc<Watched>,
         checkpoint: Checkpoint,
         mut network: signal::Receiver<bool>,
+        metrics: Router,
     ) -> anyhow::Result<()> {
         let config = &parts.config;
         let pods = PodsConfig {
@@ -195,7 +216,7 @@ impl Agent {
         let sandboxes = Arc::new(parts.sandboxes);
         let manager = PodManager::start(pods, parts.runtime, sandboxes, parts.client).await?;
         let tls = server::tls(&parts.identity)?;
-        let routes = log_router(manager.clone());
+        let routes = log_router(manager.clone()).merge(metrics);
         let listener = parts.listener;
         self.spawn(|stop| server::serve(listener, tls, routes, stop));
         self.spawn(|stop| async move {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_agent::datapath::{Feature, MapSizes};
-use bowline_agent::{DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream, Routing, StubDomain};
+use bowline_agent::{
+    DEFAULT_METRICS_SERVICES, DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream, Routing, StubDomain,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -91,6 +93,9 @@ pub(crate) struct Args {
     /// FLOWS; may be repeated
     #[arg(long, value_name = "NAME=ENTRIES")]
     map_size: Vec<String>,
+    /// Services (an address and a port each) that have metrics of their own, the first by name
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_METRICS_SERVICES)]
+    metrics_services: usize,
     /// Kernel feature to do without although it is there, to test the other way: tcx, set-retval
     #[arg(long, value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
     disable_feature: Vec<Feature>,
@@ -231,6 +236,7 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         lease_renew_interval: Duration::from_secs(args.node_lease_renew_interval.max(1)),
         dns: args.dns.options(),
         map_sizes,
+        metrics_services: args.metrics_services,
         disabled_features: args.disable_feature.into_iter().collect(),
         routing: args.routing,
         vxlan_port: args.vxlan_port,

@@ -5,7 +5,7 @@
 //! change and at every tick, and keeps nothing else from being written. Nothing is written before
 //! the API has listed everything once.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use super::resync;
 use crate::{
     data_plane::{DataPlane, ProgramServicesFailed, ServicesProgrammed},
     datapath::{Place, ServiceChanges, ServiceTable},
+    metrics::{Loop, Meters},
     plan::services::{
         claims::{Claims, Wanted},
         wanted_of,
@@ -25,6 +26,7 @@ pub(crate) async fn services(
     watched: Arc<Watched>,
     data_plane: DataPlane,
     node_name: String,
+    meters: Meters,
     shutdown: CancellationToken,
 ) {
     // Until the API has said which services there are, those in the maps stay as they are.
@@ -38,7 +40,7 @@ pub(crate) async fn services(
     let mut changes = watched.services.changes();
     let mut nodes = watched.nodes.changes();
     let mut tick = resync();
-    let mut programmer = Programmer::new(watched, data_plane, node_name);
+    let mut programmer = Programmer::new(watched, data_plane, node_name, meters);
     loop {
         changes.mark_unchanged();
         nodes.mark_unchanged();
@@ -79,13 +81,16 @@ struct Programmer<M> {
     claims: Claims,
     /// Changes that the data plane did not take.
     unfinished: ServiceChanges,
+    /// The watch event of the oldest change that is not in the maps.
+    waiting_since: Option<Instant>,
+    meters: Meters,
     /// Whether all services were handed over once.
     begun: bool,
     failing: bool,
 }
 
 impl<M: ServiceMaps> Programmer<M> {
-    fn new(watched: Arc<Watched>, maps: M, node_name: String) -> Self {
+    fn new(watched: Arc<Watched>, maps: M, node_name: String, meters: Meters) -> Self {
         Self {
             watched,
             maps,
@@ -93,6 +98,8 @@ impl<M: ServiceMaps> Programmer<M> {
             place: None,
             claims: Claims::default(),
             unfinished: ServiceChanges::default(),
+            waiting_since: None,
+            meters,
             begun: false,
             failing: false,
         }
@@ -101,7 +108,9 @@ impl<M: ServiceMaps> Programmer<M> {
     async fn round(&mut self) {
         let node = self.watched.nodes.get("", &self.node_name);
         let place = Place::new(&self.node_name, node.as_deref());
-        let mut names = self.watched.services.take_changed();
+        let start = Instant::now();
+        let (mut names, since) = self.watched.services.take_changed();
+        self.waiting_since = self.waiting_since.or(since);
         // Which endpoints are near depends on where the node is.
         if !self.begun || self.place.as_ref() != Some(&place) {
             names.append(&mut self.watched.services.names());
@@ -112,7 +121,7 @@ impl<M: ServiceMaps> Programmer<M> {
             let (all, _) = self.claims.update(self.wanted(names, &place));
             let done = self.maps.set(all.put.clone()).await;
             self.begun = !matches!(done, Err(ProgramServicesFailed::TaskDied));
-            return self.note(all, &done);
+            return self.note(all, &done, start);
         }
         let mut changes = std::mem::take(&mut self.unfinished);
         while !names.is_empty() {
@@ -121,10 +130,12 @@ impl<M: ServiceMaps> Programmer<M> {
             names = again;
         }
         if changes.is_empty() {
+            // Nothing that the maps hold has changed.
+            self.waiting_since = None;
             return;
         }
         let done = self.maps.change(changes.clone()).await;
-        self.note(changes, &done);
+        self.note(changes, &done, start);
     }
 
     /// What these services want of the maps now.
@@ -138,9 +149,15 @@ impl<M: ServiceMaps> Programmer<M> {
         wanted.collect()
     }
 
-    /// Keeps what is to be tried again, and says when trouble begins; a failure that repeats is
-    /// logged once.
-    fn note(&mut self, changes: ServiceChanges, done: &ServicesProgrammed) {
+    /// Measures a round, keeps what is to be tried again, and says when trouble begins; a failure
+    /// that repeats is logged once.
+    fn note(&mut self, changes: ServiceChanges, done: &ServicesProgrammed, start: Instant) {
+        self.meters.round(Loop::Services, start.elapsed(), done.is_err());
+        if done.is_ok()
+            && let Some(since) = self.waiting_since.take()
+        {
+            self.meters.programmed(since.elapsed());
+        }
         self.unfinished = match done {
             Ok(_) => ServiceChanges::default(),
             Err(ProgramServicesFailed::Apply(failed)) => changes.about(&failed.keys()),

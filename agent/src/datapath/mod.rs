@@ -27,6 +27,7 @@ mod netns;
 mod pins;
 mod programs;
 mod resize;
+mod scrape;
 mod sizes;
 mod snapshot;
 mod status;
@@ -56,6 +57,7 @@ pub use measure::{EmptyPrograms, Runs};
 pub use migrate::MigrateFailed;
 pub use monitor::{Became, Filter, LEASE, ListenFailed, Listener};
 pub use programs::{LoadProgramsFailed, Raw, object};
+pub(crate) use scrape::{Fill, Occurred, Programmed, Scrape, ServiceFigures};
 pub use sizes::{MapSizes, SetMapSizeFailed};
 pub use snapshot::monotonic_ns;
 pub use snapshot::{

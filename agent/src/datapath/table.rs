@@ -186,6 +186,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
+    /// How many entries there are. None is kept: there may be very many.
+    pub(super) fn count(&self) -> Result<u32, ReadMapsFailed> {
+        match self.fold_batches(BATCH, &|count: &mut u32, keys, _| *count += keys.len() as u32) {
+            Ok(count) => Ok(count),
+            Err(_) => Ok(self.keys()?.len() as u32),
+        }
+    }
+
     fn entries_one_by_one(&self) -> Result<Vec<(K, V)>, ReadMapsFailed> {
         let mut entries = Vec::new();
         for key in self.keys()? {
@@ -197,9 +205,20 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     fn batches(&self, room: u32) -> io::Result<Vec<(K, V)>> {
+        self.fold_batches(room, &|entries: &mut Vec<(K, V)>, keys, values| {
+            entries.extend(keys.iter().copied().zip(values.iter().copied()));
+        })
+    }
+
+    /// Reads some entries after the other, and lets `take` make something of them.
+    fn fold_batches<T: Default>(
+        &self,
+        room: u32,
+        take: &impl Fn(&mut T, &[K], &[V]),
+    ) -> io::Result<T> {
         let (mut keys, mut values) =
             (vec![K::default(); room as usize], vec![V::default(); room as usize]);
-        let mut entries = Vec::new();
+        let mut taken = T::default();
         let mut cursor = syscall::Cursor::default();
         let (mut left, mut first) = (self.size, true);
         while left > 0 {
@@ -214,18 +233,18 @@ impl<K: Plain, V: Plain> Table<K, V> {
             let batch = match batch {
                 // One bucket alone holds more than there is room for.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.size => {
-                    return self.batches(room.saturating_mul(4));
+                    return self.fold_batches(room.saturating_mul(4), take);
                 }
                 batch => batch?,
             };
             let count = batch.count as usize;
-            entries.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
+            take(&mut taken, &keys[..count], &values[..count]);
             left = left.saturating_sub(batch.count);
             if batch.last || batch.count == 0 {
                 break;
             }
         }
-        Ok(entries)
+        Ok(taken)
     }
 
     /// Writes the values of each CPU.

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     clients::{Clients, Kind, Place},
     figures::{DnsFigures, Figures, InUse, Limit, add},
-    forward::{Forwarder, Told},
+    forward::{Asked, Forwarder, Told},
     lookup::{Answer, Zone, alias},
     message::{Received, Reply, Transport, Why},
     options::DnsOptions,
@@ -122,11 +122,20 @@ impl Answerer {
 
     /// All counts.
     pub(super) fn counts(&self) -> DnsFigures {
-        let in_use = InUse {
+        self.figures.read(&self.in_use(), self.forwarder.counts())
+    }
+
+    /// How much of each limit is in use.
+    pub(super) fn in_use(&self) -> InUse {
+        InUse {
             forwards: self.forwards_most - self.forwards.available_permits(),
             tcp_clients: self.tcp_clients_most - self.tcp_clients.available_permits(),
-        };
-        self.figures.read(&in_use, self.forwarder.counts())
+        }
+    }
+
+    /// What each upstream server was asked.
+    pub(super) fn upstream(&self) -> Vec<Asked<'_>> {
+        self.forwarder.asked().collect()
     }
 
     fn answer_question(&self, mut reply: Reply, query: Query, client: IpAddr) -> Outcome {

@@ -126,14 +126,23 @@ impl Limit {
         format!("more than {} {} {}, see {}", self.most, self.what, self.when, self.flag)
     }
 
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// How many were turned away.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
     /// How many are in use now.
     fn now(&self, now: usize) -> DnsCount {
         self.count("now", now as u64)
     }
 
-    /// How many were turned away.
+    /// How many were turned away, by name.
     fn refused(&self) -> DnsCount {
-        self.count("refused", self.refused.load(Relaxed))
+        self.count("refused", self.refusals())
     }
 
     fn count(&self, which: &str, count: u64) -> DnsCount {
@@ -204,6 +213,12 @@ impl Figures {
         add(&self.answers[known.unwrap_or(CODES.len())]);
     }
 
+    /// Answers by response code.
+    pub(super) fn by_code(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = CODES.iter().map(|(_, name)| *name).chain(["other"]);
+        names.zip(&self.answers).map(|(name, counter)| (name, counter.load(Relaxed)))
+    }
+
     /// All counts, those of `upstream` servers last.
     pub(super) fn read(&self, in_use: &InUse, upstream: Vec<DnsCount>) -> DnsFigures {
         let of = |name: &str, counter: &AtomicU64| count(name, counter.load(Relaxed));
@@ -212,9 +227,8 @@ impl Figures {
             of("questions over TCP", &self.streams),
             of("no question, ignored", &self.ignored),
         ];
-        let names = CODES.iter().map(|(_, name)| *name).chain(["other"]);
-        for (name, counter) in names.zip(&self.answers) {
-            counts.push(of(&format!("answers {name}"), counter));
+        for (name, answers) in self.by_code() {
+            counts.push(count(&format!("answers {name}"), answers));
         }
         counts.extend([
             of("answers truncated", &self.truncated),

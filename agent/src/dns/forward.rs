@@ -10,6 +10,7 @@
 //! included (RFC 2308), and never more of them than the limit. Not here: DNSSEC, stale answers.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -69,6 +70,14 @@ pub(super) struct Forwarder {
     /// The longest domain first.
     groups: Vec<Group>,
     cache: ResponseCache,
+}
+
+/// How often a server was asked, and how often that failed.
+pub(super) struct Asked<'a> {
+    pub(super) domain: &'a Name,
+    pub(super) server: SocketAddr,
+    pub(super) asked: u64,
+    pub(super) failed: u64,
 }
 
 /// The servers of one domain.
@@ -160,19 +169,25 @@ impl Forwarder {
 
     /// How often each server was asked, and how often that failed.
     pub(super) fn counts(&self) -> Vec<DnsCount> {
-        let servers = self
-            .groups
-            .iter()
-            .flat_map(|group| group.servers.iter().map(|server| (&group.domain, server)));
-        servers
-            .flat_map(|(domain, server)| {
-                let address = server.server.0;
-                let of = |what: &str, counter: &AtomicU64| {
-                    count(&format!("server {address} of {domain} {what}"), counter.load(Relaxed))
-                };
-                [of("asked", &server.asked), of("failed", &server.failed)]
-            })
-            .collect()
+        let both = self.asked().flat_map(|told| {
+            let Asked { domain, server, asked, failed } = told;
+            let of =
+                |what: &str, times| count(&format!("server {server} of {domain} {what}"), times);
+            [of("asked", asked), of("failed", failed)]
+        });
+        both.collect()
+    }
+
+    /// The same by server.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Asked<'_>> {
+        let servers =
+            self.groups.iter().flat_map(|group| group.servers.iter().map(move |s| (group, s)));
+        servers.map(|(group, server)| Asked {
+            domain: &group.domain,
+            server: server.server.0,
+            asked: server.asked.load(Relaxed),
+            failed: server.failed.load(Relaxed),
+        })
     }
 }
 

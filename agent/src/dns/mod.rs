@@ -13,6 +13,7 @@ mod figures;
 mod forward;
 mod lookup;
 mod message;
+mod metrics;
 mod options;
 
 use std::{

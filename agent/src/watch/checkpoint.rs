@@ -239,10 +239,10 @@ mod tests {
             watched.services.take_slice(Event::InitDone);
         };
         list(&["s"]);
-        assert!(watched.services.take_changed().is_empty());
+        assert!(watched.services.take_changed().0.is_empty());
         list(&["t"]);
         let names: Vec<String> =
-            watched.services.take_changed().into_iter().map(|key| key.name.to_string()).collect();
+            watched.services.take_changed().0.into_iter().map(|key| key.name.to_string()).collect();
         assert_eq!(names, ["s", "t"]);
         watched.pods.take(Event::Init);
         watched.pods.take(Event::InitApply(named("q")));

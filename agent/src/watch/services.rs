@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
 };
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
@@ -98,6 +99,8 @@ struct Inner {
     incoming_slices: BTreeMap<SliceKey, (ServiceKey, Arc<Slice>)>,
     shared: Shared,
     dirty: BTreeSet<ServiceKey>,
+    /// When the first of them changed.
+    dirty_since: Option<Instant>,
 }
 
 impl ServiceTable {
@@ -118,6 +121,7 @@ impl ServiceTable {
             Event::Apply(service) => inner.take_service(&service),
             Event::Delete(service) => inner.drop_service(&name_of(&service)),
         }
+        inner.note_change();
         // Under the lock: `restore` must not take this for a table that nothing came in for.
         self.synced.send_modify(|synced| synced.0 = true);
         drop(inner);
@@ -133,6 +137,7 @@ impl ServiceTable {
             Event::Apply(slice) => inner.take_slice(&slice),
             Event::Delete(slice) => inner.drop_slice(&slice_key(&slice)),
         }
+        inner.note_change();
         self.synced.send_modify(|synced| synced.1 = true);
         drop(inner);
         self.changed.announce();
@@ -152,6 +157,7 @@ impl ServiceTable {
             }
         }
         inner.dirty.clear();
+        inner.dirty_since = None;
         drop(inner);
         self.changed.announce();
     }
@@ -214,10 +220,11 @@ impl ServiceTable {
         self.read().announced.keys().cloned().collect()
     }
 
-    /// The services that changed since this was last called. There is one consumer: the task that
-    /// programs the service maps.
-    pub(crate) fn take_changed(&self) -> BTreeSet<ServiceKey> {
-        std::mem::take(&mut self.write().dirty)
+    /// The services that changed since this was last called, and when the first of them did. There
+    /// is one consumer: the task that programs the service maps.
+    pub(crate) fn take_changed(&self) -> (BTreeSet<ServiceKey>, Option<Instant>) {
+        let mut inner = self.write();
+        (std::mem::take(&mut inner.dirty), inner.dirty_since.take())
     }
 
     /// Changes whenever a service or a slice does.
@@ -241,6 +248,13 @@ impl ServiceTable {
 }
 
 impl Inner {
+    /// An event was taken, which may have changed something.
+    fn note_change(&mut self) {
+        if !self.dirty.is_empty() {
+            self.dirty_since.get_or_insert_with(Instant::now);
+        }
+    }
+
     fn take_service(&mut self, object: &Service) {
         let facts = self.facts_of(object);
         self.put_service(facts);

@@ -48,6 +48,10 @@ const PACKAGES: &[Package] = &[
     package("curl", "a client of services in tests"),
     package("iperf3", "a client of services in tests, and a load"),
     package("python3", "a client of services in tests that uses plain sockets"),
+    package(
+        "prometheus",
+        "scrapes the server and the agents in a test; promtool checks what they say",
+    ),
     package("dnsmasq-base", "dnsmasq: stands for the DNS servers of others in tests"),
     guest("qemu-system-x86", "boots old and new kernels, emulated in software"),
     guest("kmod", "depmod: the order in which a kernel's modules load"),

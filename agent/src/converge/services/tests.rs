@@ -87,7 +87,9 @@ async fn what_finds_no_room_at_first_is_tried_again_alone_until_it_does() {
     }
     let maps = SmallMaps::default();
     maps.seen(|seen| seen.room = 2);
-    let mut programmer = Programmer::new(watched.clone(), maps.clone(), "node1".to_owned());
+    let meters = Meters::default();
+    let mut programmer =
+        Programmer::new(watched.clone(), maps.clone(), "node1".to_owned(), meters.clone());
     programmer.round().await;
     programmer.round().await;
     assert!(programmer.failing);
@@ -99,6 +101,8 @@ async fn what_finds_no_room_at_first_is_tried_again_alone_until_it_does() {
     programmer.round().await;
     assert!(!programmer.failing);
     programmer.round().await;
+    // From the first change to when the last one found room.
+    assert_eq!(meters.programmed_rounds(), 1);
     maps.seen(|seen| {
         assert_eq!(seen.calls, ["=s1 s2 s3", "s3", "s1 s3", "s3"]);
         assert_eq!(seen.held.values().collect::<Vec<_>>(), ["s1", "s3"]);

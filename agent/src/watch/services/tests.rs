@@ -38,7 +38,7 @@ fn key(name: &str) -> ServiceKey {
 }
 
 fn changed(table: &ServiceTable) -> Vec<(String, usize, bool)> {
-    let changed = table.take_changed().into_iter();
+    let changed = table.take_changed().0.into_iter();
     changed
         .map(|key| {
             let now = table.get(&key.namespace, &key.name);
