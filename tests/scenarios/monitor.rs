@@ -18,7 +18,7 @@ use serde_json::Value;
 /// Until the monitor listens, and until it has shown what happened.
 const MOMENT: Duration = Duration::from_millis(700);
 const RATE: u64 = 500;
-const FLOOD: Duration = Duration::from_secs(4);
+const FLOOD: Duration = Duration::from_secs(2);
 /// Of the monitor's memory.
 const MOST_KB: u64 = 60_000;
 

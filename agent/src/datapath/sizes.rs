@@ -30,7 +30,7 @@ impl Default for MapSizes {
             services: size::SERVICES,
             slots: size::SLOTS,
             backends: size::BACKENDS,
-            peers: size::PEERS,
+            peers: peers(possible_cpus()),
             reverse: size::REVERSE,
             affinity: size::AFFINITY,
             pods: size::PODS,
@@ -39,6 +39,16 @@ impl Default for MapSizes {
             events: size::EVENTS,
         }
     }
+}
+
+/// The kernel hands cookies to processors in blocks of so many (`lib/cookie.c`), so that sockets
+/// made at one time on many processors are spread over as many blocks.
+const COOKIES: usize = 4096;
+
+/// Room for two such blocks of each processor, so that none takes the places of another's sockets.
+fn peers(processors: usize) -> u32 {
+    let blocks = u32::try_from(processors * COOKIES * 2).unwrap_or(1 << 30);
+    blocks.next_power_of_two().max(size::PEERS)
 }
 
 /// A text does not set a map's size.
@@ -169,6 +179,11 @@ mod tests {
             assert!(flag_of(name).is_some(), "{name}");
         }
         assert_eq!((flag_of(map::COUNTERS), flag_of("NO_SUCH_MAP")), (None, None));
+    }
+
+    #[test]
+    fn many_processors_get_more_places_for_sockets() {
+        assert_eq!([1, 2, 32, 33, 128].map(peers), [1 << 18, 1 << 18, 1 << 18, 1 << 19, 1 << 20]);
     }
 
     #[test]

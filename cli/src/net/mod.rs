@@ -5,6 +5,7 @@
 //! map that changes while it is read may show an entry that is just going or miss one that is just
 //! coming.
 
+mod bugreport;
 mod diff;
 mod dns;
 mod dump;
@@ -40,6 +41,7 @@ use crate::output::{self, Format};
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
   bowline net monitor --node node1 --verdict refused
+  bowline net bugreport
   bowline net diff --node node2 && echo healthy
   bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
   nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
@@ -104,6 +106,8 @@ enum What {
     Explain(explain::Args),
     /// What becomes of packets and calls, as it happens
     Monitor(monitor::Args),
+    /// One archive with all of this, of a node or of all nodes of a local cluster
+    Bugreport(bugreport::Args),
     #[command(hide = true)]
     Probe(probe::Args),
     /// What differs between the API and the maps: exit status 0 if nothing does, 1 if something,
@@ -160,6 +164,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if let What::Explain(of) = &args.what {
         return tell(show_way(args, of));
+    }
+    if let What::Bugreport(of) = &args.what {
+        must_be_root()?;
+        return bugreport::run(of, &subject(args, of)?);
     }
     let source = source(args)?;
     if let What::Monitor(of) = &args.what {
@@ -280,15 +288,44 @@ fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
     Ok(diff::Sides { kubeconfig, node, bpffs: source.bpffs, run_dir: source.run_dir })
 }
 
+/// All nodes of a local cluster, unless one is named.
+fn subject(args: &Args, of: &bugreport::Args) -> anyhow::Result<bugreport::Subject> {
+    if let Some(bpffs) = &args.bpffs {
+        return Ok(of.named(bpffs, &args.run_dir));
+    }
+    let (place, record) = local(args)?;
+    let names = record.plan.nodes.iter().map(|node| node.name.clone());
+    let names: Vec<String> = names.filter(|it| args.node.iter().all(|node| node == it)).collect();
+    if names.is_empty() {
+        bail!("cluster {} has no node {}", place.name, args.node.as_deref().unwrap_or_default());
+    }
+    let node = |name: String| bugreport::Node {
+        flags: ["--name", &place.name, "--node", &name].map(str::to_owned).to_vec(),
+        name,
+    };
+    Ok(bugreport::Subject {
+        nodes: names.into_iter().map(node).collect(),
+        kubeconfig: Some(place.kubeconfig()),
+        logs: Some(place.dir.join("logs")),
+    })
+}
+
+fn local(args: &Args) -> anyhow::Result<(Place, Record)> {
+    let place = cluster::only(args.name.as_deref())?;
+    match Record::read(&place)? {
+        Some(record) => Ok((place, record)),
+        None => {
+            bail!("cluster {} was never finished: remove it with `bowline down`", place.name)
+        }
+    }
+}
+
 fn source(args: &Args) -> anyhow::Result<Source> {
     if let Some(bpffs) = &args.bpffs {
         let run_dir = args.run_dir.clone();
         return Ok(Source { bpffs: bpffs.clone(), run_dir, local: None });
     }
-    let place = cluster::only(args.name.as_deref())?;
-    let Some(record) = Record::read(&place)? else {
-        bail!("cluster {} was never finished: remove it with `bowline down`", place.name);
-    };
+    let (place, record) = local(args)?;
     let nodes: Vec<(&str, &str)> =
         record.plan.nodes.iter().map(|node| (&*node.name, &*node.namespace)).collect();
     of_node(&place, &nodes, args.node.as_deref())

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use bowline_ebpf_abi::{
-    Direction, Event, Frontend, NO_SERVICE, Reason, ServiceKey, Told, Wanted, size,
+    Address, Direction, Event, Frontend, NO_SERVICE, Reason, ServiceKey, Told, U16Be, Wanted, size,
 };
 use bowline_ebpf_datapath::{
     Change, Fragment, Frame, Work, is_wanted, is_within_limit, outcome_of,
@@ -122,19 +122,26 @@ pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: 
         told.lost += 1;
         return;
     };
-    let event = entry.write(Event {
-        time_ns: now,
-        netns,
-        destination: key.address,
-        becomes: becomes.address,
-        destination_port: key.port,
-        becomes_port: becomes.port,
-        protocol: key.protocol,
-        reason: reason as u16,
-        direction: Direction::Socket as u16,
-        service,
-        ..Event::default()
-    });
+    let event = entry.as_mut_ptr();
+    // SAFETY: the kernel gave room for an event; every field is written before any is read.
+    let event = unsafe {
+        (*event).time_ns = now;
+        (*event).netns = netns;
+        (*event).source = Address::default();
+        (*event).destination = key.address;
+        (*event).becomes = becomes.address;
+        (*event).source_port = U16Be::default();
+        (*event).destination_port = key.port;
+        (*event).becomes_port = becomes.port;
+        (*event).protocol = key.protocol;
+        (*event).tcp_flags = 0;
+        (*event).reason = reason as u16;
+        (*event).direction = Direction::Socket as u16;
+        (*event).ifindex = 0;
+        (*event).bytes = 0;
+        (*event).service = service;
+        &*event
+    };
     // SAFETY: the helper takes nothing.
     if !is_wanted(wanted, event, || unsafe { bpf_get_prandom_u32() }) {
         entry.discard(0);
