@@ -66,7 +66,8 @@ impl NodeNetwork {
             nodes.mark_unchanged();
             let start = Instant::now();
             let state = self.round(&mut told, announced).await;
-            self.meters.round(Loop::Network, start.elapsed(), state.is_err());
+            let failed = state.as_ref().is_err_and(|reason| reason != NO_RANGE);
+            self.meters.round(Loop::Network, start.elapsed(), failed);
             self.health.send_if_modified(|health| {
                 let changed = health.network != state;
                 match &state {

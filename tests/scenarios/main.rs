@@ -15,6 +15,7 @@ mod dns;
 mod durability;
 mod first_light;
 mod kubectl;
+mod metrics;
 mod monitor;
 mod pod_network;
 mod pod_throughput;
