@@ -15,6 +15,8 @@ mod world;
 #[expect(dead_code, reason = "other suites look at their figures at the end")]
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
+#[path = "sockets/stay.rs"]
+mod stay;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
@@ -26,10 +28,9 @@ use bowline_agent::datapath::{Datapath, EmptyPrograms, Runs, ServiceTable, servi
 use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use results::{Better, Figure, Relation, Run, Statistics};
 use serde_json::json;
+use stay::stay;
 use world::World;
 
 #[derive(Parser)]
@@ -104,16 +105,6 @@ struct Case {
     /// Nanoseconds.
     goal: f64,
     batch: Batch,
-}
-
-/// From now on this thread and those that it starts stay on the last CPU: what they measure then
-/// finds its memory where the batch before left it.
-fn stay() {
-    let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
-    let mut cpus = CpuSet::new();
-    cpus.set(last).unwrap();
-    // A machine that does not allow it is measured without.
-    let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
 }
 
 fn nanoseconds(before: Runs, after: Runs) -> f64 {

@@ -26,6 +26,7 @@ use crate::{bpf, build, process, workspace};
 #[command(after_help = "\
 Examples:
   cargo xtask bench path --quick --json a.json    measure, and keep every sample
+  cargo xtask bench programs                      nanoseconds of each program for each packet
   cargo xtask bench compare a.json b.json         what changed from one run to another
   cargo xtask bench --gate xtask/bench-gate.json  measure, and fail where a ratio does not hold
   cargo xtask bench --gate xtask/bench-gate.json --json a.json --json s.json
@@ -53,6 +54,9 @@ enum Suite {
     Sockets(Sockets),
     /// What many services cost a node's agent: programming them all, changing one, memory.
     Services(Services),
+    /// What the packet programs cost: nanoseconds, and instructions where the processor counts
+    /// them, of each class of packets, beside a program that does nothing.
+    Programs(Programs),
     /// What changed from one run of a suite to another, beyond the noise. Fails if something got
     /// worse.
     Compare(compare::Args),
@@ -65,6 +69,7 @@ impl Suite {
             Self::Path(suite) => Some(&mut suite.json),
             Self::Sockets(suite) => Some(&mut suite.json),
             Self::Services(suite) => Some(&mut suite.json),
+            Self::Programs(suite) => Some(&mut suite.json),
             Self::Compare(_) => None,
         }
     }
@@ -130,6 +135,20 @@ struct Services {
     quick: bool,
 }
 
+#[derive(clap::Args)]
+struct Programs {
+    /// Also write the figures, with all samples, to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds; in each, a program and the one that does nothing have their turns.
+    #[arg(long, value_name = "COUNT", default_value_t = 15)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Few rounds: some seconds.
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+}
+
 /// Measure, compare, or check.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match (&args.gate, &args.suite) {
@@ -178,6 +197,10 @@ fn measure(suite: &Suite) -> Result<()> {
             let mut counts = vec![("services", services.services), ("rounds", rounds)];
             counts.push(("endpoints", services.endpoints));
             bench("services", &counts, &[("json", &services.json)])
+        }
+        Suite::Programs(programs) => {
+            let rounds = if programs.quick { 5 } else { programs.rounds };
+            bench("programs", &[("rounds", rounds)], &[("json", &programs.json)])
         }
     }
 }

@@ -1,8 +1,11 @@
-//! What the socket programs cost, by the kernel's own account.
+//! What programs cost: those of sockets by the kernel's own account, those of packets by running
+//! them again and again.
 //!
 //! Guarantees: reads what the kernel counted while its statistics were on (see
 //! [`aya::sys::enable_stats`]); attaches only to the cgroup that it is given, and only as long as
 //! the value lives. Used by benchmarks, never by a running agent.
+
+mod repeat;
 
 use std::fs::File;
 use std::io;
@@ -14,6 +17,7 @@ use super::Datapath;
 use super::programs::SOCKET_PROGRAMS;
 use super::syscall;
 use super::syscall::instruction::{ALLOW, EXIT};
+pub use repeat::{Instructions, Repeat, Repeated};
 
 /// How often a program ran, and how long all in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

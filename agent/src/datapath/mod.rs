@@ -53,7 +53,7 @@ pub use features::{Feature, FeatureRow, ParseFeatureFailed};
 pub use kernel::{NeighbourRow, ReadKernelFailed, namespace_cookie, neighbours};
 pub use links::AttachProgramFailed;
 pub(crate) use links::forget_filters;
-pub use measure::{EmptyPrograms, Runs};
+pub use measure::{EmptyPrograms, Instructions, Repeat, Repeated, Runs};
 pub use migrate::MigrateFailed;
 pub use monitor::{Became, Filter, LEASE, ListenFailed, Listener};
 pub use programs::{LoadProgramsFailed, Raw, object};

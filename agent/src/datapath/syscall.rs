@@ -217,7 +217,7 @@ bowline_ebpf_abi::plain! {
 }
 
 /// Marks what is laid out as the kernel's union for a command.
-trait Attr: Plain {}
+pub(super) trait Attr: Plain {}
 
 impl Attr for ElementAttr {}
 impl Attr for BatchAttr {}
@@ -229,7 +229,7 @@ impl Attr for ProgramLoadAttr {}
 impl Attr for IdAttr {}
 impl Attr for MapCreateAttr {}
 
-fn bpf<T: Attr>(command: i32, attr: &mut T) -> io::Result<i32> {
+pub(super) fn bpf<T: Attr>(command: i32, attr: &mut T) -> io::Result<i32> {
     // SAFETY: the kernel reads and writes no more than the size, and whatever it writes makes a
     // valid value of a plain type; it takes a shorter one as filled up with zeros. Pointers inside
     // it are the callers' to keep alive.
@@ -238,7 +238,7 @@ fn bpf<T: Attr>(command: i32, attr: &mut T) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
-fn owned(fd: i32) -> OwnedFd {
+pub(super) fn owned(fd: i32) -> OwnedFd {
     // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -30,7 +30,7 @@ pub(crate) enum Hook {
 }
 
 impl Hook {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
@@ -57,6 +57,18 @@ pub(crate) enum Verdict {
     Drop,
     /// None that these programs may give.
     Unknown(i32),
+}
+
+impl Verdict {
+    /// By what the program returned.
+    pub(crate) fn of(returned: i32) -> Self {
+        match returned {
+            -1 => Self::Stack,
+            2 => Self::Drop,
+            7 => Self::Redirect,
+            other => Self::Unknown(other),
+        }
+    }
 }
 
 /// One line of a table.
@@ -336,7 +348,7 @@ type ServiceCounters = BTreeMap<u32, (u64, u64, u64)>;
 
 /// The loaded programs.
 pub(crate) struct Lab {
-    object: Ebpf,
+    pub(crate) object: Ebpf,
 }
 
 /// One for all tests of a process: the verifier takes longer than all rows together.
@@ -529,13 +541,7 @@ impl Lab {
         let result =
             program.test_run(options).map_err(|e| std::io::Error::other(format!("{e:?}")))?;
         out.truncate(result.data_size_out as usize);
-        let verdict = match result.return_value as i32 {
-            -1 => Verdict::Stack,
-            2 => Verdict::Drop,
-            7 => Verdict::Redirect,
-            other => Verdict::Unknown(other),
-        };
-        Ok((verdict, out))
+        Ok((Verdict::of(result.return_value as i32), out))
     }
 
     /// How many packets a program has counted, by reason.

@@ -1,0 +1,268 @@
+//! What the packet programs cost, a class of packets each. `cargo xtask bench programs` runs it;
+//! needs root.
+//!
+//! Each program is run again and again on one packet, which is written anew before each run, and so
+//! is a program that does nothing; in each round both have their turns, and the figure is what the
+//! cheapest of the one's takes more than the cheapest of the other's. Before it is timed, a packet
+//! has to come to what its class says, and again after the last of many runs. The packets and the
+//! maps are those of the tables in `tests/datapath/packets`. Nothing is attached and nothing sent.
+
+#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
+
+#[expect(dead_code, reason = "the tables use all of it")]
+#[path = "../tests/datapath/packets/frame.rs"]
+mod frame;
+#[expect(dead_code, reason = "the tables use all of it")]
+#[path = "../tests/datapath/packets/lab.rs"]
+mod lab;
+#[path = "../../xtask/src/bench/results.rs"]
+#[expect(dead_code, reason = "other suites look at their figures at the end")]
+mod results;
+#[path = "sockets/stay.rs"]
+mod stay;
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use aya::programs::SchedClassifier;
+use bowline_agent::datapath::{Instructions, Repeat, Repeated};
+use clap::Parser;
+use frame::{ACK, Body, Packet, SYN};
+use lab::{BACKEND_PORT, CLIENT_PORT, Hook, Lab, Net, PORT, Verdict, nets};
+use results::{Better, Figure, Relation, Run, Statistics};
+use serde_json::json;
+use stay::stay;
+
+#[derive(Parser)]
+#[command(about = "What the packet programs cost")]
+struct Arguments {
+    /// Also write the figures, with all samples, to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds; in each, a program and the one that does nothing have their turns
+    #[arg(long, value_name = "COUNT", default_value_t = 15)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Turns of each in a round, of which the cheapest counts
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    turns: u32,
+    /// Runs in a turn
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    runs: u32,
+    /// Given by `cargo bench`, and of no meaning here
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A class of packets at one program.
+struct Case {
+    name: String,
+    hook: Hook,
+    packet: Packet,
+    verdict: Verdict,
+    /// What has to have gone through before.
+    before: Option<(Hook, Packet)>,
+    /// Whether each run is a connection of its own.
+    fresh: bool,
+}
+
+impl Case {
+    /// A packet of no flow that goes to another device.
+    fn new(net: &Net, hook: Hook, class: &str, packet: Packet) -> Self {
+        let name = format!("{}, {}: {class}", hook.name(), net.name);
+        Self { name, hook, packet, verdict: Verdict::Redirect, before: None, fresh: false }
+    }
+
+    fn comes_to(self, verdict: Verdict) -> Self {
+        Self { verdict, ..self }
+    }
+
+    fn after(self, hook: Hook, packet: Packet) -> Self {
+        Self { before: Some((hook, packet)), ..self }
+    }
+
+    fn each_new(self) -> Self {
+        Self { fresh: true, ..self }
+    }
+}
+
+/// Two words of IP options that do nothing; of IPv6, a header of destination options.
+fn with_options(packet: Packet) -> Packet {
+    const DESTINATION_OPTIONS: u8 = 60;
+    if packet.source.0.is_ipv4() {
+        packet.options(&[1, 1, 1, 1, 1, 1, 1, 0])
+    } else {
+        packet.extension(DESTINATION_OPTIONS, &[0, 1, 4, 0, 0, 0, 0])
+    }
+}
+
+/// An echo request.
+fn echo(net: &Net) -> Body {
+    Body::Icmp(if net.client.is_ipv4() { 8 } else { 128 })
+}
+
+/// A later part of a datagram.
+fn piece(packet: Packet) -> Packet {
+    packet.body(Body::Other(frame::UDP, vec![7; 24])).fragment(1480, true)
+}
+
+/// What pods send.
+fn from_pod(net: &Net) -> Vec<Case> {
+    let case = |class: &str, packet| Case::new(net, Hook::FromPod, class, packet);
+    let to = |address: IpAddr| {
+        let ends = ((net.client, CLIENT_PORT), (address, BACKEND_PORT));
+        Packet::new(ends.0, ends.1, Body::Tcp(ACK))
+    };
+    let service = |flags| to(net.vips.remote).to((net.vips.remote, PORT)).body(Body::Tcp(flags));
+    let near = to(net.vips.local).to((net.vips.local, PORT)).body(Body::Tcp(SYN));
+    let answer =
+        Packet::new((net.local, BACKEND_PORT), (net.client, CLIENT_PORT), Body::Tcp(SYN | ACK));
+    let spoofed = to(net.local).from((net.other, CLIENT_PORT));
+    vec![
+        case("to a pod of the node", to(net.local)),
+        case("to another node's pod", to(net.remote)),
+        case("to another node's pod, by the tunnel", to(net.tunnelled)),
+        case("to the outside", to(net.outside)).comes_to(Verdict::Stack),
+        case("to a service, a new flow", service(SYN)).each_new(),
+        case("to a service, a known flow", service(ACK)).after(Hook::FromPod, service(SYN)),
+        case("answer of a flow", answer).after(Hook::FromPod, near),
+        case("ICMP echo", to(net.local).body(echo(net))),
+        case("fragment", piece(to(net.local))),
+        case("IP options", with_options(to(net.local))),
+        case("drop, by its false source", spoofed).comes_to(Verdict::Drop),
+    ]
+}
+
+/// What arrives, from other nodes at the uplink, or from the stack at the pod.
+fn to_pod(net: &Net, hook: Hook) -> Vec<Case> {
+    let from = |address: IpAddr| {
+        let ends = ((address, BACKEND_PORT), (net.client, CLIENT_PORT));
+        Packet::new(ends.0, ends.1, Body::Tcp(SYN | ACK))
+    };
+    let opening = Packet::new((net.client, CLIENT_PORT), (net.vips.remote, PORT), Body::Tcp(SYN));
+    // At the pod itself there is nowhere else to go.
+    let on = if hook == Hook::ToPod { Verdict::Stack } else { Verdict::Redirect };
+    let case = |class: &str, packet| Case::new(net, hook, class, packet).comes_to(on);
+    let mut cases = vec![
+        case("of another node's pod", from(net.remote)),
+        case("of the outside", from(net.outside)),
+        case("answer of a flow", from(net.remote)).after(Hook::FromPod, opening),
+        case("ICMP echo", from(net.remote).body(echo(net))),
+        case("fragment", piece(from(net.remote))),
+        case("IP options", with_options(from(net.remote))),
+    ];
+    if hook == Hook::FromUplink {
+        let own = from(net.remote).to((net.node, PORT));
+        cases.push(case("to the node itself", own).comes_to(Verdict::Stack));
+    }
+    cases
+}
+
+fn cases() -> Vec<Case> {
+    let of = |net: &Net| {
+        let [uplink, pod] = [Hook::FromUplink, Hook::ToPod].map(|hook| to_pod(net, hook));
+        from_pod(net).into_iter().chain(uplink).chain(pod).collect::<Vec<_>>()
+    };
+    nets().iter().flat_map(of).collect()
+}
+
+/// The maps as the class needs them.
+fn prepare(lab: &mut Lab, case: &Case) {
+    lab.clear();
+    if let Some((hook, packet)) = &case.before {
+        lab.send(*hook, &packet.bytes()).unwrap();
+    }
+}
+
+fn descriptor(lab: &Lab, hook: Hook) -> BorrowedFd<'_> {
+    let program: &SchedClassifier = lab.object.program(hook.name()).unwrap().try_into().unwrap();
+    program.fd().unwrap().as_fd()
+}
+
+/// The least of some turns, in nanoseconds and in instructions a run.
+fn cheapest(turns: u32, mut turn: impl FnMut() -> Repeated) -> (f64, Option<f64>) {
+    let mut least: Option<(f64, Option<f64>)> = None;
+    for _ in 0..turns {
+        let Repeated { nanoseconds, instructions, .. } = turn();
+        let before = least.unwrap_or((nanoseconds, instructions));
+        let fewer = before.1.zip(instructions).map(|(one, other)| one.min(other));
+        least = Some((before.0.min(nanoseconds), fewer));
+    }
+    least.unwrap()
+}
+
+/// All rounds of one class: what it costs, and that in instructions if they can be counted.
+fn measure(
+    lab: &mut Lab,
+    arguments: &Arguments,
+    case: &Case,
+    counter: Option<&Instructions>,
+) -> Vec<Figure> {
+    let frame = case.packet.bytes();
+    prepare(lab, case);
+    let (verdict, _) = lab.send(case.hook, &frame).unwrap();
+    assert_eq!(verdict, case.verdict, "{}", case.name);
+    let port_at = case.fresh.then(|| case.packet.body_at());
+    let program = Repeat::new(Some(descriptor(lab, case.hook)), &frame, port_at).unwrap();
+    let nothing = Repeat::new(None, &frame, port_at).unwrap();
+    let (mut costs, mut raw, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..arguments.rounds {
+        let empty = cheapest(arguments.turns, || nothing.run(arguments.runs, counter).unwrap());
+        let whole = cheapest(arguments.turns, || {
+            // The connections of the turn before are new again.
+            if case.fresh || raw.is_empty() {
+                prepare(lab, case);
+            }
+            let found = program.run(arguments.runs, counter).unwrap();
+            assert_eq!(Verdict::of(found.returned), case.verdict, "{}: the last", case.name);
+            found
+        });
+        costs.push(whole.0 - empty.0);
+        raw.push(whole.0);
+        counts.extend(whole.1.zip(empty.1).map(|(whole, empty)| whole - empty));
+    }
+    let figure = |name: String, unit: &str, samples: Vec<f64>| {
+        let figure = Figure::new(name, unit, Better::Less, samples);
+        figure.beside("a program that does nothing", Relation::Difference)
+    };
+    let mut figures = vec![figure(case.name.clone(), "ns", costs).from("ns", &raw)];
+    if !counts.is_empty() {
+        figures.push(figure(format!("{}, instructions", case.name), "instructions", counts));
+    }
+    figures
+}
+
+fn print(figures: &[Figure]) {
+    let Figure { name, median, min, max, noisy, .. } = &figures[0];
+    let count = figures.get(1).map_or("-".to_owned(), |count| format!("{:.0}", count.median));
+    let noisy = if *noisy == Some(true) { "  (too noisy to tell)" } else { "" };
+    println!("{name:<58} {median:>7.1} ns  [{min:.1} .. {max:.1}]  {count:>6}{noisy}");
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let parameters = [
+        ("rounds", json!(arguments.rounds)),
+        ("turns", json!(arguments.turns)),
+        ("runs", json!(arguments.runs)),
+    ];
+    let mut run = Run::begin("programs", &parameters, Statistics::Off);
+    stay();
+    let counter = Instructions::new();
+    println!("nanoseconds a packet, median [least .. most of the rounds]; instructions a packet");
+    if let Err(error) = &counter {
+        println!("this machine does not count instructions: {error}");
+    }
+    let counter = counter.ok();
+    Lab::run(|lab| {
+        for case in cases() {
+            let figures = measure(lab, &arguments, &case, counter.as_ref());
+            print(&figures);
+            run.extend(figures);
+        }
+    });
+    run.end(arguments.json.as_deref()).unwrap();
+}
