@@ -57,6 +57,9 @@ enum Suite {
     /// What the packet programs cost: nanoseconds, and instructions where the processor counts
     /// them, of each class of packets, beside a program that does nothing.
     Programs(Programs),
+    /// What the network of pods costs, on one node and to another, natively and by VXLAN, beside
+    /// node to node without pods and beside Linux bridges: requests, streams, datagrams.
+    Network(Network),
     /// What changed from one run of a suite to another, beyond the noise. Fails if something got
     /// worse.
     Compare(compare::Args),
@@ -70,6 +73,7 @@ impl Suite {
             Self::Sockets(suite) => Some(&mut suite.json),
             Self::Services(suite) => Some(&mut suite.json),
             Self::Programs(suite) => Some(&mut suite.json),
+            Self::Network(suite) => Some(&mut suite.json),
             Self::Compare(_) => None,
         }
     }
@@ -149,6 +153,20 @@ struct Programs {
     quick: bool,
 }
 
+#[derive(clap::Args)]
+struct Network {
+    /// Also write the figures, with all samples, to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds; in each, every way has its turn with every load.
+    #[arg(long, value_name = "COUNT", default_value_t = 25)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Fewer and shorter rounds: less than a minute.
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+}
+
 /// Measure, compare, or check.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match (&args.gate, &args.suite) {
@@ -201,6 +219,10 @@ fn measure(suite: &Suite) -> Result<()> {
         Suite::Programs(programs) => {
             let rounds = if programs.quick { 5 } else { programs.rounds };
             bench("programs", &[("rounds", rounds)], &[("json", &programs.json)])
+        }
+        Suite::Network(network) => {
+            let (rounds, turn) = if network.quick { (15, 50) } else { (network.rounds, 100) };
+            bench("network", &[("rounds", rounds), ("turn", turn)], &[("json", &network.json)])
         }
     }
 }

@@ -1,0 +1,220 @@
+//! What the network of pods costs. `cargo xtask bench network` runs it; needs root and iptables.
+//!
+//! The same client asks the same kind of server from node to node without pods (the limit), from
+//! pod to pod by bowline (on one node; to another node as the packets are, and by VXLAN), and from
+//! pod to pod on Linux bridges, with the kernel's routing and masquerading by iptables. Every slice
+//! of time goes to one of them, in turns; figures are ratios to the limit of the same round. The
+//! way between the nodes is changed between turns, in the running data plane. Everything happens in
+//! namespaces and cgroups of its own; nothing of it is left.
+
+#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
+
+#[path = "network/bridge.rs"]
+mod bridge;
+#[expect(dead_code, reason = "the way through services has more loads")]
+#[path = "path/load.rs"]
+mod load;
+#[path = "../../xtask/src/bench/results.rs"]
+#[expect(dead_code, reason = "other suites look at the machine")]
+mod results;
+#[expect(dead_code, reason = "the tests use all of it")]
+#[path = "../tests/datapath/world.rs"]
+mod world;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bowline_agent::datapath::{Datapath, Hop};
+use bridge::Bridge;
+use clap::Parser;
+use load::{Load, serve_at};
+use results::{Better, Figure, Relation, Run, Statistics, median};
+use serde_json::json;
+use world::{Namespace, Node, TUNNEL, World};
+
+#[derive(Parser)]
+#[command(about = "What the network of pods costs")]
+struct Arguments {
+    /// Also write the figures, with all samples, to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds; in each, every way has its turn with every load
+    #[arg(long, value_name = "COUNT", default_value_t = 25)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// How long a turn lasts, in milliseconds
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 100)]
+    turn: u64,
+    /// Given by `cargo bench`, and of no meaning here
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+pub(crate) const BACKEND_PORT: u16 = 8080;
+const LIMIT: &str = "node to node, no pods";
+const NATIVE: &str = "bowline, to another node";
+const TUNNELLED: &str = "bowline, to another node by VXLAN";
+const NEAR: &str = "bowline, on one node";
+const BRIDGE: &str = "bridge and masquerade, to another node";
+const NEAR_BRIDGE: &str = "bridge, on one node";
+
+const LOADS: [Load; 4] =
+    [Load::Kept { connections: 1 }, Load::Kept { connections: 32 }, Load::Stream, Load::Datagrams];
+
+/// One way to a server.
+struct Way<'a> {
+    name: &'static str,
+    client: &'a Namespace,
+    target: SocketAddr,
+    /// Whether bowline's nodes reach each other by the tunnel meanwhile.
+    tunnel: bool,
+}
+
+/// The data planes of both nodes, and how they reach each other.
+struct Planes {
+    both: Option<(Datapath, Datapath)>,
+    tunnel: bool,
+}
+
+impl Planes {
+    /// Changes the way between the nodes if it is another.
+    fn lead(&mut self, world: &World, tunnel: bool) {
+        if self.tunnel == tunnel {
+            return;
+        }
+        let (here, there) = self.both.take().unwrap();
+        self.both = Some(if tunnel {
+            world.tunnel(here, there)
+        } else {
+            for pod in world.here.pods.iter().chain(&world.there.pods) {
+                pod.namespace.ip("link set eth0 mtu 1500");
+            }
+            (untunnel(&world.here, here, &world.there), untunnel(&world.there, there, &world.here))
+        });
+        self.tunnel = tunnel;
+    }
+}
+
+fn untunnel(node: &Node, datapath: Datapath, other: &Node) -> Datapath {
+    let hops = [Hop::Uplink(other.address().into()), Hop::Uplink(other.address6().into())];
+    node.lead(datapath, other, hops)
+}
+
+/// How many packets a node has sent into its tunnel.
+fn tunnelled(node: &Namespace) -> u64 {
+    let text = node.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    let counts = text.lines().find_map(|line| line.trim().strip_prefix(TUNNEL)).unwrap();
+    // Eight numbers of what came in, then that of packets after that of bytes.
+    counts.trim_start_matches(':').split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+/// That each way between the nodes is the one that its name says.
+fn check(world: &World, planes: &mut Planes, target: SocketAddr) {
+    for tunnel in [true, false] {
+        planes.lead(world, tunnel);
+        let before = tunnelled(&world.here.namespace);
+        let load = Load::Kept { connections: 1 };
+        world.client().namespace.run(move || load.run(target, Duration::from_millis(5)));
+        let used = tunnelled(&world.here.namespace) > before;
+        assert_eq!(used, tunnel, "whether packets took the tunnel");
+    }
+}
+
+/// A rate a round of each way, in operations or bytes a second; which way begins differs.
+fn rounds(
+    arguments: &Arguments,
+    world: &World,
+    planes: &mut Planes,
+    ways: &[Way<'_>],
+    load: Load,
+) -> Vec<Vec<f64>> {
+    let mut rates = vec![Vec::new(); ways.len()];
+    let turn = Duration::from_millis(arguments.turn);
+    load.place();
+    for round in 0..arguments.rounds as usize {
+        for step in 0..ways.len() {
+            let place = (round + step) % ways.len();
+            let target = ways[place].target;
+            planes.lead(world, ways[place].tunnel);
+            rates[place].push(ways[place].client.run(move || load.run(target, turn)));
+        }
+    }
+    rates
+}
+
+/// What a way is to reach of the limit.
+fn goal(way: &str, load: Load) -> Option<f64> {
+    (way == NATIVE).then_some(if load == Load::Stream { 1.0 } else { 0.95 })
+}
+
+/// Every way beside the limit, and bowline's beside a bridge's; the limit as it is. Prints them.
+fn report(load: Load, ways: &[Way<'_>], rates: &[Vec<f64>]) -> Vec<Figure> {
+    let find = |name: &str| ways.iter().position(|way| way.name == name).unwrap();
+    let ratios = |one: &[f64], other: &[f64]| -> Vec<f64> {
+        one.iter().zip(other).map(|(one, other)| one / other).collect()
+    };
+    let limit = &rates[find(LIMIT)];
+    let name = |way: &str| format!("{}: {way}", load.name());
+    println!("\n{}", load.name());
+    println!("  {LIMIT:<40}                            {}", load.shown(median(limit)));
+    let mut figures = vec![Figure::new(name(LIMIT), load.unit(), None, limit.clone())];
+    let print = |what: &str, figure: &Figure, rates: &[f64]| {
+        let Figure { median: middle, min, max, .. } = figure;
+        let said = match figure.judgement() {
+            none if none.is_empty() && figure.noisy == Some(true) => "too noisy to tell".to_owned(),
+            said => said,
+        };
+        let shown = load.shown(median(rates));
+        println!("  {what:<40} {middle:>6.3}  [{min:.3} .. {max:.3}]   {shown:<14}  {said}");
+    };
+    for (way, found) in ways.iter().zip(rates).filter(|(way, _)| way.name != LIMIT) {
+        let ours = way.name.starts_with("bowline").then_some(Better::More);
+        let figure = Figure::new(name(way.name), "ratio", ours, ratios(found, limit))
+            .goal(goal(way.name, load))
+            .beside(LIMIT, Relation::Ratio)
+            .from(load.unit(), found);
+        print(way.name, &figure, found);
+        figures.push(figure);
+    }
+    for (ours, other) in [(NATIVE, BRIDGE), (NEAR, NEAR_BRIDGE)] {
+        let samples = ratios(&rates[find(ours)], &rates[find(other)]);
+        let name = name(&format!("{ours}, to {other}"));
+        let figure = Figure::new(name, "ratio", Better::More, samples);
+        figures.push(figure.beside(other, Relation::Ratio).from(load.unit(), &rates[find(ours)]));
+    }
+    figures
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let parameters =
+        [("rounds", json!(arguments.rounds)), ("turn_milliseconds", json!(arguments.turn))];
+    let mut run = Run::begin("network", &parameters, Statistics::Off);
+    let world = World::new();
+    let mut planes = Planes { both: Some(world.open()), tunnel: false };
+    let bridge = Bridge::new();
+    let [near, far] = world.backends();
+    let at = |address| SocketAddr::from((address, BACKEND_PORT));
+    let [near_at, far_at, node_at] = [near.address, far.address, world.there.address()].map(at);
+    serve_at(&near.namespace, near_at);
+    serve_at(&far.namespace, far_at);
+    serve_at(&world.there.namespace, node_at);
+    check(&world, &mut planes, far_at);
+    let (pod, node) = (&world.client().namespace, &world.here.namespace);
+    let way = |name, client, target| Way { name, client, target, tunnel: false };
+    let ways = [
+        way(LIMIT, node, node_at),
+        way(NATIVE, pod, far_at),
+        Way { tunnel: true, ..way(TUNNELLED, pod, far_at) },
+        way(BRIDGE, &bridge.client, bridge.far),
+        way(NEAR, pod, near_at),
+        way(NEAR_BRIDGE, &bridge.client, bridge.near),
+    ];
+    println!("ratios to `{LIMIT}` in the same round: median [least .. most of the rounds]");
+    for load in LOADS {
+        let rates = rounds(&arguments, &world, &mut planes, &ways, load);
+        run.extend(report(load, &ways, &rates));
+    }
+    run.end(arguments.json.as_deref()).unwrap();
+}
