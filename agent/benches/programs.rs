@@ -194,45 +194,62 @@ fn cheapest(turns: u32, mut turn: impl FnMut() -> Repeated) -> (f64, Option<f64>
     least.unwrap()
 }
 
-/// All rounds of one class: what it costs, and that in instructions if they can be counted.
-fn measure(
-    lab: &mut Lab,
-    arguments: &Arguments,
-    case: &Case,
-    counter: Option<&Instructions>,
-) -> Vec<Figure> {
-    let frame = case.packet.bytes();
-    prepare(lab, case);
-    let (verdict, _) = lab.send(case.hook, &frame).unwrap();
-    assert_eq!(verdict, case.verdict, "{}", case.name);
-    let port_at = case.fresh.then(|| case.packet.body_at());
-    let program = Repeat::new(Some(descriptor(lab, case.hook)), &frame, port_at).unwrap();
-    let nothing = Repeat::new(None, &frame, port_at).unwrap();
-    let (mut costs, mut raw, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..arguments.rounds {
+/// A class with what was found so far: a sample a round.
+struct Measured {
+    case: Case,
+    program: Repeat,
+    nothing: Repeat,
+    costs: Vec<f64>,
+    raw: Vec<f64>,
+    instructions: Vec<f64>,
+}
+
+impl Measured {
+    fn new(lab: &mut Lab, case: Case) -> Self {
+        let frame = case.packet.bytes();
+        prepare(lab, &case);
+        let (verdict, _) = lab.send(case.hook, &frame).unwrap();
+        assert_eq!(verdict, case.verdict, "{}", case.name);
+        let port_at = case.fresh.then(|| case.packet.body_at());
+        let program = Repeat::new(Some(descriptor(lab, case.hook)), &frame, port_at).unwrap();
+        let nothing = Repeat::new(None, &frame, port_at).unwrap();
+        let (costs, raw, instructions) = (Vec::new(), Vec::new(), Vec::new());
+        Self { case, program, nothing, costs, raw, instructions }
+    }
+
+    /// One round.
+    fn measure(&mut self, lab: &mut Lab, arguments: &Arguments, counter: Option<&Instructions>) {
+        let Self { case, program, nothing, .. } = self;
+        prepare(lab, case);
         let empty = cheapest(arguments.turns, || nothing.run(arguments.runs, counter).unwrap());
         let whole = cheapest(arguments.turns, || {
             // The connections of the turn before are new again.
-            if case.fresh || raw.is_empty() {
+            if case.fresh {
                 prepare(lab, case);
             }
             let found = program.run(arguments.runs, counter).unwrap();
             assert_eq!(Verdict::of(found.returned), case.verdict, "{}: the last", case.name);
             found
         });
-        costs.push(whole.0 - empty.0);
-        raw.push(whole.0);
-        counts.extend(whole.1.zip(empty.1).map(|(whole, empty)| whole - empty));
+        self.costs.push(whole.0 - empty.0);
+        self.raw.push(whole.0);
+        self.instructions.extend(whole.1.zip(empty.1).map(|(whole, empty)| whole - empty));
     }
-    let figure = |name: String, unit: &str, samples: Vec<f64>| {
-        let figure = Figure::new(name, unit, Better::Less, samples);
-        figure.beside("a program that does nothing", Relation::Difference)
-    };
-    let mut figures = vec![figure(case.name.clone(), "ns", costs).from("ns", &raw)];
-    if !counts.is_empty() {
-        figures.push(figure(format!("{}, instructions", case.name), "instructions", counts));
+
+    /// What it costs, and that in instructions if they can be counted.
+    fn figures(self) -> Vec<Figure> {
+        let name = self.case.name;
+        let figure = |name: String, unit: &str, samples: Vec<f64>| {
+            let figure = Figure::new(name, unit, Better::Less, samples);
+            figure.beside("a program that does nothing", Relation::Difference)
+        };
+        let mut figures = vec![figure(name.clone(), "ns", self.costs).from("ns", &self.raw)];
+        if !self.instructions.is_empty() {
+            let name = format!("{name}, instructions");
+            figures.push(figure(name, "instructions", self.instructions));
+        }
+        figures
     }
-    figures
 }
 
 fn print(figures: &[Figure]) {
@@ -258,8 +275,13 @@ fn main() {
     }
     let counter = counter.ok();
     Lab::run(|lab| {
-        for case in cases() {
-            let figures = measure(lab, &arguments, &case, counter.as_ref());
+        let mut all: Vec<Measured> =
+            cases().into_iter().map(|case| Measured::new(lab, case)).collect();
+        // A class's rounds are far apart: a processor that is slow for a second is slow in one.
+        for _ in 0..arguments.rounds {
+            all.iter_mut().for_each(|one| one.measure(lab, &arguments, counter.as_ref()));
+        }
+        for figures in all.into_iter().map(Measured::figures) {
             print(&figures);
             run.extend(figures);
         }

@@ -232,33 +232,37 @@ fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32
     let cases = cases(arguments, world, count);
     world.here.cgroup.leave();
     let nothing = EmptyPrograms::attach(&world.there.cgroup.path).unwrap();
-    let mut found = Vec::new();
-    for case in cases {
-        let empty = empty(world, arguments.calls, case.program);
-        let (mut costs, mut raw) = (Vec::new(), Vec::new());
-        let mut least = f64::INFINITY;
-        for _ in 0..arguments.rounds {
+    let empties: Vec<Batch> =
+        cases.iter().map(|case| empty(world, arguments.calls, case.program)).collect();
+    // What was measured, and the same of the empty program: a sample a round.
+    let mut samples = vec![(Vec::new(), Vec::new()); cases.len()];
+    // A case's rounds are far apart: a processor that is slow for a second is slow in one.
+    for _ in 0..arguments.rounds {
+        for ((case, empty), (raw, none)) in cases.iter().zip(&empties).zip(&mut samples) {
             world.there.cgroup.enter();
-            let none = cheapest(world, &empty, arguments.batches, || nothing.runs(case.program));
+            let runs = || nothing.runs(case.program);
+            none.push(cheapest(world, empty, arguments.batches, runs));
             world.there.cgroup.leave();
             world.here.cgroup.enter();
             let runs = || datapath.socket_program_runs(case.program);
-            let all = cheapest(world, &case.batch, arguments.batches, runs);
+            raw.push(cheapest(world, &case.batch, arguments.batches, runs));
             world.here.cgroup.leave();
-            costs.push(all - none);
-            raw.push(all);
-            least = least.min(none);
         }
+    }
+    let mut found = Vec::new();
+    for (case, (raw, none)) in cases.iter().zip(samples) {
+        let costs = raw.iter().zip(&none).map(|(raw, none)| raw - none).collect();
         let figure = Figure::new(services_name(case.name, count), "ns", Better::Less, costs)
             .goal(case.goal)
             .beside("an empty program", Relation::Difference)
             .from("ns", &raw);
         println!(
-            "{:<42} {count:>6} services  {:>7.1} ns  [{:.1} .. {:.1}]  (empty {least:.1}; {})",
+            "{:<42} {count:>6} services  {:>7.1} ns  [{:.1} .. {:.1}]  (empty {:.1}; {})",
             case.name,
             figure.median,
             figure.min,
             figure.max,
+            results::median(&none),
             figure.judgement()
         );
         found.push(figure);

@@ -1,8 +1,10 @@
 //! `cargo xtask bench compare`: what changed from one run to another beyond the noise.
 //!
 //! Guarantees: a figure has changed when the intervals of its median (`results.rs`) in the two runs
-//! have nothing in common. What has no interval, says nothing of bowline, or is no ratio and was
-//! measured on another kind of machine, is shown and not judged.
+//! have nothing in common, and the medians are further apart than two runs of one build are, which
+//! find other pages and other neighbours on the machine: by default a twentieth of what was
+//! measured, before a baseline was taken from it. What has no interval, says nothing of bowline, or
+//! is no ratio and was measured on another kind of machine, is shown and not judged.
 //!
 //! Does not: correct for the number of figures. Each interval misses its median once in sixteen
 //! runs at most, both in opposite ways far less often.
@@ -13,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::read;
-use super::results::{Better, Figure, Machine, Relation, Results};
+use super::results::{Better, Figure, Machine, Relation, Results, median};
 
 /// Two runs of one suite.
 #[derive(clap::Args)]
@@ -24,6 +26,10 @@ pub(super) struct Args {
     /// The run after.
     #[arg(value_name = "B.json")]
     after: PathBuf,
+    /// Changes below so many percent of what was measured are not told: two runs of one build
+    /// differ by so much.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    ignore: f64,
 }
 
 /// What became of a figure.
@@ -72,7 +78,7 @@ pub(super) struct Row {
 /// Prints the table; what got worse is an error.
 pub(super) fn run(args: &Args) -> Result<()> {
     let (before, after) = (read::results(&args.before)?, read::results(&args.after)?);
-    let rows = rows(&before, &after)?;
+    let rows = rows(&before, &after, args.ignore / 100.0)?;
     for (name, results) in [("A", &before), ("B", &after)] {
         println!("{name}: {}", about(results));
     }
@@ -115,7 +121,7 @@ fn differences(before: &Results, after: &Results) -> String {
 }
 
 /// Every figure of both runs, in the order of the first, then those that only the second has.
-pub(super) fn rows(before: &Results, after: &Results) -> Result<Vec<Row>> {
+pub(super) fn rows(before: &Results, after: &Results, ignored: f64) -> Result<Vec<Row>> {
     if before.suite != after.suite {
         bail!("A is of the suite `{}`, B of `{}`: not to compare", before.suite, after.suite);
     }
@@ -136,7 +142,8 @@ pub(super) fn rows(before: &Results, after: &Results) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for one in &before.figures {
         let other = find(after, &one.name);
-        let change = other.as_ref().map_or(Change::Gone, |other| change(one, other, alike));
+        let change =
+            other.as_ref().map_or(Change::Gone, |other| change(one, other, alike, ignored));
         rows.push(row(Some(one), other.as_ref(), change));
     }
     let new = after.figures.iter().filter(|figure| find(before, &figure.name).is_none());
@@ -148,7 +155,7 @@ fn is_same_machine(one: &Machine, other: &Machine) -> bool {
     (&one.cpu, one.cpus, &one.kernel) == (&other.cpu, other.cpus, &other.kernel)
 }
 
-fn change(before: &Figure, after: &Figure, same_machine: bool) -> Change {
+fn change(before: &Figure, after: &Figure, same_machine: bool, ignored: f64) -> Change {
     let ratio =
         before.baseline.as_ref().is_some_and(|baseline| baseline.relation == Relation::Ratio);
     if !ratio && !same_machine {
@@ -157,6 +164,13 @@ fn change(before: &Figure, after: &Figure, same_machine: bool) -> Change {
     let (Some(one), Some(other)) = (before.interval, after.interval) else {
         return Change::TooFew;
     };
+    let whole = match (&before.absolute, ratio) {
+        (Some(absolute), false) => median(&absolute.samples),
+        _ => before.median,
+    };
+    if (after.median - before.median).abs() <= ignored * whole.abs() {
+        return Change::Same;
+    }
     let (less, more) = (other[1] < one[0], other[0] > one[1]);
     match (after.better, less, more) {
         (_, false, false) => Change::Same,

@@ -133,11 +133,28 @@ fn compare_tells_what_changed_beyond_the_noise() {
             named("new", Better::More, HIGH),
         ],
     );
-    let rows = compare::rows(&before, &after).unwrap();
+    let rows = compare::rows(&before, &after, 0.05).unwrap();
     let changes: Vec<Change> = rows.iter().map(|row| row.change).collect();
     use Change::{Gone, New, Other, Same, TooFew, Worse};
     let expected = [Worse, Change::Better, Same, Other, TooFew, Gone, New];
     assert_eq!(changes, expected);
+}
+
+#[test]
+fn what_two_runs_of_one_build_differ_by_is_not_told() {
+    let cost = |samples: [f64; 5]| {
+        let figure = Figure::new("cost", "ns", Better::Less, samples.to_vec());
+        let figure = figure.beside("nothing", Relation::Difference);
+        let raw = samples.map(|cost| cost + 100.0);
+        results("programs", vec![figure.from("ns", &raw)])
+    };
+    let changes = |ignored: f64| {
+        let (before, after) =
+            (cost([8.0, 8.1, 8.2, 8.1, 8.0]), cost([12.0, 12.1, 12.2, 12.0, 12.1]));
+        compare::rows(&before, &after, ignored).unwrap()[0].change
+    };
+    // Half as much again, but of what was measured a twenty-seventh.
+    assert_eq!((changes(0.05), changes(0.03)), (Change::Same, Change::Worse));
 }
 
 #[test]
@@ -148,7 +165,7 @@ fn what_is_no_ratio_is_not_judged_on_another_machine() {
     };
     let (before, mut after) = (one(LOW), one(HIGH));
     let changes = |before: &Results, after: &Results| {
-        let rows = compare::rows(before, after).unwrap();
+        let rows = compare::rows(before, after, 0.05).unwrap();
         rows.iter().map(|row| row.change).collect::<Vec<_>>()
     };
     assert_eq!(changes(&before, &after), [Change::Worse; 2]);
@@ -178,7 +195,7 @@ fn a_file_that_is_none_is_one_line() {
         "{broken}"
     );
     let (path, sockets) = (results("path", vec![]), results("sockets", vec![]));
-    let error = compare::rows(&path, &sockets).err().unwrap();
+    let error = compare::rows(&path, &sockets, 0.05).err().unwrap();
     let expected = "A is of the suite `path`, B of `sockets`: not to compare";
     assert_eq!(error.to_string(), expected);
 }
