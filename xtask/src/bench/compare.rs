@@ -4,7 +4,8 @@
 //! have nothing in common, and the medians are further apart than two runs of one build are, which
 //! find other pages and other neighbours on the machine: by default a twentieth of what was
 //! measured, before a baseline was taken from it. What has no interval, says nothing of bowline, or
-//! is no ratio and was measured on another kind of machine, is shown and not judged.
+//! is no ratio and was measured on another kind of machine or on one of another speed (its baseline
+//! changed, too), is shown and not judged.
 //!
 //! Does not: correct for the number of figures. Each interval misses its median once in sixteen
 //! runs at most, both in opposite ways far less often.
@@ -45,6 +46,8 @@ pub(super) enum Change {
     TooFew,
     /// No ratio, and the machines differ.
     OtherMachine,
+    /// No ratio, and the baseline took another time, too: the processor was not as fast.
+    OtherSpeed,
     /// Only in the first run.
     Gone,
     /// Only in the second.
@@ -60,6 +63,7 @@ impl fmt::Display for Change {
             Self::Other => "changed; not bowline's",
             Self::TooFew => "too few rounds to tell",
             Self::OtherMachine => "another machine: not judged",
+            Self::OtherSpeed => "its baseline changed, too: not judged",
             Self::Gone => "not in B",
             Self::New => "not in A",
         })
@@ -175,9 +179,23 @@ fn change(before: &Figure, after: &Figure, same_machine: bool, ignored: f64) -> 
     match (after.better, less, more) {
         (_, false, false) => Change::Same,
         (None, ..) => Change::Other,
+        _ if !is_same_speed(before, after, ignored) => Change::OtherSpeed,
         (Some(Better::More), _, true) | (Some(Better::Less), true, _) => Change::Better,
         (Some(_), ..) => Change::Worse,
     }
+}
+
+/// Whether what was taken from both figures is about the same. Of ratios it does not matter.
+fn is_same_speed(before: &Figure, after: &Figure, ignored: f64) -> bool {
+    let taken = |figure: &Figure| {
+        let absolute = figure.absolute.as_ref()?;
+        let baseline = figure.baseline.as_ref()?;
+        let pairs = absolute.samples.iter().zip(&figure.samples);
+        (baseline.relation == Relation::Difference)
+            .then(|| median(&pairs.map(|(whole, rest)| whole - rest).collect::<Vec<_>>()))
+    };
+    let both = taken(before).zip(taken(after));
+    both.is_none_or(|(one, other)| (other - one).abs() <= ignored * one.abs())
 }
 
 /// The table, for people.

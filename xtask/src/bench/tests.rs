@@ -158,6 +158,22 @@ fn what_two_runs_of_one_build_differ_by_is_not_told() {
 }
 
 #[test]
+fn a_difference_is_not_judged_when_its_baseline_changed_too() {
+    let cost = |baseline: f64, samples: [f64; 5]| {
+        let figure = Figure::new("cost", "ns", Better::Less, samples.to_vec());
+        let raw = samples.map(|cost| cost + baseline);
+        let figure = figure.beside("nothing", Relation::Difference).from("ns", &raw);
+        results("programs", vec![figure])
+    };
+    let before = cost(100.0, [50.0, 51.0, 52.0, 51.0, 50.0]);
+    let change = |baseline: f64| {
+        let after = cost(baseline, [80.0, 81.0, 82.0, 81.0, 80.0]);
+        compare::rows(&before, &after, 0.05).unwrap()[0].change
+    };
+    assert_eq!((change(101.0), change(150.0)), (Change::Worse, Change::OtherSpeed));
+}
+
+#[test]
 fn what_is_no_ratio_is_not_judged_on_another_machine() {
     let one = |samples: [f64; 5]| {
         let cost = Figure::new("cost", "ns", Better::Less, samples.to_vec());
