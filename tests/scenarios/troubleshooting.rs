@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -163,6 +164,13 @@ impl Broken<'_> {
             let (code, said) = self.net(words)?;
             ensure!(code == 0, "{words:?} of what is whole ended with {code}: {said}");
         }
+        let name = format!("--name={}", self.stage.cluster.name);
+        let mut all = self.stage.cluster.bowline(&["net", "services", "--all-nodes", &name])?;
+        let said: Value = serde_json::from_str(&output(all.args(["-o", "json"]))?)?;
+        for node in &self.stage.cluster.nodes {
+            let rows = said[&node.name].as_array().context("no rows of a node")?;
+            ensure!(rows.iter().any(|row| row["name"] == "echo"), "{}: {rows:?}", node.name);
+        }
         let (code, said) = self.net(&["neighbours"])?;
         ensure!(code == 0 && said.contains("eth0"), "neighbours: {said}");
         Ok(())
@@ -225,7 +233,7 @@ impl Broken<'_> {
         Self::ip(&self.place, &format!("route del blackhole {remote}"))?;
         Self::ip(&self.pod, "link set eth0 mtu 9000")?;
         let fault = "a pod's link takes larger packets than the node's";
-        self.names(fault, &words, "large packets get lost or cut", 1)?;
+        self.names(fault, &words, "large packets are dropped or fragmented", 1)?;
         Self::ip(&self.pod, "link set eth0 mtu 1500")?;
         Self::ip(&self.place, "link set eth0 down")?;
         self.names("the node's uplink is down", &words, "which is down", 1)?;
@@ -248,9 +256,20 @@ impl Broken<'_> {
         let own = address(&self.stage.client)?.to_string();
         let own = pods.iter().find(|row| row["address"] == own.as_str()).context("no row")?;
         let words = ["explain", &client, "echo:80"];
-        fs::remove_file(links.join(format!("from_pod-{}", own["ifindex"])))?;
+        match fs::remove_file(links.join(format!("from_pod-{}", own["ifindex"]))) {
+            // Filters of clsact, where the kernel has no TCX, have no pin.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let names = output(self.place.command("ip").args(["-j", "link"]))?;
+                let names: Vec<Value> = serde_json::from_str(&names)?;
+                let link = names.iter().find(|it| it["ifindex"] == own["ifindex"]);
+                let name = link.and_then(|it| it["ifname"].as_str()).context("no such link")?;
+                let mut tc = self.place.command("tc");
+                output(tc.args(["filter", "del", "dev", name, "ingress"]))?;
+            }
+            removed => removed?,
+        }
         let fault = "the program at a pod's link is detached";
-        self.names(fault, &words, "no program of bowline: its pin is gone", 1)?;
+        self.names(fault, &words, "no program of bowline", 1)?;
         self.names(fault, &["status"], "program from_pod does not run at link", 1)?;
         fs::remove_file(links.join("connect4"))?;
         let fault = "the program at connect() is detached";

@@ -271,5 +271,5 @@ records! {
     Traffic { packets, bytes }
     ServiceTraffic { refused, packets, bytes }
     Told { window_ns, lost, told }
-    Wanted { until_ns, address, outcomes, reason, service, sample, limit, port, protocol }
+    Wanted { until_ns, netns, addresses, outcomes, reason, service, sample, limit, port, protocol }
 }

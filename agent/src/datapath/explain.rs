@@ -17,7 +17,9 @@ use bowline_ebpf_abi::{
 use serde::Serialize;
 
 use super::condition::Condition;
-use super::kernel::{Attached, ReadKernelFailed, Seen, packet_program, pinned_program};
+use super::kernel::{
+    Attached, NeighbourRow, ReadKernelFailed, Seen, packet_program, pinned_program,
+};
 use super::names::Names;
 use super::pins::Pins;
 use super::snapshot::protocol_name;
@@ -120,8 +122,15 @@ pub fn explain(place: &NodePlace, question: &Question) -> Result<Explanation, Ex
             None
         }
     };
-    way.socket_hook()?;
-    let Some(candidates) = way.balance(sender.as_ref())? else { return Ok(way.told) };
+    let candidates = match way.socket_hook()? {
+        true => way.balance(sender.as_ref())?,
+        false => Some(vec![question.to]),
+    };
+    let Some(candidates) = candidates else { return Ok(way.told) };
+    if let Some(reason) = way.refused_by_link(sender.as_ref()) {
+        way.refused("from_pod", question.to, "pods send there to nobody", reason);
+        return Ok(way.told);
+    }
     way.told.candidates.clone_from(&candidates);
     way.deliver(&candidates, sender.as_ref())?;
     Ok(way.told)
@@ -245,7 +254,9 @@ impl<'a> Way<'a> {
         Ok(Some(Sender { link, inner }))
     }
 
-    fn socket_hook(&mut self) -> Result<(), ExplainFailed> {
+    /// Whether anything balances from here on.
+    fn socket_hook(&mut self) -> Result<bool, ExplainFailed> {
+        let mut balances = true;
         let family = if self.question.to.is_ipv4() { 4 } else { 6 };
         let hooks: &[&str] = if self.question.udp { &["connect", "sendmsg"] } else { &["connect"] };
         for hook in hooks {
@@ -254,14 +265,17 @@ impl<'a> Way<'a> {
             let at = at.map_or_else(|| "cgroup".to_owned(), |path| format!("{}", path.display()));
             match pinned_program(&self.pins.links.join(&hook))? {
                 Attached::Runs(number) => self.step(hook, at, format!("program {number} runs")),
-                Attached::Not(why) => self.fault(
-                    hook,
-                    at,
-                    format!("no program of bowline: {why}. Packets are balanced one by one"),
-                ),
+                Attached::Not(why) => {
+                    let instead = match self.question.from {
+                        Client::Pod(_) => "Packets are balanced one by one",
+                        Client::Node => "Nothing balances what the node itself sends",
+                    };
+                    self.fault(hook, at, format!("no program of bowline: {why}. {instead}"));
+                    balances &= matches!(self.question.from, Client::Pod(_));
+                }
             }
         }
-        Ok(())
+        Ok(balances)
     }
 
     /// Whom the hook may choose; nothing if the call is refused. A destination that is no service's
@@ -357,9 +371,19 @@ impl<'a> Way<'a> {
             Some(_) => {
                 self.step(map::SERVICE_LINES, looks_up, "the service; backends are in SLOTS");
             }
-            None => self.step(map::SERVICE_LINES, looks_up, "another service's place"),
+            None => self.step(map::SERVICE_LINES, looks_up, "not cached here"),
         }
         Ok(())
+    }
+
+    /// What a pod's link refuses by its destination.
+    fn refused_by_link(&self, sender: Option<&Sender>) -> Option<Reason> {
+        let to = Address::from(self.question.to.ip());
+        match sender {
+            Some(_) if to.is_multicast() => Some(Reason::Multicast),
+            Some(_) if to.is_broadcast() => Some(Reason::Broadcast),
+            _ => None,
+        }
     }
 
     fn slots(
@@ -370,18 +394,27 @@ impl<'a> Way<'a> {
         let slots: Table<u32, Slot> = Table::open(&self.pins.maps, map::SLOTS)?;
         let backends: Table<u32, Backend> = Table::open(&self.pins.maps, map::BACKENDS)?;
         let mut shares: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        let (mut wrong, mut nobody) = (Vec::new(), Vec::new());
         let end = service.first_slot.saturating_add(service.slot_count).min(slots.size());
         for index in service.first_slot..end {
             let slot = slots.get(&index)?.unwrap_or_default();
             let backend = backends.get(&slot.backend)?.unwrap_or_default();
             if slot.tag != key.tag() {
-                self.fault(map::SLOTS, index, "is not this service's");
+                wrong.push(index);
             } else if backend.state != state::ACTIVE {
-                self.fault(map::BACKENDS, slot.backend, "nobody has this number");
+                nobody.push(slot.backend);
             } else {
                 let end = SocketAddr::new(backend.address.into(), backend.port.get());
                 *shares.entry(end).or_default() += 1;
             }
+        }
+        if let Some(first) = wrong.first() {
+            let finds = format!("{} slots are not this service's", wrong.len());
+            self.fault(map::SLOTS, format!("from {first}"), finds);
+        }
+        if let Some(first) = nobody.first() {
+            let finds = format!("{} numbers are nobody's", nobody.len());
+            self.fault(map::BACKENDS, format!("from {first}"), finds);
         }
         for (end, share) in &shares {
             let finds = match shares.len() {
@@ -480,34 +513,16 @@ impl<'a> Way<'a> {
         let size = sender.inner.as_ref().unwrap_or(&sender.link);
         if size.mtu > link.mtu {
             let finds = format!(
-                "mtu {}, and {} of the client has {}: large packets get lost or cut",
+                "mtu {}, and {} of the client has {}: large packets are dropped or fragmented",
                 link.mtu, size.name, size.mtu
             );
             self.fault("links", &name, finds);
         }
         if tunnel {
+            self.under_tunnel(node, link);
             return;
         }
-        let known = |row: &&super::kernel::NeighbourRow| {
-            row.ifindex == route.ifindex && row.address == node
-        };
-        match seen.neighbours.iter().find(known) {
-            Some(row) if !row.is_usable() => {
-                let finds = format!("{}: nobody answers at this address", row.state);
-                self.fault("neighbours", format!("{node} on {name}"), finds);
-            }
-            Some(row) => {
-                let mac = row.mac.clone().unwrap_or_default();
-                self.step(
-                    "neighbours",
-                    format!("{node} on {name}"),
-                    format!("{mac}, {}", row.state),
-                );
-            }
-            None => {
-                self.step("neighbours", format!("{node} on {name}"), "not known yet: is asked for");
-            }
-        }
+        self.neighbour(node, route.ifindex, &name, seen);
         // What programs do not see goes by it.
         if let Some(Lookup::Nowhere(kind)) = seen.lookups.get(&end.ip()) {
             self.fault(
@@ -515,6 +530,49 @@ impl<'a> Way<'a> {
                 end.ip(),
                 format!("{kind}: the node itself cannot reach it"),
             );
+        }
+    }
+
+    /// The way of the packets that the tunnel makes.
+    fn under_tunnel(&mut self, node: IpAddr, tunnel: &LinkSeen) {
+        /// What VXLAN adds over IPv4: its header, UDP's, IP's and an Ethernet header.
+        const OVERHEAD: u32 = 50;
+        let seen = match Seen::inside(self.place.netns.as_deref(), &[node]) {
+            Ok(seen) => seen,
+            Err(error) => return self.fault("kernel routes", node, error),
+        };
+        let end = SocketAddr::new(node, 0);
+        self.by_stack(&end, &seen);
+        let Some(Lookup::Out { link, gateway, .. }) = seen.lookups.get(&node) else { return };
+        let Some(under) = seen.links.get(link) else { return };
+        if !under.up {
+            self.fault("links", &under.name, "is down");
+        }
+        if under.mtu < tunnel.mtu + OVERHEAD {
+            let finds = format!(
+                "mtu {}, and {} with its {OVERHEAD} bytes needs {}: large packets are dropped or \
+                 fragmented",
+                under.mtu,
+                tunnel.name,
+                tunnel.mtu + OVERHEAD
+            );
+            self.fault("links", &under.name, finds);
+        }
+        self.neighbour(gateway.unwrap_or(node), *link, &under.name, &seen);
+    }
+
+    fn neighbour(&mut self, address: IpAddr, ifindex: u32, link: &str, seen: &Seen) {
+        let known = |row: &&NeighbourRow| row.ifindex == ifindex && row.address == address;
+        let looks_up = format!("{address} on {link}");
+        match seen.neighbours.iter().find(known) {
+            Some(row) if row.state == "failed" => {
+                self.fault("neighbours", looks_up, "failed: nobody answered at this address");
+            }
+            Some(row) => {
+                let mac = row.mac.as_deref().unwrap_or("no answer yet");
+                self.step("neighbours", looks_up, format!("{mac}, {}", row.state));
+            }
+            None => self.step("neighbours", looks_up, "not known yet: is asked for"),
         }
     }
 

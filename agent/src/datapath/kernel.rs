@@ -48,13 +48,6 @@ pub struct NeighbourRow {
     pub state: String,
 }
 
-impl NeighbourRow {
-    /// Whether packets can be sent to it now or after one question more.
-    pub fn is_usable(&self) -> bool {
-        !matches!(self.state.as_str(), "failed" | "incomplete")
-    }
-}
-
 /// The neighbours that the kernel knows in a network namespace, the calling thread's if none is
 /// named; loopback's and those of groups are left out.
 pub fn neighbours(netns: Option<&Path>) -> Result<Vec<NeighbourRow>, ReadKernelFailed> {
@@ -138,7 +131,7 @@ pub(super) fn packet_program(
     netns: Option<&Path>,
     pins: &Pins,
     condition: &Condition,
-    program: &'static str,
+    program: &str,
     ifindex: u32,
 ) -> Result<Attached, ReadKernelFailed> {
     let hook = condition.programs.iter().find(|loaded| loaded.name == program);

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bowline_ebpf_abi::{Flow, Peer, map, takeover};
+use bowline_ebpf_abi::{Flow, FlowKey, Peer, map, takeover};
 use nix::libc;
 
 use super::layouts::{Conversion, Layouts};
@@ -130,7 +130,12 @@ impl Migration {
         self.carry_all(&PACKETS)?;
         let takeover: Table<u32, u32> = Table::open(&self.own.maps, map::TAKEOVER)?;
         if takeover.get(&0)? == Some(takeover::WAITS) {
-            // Nobody writes ours yet, and theirs may have ended since they were carried over.
+            // Nobody reads or writes ours yet, and theirs may have ended or gone since they were
+            // carried over.
+            let flows: Table<FlowKey, Flow> = Table::open(&self.own.maps, map::FLOWS)?;
+            for key in flows.keys()? {
+                flows.delete(&key)?;
+            }
             self.carry_all_as(&[map::FLOWS], Wins::Theirs)?;
             takeover.put(&0, &takeover::FOLLOWED)?;
             // What the old programs were at when that was written.
@@ -207,6 +212,8 @@ struct Copy {
     /// a place the newer one has it.
     age: Option<usize>,
     wins: Wins,
+    /// Of PEERS: the last place of ours.
+    last_peer: Option<u32>,
 }
 
 impl Copy {
@@ -232,7 +239,8 @@ impl Copy {
         };
         let is_array = [map::EDITION, map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
         let age = (name == map::PEERS).then_some(std::mem::offset_of!(Peer, cookie));
-        Ok(Some(Self { old, new, shape, key, value, is_array, age, wins }))
+        let last_peer = age.map(|_| ours.2.saturating_sub(1));
+        Ok(Some(Self { old, new, shape, key, value, is_array, age, wins, last_peer }))
     }
 
     /// Entries that come or go meanwhile may be missed.
@@ -293,7 +301,11 @@ impl Copy {
         if self.is_array && value.iter().all(|byte| *byte == 0) {
             return Ok(false);
         }
-        let (key, value) = (self.key.convert(key), self.value.convert(value));
+        let (mut key, value) = (self.key.convert(key), self.value.convert(value));
+        if let Some(last) = self.last_peer {
+            // A socket's place hangs on the size.
+            key = Peer::place(self.age(&value), last).to_ne_bytes().to_vec();
+        }
         if self.is_array {
             let mut ours = vec![0; value.len()];
             syscall::lookup(self.new.as_fd(), &key, &mut ours)?;
@@ -338,7 +350,8 @@ fn flow(value: &[u8]) -> Flow {
 /// Whether a flow of the old programs began after the one that ours have under the same key: ports
 /// are used again. Theirs alone may be over while ours know nothing of it; that is no reason.
 fn is_newer(theirs: &Flow, ours: &Flow) -> bool {
-    theirs.last_used > ours.last_used || (ours.ended != 0 && theirs.ended == 0)
+    let is_open = ours.ended != 0 && theirs.ended == 0;
+    theirs.last_used > ours.last_used || (theirs.last_used == ours.last_used && is_open)
 }
 
 #[cfg(test)]
@@ -356,6 +369,7 @@ mod tests {
             (closed, closed, false),
             (closed, flow(7, 0), false),
             (flow(7, 0), flow(9, 0), false),
+            (flow(7, 0), flow(9, 3), false),
         ] {
             assert_eq!(is_newer(&theirs, &ours), newer, "{theirs:?} {ours:?}");
         }

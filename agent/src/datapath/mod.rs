@@ -63,7 +63,7 @@ pub use snapshot::monotonic_ns;
 pub use snapshot::{
     AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
 };
-pub use status::{MapStatus, ProgramStatus, Status};
+pub use status::{MapStatus, ProgramStatus, ReadStatusFailed, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
 pub use udp::StartMoverFailed;
 pub use verify::{Repair, Verified, VerifyFailed};

@@ -8,15 +8,17 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use bowline_ebpf_abi::{Event, Reason, Told, U16Be, WINDOW_NS, Wanted, map, outcome};
+use bowline_ebpf_abi::{Address, Event, Reason, Told, U16Be, WINDOW_NS, Wanted, map, outcome};
 
 use super::pins::Pins;
 use super::snapshot::monotonic_ns;
-use super::table::{ReadMapsFailed, Table, WriteMapFailed, bytes_mut, possible_cpus};
+use super::table::{ReadMapsFailed, Table, WriteMapFailed, bytes_mut, online_cpus};
+use super::verify::VerifyFailed;
 
 /// So long is told without [`Listener::renew`].
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -28,6 +30,8 @@ pub enum ListenFailed {
     Busy,
     #[error("{}: {source}", path.display())]
     Open { path: PathBuf, source: io::Error },
+    #[error("the data plane was replaced, by another build or with other map sizes: listen anew")]
+    Replaced,
     #[error("map EVENTS cannot be read: {0}")]
     Events(String),
     #[error(transparent)]
@@ -41,8 +45,10 @@ pub enum ListenFailed {
 pub struct Filter {
     pub only: Option<Became>,
     pub reason: Option<Reason>,
-    /// Of either end, also of the backend behind a service.
-    pub address: Option<IpAddr>,
+    /// Of either end, also of the backend behind a service: at most two, one a family.
+    pub addresses: Vec<IpAddr>,
+    /// Calls of this network namespace, by its cookie, in addition to what has these addresses.
+    pub netns: Option<u64>,
     pub port: Option<u16>,
     /// The number of the protocol in the IP header.
     pub protocol: Option<u8>,
@@ -68,14 +74,17 @@ impl Filter {
             Some(Became::Passed) => outcome::PASSED,
             Some(Became::Refused) => outcome::REFUSED,
         };
+        let mut addresses = self.addresses.iter().map(|address| Address::from(*address));
+        let mut address = || addresses.next().unwrap_or_default();
         Wanted {
             until_ns: until(),
-            address: self.address.map(Into::into).unwrap_or_default(),
+            netns: self.netns.unwrap_or(0),
+            addresses: [address(), address()],
             outcomes,
             reason: self.reason.map_or(0, |reason| reason as u32 + 1),
             service: self.service.map_or(0, |service| service.saturating_add(1)),
             sample: self.sample,
-            limit: limit(self.rate, possible_cpus() as u64),
+            limit: limit(self.rate, online_cpus() as u64),
             port: U16Be::new(self.port.unwrap_or(0)),
             protocol: self.protocol.unwrap_or(0),
             pad: 0,
@@ -83,7 +92,8 @@ impl Filter {
     }
 }
 
-/// What each processor may tell within a window, so that all of them keep to the rate.
+/// What each processor may tell within a window, so that all of them about keep to the rate. At
+/// least one: who counts what he is told knows when that is more.
 fn limit(rate: u32, processors: u64) -> u32 {
     if rate == 0 {
         return 0;
@@ -106,6 +116,8 @@ pub struct Listener {
     told: Table<u32, Told>,
     /// How many were lost before.
     lost_before: u64,
+    /// Where the ring is pinned, and which pin that was.
+    pin: (PathBuf, u64),
     /// Held as long as it listens.
     _alone: File,
 }
@@ -132,6 +144,7 @@ impl Listener {
             monitor: Table::open(&maps, map::MONITOR)?,
             lost_before: 0,
             told,
+            pin: (path.clone(), identity(&path).map_err(failed)?),
             _alone: alone,
         };
         // What was told to somebody who did not read it any more.
@@ -142,9 +155,13 @@ impl Listener {
     }
 
     /// Goes on listening for the time of [`LEASE`].
-    pub fn renew(&mut self) -> Result<(), WriteMapFailed> {
+    pub fn renew(&mut self) -> Result<(), ListenFailed> {
+        let (path, pinned) = &self.pin;
+        if identity(path).ok() != Some(*pinned) {
+            return Err(ListenFailed::Replaced);
+        }
         self.wanted.until_ns = until();
-        self.monitor.put(&0, &self.wanted)
+        Ok(self.monitor.put(&0, &self.wanted)?)
     }
 
     /// The next event, if one is there.
@@ -166,6 +183,22 @@ impl Listener {
     fn lost_at_all(&self) -> Result<u64, ReadMapsFailed> {
         Ok(self.told.get_per_cpu(&0)?.iter().map(|told| told.lost).sum())
     }
+}
+
+/// Another map gets another pin.
+fn identity(pin: &Path) -> io::Result<u64> {
+    Ok(std::fs::metadata(pin)?.ino())
+}
+
+/// Clears what somebody wanted to be told who does not listen any more: programs look no further
+/// then.
+pub(super) fn forget_expired(pins: &Pins) -> Result<(), VerifyFailed> {
+    let monitor: Table<u32, Wanted> = Table::open(&pins.maps, map::MONITOR)?;
+    let wanted = monitor.get(&0)?.unwrap_or_default();
+    if wanted.outcomes != 0 && wanted.until_ns < monotonic_ns() {
+        monitor.put(&0, &Wanted::default())?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Listener {

@@ -5,7 +5,7 @@
 
 use bowline_ebpf_abi::{map, size};
 
-use super::table::possible_cpus;
+use super::table::{online_cpus, possible_cpus};
 
 /// How many entries each map has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Default for MapSizes {
             services: size::SERVICES,
             slots: size::SLOTS,
             backends: size::BACKENDS,
-            peers: peers(possible_cpus()),
+            peers: peers(online_cpus()),
             reverse: size::REVERSE,
             affinity: size::AFFINITY,
             pods: size::PODS,
@@ -48,8 +48,11 @@ const COOKIES: usize = 4096;
 /// Room for two such blocks of each processor, so that none takes the places of another's sockets.
 fn peers(processors: usize) -> u32 {
     let blocks = u32::try_from(processors * COOKIES * 2).unwrap_or(1 << 30);
-    blocks.next_power_of_two().max(size::PEERS)
+    blocks.next_power_of_two().clamp(size::PEERS, MOST_PEERS)
 }
+
+/// Sixty megabytes.
+const MOST_PEERS: u32 = 1 << 20;
 
 /// A text does not set a map's size.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +186,8 @@ mod tests {
 
     #[test]
     fn many_processors_get_more_places_for_sockets() {
-        assert_eq!([1, 2, 32, 33, 128].map(peers), [1 << 18, 1 << 18, 1 << 18, 1 << 19, 1 << 20]);
+        let found = [1, 2, 32, 33, 128, 512].map(peers);
+        assert_eq!(found, [1 << 18, 1 << 18, 1 << 18, 1 << 19, 1 << 20, 1 << 20]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Guarantees: reads only. Maps and programs are the kernel's own account; which features are used
 //! and what found no room is what the agent wrote down last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -13,13 +13,21 @@ use serde::Serialize;
 
 use super::condition::{Condition, FullMap, LoadedProgram};
 use super::features::FeatureRow;
-use super::kernel::Attached;
-use super::links::program_of;
+use super::kernel::{Attached, ReadKernelFailed, packet_program, pinned_program};
 use super::pins::Pins;
 use super::sizes::flag_of;
 use super::snapshot::Snapshot;
 use super::syscall;
 use super::table::ReadMapsFailed;
+
+/// The state of the data plane could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadStatusFailed {
+    #[error(transparent)]
+    Maps(#[from] ReadMapsFailed),
+    #[error(transparent)]
+    Kernel(#[from] ReadKernelFailed),
+}
 
 /// One map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +60,10 @@ pub struct ProgramStatus {
     pub instructions: Option<u32>,
     /// Instructions that the verifier went through, from Linux 5.16 on.
     pub verified: Option<u32>,
+    /// How often it ran while `kernel.bpf_stats_enabled` was on.
+    pub runs: Option<u64>,
+    /// What each of these runs took on average.
+    pub nanoseconds_per_run: Option<u64>,
 }
 
 /// The whole.
@@ -72,8 +84,13 @@ pub struct Status {
 const PRESSURE: u32 = 80;
 
 impl Status {
-    /// Reads what is pinned under this BPF file system, and what the agent wrote to its file.
-    pub fn read(bpffs: &Path, condition_file: &Path) -> Result<Self, ReadMapsFailed> {
+    /// Reads what is pinned under this BPF file system, and what the agent wrote to its file; looks
+    /// at links in the node's network namespace, or in the calling thread's.
+    pub fn read(
+        bpffs: &Path,
+        condition_file: &Path,
+        netns: Option<&Path>,
+    ) -> Result<Self, ReadStatusFailed> {
         let pins = Pins::under(bpffs);
         let snapshot = Snapshot::read(bpffs)?;
         let mut condition = Condition::read(condition_file);
@@ -85,9 +102,7 @@ impl Status {
             problems.push("no agent has said which programs it loaded".to_owned());
         }
         for loaded in &condition.programs {
-            let missing = missing_places(&pins, loaded, &pods)
-                .map_err(|source| ReadMapsFailed::NotOpened { path: pins.links.clone(), source })?;
-            problems.extend(missing);
+            problems.extend(missing_places(&pins, &condition, loaded, &pods, netns)?);
         }
         problems.extend(maps.iter().filter_map(pressure));
         let program = |loaded| program_status(&pins, loaded, &pods);
@@ -149,31 +164,35 @@ fn pressure(map: &MapStatus) -> Option<String> {
     (keeps && used >= u64::from(PRESSURE)).then(|| format!("map {name} is {used} % full{raise}"))
 }
 
-/// Where a program should run and does not. Filters of clsact have no pins to look at.
-fn missing_places(pins: &Pins, loaded: &LoadedProgram, pods: &[u32]) -> io::Result<Vec<String>> {
-    if loaded.hook.starts_with("clsact") {
-        return Ok(Vec::new());
-    }
-    let links = loaded.places.iter().filter_map(|place| place.strip_prefix("link "));
-    let places: Vec<(String, String)> = match loaded.name.as_str() {
-        "from_pod" | "to_pod" => pods
-            .iter()
-            .map(|ifindex| (format!("{}-{ifindex}", loaded.name), format!("link {ifindex}")))
-            .collect(),
-        "from_uplink" => links
-            .map(|ifindex| (format!("from_uplink-{ifindex}"), format!("link {ifindex}")))
-            .collect(),
-        name => vec![(name.to_owned(), loaded.places.join(", "))],
+/// Where a program should run and does not.
+fn missing_places(
+    pins: &Pins,
+    condition: &Condition,
+    loaded: &LoadedProgram,
+    pods: &[u32],
+    netns: Option<&Path>,
+) -> Result<Vec<String>, ReadKernelFailed> {
+    let number = |place: &String| place.strip_prefix("link ").and_then(|it| it.parse().ok());
+    let links: Vec<u32> = match loaded.name.as_str() {
+        "from_pod" | "to_pod" => pods.to_vec(),
+        _ => loaded.places.iter().filter_map(number).collect(),
     };
-    let mut missing = Vec::new();
-    for (pin, place) in places {
-        if let Attached::Not(why) = program_of(&pins.links.join(pin))? {
-            missing.push(format!("program {} does not run at {place}: {why}", loaded.name));
+    let mut missing = BTreeSet::new();
+    let mut look = |place: String, attached: Attached| {
+        if let Attached::Not(why) = attached {
+            missing.insert(format!("program {} does not run at {place}: {why}", loaded.name));
         }
+    };
+    match loaded.name.as_str() {
+        "from_pod" | "to_pod" | "from_uplink" => {
+            for ifindex in links {
+                let found = packet_program(netns, pins, condition, &loaded.name, ifindex)?;
+                look(format!("link {ifindex}"), found);
+            }
+        }
+        name => look(loaded.places.join(", "), pinned_program(&pins.links.join(name))?),
     }
-    missing.sort_unstable();
-    missing.dedup();
-    Ok(missing)
+    Ok(missing.into_iter().collect())
 }
 
 fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramStatus {
@@ -196,5 +215,7 @@ fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramSt
         attached,
         instructions: facts.map(|facts| facts.instructions),
         verified: facts.map(|facts| facts.verified).filter(|count| *count > 0),
+        runs: facts.map(|facts| facts.runs).filter(|count| *count > 0),
+        nanoseconds_per_run: facts.and_then(|facts| facts.run_time_ns.checked_div(facts.runs)),
     }
 }

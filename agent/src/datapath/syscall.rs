@@ -174,7 +174,10 @@ struct ProgramInfo {
     xlated_length: u32,
     unread: [u64; 5],
     name: [u8; 16],
-    more_unread: [u64; 17],
+    more_unread: [u64; 14],
+    run_time_ns: u64,
+    runs: u64,
+    misses: u64,
     verified: u32,
     tail: u32,
 }
@@ -557,12 +560,13 @@ pub(super) fn knows_batch_update() -> bool {
 /// What the kernel says of a loaded program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ProgramFacts {
-    /// Filled up with zeros.
     name: [u8; 16],
-    /// As the verifier left it.
     pub(super) instructions: u32,
     /// How many instructions the verifier went through; 0 below Linux 5.16.
     pub(super) verified: u32,
+    /// Counted while `kernel.bpf_stats_enabled` is on, with their time.
+    pub(super) runs: u64,
+    pub(super) run_time_ns: u64,
 }
 
 impl ProgramFacts {
@@ -586,6 +590,11 @@ pub(super) fn program_facts(number: u32) -> io::Result<Option<ProgramFacts>> {
     };
     use std::os::fd::AsFd;
     let info: ProgramInfo = info(owned(program).as_fd())?;
-    let (name, verified) = (info.name, info.verified);
-    Ok(Some(ProgramFacts { name, instructions: info.xlated_length / 8, verified }))
+    Ok(Some(ProgramFacts {
+        name: info.name,
+        instructions: info.xlated_length / 8,
+        verified: info.verified,
+        runs: info.runs,
+        run_time_ns: info.run_time_ns,
+    }))
 }

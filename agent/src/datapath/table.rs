@@ -316,6 +316,22 @@ impl<V: Plain> Table<u32, V> {
     }
 }
 
+/// How many CPUs are at work. Many more may be possible, as on guests that could be given some.
+pub(super) fn online_cpus() -> usize {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    listed(&text).max(1)
+}
+
+/// How many numbers there are in a list of ranges as `0-3,8`.
+fn listed(text: &str) -> usize {
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some((number(last)? + 1).saturating_sub(number(first)?))
+    };
+    text.split(',').filter_map(count).sum()
+}
+
 /// How many CPUs the kernel keeps per-CPU values for: the highest possible one and all below it.
 pub(super) fn possible_cpus() -> usize {
     static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
@@ -324,4 +340,14 @@ pub(super) fn possible_cpus() -> usize {
         let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
         last.map_or(1, |last| last + 1)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_counted_in_ranges() {
+        assert_eq!(["0", "0-1\n", "0-3,8,10-11", "", "x"].map(listed), [1, 2, 7, 0, 0]);
+    }
 }

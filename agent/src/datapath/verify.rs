@@ -18,6 +18,7 @@ use bowline_ebpf_abi::{
 use super::Datapath;
 use super::links::{self, AttachProgramFailed, LinkRepair};
 use super::mirror::{Damage, Mirror};
+use super::monitor;
 use super::programs::PacketProgram;
 use super::table::{ReadMapsFailed, WriteMapFailed};
 use crate::apply::services::name_of;
@@ -96,6 +97,7 @@ impl Datapath {
         verified.map(mend_array(&mut self.store.edition));
         verified.map(mend_keyed(&mut self.pods));
         verified.map(mend_keyed(&mut self.routes));
+        verified.map(monitor::forget_expired(&self.pins).map(|()| None));
 
         match links::repair_sockets(&self.programs, &self.pins, &self.socket_cgroup) {
             Ok(repairs) => verified.repairs.extend(repairs.into_iter().map(Repair::from)),

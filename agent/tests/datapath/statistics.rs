@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::servers::{Connection, SERVICE, serve};
 use crate::world::World;
 
 /// Per cent by which a number may differ from the golden one.
@@ -105,4 +106,39 @@ fn programs_are_about_as_large_as_they_were() {
         .map(|(name, now)| format!("{name}: {now:?}, was {:?}", golden[name]))
         .collect();
     assert!(moved.is_empty(), "more than {TOLERANCE}% from the golden: {moved:#?}; {update}");
+}
+
+/// `kernel.bpf_stats_enabled`, on as long as this lives.
+struct Counted(String);
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl Counted {
+    fn begin() -> Self {
+        let before = std::fs::read_to_string(STATISTICS).unwrap();
+        std::fs::write(STATISTICS, "1").unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        std::fs::write(STATISTICS, &self.0).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn runs_show_while_the_kernel_counts_them() {
+    const CONNECTIONS: u64 = 20;
+    let world = World::new();
+    let (_here, _there, _servers) = serve(&world);
+    let counted = Counted::begin();
+    let open = || (0..CONNECTIONS).for_each(|_| drop(Connection::open(SERVICE).unwrap()));
+    world.client().namespace.run(open);
+    let programs = world.here.status().programs;
+    drop(counted);
+    let connect = programs.iter().find(|program| program.name == "connect4").unwrap();
+    assert!(connect.runs.unwrap() >= CONNECTIONS, "{connect:?}");
+    assert!(connect.nanoseconds_per_run.is_some_and(|time| time > 0), "{connect:?}");
 }

@@ -236,7 +236,7 @@ impl Node {
 
     pub(crate) fn status(&self) -> Status {
         let (bpffs, condition) = (self.bpffs(), self.condition_file());
-        self.namespace.run(move || Status::read(&bpffs, &condition).unwrap())
+        self.namespace.run(move || Status::read(&bpffs, &condition, None).unwrap())
     }
 
     pub(crate) fn open_with(&self, sizes: MapSizes) -> Datapath {

@@ -29,13 +29,18 @@ pub(crate) fn make(root: &Path, group: &Path) -> anyhow::Result<()> {
     loop {
         match fs::create_dir_all(&path) {
             // The `down` of another cluster removed a parent that was empty for a moment.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && started.elapsed() < PATIENCE => {}
+            Err(error) if is_missing(&error) && started.elapsed() < PATIENCE => {
+                std::thread::sleep(PAUSE);
+            }
             made => {
                 return made.with_context(|| format!("cannot make cgroup {}", path.display()));
             }
         }
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// The cluster's directory in each hierarchy in which it exists.

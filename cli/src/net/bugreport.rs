@@ -2,11 +2,12 @@
 //! nodes of a local cluster.
 //!
 //! Guarantees: reads only; what fails is in the archive as its error, and the rest goes on; each
-//! part has its time. No secrets: of the API only services, endpoint slices and nodes, of files only
-//! logs, no kubeconfig, no key, no pod's specification.
+//! part has its time, and the archive its name only when it is whole. No secrets: of the API only
+//! services, endpoint slices and nodes, of files only logs, no kubeconfig, no key, no pod's
+//! specification.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +24,7 @@ use crate::output;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much of the end of each log is taken, and of what a part prints.
-const LOG_BYTES: usize = 1 << 20;
+const LOG_BYTES: u64 = 1 << 20;
 const PART_BYTES: u64 = 64 << 20;
 
 /// What is asked of each node: the words after `bowline net`.
@@ -52,8 +53,7 @@ const OF_API: [&[&str]; 3] = [
 ];
 
 /// Of the machine.
-const FILES: [&str; 4] =
-    ["/proc/version", "/etc/os-release", "/proc/sys/net/core/bpf_jit_enable", "/proc/cmdline"];
+const FILES: [&str; 3] = ["/proc/version", "/etc/os-release", "/proc/sys/net/core/bpf_jit_enable"];
 
 /// Where to write it.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,17 +109,23 @@ pub(super) fn run(args: &Args, subject: &Subject) -> anyhow::Result<()> {
     let now = Timestamp::now();
     let stem = format!("bowline-bugreport-{}", now.strftime("%Y%m%dT%H%M%SZ"));
     let path = args.file.clone().unwrap_or_else(|| PathBuf::from(format!("{stem}.tar.gz")));
+    if path.symlink_metadata().is_ok() {
+        bail!("cannot make {}: it is there already", path.display());
+    }
+    // Under its name it is whole.
+    let part = path.with_added_extension("part");
     let mut options = OpenOptions::new();
-    let file = match options.write(true).create_new(true).mode(0o600).open(&path) {
+    let file = match options.write(true).create(true).truncate(true).mode(0o600).open(&part) {
         Ok(file) => file,
-        Err(error) => bail!("cannot make {}: {error}", path.display()),
+        Err(error) => bail!("cannot make {}: {error}", part.display()),
     };
     let written = write(args, subject, file, &stem);
     if written.is_err() {
         // Half an archive is of no use.
-        drop(std::fs::remove_file(&path));
+        drop(std::fs::remove_file(&part));
     }
-    let parts = written.with_context(|| format!("writing {}", path.display()))?;
+    let parts = written.with_context(|| format!("writing {}", part.display()))?;
+    std::fs::rename(&part, &path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(output::line(&format!("{} ({parts} parts)", path.display()))?)
 }
 
@@ -130,7 +136,7 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
         parts: 0,
     };
     let program = std::env::current_exe().context("cannot find this program")?;
-    archive.add("version.txt", &asked(&program, &["version".to_owned()]))?;
+    archive.ask("version.txt", &program, &["version".to_owned()])?;
     for path in FILES {
         let text = std::fs::read(path).unwrap_or_else(|error| error.to_string().into_bytes());
         archive.add(&format!("machine{path}"), &text)?;
@@ -147,7 +153,7 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
                 line.extend(kubeconfig.flat_map(|path| ["--kubeconfig".to_owned(), path]));
             }
             let name = format!("nodes/{}/{}.json", node.name, words.join("-"));
-            archive.add(&name, &asked(&program, &line))?;
+            archive.ask(&name, &program, &line)?;
         }
     }
     for words in OF_API {
@@ -155,16 +161,34 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
         let mut line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         line.extend(["-o", "yaml", "--kubeconfig"].map(str::to_owned));
         line.push(kubeconfig.display().to_string());
-        archive.add(&format!("api/{}.yaml", words[1]), &asked(&program, &line))?;
+        archive.ask(&format!("api/{}.yaml", words[1]), &program, &line)?;
     }
-    let logs = subject.logs.iter().flat_map(|logs| std::fs::read_dir(logs).into_iter().flatten());
-    for log in logs.flatten() {
-        let bytes =
-            std::fs::read(log.path()).unwrap_or_else(|error| error.to_string().into_bytes());
-        let end = &bytes[bytes.len().saturating_sub(LOG_BYTES)..];
-        archive.add(&format!("logs/{}", log.file_name().to_string_lossy()), end)?;
+    if let Some(logs) = &subject.logs {
+        match std::fs::read_dir(logs) {
+            Ok(entries) => {
+                for log in entries.flatten() {
+                    let name = format!("logs/{}", log.file_name().to_string_lossy());
+                    let end = end_of(&log.path());
+                    archive.add(&name, &end.unwrap_or_else(|it| it.to_string().into_bytes()))?;
+                }
+            }
+            Err(error) => {
+                let text = format!("{}: {error}\n", logs.display());
+                archive.add("logs/MISSING", text.as_bytes())?;
+            }
+        }
     }
     archive.finish()
+}
+
+/// The end of a file, LOG_BYTES of it.
+fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut end)?;
+    Ok(end)
 }
 
 /// The archive as it grows.
@@ -186,6 +210,21 @@ impl Archive {
         Ok(())
     }
 
+    /// What a command of this program says; beside it, what it complains of and how it ended.
+    fn ask(&mut self, name: &str, program: &Path, words: &[String]) -> anyhow::Result<()> {
+        let (said, complaint) = match output_of(program, words) {
+            Ok(Said { said, complaint }) => (said, complaint),
+            Err(error) => (Vec::new(), format!("{error:#}\n").into_bytes()),
+        };
+        self.add(name, &said)?;
+        if complaint.is_empty() {
+            return Ok(());
+        }
+        let mut text = format!("bowline {}\n", words.join(" ")).into_bytes();
+        text.extend(complaint);
+        self.add(&format!("{name}.err"), &text)
+    }
+
     fn finish(self) -> anyhow::Result<usize> {
         let mut file = self.tar.into_inner()?.finish()?;
         file.flush()?;
@@ -194,15 +233,13 @@ impl Archive {
     }
 }
 
-/// What a command of this program says, or why it said nothing.
-fn asked(program: &Path, words: &[String]) -> Vec<u8> {
-    match output_of(program, words) {
-        Ok(said) => said,
-        Err(error) => format!("{}: {error:#}\n", words.join(" ")).into_bytes(),
-    }
+/// What a command printed, and what it complained of.
+struct Said {
+    said: Vec<u8>,
+    complaint: Vec<u8>,
 }
 
-fn output_of(program: &Path, words: &[String]) -> anyhow::Result<Vec<u8>> {
+fn output_of(program: &Path, words: &[String]) -> anyhow::Result<Said> {
     let mut child = Command::new(program)
         .args(words)
         .stdin(Stdio::null())
@@ -233,10 +270,17 @@ fn output_of(program: &Path, words: &[String]) -> anyhow::Result<Vec<u8>> {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    let mut bytes = said.join().unwrap_or_default();
-    bytes.extend(complained.join().unwrap_or_default());
-    if status.is_none() {
-        bytes.extend(format!("no end within {} s\n", PATIENCE.as_secs()).into_bytes());
+    let said = said.join().unwrap_or_default();
+    let mut complaint = complained.join().unwrap_or_default();
+    match status {
+        Some(status) if status.success() => {}
+        Some(status) => complaint.extend(format!("it ended with {status}\n").into_bytes()),
+        None => {
+            complaint.extend(format!("timed out after {} s\n", PATIENCE.as_secs()).into_bytes());
+        }
     }
-    Ok(bytes)
+    if said.len() as u64 >= PART_BYTES {
+        complaint.extend(format!("cut at {PART_BYTES} bytes\n").into_bytes());
+    }
+    Ok(Said { said, complaint })
 }

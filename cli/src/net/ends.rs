@@ -51,9 +51,10 @@ pub(super) fn destination(
     snapshot: &Snapshot,
 ) -> anyhow::Result<SocketAddr> {
     if let Ok(end) = text.parse::<SocketAddr>() {
-        return Ok(end);
+        return Ok(SocketAddr::new(end.ip().to_canonical(), end.port()));
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let address = address.to_canonical();
         return Ok(SocketAddr::new(address, only_port(text, address, udp, snapshot)?));
     }
     let (name, port) = match text.rsplit_once(':') {

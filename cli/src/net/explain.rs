@@ -25,6 +25,9 @@ use super::probe::{self, Tried};
 use crate::output::{self, Format, Table};
 use crate::verbs;
 
+/// How long an endpoint may be on its way from the API to the maps.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// How long the API may take to say why endpoints are left out.
 const API_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -87,7 +90,7 @@ struct LeftOut {
 }
 
 /// Prints what will happen; says whether it gets on its way.
-pub(super) fn run(args: &Args, node: Node<'_>, format: Format) -> anyhow::Result<bool> {
+pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Result<bool> {
     let [names_file, condition_file] =
         [NAMES_FILE, CONDITION_FILE].map(|name| node.run_dir.join(name));
     let snapshot = Snapshot::read(node.bpffs)
@@ -96,17 +99,19 @@ pub(super) fn run(args: &Args, node: Node<'_>, format: Format) -> anyhow::Result
     let (from, to) = ends(args, &snapshot)?;
     let place = NodePlace {
         bpffs: node.bpffs.to_path_buf(),
-        netns: args.netns.clone().or(node.netns),
+        netns: args.netns.as_ref().or(node.netns.as_ref()).cloned(),
         names_file,
         condition_file,
     };
-    let mut told = explain(&place, &Question { from, to, udp: args.udp })?;
-    let left_out = match (&told.service, &node.api) {
-        (Some(service), Some((name, kubeconfig))) => {
-            crate::wait(left_out(kubeconfig, service, name, &told.candidates))
-        }
-        _ => Ok(Vec::new()),
-    };
+    let question = Question { from, to, udp: args.udp };
+    let mut told = explain(&place, &question)?;
+    let mut left_out = of_api(&told, node);
+    if left_out.as_ref().is_ok_and(|all| all.iter().any(LeftOut::is_forgotten)) {
+        // It may have become ready a moment ago.
+        std::thread::sleep(SETTLE);
+        told = explain(&place, &question)?;
+        left_out = of_api(&told, node);
+    }
     let left_out = match left_out {
         Ok(left_out) => left_out,
         Err(error) => {
@@ -115,19 +120,40 @@ pub(super) fn run(args: &Args, node: Node<'_>, format: Format) -> anyhow::Result
             Vec::new()
         }
     };
-    let forgotten = left_out.iter().filter(|out| out.why.starts_with(FORGOTTEN));
-    for out in forgotten {
+    for out in left_out.iter().filter(|out| out.is_forgotten()) {
         told.faults.push(format!("API: {}: {}", out.endpoint, out.why));
         told.outcome = Outcome::Broken;
     }
     let tried = match args.run {
-        true => Some(probe::run(&told, args.udp)?),
+        true => Some(probe::run(&told, &question)?),
         false => None,
     };
+    if let Some(end) = tried.as_ref().and_then(Tried::backend)
+        && !told.candidates.contains(&end)
+    {
+        told.faults.push(format!("tried: it came to {end}, which is no candidate"));
+        told.outcome = Outcome::Broken;
+    }
     let sent = told.outcome == Outcome::Sent && tried.as_ref().is_none_or(Tried::went_well);
     let told = Told { told, left_out, tried };
     output::unless_unread(print(&told, format))?;
     Ok(sent)
+}
+
+impl LeftOut {
+    fn is_forgotten(&self) -> bool {
+        self.why == FORGOTTEN
+    }
+}
+
+/// Endpoints that are no candidates, as far as there is an API to ask.
+fn of_api(told: &Explanation, node: &Node<'_>) -> anyhow::Result<Vec<LeftOut>> {
+    match (&told.service, &node.api) {
+        (Some(service), Some((name, kubeconfig))) => {
+            crate::wait(left_out(kubeconfig, service, name, told))
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 fn print(told: &Told, format: Format) -> anyhow::Result<()> {
@@ -156,10 +182,10 @@ fn verdict(told: &Explanation) -> String {
     let (to, protocol) = (told.to, told.protocol);
     match told.outcome {
         Outcome::Sent => {
-            let whom = match (&told.service, told.candidates.len()) {
-                (None, _) => "itself".to_owned(),
-                (Some(_), 1) => "its only backend".to_owned(),
-                (Some(_), count) => format!("one of {count} backends"),
+            let whom = match &told.candidates[..] {
+                [end] if *end == to => "itself".to_owned(),
+                [_] => "its only backend".to_owned(),
+                ends => format!("one of {} backends", ends.len()),
             };
             format!("\nsent: {to}/{protocol} gets to {whom}\n")
         }
@@ -194,7 +220,7 @@ async fn left_out(
     kubeconfig: &Path,
     service: &str,
     node: &str,
-    candidates: &[SocketAddr],
+    told: &Explanation,
 ) -> anyhow::Result<Vec<LeftOut>> {
     let asked = async {
         let client = verbs::client::connect_file(kubeconfig).await?.client;
@@ -208,11 +234,15 @@ async fn left_out(
     let (object, slices) = tokio::time::timeout(API_PATIENCE, asked)
         .await
         .with_context(|| format!("no answer within {} s", API_PATIENCE.as_secs()))??;
-    let candidates: BTreeSet<IpAddr> = candidates.iter().map(SocketAddr::ip).collect();
-    let family = candidates.first().map(IpAddr::is_ipv4);
+    let candidates: BTreeSet<IpAddr> = told.candidates.iter().map(SocketAddr::ip).collect();
+    let port_name = port_name(&object, told);
+    let has_port = |slice: &EndpointSlice| {
+        let mut ports = slice.ports.iter().flatten();
+        ports.any(|port| port.name.as_deref().unwrap_or_default() == port_name)
+    };
     let mut found = Vec::new();
     for slice in &slices {
-        if family.is_some_and(|v4| (slice.address_type == "IPv4") != v4) {
+        if (slice.address_type == "IPv4") != told.to.is_ipv4() || !has_port(slice) {
             continue;
         }
         for endpoint in slice.endpoints.iter().flatten() {
@@ -228,6 +258,16 @@ async fn left_out(
     found.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
     found.dedup();
     Ok(found)
+}
+
+/// The name of the service's port that is asked for, which endpoint slices know it by.
+fn port_name(service: &Service, told: &Explanation) -> String {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let mut asked = ports.filter(|port| {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        port.port == i32::from(told.to.port()) && protocol == told.protocol
+    });
+    asked.next().and_then(|port| port.name.clone()).unwrap_or_default()
 }
 
 /// Why an endpoint takes no new connection of this node.

@@ -5,6 +5,7 @@
 //! map that changes while it is read may show an entry that is just going or miss one that is just
 //! coming.
 
+mod all_nodes;
 mod bugreport;
 mod diff;
 mod dns;
@@ -37,6 +38,7 @@ use crate::output::{self, Format};
   bowline net backends --name demo --node node2 -o json
   bowline net counters --bpffs /sys/fs/bpf
   bowline net status --node node1 --watch
+  bowline net drops --all-nodes
   bowline net maps dump PODS --node node1
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
@@ -60,6 +62,9 @@ pub(crate) struct Args {
     /// Node of the local cluster [default: the first]
     #[arg(long, value_name = "NODE", global = true)]
     node: Option<String>,
+    /// Every node of the local cluster, one after the other; as JSON or YAML by its name
+    #[arg(long, global = true, conflicts_with_all = ["node", "bpffs", "watch"])]
+    all_nodes: bool,
     /// Show addresses and numbers only, no names of Kubernetes objects
     #[arg(long, global = true)]
     numeric: bool,
@@ -151,6 +156,17 @@ struct Local {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.all_nodes {
+        if matches!(args.what, What::Monitor(_) | What::Explain(_) | What::Bugreport(_)) {
+            bail!("--all-nodes is for what shows a state: choose one with --node");
+        }
+        let (place, record) = local(args)?;
+        let names: Vec<String> = record.plan.nodes.iter().map(|node| node.name.clone()).collect();
+        match all_nodes::run(&place.name, &names, args.output)? {
+            0 => return Ok(()),
+            status => std::process::exit(status),
+        }
+    }
     if let What::Diff(of) = &args.what {
         if args.watch.is_some() {
             bail!(
@@ -214,7 +230,8 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     }
     if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
-        let status = Status::read(&source.bpffs, &condition)
+        let netns = source.local.as_ref().map(|local| local.netns.as_path());
+        let status = Status::read(&source.bpffs, &condition, netns)
             .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
         match args.what {
             What::Features => status::print_features(&status.features, args.output)?,
@@ -261,7 +278,7 @@ fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
         None => (None, None),
     };
     let (bpffs, run_dir) = (source.bpffs.as_path(), source.run_dir.as_path());
-    explain::run(of, explain::Node { bpffs, run_dir, netns, api }, args.output)
+    explain::run(of, &explain::Node { bpffs, run_dir, netns, api }, args.output)
 }
 
 /// Ends the program unless all is well.

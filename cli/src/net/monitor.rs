@@ -4,7 +4,7 @@
 //! what was lost is said. Ctrl-C and SIGTERM end it in order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +27,9 @@ use crate::output::{self, Format};
 
 /// Connections whose answer is waited for, to tell how long it took.
 const MOST_OPENING: usize = 4096;
+
+/// Longer than any stack asks for a connection.
+const LONGEST_OPENING_NS: u64 = 130_000_000_000;
 
 /// Between two looks when there was nothing: with a megabyte for EVENTS two million events a second
 /// find room.
@@ -53,10 +56,11 @@ mod tcp {
 A packet shows at each hook that it meets, a call on a socket once. One can listen on a node at a
 time.")]
 pub(super) struct Args {
-    /// Of or to this pod of the node, as NAME, NAMESPACE/NAME or address
+    /// Of or to this pod of the node, its calls included: as NAME, NAMESPACE/NAME or address
     #[arg(long, value_name = "POD", conflicts_with = "address")]
     pod: Option<String>,
-    /// To this service or from it, as NAME or NAMESPACE/NAME, with :PORT if it has several
+    /// Balanced or refused as this service's, as NAME or NAMESPACE/NAME, with :PORT if it has
+    /// several. What a call on a socket was balanced for, its packets do not show
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
     /// Of or to this address
@@ -169,7 +173,10 @@ pub(super) async fn run(
     let end = args.duration.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut renewed = interval(LEASE / 3);
     renewed.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    say("listening");
     let (mut seen, mut lost) = (0, 0);
+    let mut window = Window { rate: args.rate.into(), began: Instant::now(), shown: 0, over: 0 };
+    let mut last_renewed = Instant::now();
     let most = args.count.unwrap_or(u64::MAX);
     while seen < most && !stop.is_cancelled() && end.is_none_or(|end| Instant::now() < end) {
         let before = seen;
@@ -178,8 +185,10 @@ pub(super) async fn run(
             && seen - before < BATCH as u64
             && let Some(event) = listener.read()
         {
-            seen += 1;
-            shown.add(&event, &mut text)?;
+            if window.has_room() {
+                seen += 1;
+                shown.add(&event, &mut text)?;
+            }
         }
         output::text(&text)?;
         // When there was as much as is read at once there may be more.
@@ -188,7 +197,15 @@ pub(super) async fn run(
             () = sleep(pause) => {}
             _ = renewed.tick() => {
                 listener.renew()?;
-                let lost_now = listener.lost()?;
+                let gap = last_renewed.elapsed();
+                if gap > LEASE {
+                    tracing::warn!(
+                        "nothing was told for {:.1} s: who reads this is too slow",
+                        (gap - LEASE).as_secs_f64()
+                    );
+                }
+                last_renewed = Instant::now();
+                let lost_now = listener.lost()? + window.over;
                 if lost_now > lost {
                     lost = lost_now;
                     let rate = args.rate;
@@ -199,8 +216,34 @@ pub(super) async fn run(
             () = ended(end) => {}
         }
     }
-    tracing::warn!("{seen} events, {} lost", listener.lost()?);
+    say(&format!("{seen} events, {} lost", listener.lost()? + window.over));
     Ok(())
+}
+
+/// The rate as the listener keeps to it; the kernel keeps to it about, each processor by itself.
+struct Window {
+    rate: u64,
+    began: Instant,
+    shown: u64,
+    over: u64,
+}
+
+impl Window {
+    fn has_room(&mut self) -> bool {
+        if self.began.elapsed() >= Duration::from_secs(1) {
+            (self.began, self.shown) = (Instant::now(), 0);
+        }
+        let has_room = self.rate == 0 || self.shown < self.rate;
+        self.shown += u64::from(has_room);
+        self.over += u64::from(!has_room);
+        has_room
+    }
+}
+
+/// A line for who waits for it, beside the events.
+fn say(line: &str) {
+    // Nobody may be there to read it.
+    drop(writeln!(io::stderr(), "{line}"));
 }
 
 async fn ended(end: Option<Instant>) {
@@ -212,13 +255,17 @@ async fn ended(end: Option<Instant>) {
 
 /// What the kernel is asked for.
 fn filter(args: &Args, snapshot: &Snapshot) -> anyhow::Result<Filter> {
-    let address = match &args.pod {
-        Some(pod) => match ends::clients(pod, snapshot)?.0.as_deref() {
-            Some([address, ..]) => Some(*address),
-            _ => bail!("`node` is no pod: use --address"),
+    let addresses = match &args.pod {
+        Some(pod) => match ends::clients(pod, snapshot)?.0 {
+            Some(addresses) => addresses,
+            None => bail!("`node` is no pod: use --address"),
         },
-        None => args.address,
+        None => args.address.into_iter().collect(),
     };
+    // Its calls have no address; old kernels do not tell whose they are.
+    let row =
+        snapshot.pods.iter().find(|row| args.pod.is_some() && addresses.contains(&row.address));
+    let netns = row.and_then(|row| namespace_cookie(row.netns.as_deref()?).ok());
     let service = match &args.service {
         Some(service) => Some(service_number(service, args, snapshot)?),
         None => None,
@@ -233,7 +280,8 @@ fn filter(args: &Args, snapshot: &Snapshot) -> anyhow::Result<Filter> {
             Verdict::Refused => Became::Refused,
         }),
         reason,
-        address,
+        addresses,
+        netns,
         port: args.port,
         protocol: args.protocol.map(|protocol| match protocol {
             Protocol::Tcp => protocol::TCP,
@@ -334,8 +382,14 @@ impl Shown {
         let row = self.row(event);
         match self.format {
             Format::Table => line(&row, text),
-            Format::Json => writeln!(text, "{}", serde_json::to_string(&row)?)?,
-            Format::Yaml => write!(text, "---\n{}", output::yaml(&row)?)?,
+            Format::Json => {
+                text.push_str(&serde_json::to_string(&row)?);
+                text.push('\n');
+            }
+            Format::Yaml => {
+                text.push_str("---\n");
+                text.push_str(&output::yaml(&row)?);
+            }
         }
         Ok(())
     }
@@ -388,7 +442,11 @@ impl Shown {
                     self.opening.clear();
                 }
                 let whom = end(event.becomes, event.becomes_port);
-                self.opening.entry((from, whom)).or_insert(event.time_ns);
+                let asked = self.opening.entry((from, whom)).or_insert(event.time_ns);
+                // An opening that is asked for again begins where it began; ports are used again.
+                if event.time_ns.saturating_sub(*asked) > LONGEST_OPENING_NS {
+                    *asked = event.time_ns;
+                }
                 None
             }
             tcp::SYN_ACK => {

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bowline_agent::datapath::Explanation;
+use bowline_agent::datapath::{Client, Explanation, Question};
 use serde::{Deserialize, Serialize};
 
 use crate::output;
@@ -35,6 +35,11 @@ pub(super) struct Tried {
 }
 
 impl Tried {
+    /// Where the kernel sends to.
+    pub(super) fn backend(&self) -> Option<SocketAddr> {
+        self.backend
+    }
+
     pub(super) fn went_well(&self) -> bool {
         self.error.is_none()
     }
@@ -48,7 +53,7 @@ impl fmt::Display for Tried {
             Some(error) => write!(f, "{error} after {time} us"),
             None => write!(
                 f,
-                "connected to {} in {time} us, as {}, which believes in {}",
+                "connected to {} in {time} us, as {}, which sees its peer as {}",
                 shown(self.backend),
                 shown(self.local),
                 shown(self.peer)
@@ -129,12 +134,30 @@ fn end(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
+/// What the names of such cgroups begin with.
+const OWN: &str = "explain-";
+
+/// Removes what one left that was killed.
+fn forget_dead(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(OWN));
+        let is_alive = |pid: &str| Path::new("/proc").join(pid).exists();
+        if owner.is_some_and(|pid| !is_alive(pid)) {
+            // Another one may be at it too.
+            drop(std::fs::remove_dir(entry.path()));
+        }
+    }
+}
+
 /// A cgroup that goes when this value does.
 struct OwnCgroup(PathBuf);
 
 impl OwnCgroup {
     fn below(parent: &Path) -> anyhow::Result<Self> {
-        let path = parent.join(format!("explain-{}", std::process::id()));
+        forget_dead(parent);
+        let path = parent.join(format!("{OWN}{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -151,7 +174,14 @@ impl Drop for OwnCgroup {
 }
 
 /// Tries it where the client is.
-pub(super) fn run(told: &Explanation, udp: bool) -> anyhow::Result<Tried> {
+pub(super) fn run(told: &Explanation, question: &Question) -> anyhow::Result<Tried> {
+    if let Client::Pod(address) = question.from
+        && told.netns.is_none()
+    {
+        bail!(
+            "where pod {address} lives is not known, so nothing is tried: is --run-dir the agent's?"
+        );
+    }
     let Some(cgroup) = &told.socket_cgroup else {
         bail!("where the socket hooks are attached is not known: has the agent started?");
     };
@@ -163,7 +193,7 @@ pub(super) fn run(told: &Explanation, udp: bool) -> anyhow::Result<Tried> {
         command.arg("--netns").arg(netns);
     }
     command.arg("--").arg(&program).args(["net", "probe", &told.to.to_string()]);
-    if udp {
+    if question.udp {
         command.arg("--udp");
     }
     let ended = command.output().context("cannot start a client")?;

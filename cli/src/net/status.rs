@@ -72,16 +72,26 @@ fn maps(rows: &[MapStatus], total: u64) -> Table {
 }
 
 fn programs(rows: &[ProgramStatus]) -> Table {
-    let mut table =
-        Table::new(["program", "id", "hook", "instructions", "verified", "attached to"]);
-    let count = |count: Option<u32>| count.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string());
+    let mut table = Table::new([
+        "program",
+        "id",
+        "hook",
+        "instructions",
+        "verified",
+        "runs",
+        "ns per run",
+        "attached to",
+    ]);
+    let count = |count: Option<u64>| count.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string());
     for row in rows {
         table.row([
             row.name.clone(),
             row.id.to_string(),
             row.hook.clone(),
-            count(row.instructions),
-            count(row.verified),
+            count(row.instructions.map(Into::into)),
+            count(row.verified.map(Into::into)),
+            count(row.runs),
+            count(row.nanoseconds_per_run),
             if row.attached.is_empty() { UNKNOWN.to_owned() } else { row.attached.join(", ") },
         ]);
     }

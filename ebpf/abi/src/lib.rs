@@ -81,6 +81,6 @@ plain! {
     U32Be = 4,
     u32 = 4,
     u64 = 8,
-    Wanted = 48,
+    Wanted = 72,
     u8 = 1,
 }

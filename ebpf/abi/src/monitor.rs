@@ -6,11 +6,14 @@ use crate::{Address, U16Be};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// By the kernel's monotonic clock, until when. Who listens moves it on, so that one who ended
-    /// without a word costs nothing soon.
+    /// By the kernel's monotonic clock, until when. Who listens moves it on; nothing is told after
+    /// it, and the agent clears what is past.
     pub until_ns: u64,
-    /// Of either end, as the packet has it or as it becomes; zeros are any.
-    pub address: Address,
+    /// Of a call: the cookie of the caller's network namespace. Zero is any.
+    pub netns: u64,
+    /// Of either end, as the packet has it or as it becomes; zeros are any. Where one of these or
+    /// `netns` is given, one of them has to fit.
+    pub addresses: [Address; 2],
     /// Bits of [`outcome`].
     pub outcomes: u32,
     /// The number of a [`crate::Reason`], plus one; zero is any.

@@ -37,8 +37,8 @@
 //! through a program do not multiply.
 
 use crate::abi::{
-    Address, Direction, Event, Flow, FlowKey, Mac, Pod, Reason, Route, ServiceKey, U32Be,
-    affinity_kind, flow_kind, pod_flags, protocol, route_flags, state,
+    Address, Direction, Event, Flow, FlowKey, Mac, NO_SERVICE, Pod, Reason, Route, ServiceKey,
+    U32Be, affinity_kind, flow_kind, pod_flags, protocol, route_flags, state,
 };
 use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
@@ -106,7 +106,7 @@ pub enum Change {
 pub struct Rewrite {
     pub change: Change,
     pub ends: Ends,
-    /// Whose translation this is: index into SERVICE_COUNTERS.
+    /// Whose translation or refusal this is: index into SERVICE_COUNTERS, or [`NO_SERVICE`].
     pub service: u32,
 }
 
@@ -168,7 +168,7 @@ pub fn from_pod<M: PacketMaps, F: Frame>(
     work: &mut Work,
     ifindex: u32,
 ) -> Verdict {
-    work.rewrite.change = Change::Nothing;
+    begin(work);
     let control = match control(frame, &work.packet) {
         Ok(Control::Neighbor) if stays_on_link(maps, &work.packet, ifindex) => {
             return Verdict::Stack;
@@ -245,7 +245,7 @@ const UNSPECIFIED: Address = Address::from_words([U32Be::new(0); 4]);
 /// A packet that arrived on the uplink or out of the tunnel.
 #[inline(always)]
 pub fn from_uplink<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work) -> Verdict {
-    work.rewrite.change = Change::Nothing;
+    begin(work);
     let packet = &work.packet;
     if packet.hop_limit <= 1 || packet.flags & packet_flags::SOURCE_ROUTE != 0 {
         return Verdict::Stack;
@@ -260,11 +260,17 @@ pub fn from_uplink<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work
 /// A packet that the node's stack hands to a pod: only answers may need their name back.
 #[inline(always)]
 pub fn to_pod<M: PacketMaps, F: Frame>(maps: &M, frame: &F, work: &mut Work) -> Verdict {
-    work.rewrite.change = Change::Nothing;
+    begin(work);
     match maps.pod(&work.packet.destination) {
         Some(pod) => arriving(maps, frame, work, &pod, Verdict::Stack),
         None => Verdict::Stack,
     }
+}
+
+#[inline(always)]
+fn begin(work: &mut Work) {
+    work.rewrite.change = Change::Nothing;
+    work.rewrite.service = NO_SERVICE;
 }
 
 #[inline(always)]
@@ -491,6 +497,7 @@ fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
     let (id, number, backend) = match choose(maps, &service, None, || maps.random(), client) {
         Choice::NotAService => return unless_service(maps, work, Reason::UnknownPort),
         Choice::NoBackend { service } => {
+            work.rewrite.service = service;
             maps.count_refused(service);
             return drop(work, Reason::NoBackend);
         }

@@ -28,15 +28,26 @@ pub fn is_wanted(wanted: &Wanted, event: &Event, random: impl Fn() -> u32) -> bo
     {
         return false;
     }
-    let address = &wanted.address;
-    if !address.same(&Address::default())
-        && !address.same(&event.source)
-        && !address.same(&event.destination)
-        && !address.same(&event.becomes)
-    {
+    let [one, other] = &wanted.addresses;
+    let is_any = wanted.netns == 0 && is_none(one) && is_none(other);
+    let is_called = wanted.netns != 0 && wanted.netns == event.netns;
+    if !is_any && !is_called && !is_end(event, one) && !is_end(event, other) {
         return false;
     }
-    wanted.sample <= 1 || random() % wanted.sample == 0
+    wanted.sample <= 1 || random().is_multiple_of(wanted.sample)
+}
+
+#[inline(always)]
+fn is_none(address: &Address) -> bool {
+    address.same(&Address::default())
+}
+
+#[inline(always)]
+fn is_end(event: &Event, address: &Address) -> bool {
+    !is_none(address)
+        && (address.same(&event.source)
+            || address.same(&event.destination)
+            || address.same(&event.becomes))
 }
 
 /// Counts an event that is about to be told; false if it is one too many.
@@ -76,6 +87,7 @@ mod tests {
             protocol: 6,
             reason: Reason::Balanced as u16,
             service: 3,
+            netns: 77,
             ..Event::default()
         }
     }
@@ -84,7 +96,8 @@ mod tests {
     fn each_filter_lets_through_what_it_names() {
         let all = Wanted { until_ns: 9, outcomes: outcome::PASSED, ..Wanted::default() };
         let port = |port| Wanted { port: U16Be::new(port), ..all };
-        let at = |text: &str| Wanted { address: address(text), ..all };
+        let at = |text: &str| Wanted { addresses: [Address::default(), address(text)], ..all };
+        let of = |netns| Wanted { netns, addresses: [address("10.1.1.1"); 2], ..all };
         let table = [
             ("everything", all, true),
             ("nothing", Wanted::default(), false),
@@ -104,6 +117,8 @@ mod tests {
             ("destination", at("10.9.8.7"), true),
             ("the backend", at("10.240.1.9"), true),
             ("another address", at("10.240.1.8"), false),
+            ("the caller", of(77), true),
+            ("another caller", of(78), false),
         ];
         for (what, wanted, told) in table {
             assert_eq!(is_wanted(&wanted, &event(), || 0), told, "{what}");

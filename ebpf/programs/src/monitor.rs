@@ -18,6 +18,9 @@ static EVENTS: RingBuf = RingBuf::pinned(size::EVENTS, 0);
 #[map]
 static TOLD: PerCpuArray<Told> = PerCpuArray::pinned(1, 0);
 
+/// Who listens looks by himself (`BPF_RB_NO_WAKEUP`).
+const NO_WAKEUP: u64 = 1;
+
 /// Whether anybody wants to be told of things that end so.
 #[inline(always)]
 pub fn listens(reason: u16) -> bool {
@@ -42,7 +45,9 @@ fn tell(event: &Event) {
     // SAFETY: per-CPU memory that stays valid while the program runs. A call on a socket may be
     // interrupted by a packet's program: then one event is not counted.
     let told = unsafe { &mut *told };
-    if !is_within_limit(wanted, told, event.time_ns) || EVENTS.output::<Event>(event, 0).is_err() {
+    if !is_within_limit(wanted, told, event.time_ns)
+        || EVENTS.output::<Event>(event, NO_WAKEUP).is_err()
+    {
         told.lost += 1;
     }
 }
@@ -69,7 +74,7 @@ pub fn tell_packet<F: Frame>(
     event.direction = direction as u16;
     event.ifindex = ifindex;
     event.bytes = frame.length();
-    event.service = NO_SERVICE;
+    event.service = work.rewrite.service;
     let has_ports = packet.has_ports() && packet.fragment != Fragment::Later;
     let ports = if has_ports { packet.ports(frame) } else { None }.unwrap_or_default();
     event.source_port = ports.source;
@@ -85,7 +90,6 @@ pub fn tell_packet<F: Frame>(
         let end = if is_answer { &ends.source } else { &ends.destination };
         event.becomes = end.address;
         event.becomes_port = end.port;
-        event.service = work.rewrite.service;
     }
     tell(event);
 }
@@ -113,7 +117,12 @@ pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: 
         return;
     };
     let now = now();
-    if now > wanted.until_ns {
+    // What is surely not wanted takes no room: it is looked at whole only there.
+    if now > wanted.until_ns
+        || wanted.protocol != 0 && wanted.protocol != key.protocol
+        || wanted.reason != 0 && wanted.reason - 1 != reason as u32
+        || wanted.service != 0 && wanted.service - 1 != service
+    {
         return;
     }
     // SAFETY: as in `tell`.
@@ -144,11 +153,11 @@ pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: 
     };
     // SAFETY: the helper takes nothing.
     if !is_wanted(wanted, event, || unsafe { bpf_get_prandom_u32() }) {
-        entry.discard(0);
+        entry.discard(NO_WAKEUP);
     } else if is_within_limit(wanted, told, now) {
-        entry.submit(0);
+        entry.submit(NO_WAKEUP);
     } else {
         told.lost += 1;
-        entry.discard(0);
+        entry.discard(NO_WAKEUP);
     }
 }

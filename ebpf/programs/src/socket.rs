@@ -106,12 +106,12 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         },
     };
     let Near { address, port } = near;
+    if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &address, port, 0)) {
+        return not_stored(ctx, &key, service);
+    }
     if listens(Reason::Balanced as u16) {
         let backend = Frontend { address, port, pad: 0 };
         tell_call(&key, &backend, Reason::Balanced, service, netns(ctx));
-    }
-    if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &address, port, 0)) {
-        return not_stored();
     }
     set_address(ctx, family, &address, port);
     ALLOW
@@ -162,7 +162,7 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
                 }
             }
             Converse::OtherName => continue,
-            Converse::NotStored => return not_stored(),
+            Converse::NotStored => return not_stored(ctx, &key, service),
         }
         set_address(ctx, family, &backend.address, backend.port);
         return ALLOW;
@@ -200,8 +200,12 @@ fn conversation(
 }
 
 #[inline(always)]
-fn not_stored() -> i32 {
-    count(Reason::FlowNotStored, Direction::Socket, 0);
+fn not_stored(ctx: &SockAddrContext, key: &ServiceKey, service: u32) -> i32 {
+    let reason = Reason::FlowNotStored;
+    count(reason, Direction::Socket, 0);
+    if listens(reason as u16) {
+        tell_call(key, &Frontend::default(), reason, service, netns(ctx));
+    }
     REFUSE
 }
 
