@@ -53,7 +53,8 @@ mod tcp {
   bowline net monitor --node node1 --pod web --port 53 --protocol udp -o json
   bowline net monitor --node node1 --rate 0 --sample 1000 --duration 10
 
-A packet shows at each hook that it meets, a call on a socket once. One can listen on a node at a
+A packet shows at each hook that it meets; a connect() once, a sendto() when it is refused. One can
+listen on a node at a
 time.")]
 pub(super) struct Args {
     /// Of or to this pod of the node, its calls included: as NAME, NAMESPACE/NAME or address

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use bowline_ebpf_abi::{
-    Address, Direction, Event, Frontend, NO_SERVICE, Reason, ServiceKey, Told, U16Be, Wanted, size,
+    Address, Direction, Event, NO_SERVICE, Reason, ServiceKey, Told, U16Be, U32Be, Wanted, size,
 };
 use bowline_ebpf_datapath::{
     Change, Fragment, Frame, Work, is_wanted, is_within_limit, outcome_of,
@@ -109,10 +109,52 @@ pub fn tell_unread(work: &mut Work, reason: u16, ifindex: u32, bytes: u32, direc
     tell(&work.event);
 }
 
-/// A call on a socket of this network namespace: to a service's name, and to which backend. It is
+/// What has no room of its own among the five that a function of the kernel takes.
+#[derive(Clone, Copy)]
+struct End(u32);
+
+impl End {
+    const fn new(port: U16Be, reason: Reason) -> Self {
+        Self((port.bits() as u32) << 16 | reason as u32)
+    }
+
+    const fn port(self) -> U16Be {
+        U16Be::from_bits((self.0 >> 16) as u16)
+    }
+
+    const fn reason(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+/// A call on a socket of this network namespace that got this backend.
+#[inline(always)]
+pub fn tell_balanced(
+    key: &ServiceKey,
+    backend: &Address,
+    port: U16Be,
+    service: u32,
+    netns: impl Fn() -> u64,
+) {
+    if listens(Reason::Balanced as u16) {
+        tell_call(key, backend, End::new(port, Reason::Balanced), service, netns());
+    }
+}
+
+/// One that was refused.
+#[inline(always)]
+pub fn tell_refused(key: &ServiceKey, reason: Reason, service: u32, netns: impl Fn() -> u64) {
+    // Not on the stack: these programs have none to spare.
+    const NOBODY: Address = Address::from_words([U32Be::new(0); 4]);
+    if listens(reason as u16) {
+        tell_call(key, &NOBODY, End::new(U16Be::new(0), reason), service, netns());
+    }
+}
+
+/// A call on a socket: to a service's name, and to which backend. It is
 /// written where it is read from: these programs have no stack to spare, and may be interrupted.
 #[inline(never)]
-pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: u32, netns: u64) {
+fn tell_call(key: &ServiceKey, becomes: &Address, end: End, service: u32, netns: u64) {
     let (Some(wanted), Some(told)) = (MONITOR.get(0), TOLD.get_ptr_mut(0)) else {
         return;
     };
@@ -120,7 +162,7 @@ pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: 
     // What is surely not wanted takes no room: it is looked at whole only there.
     if now > wanted.until_ns
         || wanted.protocol != 0 && wanted.protocol != key.protocol
-        || wanted.reason != 0 && wanted.reason - 1 != reason as u32
+        || wanted.reason != 0 && wanted.reason - 1 != end.reason() as u32
         || wanted.service != 0 && wanted.service - 1 != service
     {
         return;
@@ -138,13 +180,13 @@ pub fn tell_call(key: &ServiceKey, becomes: &Frontend, reason: Reason, service: 
         (*event).netns = netns;
         (*event).source = Address::default();
         (*event).destination = key.address;
-        (*event).becomes = becomes.address;
+        (*event).becomes = *becomes;
         (*event).source_port = U16Be::default();
         (*event).destination_port = key.port;
-        (*event).becomes_port = becomes.port;
+        (*event).becomes_port = end.port();
         (*event).protocol = key.protocol;
         (*event).tcp_flags = 0;
-        (*event).reason = reason as u16;
+        (*event).reason = end.reason();
         (*event).direction = Direction::Socket as u16;
         (*event).ifindex = 0;
         (*event).bytes = 0;

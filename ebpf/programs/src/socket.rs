@@ -24,7 +24,7 @@ use crate::maps::{
     KernelMaps, count, count_connection, count_connection_at, count_refused, edition, in_span,
     line, place_of,
 };
-use crate::monitor::{listens, tell_call};
+use crate::monitor::{tell_balanced, tell_refused};
 use crate::settings::{can_set_retval, node_netns};
 
 const REFUSE: i32 = 0;
@@ -109,10 +109,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     if !datapath::connect(&KernelMaps, &conversation(cookie(ctx), &key, &address, port, 0)) {
         return not_stored(ctx, &key, service);
     }
-    if listens(Reason::Balanced as u16) {
-        let backend = Frontend { address, port, pad: 0 };
-        tell_call(&key, &backend, Reason::Balanced, service, netns(ctx));
-    }
+    tell_balanced(&key, &address, port, service, || netns(ctx));
     set_address(ctx, family, &address, port);
     ALLOW
 }
@@ -155,11 +152,6 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
             Converse::Known => {}
             Converse::Begun => {
                 count_connection(service);
-                if listens(Reason::Balanced as u16) {
-                    let Backend { address, port, .. } = backend;
-                    let backend = Frontend { address, port, pad: 0 };
-                    tell_call(&key, &backend, Reason::Balanced, service, netns(ctx));
-                }
             }
             Converse::OtherName => continue,
             Converse::NotStored => return not_stored(ctx, &key, service),
@@ -203,9 +195,7 @@ fn conversation(
 fn not_stored(ctx: &SockAddrContext, key: &ServiceKey, service: u32) -> i32 {
     let reason = Reason::FlowNotStored;
     count(reason, Direction::Socket, 0);
-    if listens(reason as u16) {
-        tell_call(key, &Frontend::default(), reason, service, netns(ctx));
-    }
+    tell_refused(key, reason, service, || netns(ctx));
     REFUSE
 }
 
@@ -229,9 +219,7 @@ fn refuse_of(ctx: &SockAddrContext, key: &ServiceKey, service: u32) -> i32 {
 #[inline(always)]
 fn refuse(ctx: &SockAddrContext, key: &ServiceKey, reason: Reason, service: u32) -> i32 {
     count(reason, Direction::Socket, 0);
-    if listens(reason as u16) {
-        tell_call(key, &Frontend::default(), reason, service, netns(ctx));
-    }
+    tell_refused(key, reason, service, || netns(ctx));
     if can_set_retval() {
         // SAFETY: the helper takes any error number; this branch exists only where it does.
         unsafe { bpf_set_retval(-ECONNREFUSED) };
