@@ -19,6 +19,7 @@ use super::pins::Pins;
 use super::snapshot::protocol_name;
 use super::table::{ReadMapsFailed, Table, bytes};
 use super::verify::Shown;
+use crate::network::hardware_address;
 
 /// One entry of a map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -228,7 +229,7 @@ impl Field for Address {
 
 impl Field for Mac {
     fn field(&self) -> Value {
-        self.octets().map(|byte| format!("{byte:02x}")).join(":").into()
+        hardware_address(&self.octets()).into()
     }
 }
 

@@ -52,6 +52,13 @@ pub struct Question {
     pub udp: bool,
 }
 
+impl Question {
+    /// Its number in the IP header.
+    const fn protocol(&self) -> u8 {
+        if self.udp { protocol::UDP } else { protocol::TCP }
+    }
+}
+
 /// Where a node's data plane is.
 #[derive(Clone, Debug)]
 pub struct NodePlace {
@@ -155,12 +162,11 @@ struct Sender {
 
 impl<'a> Way<'a> {
     fn begin(place: &'a NodePlace, question: &'a Question) -> Result<Self, ExplainFailed> {
-        let number = if question.udp { protocol::UDP } else { protocol::TCP };
         let condition = Condition::read(&place.condition_file);
         let told = Explanation {
             client: String::new(),
             to: question.to,
-            protocol: protocol_name(number),
+            protocol: protocol_name(question.protocol()),
             service: None,
             candidates: Vec::new(),
             steps: Vec::new(),
@@ -193,9 +199,8 @@ impl<'a> Way<'a> {
     }
 
     fn key(&self) -> ServiceKey {
-        let number = if self.question.udp { protocol::UDP } else { protocol::TCP };
         let to = self.question.to;
-        ServiceKey::new(to.ip().into(), U16Be::new(to.port()), number)
+        ServiceKey::new(to.ip().into(), U16Be::new(to.port()), self.question.protocol())
     }
 
     fn target(&self, end: &SocketAddr) -> String {

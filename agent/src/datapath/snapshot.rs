@@ -22,6 +22,7 @@ use super::pins::Pins;
 use super::sizes::flag_of;
 use super::store::slots_of;
 use super::table::{ReadMapsFailed, Table};
+use crate::network::hardware_address;
 
 /// One virtual address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -271,15 +272,13 @@ impl Snapshot {
     fn read_pods(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
         let table: Table<Address, Pod> = Table::open(maps, map::PODS)?;
         for (address, pod) in table.entries()? {
-            let mac: Vec<String> =
-                pod.mac.octets().iter().map(|byte| format!("{byte:02x}")).collect();
             self.pods.push(PodRow {
                 namespace: None,
                 name: None,
                 uid: None,
                 address: address.into(),
                 ifindex: pod.ifindex,
-                mac: mac.join(":"),
+                mac: hardware_address(&pod.mac.octets()),
                 netns: None,
             });
         }
