@@ -279,7 +279,8 @@ impl Cluster {
         output(&mut down)
     }
 
-    /// An error with the last lines of each log, which are gone after `down`.
+    /// An error with the last lines of each log and what happened to the pods, which are gone after
+    /// `down`.
     pub fn with_logs(&self, error: anyhow::Error) -> anyhow::Error {
         let mut text = String::new();
         let entries = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
@@ -288,6 +289,20 @@ impl Cluster {
             let lines: Vec<&str> = log.lines().filter(|l| !l.contains("level=info")).collect();
             let last = lines[lines.len().saturating_sub(20)..].join("\n");
             text.push_str(&format!("\n--- {}\n{last}", path.display()));
+        }
+        for what in ["pods", "events"] {
+            let said = self.bowline(&["get", what, "-A", "-o", "wide"]).and_then(|get| {
+                // The server may be what hangs.
+                output(
+                    command("timeout")
+                        .arg("10")
+                        .arg(get.get_program())
+                        .args(get.get_args())
+                        .env("KUBECONFIG", self.kubeconfig()),
+                )
+            });
+            let said = said.unwrap_or_else(|error| format!("{error:#}"));
+            text.push_str(&format!("\n--- {what}\n{said}"));
         }
         error.context(format!("the ends of the cluster's logs:{text}\n--- and the failure"))
     }
