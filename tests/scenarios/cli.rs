@@ -178,7 +178,7 @@ fn data_plane(stage: &EchoStage) -> Result<()> {
                     "routes" => routes_hold(&value, &routes, &node.name),
                     "counters" => all_have(&value, &["reason", "direction", "packets", "bytes"]),
                     "maps" => maps_hold(&value),
-                    "features" => all_have(&value, &["name", "neededFrom", "used"]),
+                    "features" => features_hold(&value),
                     "programs" => all_have(&value, &["name", "id", "hook", "instructions"]),
                     _ => condition_holds(&value),
                 };
@@ -335,15 +335,38 @@ fn maps_hold(value: &Value) -> Result<Vec<String>> {
 }
 
 fn condition_holds(value: &Value) -> Result<Vec<String>> {
-    let mut words = Vec::new();
-    for part in ["features", "maps", "programs"] {
+    let mut words = features_hold(&value["features"]).context("features")?;
+    for part in ["maps", "programs"] {
         all_have(&value[part], &["name"]).with_context(|| part.to_owned())?;
         words.extend(rows(&value[part])?.iter().map(|row| text(row, "name").to_owned()));
     }
+    let mut bytes = 0;
+    for map in rows(&value["maps"])? {
+        let own = map["bytes"].as_u64().filter(|bytes| *bytes > 0);
+        bytes += own.with_context(|| format!("no memory: {map}"))?;
+    }
+    ensure!(value["mapBytes"] == bytes, "{} is not the sum of {bytes}", value["mapBytes"]);
     let programs = rows(&value["programs"])?.iter().map(|row| text(row, "name"));
     let unknown: Vec<&str> = programs.filter(|name| !PROGRAMS.contains(name)).collect();
     ensure!(unknown.is_empty(), "what `down` leaves of {unknown:?} would not be seen");
     Ok(words)
+}
+
+/// Each feature has its name, the first kernel with it, whether this one has it, and whether it is
+/// used, which it cannot be where it is not there.
+fn features_hold(value: &Value) -> Result<Vec<String>> {
+    all_have(value, &["name", "neededFrom", "present", "used"])?;
+    let is_version = |text: &str| text.contains('.') && text.split('.').all(is_number);
+    for row in rows(value)? {
+        ensure!(is_version(text(row, "neededFrom")), "no kernel: {row}");
+        let flags = (row["present"].as_bool(), row["used"].as_bool());
+        ensure!(matches!(flags, (Some(true), Some(_)) | (Some(false), Some(false))), "{row}");
+    }
+    Ok(rows(value)?.iter().map(|row| text(row, "name").to_owned()).collect())
+}
+
+fn is_number(text: &str) -> bool {
+    text.parse::<u32>().is_ok()
 }
 
 /// There are rows, and none lacks a field.

@@ -58,6 +58,7 @@ async fn play(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     says(kubectl, "label pods -l app=web tier=front", &["labeled"])?;
     says(kubectl, "get pods -l tier=front --no-headers", &["web-"])?;
     create_and_delete(kubectl)?;
+    warned_of_sctp(cluster, kubectl)?;
     every_kind(cluster, &api, kubectl).await?;
     a_changed_manifest(cluster, kubectl)?;
     says(kubectl, &format!("delete -f {manifest}"), &["deleted"])?;
@@ -237,6 +238,43 @@ fn create_and_delete(kubectl: &Kubectl) -> Result<()> {
     says(kubectl, "get configmap settings -n side -o jsonpath={.data.a}", &["1"])?;
     says(kubectl, "delete configmap settings -n side", &["deleted"])?;
     says(kubectl, "delete namespace side", &["deleted"])
+}
+
+const SCTP: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: streams}
+spec:
+  selector: {app: web}
+  ports:
+    - {name: web, port: 80}
+    - {name: streams, port: 36412, protocol: SCTP}
+"#;
+
+/// A service that is not balanced is taken, and its owner is told: by each verb that writes it.
+fn warned_of_sctp(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
+    let manifest = cluster.dir.join("logs/sctp.yaml");
+    let apply = format!("apply -f {}", manifest.display());
+    let replace = format!("replace -f {}", manifest.display());
+    let text = SCTP.replace("name: streams}\nspec", "name: streams, labels: {a: b}}\nspec");
+    for (text, line, done) in [
+        (SCTP, &apply, "service/streams created"),
+        (&text, &apply, "service/streams configured"),
+        (SCTP, &replace, "service/streams replaced"),
+    ] {
+        std::fs::write(&manifest, text)?;
+        let ended = kubectl.try_run(line)?;
+        let said = String::from_utf8_lossy(&ended.stdout);
+        ensure!(ended.status.success() && said.contains(done), "`{line}`: {said}");
+        let warned = String::from_utf8_lossy(&ended.stderr);
+        let ours = "Warning: spec.ports[1].protocol: SCTP is not balanced";
+        ensure!(warned.lines().any(|line| line.starts_with(ours)), "`{line}`: {warned}");
+    }
+    says(kubectl, "get service streams", &["80/TCP,36412/SCTP"])?;
+    let delete = kubectl.try_run("delete service streams")?;
+    let warned = String::from_utf8_lossy(&delete.stderr);
+    ensure!(delete.status.success() && !warned.contains("SCTP"), "{warned}");
+    Ok(())
 }
 
 const CREATED: &str = r#"

@@ -240,12 +240,33 @@ async fn sctp_is_accepted_with_a_warning() {
     let server = server().await;
     let ports = json!({ "ports": [{ "port": 80, "name": "a" },
         { "port": 81, "name": "b", "protocol": "SCTP" }] });
-    let made = create(&server, "s", ports).await;
-    let warning = made.headers["warning"].to_str().unwrap().to_owned();
-    assert!(
-        warning.starts_with("299 - \"spec.ports[1].protocol: SCTP is not balanced"),
-        "{warning}"
-    );
+    let warns = |answer: &Answer| {
+        let warning = answer.headers["warning"].to_str().unwrap();
+        let expected = "299 - \"spec.ports[1].protocol: SCTP is not balanced";
+        assert!(warning.starts_with(expected), "{warning}");
+    };
+    let made = create(&server, "s", ports.clone()).await;
+    warns(&made);
     made.expect(201);
-    assert!(create(&server, "t", json!({})).await.headers.get("warning").is_none());
+    let plain = create(&server, "t", json!({})).await;
+    assert!(plain.headers.get("warning").is_none());
+    plain.expect(201);
+
+    // The same of a service that becomes one, or is touched as one, by whatever verb.
+    let path = format!("{SERVICES}/t");
+    let mut wanted = service("t", ports);
+    wanted["metadata"]["resourceVersion"] = json!("");
+    let put = call("PUT", &path).json(&wanted).send(&server).await;
+    warns(&put);
+    assert_eq!(put.expect(200)["spec"]["ports"][1]["protocol"], "SCTP");
+    let patch = |patch: Value| {
+        let patched = call("PATCH", &path).header("content-type", "application/merge-patch+json");
+        patched.json(&patch)
+    };
+    let labelled = patch(json!({ "metadata": { "labels": { "a": "b" } } })).send(&server).await;
+    warns(&labelled);
+    labelled.expect(200);
+    let back = patch(json!({ "spec": { "ports": [{ "port": 80 }] } })).send(&server).await;
+    assert!(back.headers.get("warning").is_none());
+    back.expect(200);
 }
