@@ -130,6 +130,9 @@ pub(crate) fn spread(pick: u32, count: u32) -> u32 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     extern crate std;
     use super::*;

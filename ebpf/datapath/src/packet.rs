@@ -390,3 +390,6 @@ impl Packet {
         frame.load(self.transport)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -348,3 +348,34 @@ fn ports_are_each_slice_s_own() {
         ]
     );
 }
+
+proptest::proptest! {
+    /// Whatever the endpoints' conditions: ready ones are used and nobody else, those that end and
+    /// still serve only when there is no ready one.
+    #[test]
+    fn who_terminates_is_a_last_resort(
+        all in proptest::collection::vec(proptest::prelude::any::<[bool; 3]>(), 0..12),
+        parts in 1..4usize,
+    ) {
+        let endpoint = |(number, conditions): (usize, &[bool; 3])| {
+            let [ready, serving, terminating] = conditions;
+            json!({"addresses": [format!("10.240.0.{}", number + 10)],
+                "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+        };
+        let endpoints: Vec<Value> = all.iter().enumerate().map(endpoint).collect();
+        let slices: Vec<EndpointSlice> = endpoints
+            .chunks(all.len().div_ceil(parts).max(1))
+            .map(|part| slice(&json!(part)))
+            .collect();
+        let those = |wanted: fn(&[bool; 3]) -> bool| -> Vec<String> {
+            let numbers = all.iter().enumerate().filter(|(_, conditions)| wanted(conditions));
+            numbers.map(|(number, _)| format!("10.240.0.{}:9376", number + 10)).collect()
+        };
+        let mut expected = those(|[ready, ..]| *ready);
+        if expected.is_empty() {
+            expected = those(|[_, serving, terminating]| *serving && *terminating);
+        }
+        let found = table_of(&service(&json!({})), &slices);
+        proptest::prop_assert_eq!(found, [format!("10.9.8.7:80/6 -> {}", expected.join(" "))]);
+    }
+}
