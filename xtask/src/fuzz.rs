@@ -26,6 +26,20 @@ const INSTRUMENTATION: [&str; 7] = [
 /// An input that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Lints the target, so that each run of the tests notices when it no longer compiles. libFuzzer
+/// itself, half a minute of C++, is left out: nothing is linked here.
+pub(crate) fn lint() -> Result<()> {
+    let package = workspace::root().join("ebpf/datapath/fuzz");
+    process::run(
+        workspace::cargo()
+            .current_dir(&package)
+            // Any file that is there: a library that is somewhere else is not built.
+            .env("CUSTOM_LIBFUZZER_PATH", package.join("Cargo.toml"))
+            .env("CARGO_TARGET_DIR", workspace::target().join("fuzz"))
+            .args(["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]),
+    )
+}
+
 /// Fuzzes for this long; an input that breaks something is an error.
 pub(crate) fn run(time: Duration) -> Result<()> {
     let directory = workspace::target().join("fuzz");

@@ -73,7 +73,8 @@ fn lint() -> Result<()> {
         cargo(&["fmt", "--check", "--manifest-path", manifest])?;
     }
     tidy::check()?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    fuzz::lint()
 }
 
 fn build_all(upgrades: bool) -> Result<()> {
