@@ -67,6 +67,19 @@ impl Machine {
     }
 }
 
+/// The numbers of the kernel's programs with names of ours, each with how many links it has.
+pub fn programs() -> Result<BTreeMap<u64, usize>> {
+    let programs = whole(loaded_programs)?.into_iter();
+    let ours = programs.filter(|it| it.name_as_str().is_some_and(|name| PROGRAMS.contains(&name)));
+    let mut found: BTreeMap<u64, usize> = ours.map(|it| (it.id().into(), 0)).collect();
+    for link in whole(loaded_links)? {
+        if let Some(links) = found.get_mut(&link.program_id().into()) {
+            *links += 1;
+        }
+    }
+    Ok(found)
+}
+
 /// Programs with names of ours, and links to them.
 fn bpf() -> Result<Vec<String>> {
     let programs: BTreeMap<u32, String> = whole(loaded_programs)?

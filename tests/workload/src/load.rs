@@ -86,6 +86,7 @@ fn collect(threads: Vec<JoinHandle<Tally>>) -> Result<Tally, String> {
 fn work(target: SocketAddr, budget: &Budget, keep_alive: bool, every: Duration) -> Tally {
     let mut tally = Tally::default();
     let mut connection = None;
+    let mut due = Instant::now();
     while budget.take() {
         let start = Instant::now();
         match request(target, &mut connection, keep_alive, &mut tally) {
@@ -96,7 +97,9 @@ fn work(target: SocketAddr, budget: &Budget, keep_alive: bool, every: Duration) 
             Ok(reply) => tally.fail(format!("status {}", reply.status)),
             Err(error) => tally.fail(error.to_string()),
         }
-        std::thread::sleep(every.saturating_sub(start.elapsed()));
+        // What had to wait is made up for: the rate is the one that was asked for.
+        due += every;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     tally
 }
