@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
 use super::condition::Condition;
+use super::filters;
 use super::links;
 use super::pins::Pins;
 use super::syscall;
@@ -137,7 +138,7 @@ pub(super) fn packet_program(
     let hook = condition.programs.iter().find(|loaded| loaded.name == program);
     if hook.is_some_and(|loaded| loaded.hook.starts_with("clsact")) {
         let number = inside(netns, || {
-            links::filter_of(program, ifindex)
+            filters::program_of(program, ifindex)
                 .map_err(|error| ReadKernelFailed::Ask(error.to_string()))
         })?;
         return Ok(number.map_or(Attached::Not("no filter of ours is there"), Attached::Runs));

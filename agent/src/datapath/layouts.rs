@@ -117,6 +117,11 @@ impl Conversion {
         Some(Self { size: to.size, moves })
     }
 
+    /// Of what comes out.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     /// `bytes`, which have the size that the conversion is from, as the other build writes them.
     pub(super) fn convert(&self, bytes: &[u8]) -> Vec<u8> {
         let mut converted = vec![0; self.size];

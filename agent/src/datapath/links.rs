@@ -3,8 +3,7 @@
 //! Guarantees: an attached program stays attached when the agent dies; attaching again replaces the
 //! program between one packet (or system call) and the next. A pinned link whose cgroup or
 //! interface is gone is made anew.
-//! From Linux 6.6 on packets are seen through TCX links; below, through a filter of the clsact
-//! queueing discipline, which has no pin because it lives as long as its interface.
+//! From Linux 6.6 on packets are seen through TCX links; below, through filters, see `filters`.
 
 use std::fs::File;
 use std::io;
@@ -12,17 +11,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::Link as _;
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-};
-use aya::programs::{ProgramError, TcAttachType};
 use nix::libc;
-use nix::sys::socket::SockProtocol;
 
 use super::features::{Feature, Features};
+use super::filters::{self, Whose};
 use super::kernel::Attached;
-use super::netlink::{Question, attribute, field};
 use super::pins::Pins;
 use super::programs::{LoadProgramsFailed, PacketProgram, Programs, SOCKET_PROGRAMS};
 use super::syscall::{self, AttachPoint};
@@ -53,9 +46,6 @@ impl PacketHook {
         if features.uses(Feature::Tcx) { Self::Tcx } else { Self::Clsact }
     }
 }
-
-/// The place of our filter among those of an interface.
-const FILTER: NlOptions = NlOptions { priority: 1, handle: TcHandle::new(0, 1), classid: None };
 
 /// What an attached program is, and what it hangs on.
 struct Place {
@@ -116,12 +106,33 @@ pub(super) fn attach_packets(
     hook: PacketHook,
 ) -> Result<(), AttachProgramFailed> {
     match hook {
-        PacketHook::Clsact => attach_filter(programs, which, ifindex).map(drop),
+        PacketHook::Clsact => filters::attach(programs, which, ifindex).map(drop),
         PacketHook::Tcx => {
             let place = packet_place(pins, which, ifindex);
             attach_at(programs, &place, || format!("interface {ifindex}"))
         }
     }
+}
+
+/// Attaches a packet program in place of an earlier agent's. One that begins `anew`, beside another
+/// build's, is the first to see packets also where its own was left behind.
+pub(super) fn take_over_packets(
+    programs: &mut Programs,
+    pins: &Pins,
+    which: PacketProgram,
+    ifindex: u32,
+    (hook, anew): (PacketHook, bool),
+) -> Result<(), AttachProgramFailed> {
+    if anew && hook == PacketHook::Clsact {
+        filters::forget(which, ifindex, Whose::Own)
+            .map_err(|source| not_forgotten(which, ifindex, source))?;
+    }
+    attach_packets(programs, pins, which, ifindex, hook)
+}
+
+fn not_forgotten(which: PacketProgram, ifindex: u32, source: io::Error) -> AttachProgramFailed {
+    let target = format!("interface {ifindex}");
+    AttachProgramFailed::Link { program: which.name(), target, source }
 }
 
 fn attach_at(
@@ -161,7 +172,7 @@ pub(super) fn repair_packets(
     let target = || interface_name(ifindex).unwrap_or_else(|| ifindex.to_string());
     match hook {
         PacketHook::Clsact => {
-            let found = attach_filter(programs, which, ifindex)?;
+            let found = filters::attach(programs, which, ifindex)?;
             let program = which.name();
             Ok(found.map(|found| LinkRepair { program, target: target(), found }))
         }
@@ -216,63 +227,20 @@ fn damage(program: BorrowedFd<'_>, place: &Place) -> io::Result<Option<&'static 
     })
 }
 
-/// Attaches a packet program in place of an earlier agent's, which may have used another hook:
-/// packets are seen by one of them or for a moment by both.
-pub(super) fn take_over_packets(
-    programs: &mut Programs,
+/// Forgets what an earlier agent attached to an interface, which this one does not use: by another
+/// hook, or by clsact of a build with other map layouts.
+pub(super) fn forget_predecessors(
     pins: &Pins,
     which: PacketProgram,
     ifindex: u32,
     hook: PacketHook,
 ) -> Result<(), AttachProgramFailed> {
-    attach_packets(programs, pins, which, ifindex, hook)?;
-    forget_other_hook(pins, which, ifindex, hook).map_err(|source| AttachProgramFailed::Link {
-        program: which.name(),
-        target: format!("interface {ifindex}"),
-        source,
-    })
-}
-
-fn forget_other_hook(
-    pins: &Pins,
-    which: PacketProgram,
-    ifindex: u32,
-    hook: PacketHook,
-) -> io::Result<()> {
-    if hook == PacketHook::Clsact {
-        return remove_if_there(&packet_pin(pins, which, ifindex));
-    }
-    forget_filter(which, ifindex)
-}
-
-/// Removes our filter from an interface, if it is there; one of others in its place stays.
-fn forget_filter(which: PacketProgram, ifindex: u32) -> io::Result<()> {
-    let Some(name) = interface_name(ifindex) else { return Ok(()) };
-    let direction = direction(which);
-    let Some(number) = filter_program(ifindex, direction)? else { return Ok(()) };
-    if !syscall::program_facts(number)?.is_some_and(|program| program.is_named(which.name())) {
-        return Ok(());
-    }
-    filter_in_place(&name, direction)?.detach().map_err(io::Error::other)
-}
-
-/// Whatever is in our filter's place.
-fn filter_in_place(name: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
-    let NlOptions { priority, handle, classid } = FILTER;
-    SchedClassifierLink::attached(name, direction, priority, handle, classid)
-}
-
-/// Removes our filters from an interface of the calling thread's network namespace.
-pub(crate) fn forget_filters(ifindex: u32) -> io::Result<()> {
-    use PacketProgram::{FromPod, FromUplink, ToPod};
-    [FromPod, FromUplink, ToPod].into_iter().try_for_each(|which| forget_filter(which, ifindex))
-}
-
-const fn direction(which: PacketProgram) -> TcAttachType {
-    match which {
-        PacketProgram::ToPod => TcAttachType::Egress,
-        _ => TcAttachType::Ingress,
-    }
+    let done = match hook {
+        PacketHook::Tcx => filters::forget(which, ifindex, Whose::Anyones),
+        PacketHook::Clsact => remove_if_there(&packet_pin(pins, which, ifindex))
+            .and_then(|()| filters::forget(which, ifindex, Whose::Others)),
+    };
+    done.map_err(|source| not_forgotten(which, ifindex, source))
 }
 
 /// The name of an interface of the calling thread's network namespace, if it exists.
@@ -337,86 +305,6 @@ fn attach(
     syscall::pin(link.as_fd(), path)
 }
 
-/// Attaches a packet program by clsact where it is not attached. Says what there was instead.
-fn attach_filter(
-    programs: &mut Programs,
-    which: PacketProgram,
-    ifindex: u32,
-) -> Result<Option<&'static str>, AttachProgramFailed> {
-    let failed = |interface: &str, message: String| AttachProgramFailed::Filter {
-        program: which.name(),
-        interface: interface.to_owned(),
-        message,
-    };
-    let name = interface_name(ifindex)
-        .ok_or_else(|| failed(&ifindex.to_string(), "it does not exist".to_owned()))?;
-    let unknown = |error: io::Error| failed(&name, error.to_string());
-    let direction = direction(which);
-    let wanted = syscall::program_number(programs.fd(which.name())?).map_err(unknown)?;
-    let there = filter_program(ifindex, direction).map_err(unknown)?;
-    if there == Some(wanted) {
-        return Ok(None);
-    }
-    let program = programs.packet(which)?;
-    let attached = if there.is_some() {
-        filter_in_place(&name, direction)
-            .map_err(ProgramError::IOError)
-            .and_then(|existing| program.attach_to_link(existing))
-    } else {
-        match qdisc_add_clsact(&name) {
-            Err(error) if !already_there(&error) => return Err(failed(&name, error.to_string())),
-            _ => {}
-        }
-        program.attach_with_options(&name, direction, TcAttachOptions::Netlink(FILTER))
-    };
-    let link = attached.and_then(|link| program.take_link(link));
-    // Dropping the link would take the filter away; it is meant to outlive the agent.
-    std::mem::forget(link.map_err(|error| failed(&name, error.to_string()))?);
-    Ok(Some(match there {
-        None => "its filter was gone",
-        Some(_) => "another program was in its place",
-    }))
-}
-
-/// The number of the program in our filter's place; none if there is no such filter.
-fn filter_program(ifindex: u32, direction: TcAttachType) -> io::Result<Option<u32>> {
-    // As the kernel's pkt_sched.h, rtnetlink.h and pkt_cls.h have them.
-    const GET_FILTER: u16 = 46;
-    const CLSACT_INGRESS: u32 = 0xffff_fff2;
-    const CLSACT_EGRESS: u32 = 0xffff_fff3;
-    const KIND: u16 = 1;
-    const OPTIONS: u16 = 2;
-    const BPF_PROGRAM: u16 = 11;
-    /// Of a `tcmsg`: family, interface, handle, parent, priority and protocol.
-    const MESSAGE: usize = 20;
-    let parent = match direction {
-        TcAttachType::Egress => CLSACT_EGRESS,
-        _ => CLSACT_INGRESS,
-    };
-    let body = [0, ifindex, 0, parent, 0].map(u32::to_ne_bytes).concat();
-    let mut found = None;
-    let read = |body: &[u8]| {
-        let handle = u32::from_ne_bytes(field(body, 8)?);
-        let priority = u32::from_ne_bytes(field(body, 16)?) >> 16;
-        let attributes = body.get(MESSAGE..)?;
-        let ours = handle == u32::from(FILTER.handle)
-            && priority == u32::from(FILTER.priority)
-            && attribute(attributes, KIND)? == b"bpf\0";
-        let program = attribute(attribute(attributes, OPTIONS)?, BPF_PROGRAM)?;
-        ours.then_some(u32::from_ne_bytes(field(program, 0)?))
-    };
-    let question = Question { kind: GET_FILTER, flags: libc::NLM_F_DUMP, body };
-    question.ask(SockProtocol::NetlinkRoute, |_, body| found = found.or_else(|| read(body)))?;
-    Ok(found)
-}
-
-/// The same for a packet program by its name, as those see it who look.
-pub(super) fn filter_of(program: &str, ifindex: u32) -> io::Result<Option<u32>> {
-    let egress = program == PacketProgram::ToPod.name();
-    let direction = if egress { TcAttachType::Egress } else { TcAttachType::Ingress };
-    filter_program(ifindex, direction)
-}
-
 /// What runs where this pin says.
 pub(super) fn program_of(pin: &Path) -> io::Result<Attached> {
     let Some(link) = syscall::open_pin(pin)? else {
@@ -429,12 +317,4 @@ pub(super) fn program_of(pin: &Path) -> io::Result<Attached> {
     } else {
         Attached::Runs(info.program)
     })
-}
-
-fn already_there(error: &TcError) -> bool {
-    match error {
-        TcError::AlreadyAttached => true,
-        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
-        _ => false,
-    }
 }

@@ -2,27 +2,27 @@
 //!
 //! The new set of maps is made beside the old one and filled from it. The socket hooks' links move
 //! to the new set, where they are given this build's programs as at any start. Packets are seen by
-//! this build's programs before the old ones at each interface (TCX), which leave them to those
-//! until all are attached; then all begin at once, by one number in a map. What they do not know of
+//! this build's programs before the old ones at each interface, which leave them to those until all
+//! are attached; then all begin at once, by one number in a map. What they do not know of
 //! connections that are open, the old ones behind them do, until that is carried over too and the
-//! old set goes. Where the kernel has no TCX, programs are replaced interface by interface.
+//! old set goes.
 //! Guarantees: no program sees a map that is not filled; what the old programs remember while the
-//! work goes on is carried over at its end. Not guaranteed without TCX: flows that no socket hook
-//! saw and that begin while interfaces are replaced. A crash at any point is recovered at the next
-//! start, of this build or of the other: a set without the description of its layouts was never
-//! whole and is made anew, one with it is whole.
+//! work goes on is carried over at its end. A crash at any point is recovered at the next start, of
+//! this build or of the other: a set without the description of its layouts was never whole and is
+//! made anew, one with it is whole.
 //! What cannot be converted starts empty, with one line. Counters start at zero.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bowline_ebpf_abi::{Flow, FlowKey, Peer, map, takeover};
+use bowline_ebpf_abi::{Affinity, Flow, FlowKey, Peer, Plain, flow_ended, map, takeover};
 use nix::libc;
 
 use super::layouts::{Conversion, Layouts};
-use super::links::PacketHook;
 use super::pins::Pins;
 use super::programs::Programs;
 use super::table::{ReadMapsFailed, Table, WriteMapFailed, bytes_mut, is_unsupported};
@@ -32,9 +32,8 @@ use super::{mark_pods, resize, syscall};
 const WRITTEN: [&str; 6] =
     [map::EDITION, map::BACKENDS, map::SLOTS, map::SERVICES, map::PODS, map::ROUTES];
 
-/// Maps that the programs write all the time: those of sockets, and those of packets.
-const SOCKETS: [&str; 2] = [map::PEERS, map::REVERSE];
-const PACKETS: [&str; 2] = [map::AFFINITY, map::FLOWS];
+/// Maps that the programs write all the time, but for FLOWS.
+const REMEMBERED: [&str; 3] = [map::PEERS, map::REVERSE, map::AFFINITY];
 
 /// Longer than a program runs.
 const PROGRAM_RUN: Duration = Duration::from_millis(2);
@@ -68,13 +67,15 @@ pub(super) struct Migration {
     own: Pins,
     /// Sets of other versions.
     others: Vec<Pins>,
+    /// See [`Peers`].
+    peers: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
 }
 
 impl Migration {
     /// Looks for sets of other versions; drops an own one that was never whole.
     pub(super) fn begin(bpffs: &Path, own: &Pins) -> Result<Self, MigrateFailed> {
         let others = Pins::of_other_versions(bpffs).map_err(at(bpffs))?;
-        let migration = Self { own: own.clone(), others };
+        let migration = Self { own: own.clone(), others, peers: RefCell::default() };
         if migration.is_to_be_filled() {
             for path in paths_in(&own.maps)? {
                 std::fs::remove_file(&path).map_err(at(&path))?;
@@ -88,24 +89,19 @@ impl Migration {
     }
 
     /// Fills this build's maps, which exist, before any program uses them, and moves the links'
-    /// pins to them.
-    pub(super) fn take_over(
-        &self,
-        programs: &Programs,
-        hook: PacketHook,
-    ) -> Result<(), MigrateFailed> {
-        if self.is_to_be_filled() {
+    /// pins to them. True if the set was filled now: its packet programs wait.
+    pub(super) fn take_over(&self, programs: &Programs) -> Result<bool, MigrateFailed> {
+        let anew = self.is_to_be_filled();
+        if anew {
             for from in &self.others {
-                let written = self.carry(from, &WRITTEN, Wins::Ours)?;
-                let remembered = self.carry(from, &SOCKETS, Wins::Ours)?
-                    + self.carry(from, &PACKETS, Wins::Ours)?;
+                let written = self.carry(from, &WRITTEN)?;
+                let remembered = self.carry(from, &REMEMBERED)?;
                 let from = from.directory.display();
                 tracing::info!(written, remembered, "entries of {from} are carried over");
             }
             // The old programs mark pods in the old map to the last moment.
             mark_pods::<MigrateFailed>(&self.own.maps)?;
-            let state = if hook == PacketHook::Tcx { takeover::WAITS } else { takeover::DONE };
-            Table::<u32, u32>::open(&self.own.maps, map::TAKEOVER)?.put(&0, &state)?;
+            Table::open(&self.own.maps, map::TAKEOVER)?.put(&0_u32, &takeover::WAITS)?;
         }
         Layouts::own().pin(&self.own.layouts).map_err(at(&self.own.layouts))?;
         for from in &self.others {
@@ -115,35 +111,32 @@ impl Migration {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let program = name.split('-').next().unwrap_or_default();
                 // Links of packet programs, which have an interface, stay until the end.
-                let stays = hook == PacketHook::Tcx && program.len() < name.len();
+                let stays = program.len() < name.len();
                 if programs.has(program) && !stays {
                     std::fs::rename(&path, self.own.links.join(&*name)).map_err(at(&path))?;
                 }
             }
         }
-        Ok(())
+        Ok(anew)
     }
 
     /// Ends the takeover: this build's programs run, and nothing uses the other sets any more.
     pub(super) fn finish(self) -> Result<(), MigrateFailed> {
-        self.carry_all(&SOCKETS)?;
-        self.carry_all(&PACKETS)?;
+        self.carry_all(&REMEMBERED)?;
         let takeover: Table<u32, u32> = Table::open(&self.own.maps, map::TAKEOVER)?;
         if takeover.get(&0)? == Some(takeover::WAITS) {
-            // Nobody reads or writes ours yet, and theirs may have ended or gone since they were
-            // carried over.
+            // Nobody reads or writes ours yet. An agent that died here left some.
             let flows: Table<FlowKey, Flow> = Table::open(&self.own.maps, map::FLOWS)?;
             for key in flows.keys()? {
                 flows.delete(&key)?;
             }
-            self.carry_all_as(&[map::FLOWS], Wins::Theirs)?;
+            self.carry_all(&[map::FLOWS])?;
             takeover.put(&0, &takeover::FOLLOWED)?;
             // What the old programs were at when that was written.
             std::thread::sleep(PROGRAM_RUN);
-            self.carry_all_as(&[map::FLOWS], Wins::Newer)?;
         }
-        self.carry_all(&PACKETS)?;
-        self.carry_all(&SOCKETS)?;
+        self.carry_all(&[map::FLOWS])?;
+        self.carry_all(&REMEMBERED)?;
         takeover.put(&0, &takeover::DONE)?;
         for other in &self.others {
             std::fs::remove_dir_all(&other.directory).map_err(at(&other.directory))?;
@@ -153,23 +146,18 @@ impl Migration {
     }
 
     fn carry_all(&self, maps: &[&'static str]) -> Result<(), MigrateFailed> {
-        self.carry_all_as(maps, Wins::Ours)
-    }
-
-    fn carry_all_as(&self, maps: &[&'static str], wins: Wins) -> Result<(), MigrateFailed> {
-        self.others.iter().try_for_each(|other| self.carry(other, maps, wins).map(drop))
+        self.others.iter().try_for_each(|other| self.carry(other, maps).map(drop))
     }
 
     /// Carries entries over and says how many.
-    fn carry(&self, from: &Pins, maps: &[&'static str], wins: Wins) -> Result<u32, MigrateFailed> {
+    fn carry(&self, from: &Pins, maps: &[&'static str]) -> Result<u32, MigrateFailed> {
         let Some(theirs) = Layouts::pinned(&from.layouts) else { return Ok(0) };
         let mut copied = 0;
         for map in maps {
-            let done =
-                Copy::plan(from, &self.own, &theirs, map, wins).and_then(|copy| match copy {
-                    Some(copy) => copy.run(),
-                    None => Ok(0),
-                });
+            let done = self.plan(from, &theirs, map).and_then(|copy| match copy {
+                Some(copy) => copy.run(),
+                None => Ok(0),
+            });
             let from = || from.directory.clone();
             copied += done.map_err(|source| match source.raw_os_error() {
                 Some(libc::E2BIG | libc::ENOSPC) => MigrateFailed::DoesNotFit { map, from: from() },
@@ -177,6 +165,25 @@ impl Migration {
             })?;
         }
         Ok(copied)
+    }
+    /// `None` if there is nothing to copy, or nobody knows how.
+    fn plan(&self, from: &Pins, theirs: &Layouts, name: &str) -> io::Result<Option<Copy<'_>>> {
+        let old = syscall::open_pin(&resize::in_use(from, name))?;
+        let new = syscall::open_pin(&self.own.maps.join(name))?;
+        let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
+        let (shape, ours) = (syscall::map_shape(old.as_fd())?, syscall::map_shape(new.as_fd())?);
+        let own = Layouts::own();
+        let key = theirs.conversion(&own, name, "key", (shape.0, ours.0));
+        let value = theirs.conversion(&own, name, "value", (shape.1, ours.1));
+        let Some((key, value)) = key.zip(value) else {
+            let from = from.directory.display();
+            tracing::warn!("map {name} of {from} cannot be converted: it starts empty");
+            return Ok(None);
+        };
+        let is_array = [map::EDITION, map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
+        let last = ours.2.saturating_sub(1);
+        let peers = (name == map::PEERS).then_some(Peers { last, carried: &self.peers });
+        Ok(Some(Copy { old, new, shape, key, value, is_array, wins: Wins::of(name), peers }))
     }
 }
 
@@ -190,16 +197,28 @@ fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, MigrateFailed> {
 }
 
 /// Which of two entries with one key stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Wins {
     Ours,
-    Theirs,
-    /// Of FLOWS: theirs if that is another connection, which began after ours.
-    Newer,
+    /// The second if that is newer than the first.
+    Newer(fn(&[u8], &[u8]) -> bool),
+}
+
+impl Wins {
+    fn of(map: &str) -> Self {
+        match map {
+            map::AFFINITY => Self::Newer(|ours, theirs| {
+                let last_used = |value| value_of::<Affinity>(value).last_used_ns;
+                last_used(theirs) > last_used(ours)
+            }),
+            map::FLOWS => Self::Newer(|ours, theirs| is_newer(&value_of(theirs), &value_of(ours))),
+            _ => Self::Ours,
+        }
+    }
 }
 
 /// One map and the way its entries go.
-struct Copy {
+struct Copy<'a> {
     old: OwnedFd,
     new: OwnedFd,
     /// Of a key and a value of the old map in bytes, and how many entries it has room for.
@@ -208,41 +227,19 @@ struct Copy {
     value: Conversion,
     /// An array has all its entries from the start.
     is_array: bool,
-    /// Where a value of ours says how new it is: cookies of sockets count up, and of two that share
-    /// a place the newer one has it.
-    age: Option<usize>,
     wins: Wins,
-    /// Of PEERS: the last place of ours.
-    last_peer: Option<u32>,
+    peers: Option<Peers<'a>>,
 }
 
-impl Copy {
-    /// `None` if there is nothing to copy, or nobody knows how.
-    fn plan(
-        from: &Pins,
-        own: &Pins,
-        theirs: &Layouts,
-        name: &str,
-        wins: Wins,
-    ) -> io::Result<Option<Self>> {
-        let old = syscall::open_pin(&resize::in_use(from, name))?;
-        let new = syscall::open_pin(&own.maps.join(name))?;
-        let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
-        let (shape, ours) = (syscall::map_shape(old.as_fd())?, syscall::map_shape(new.as_fd())?);
-        let own = Layouts::own();
-        let key = theirs.conversion(&own, name, "key", (shape.0, ours.0));
-        let value = theirs.conversion(&own, name, "value", (shape.1, ours.1));
-        let Some((key, value)) = key.zip(value) else {
-            let from = from.directory.display();
-            tracing::warn!("map {name} of {from} cannot be converted: it starts empty");
-            return Ok(None);
-        };
-        let is_array = [map::EDITION, map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
-        let age = (name == map::PEERS).then_some(std::mem::offset_of!(Peer, cookie));
-        let last_peer = age.map(|_| ours.2.saturating_sub(1));
-        Ok(Some(Self { old, new, shape, key, value, is_array, age, wins, last_peer }))
-    }
+/// PEERS is an array, in which a socket's place hangs on the size.
+struct Peers<'a> {
+    /// The last place of ours.
+    last: u32,
+    /// What was carried over to each place.
+    carried: &'a RefCell<HashMap<Vec<u8>, Vec<u8>>>,
+}
 
+impl Copy<'_> {
     /// Entries that come or go meanwhile may be missed.
     fn run(&self) -> io::Result<u32> {
         match self.in_batches(BATCH) {
@@ -301,56 +298,66 @@ impl Copy {
         if self.is_array && value.iter().all(|byte| *byte == 0) {
             return Ok(false);
         }
-        let (mut key, value) = (self.key.convert(key), self.value.convert(value));
-        if let Some(last) = self.last_peer {
-            // A socket's place hangs on the size.
-            key = Peer::place(self.age(&value), last).to_ne_bytes().to_vec();
+        let (key, value) = (self.key.convert(key), self.value.convert(value));
+        if let Some(peers) = &self.peers {
+            return self.put_peer(peers, value);
         }
         if self.is_array {
-            let mut ours = vec![0; value.len()];
-            syscall::lookup(self.new.as_fd(), &key, &mut ours)?;
-            let is_newer = self.age(&value) > self.age(&ours);
-            return match is_newer {
-                true => syscall::update(self.new.as_fd(), &key, &value).map(|()| true),
-                false => Ok(false),
-            };
-        }
-        if self.wins == Wins::Theirs {
-            return syscall::update(self.new.as_fd(), &key, &value).map(|()| true);
+            let ours = self.ours(&key)?;
+            let is_free = ours.is_none_or(|ours| ours.iter().all(|byte| *byte == 0));
+            return if is_free { self.update(&key, &value) } else { Ok(false) };
         }
         match syscall::insert(self.new.as_fd(), &key, &value) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                let mut ours = vec![0; value.len()];
-                let newer = self.wins == Wins::Newer
-                    && syscall::lookup(self.new.as_fd(), &key, &mut ours)?
-                    && is_newer(&flow(&value), &flow(&ours));
-                match newer {
-                    true => syscall::update(self.new.as_fd(), &key, &value).map(|()| true),
-                    false => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => match self.wins {
+                Wins::Newer(is_newer)
+                    if self.ours(&key)?.is_some_and(|ours| is_newer(&ours, &value)) =>
+                {
+                    self.update(&key, &value)
                 }
-            }
+                _ => Ok(false),
+            },
             done => done.map(|()| true),
         }
     }
 
-    /// Zero is a value that nobody uses.
-    fn age(&self, value: &[u8]) -> u64 {
-        let Some(at) = self.age else { return u64::from(value.iter().any(|byte| *byte != 0)) };
-        let cookie = value[at..at + size_of::<u64>()].try_into();
-        cookie.map_or(0, u64::from_ne_bytes)
+    /// Cookies of sockets count up: of two that share a place the newer one has it. Of one socket's
+    /// entries theirs stays only where ours is still what was carried over: theirs changed since.
+    fn put_peer(&self, peers: &Peers<'_>, value: Vec<u8>) -> io::Result<bool> {
+        let theirs: Peer = value_of(&value);
+        let key = Peer::place(theirs.cookie, peers.last).to_ne_bytes().to_vec();
+        let ours = self.ours(&key)?.unwrap_or_default();
+        let our_cookie = if ours.is_empty() { 0 } else { value_of::<Peer>(&ours).cookie };
+        let carried = || peers.carried.borrow().get(&key).is_some_and(|carried| *carried == ours);
+        if theirs.cookie < our_cookie || (theirs.cookie == our_cookie && !carried()) {
+            return Ok(false);
+        }
+        self.update(&key, &value)?;
+        peers.carried.borrow_mut().insert(key, value);
+        Ok(true)
+    }
+
+    fn ours(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut ours = vec![0; self.value.size()];
+        Ok(syscall::lookup(self.new.as_fd(), key, &mut ours)?.then_some(ours))
+    }
+
+    fn update(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        syscall::update(self.new.as_fd(), key, value).map(|()| true)
     }
 }
 
-fn flow(value: &[u8]) -> Flow {
-    let mut flow = Flow::default();
-    bytes_mut(&mut flow).copy_from_slice(value);
-    flow
+/// A value of one of this build's maps.
+fn value_of<V: Plain>(bytes: &[u8]) -> V {
+    let mut value = V::default();
+    bytes_mut(&mut value).copy_from_slice(bytes);
+    value
 }
 
 /// Whether a flow of the old programs began after the one that ours have under the same key: ports
 /// are used again. Theirs alone may be over while ours know nothing of it; that is no reason.
 fn is_newer(theirs: &Flow, ours: &Flow) -> bool {
-    let is_open = ours.ended != 0 && theirs.ended == 0;
+    let is_over = |flow: &Flow| flow.ended & !flow_ended::OPENING != 0;
+    let is_open = is_over(ours) && !is_over(theirs);
     theirs.last_used > ours.last_used || (theirs.last_used == ours.last_used && is_open)
 }
 
@@ -363,6 +370,8 @@ mod tests {
         let flow = |last_used, ended| Flow { last_used, ended, ..Flow::default() };
         let closed = flow(7, 3);
         for (theirs, ours, newer) in [
+            (flow(7, flow_ended::OPENING), closed, true),
+            (flow(7, flow_ended::OPENING), flow(7, 0), false),
             (flow(9, 0), closed, true),
             (flow(7, 0), closed, true),
             (flow(9, 3), closed, true),

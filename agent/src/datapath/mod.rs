@@ -14,6 +14,7 @@ mod diff;
 mod dump;
 mod explain;
 mod features;
+mod filters;
 mod kernel;
 mod layouts;
 mod links;
@@ -50,9 +51,9 @@ pub use explain::{
 };
 pub(crate) use features::missing as missing_features;
 pub use features::{Feature, FeatureRow, ParseFeatureFailed};
+pub(crate) use filters::forget_all as forget_filters;
 pub use kernel::{NeighbourRow, ReadKernelFailed, namespace_cookie, neighbours};
 pub use links::AttachProgramFailed;
-pub(crate) use links::forget_filters;
 pub use measure::{EmptyPrograms, Instructions, Repeat, Repeated, Runs};
 pub use migrate::MigrateFailed;
 pub use monitor::{Became, Filter, LEASE, ListenFailed, Listener};
@@ -261,7 +262,7 @@ impl Datapath {
         let mut programs = Programs::load(&pins, &config.sizes, &features, &config.socket_cgroup)?;
         resize::copy_back(&pins, &resized)?;
         let hook = PacketHook::of(&features);
-        migration.take_over(&programs, hook)?;
+        let anew = migration.take_over(&programs)?;
 
         let pods = Mirror::over(Table::open(&pins.maps, map::PODS)?).comparing(verify::same_pod);
         let mut routes = Mirror::over(Table::open(&pins.maps, map::ROUTES)?);
@@ -277,7 +278,7 @@ impl Datapath {
             [uplink].into_iter().chain(tunnel.as_ref().map(|tunnel| tunnel.ifindex)).collect();
         let which = PacketProgram::FromUplink;
         for ifindex in &uplinks {
-            links::take_over_packets(&mut programs, &pins, which, *ifindex, hook)?;
+            links::take_over_packets(&mut programs, &pins, which, *ifindex, (hook, anew))?;
         }
         let mut condition = ConditionFile::start(config.condition_file, features.rows());
         condition.set_programs(programs.listed(hook, &config.socket_cgroup, &uplinks));
@@ -302,20 +303,22 @@ impl Datapath {
             names,
             condition,
         };
-        datapath.take_over_pods()?;
+        datapath.take_over_pods(anew)?;
         migration.finish()?;
+        datapath.forget_predecessors(&uplinks)?;
         resize::discard(&datapath.pins, &resized)?;
         Ok(datapath)
     }
 
     /// Replaces the programs of the pods that an earlier agent attached; forgets those whose
     /// interface is gone.
-    fn take_over_pods(&mut self) -> Result<(), OpenDatapathFailed> {
+    fn take_over_pods(&mut self, anew: bool) -> Result<(), OpenDatapathFailed> {
         for (address, pod) in self.pods.adopt_all()? {
             if links::interface_name(pod.ifindex).is_some() {
                 for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
                     let Self { programs, pins, hook, .. } = self;
-                    links::take_over_packets(programs, pins, which, pod.ifindex, *hook)?;
+                    let how = (*hook, anew);
+                    links::take_over_packets(programs, pins, which, pod.ifindex, how)?;
                 }
                 self.attached.insert(address.into(), pod.ifindex);
             } else {
@@ -328,6 +331,17 @@ impl Datapath {
         let Self { names, attached, .. } = self;
         names.change(|names| names.pods.retain(|address, _| attached.contains_key(address)));
         Ok(())
+    }
+
+    /// Forgets the packet programs of earlier agents beside this one's.
+    fn forget_predecessors(&self, uplinks: &[u32]) -> Result<(), AttachProgramFailed> {
+        use PacketProgram::{FromPod, FromUplink, ToPod};
+        let uplinks = uplinks.iter().map(|ifindex| (FromUplink, *ifindex));
+        let pods =
+            self.attached.values().flat_map(|ifindex| [(FromPod, *ifindex), (ToPod, *ifindex)]);
+        uplinks.chain(pods).try_for_each(|(which, ifindex)| {
+            links::forget_predecessors(&self.pins, which, ifindex, self.hook)
+        })
     }
 
     /// The attached pods: address and host side interface.

@@ -15,6 +15,8 @@ use nix::sys::socket::{
 };
 
 use super::features::Features;
+use super::filters as clsact;
+use super::filters::Whose;
 use super::pins::Pins;
 use super::programs::{PacketProgram, Programs};
 use super::syscall::instruction::{ALLOW, EXIT};
@@ -185,9 +187,30 @@ fn repaired(programs: &mut Programs, pins: &Pins) {
     let gone = Some("its filter was gone");
     assert_eq!(repair(), [gone, gone]);
     assert_eq!(filters().len(), 2);
-    links::forget_filters(LOOPBACK).unwrap();
+    clsact::forget_all(LOOPBACK).unwrap();
     assert!(filters().is_empty());
+    beside_another_build(programs, pins);
     others_stay(pins);
+}
+
+/// What a build with other map layouts left is asked after ours, until it is forgotten.
+fn beside_another_build(programs: &mut Programs, pins: &Pins) {
+    let path = pins.links.join("another");
+    syscall::pin(programs.fd("from_pod").unwrap(), &path).unwrap();
+    let place =
+        ["filter", "add", "dev", "lo", "ingress", "prio", "1", "handle", "999", "bpf", "da"];
+    tc(&[&place[..], &["object-pinned", path.to_str().unwrap()]].concat());
+    let which = PacketProgram::FromPod;
+    links::attach_packets(programs, pins, which, LOOPBACK, PacketHook::Clsact).unwrap();
+    let own = format!("handle {:#x}", bowline_ebpf_abi::ABI_VERSION);
+    let both = filters();
+    assert!(both.len() == 2 && both[0].contains(&own), "{both:?}");
+    clsact::forget(which, LOOPBACK, Whose::Own).unwrap();
+    assert_eq!(filters(), both[1..]);
+    links::attach_packets(programs, pins, which, LOOPBACK, PacketHook::Clsact).unwrap();
+    links::forget_predecessors(pins, which, LOOPBACK, PacketHook::Clsact).unwrap();
+    assert!(filters().len() == 1 && filters()[0].contains(&own), "{:?}", filters());
+    clsact::forget_all(LOOPBACK).unwrap();
 }
 
 /// A filter of somebody else, in the place where ours would be.
@@ -198,7 +221,7 @@ fn others_stay(pins: &Pins) {
     let place = ["filter", "add", "dev", "lo", "ingress", "prio", "1", "handle", "1", "bpf", "da"];
     tc(&[&place[..], &["object-pinned", path.to_str().unwrap()]].concat());
     assert_eq!(filters().len(), 1);
-    links::forget_filters(LOOPBACK).unwrap();
+    clsact::forget_all(LOOPBACK).unwrap();
     assert_eq!(filters().len(), 1);
 }
 

@@ -356,7 +356,8 @@ pub mod flow_kind {
     pub const TO_SELF: u8 = 3;
 }
 
-/// Bits of [`Flow::ended`]: what TCP said of the connection's end, noted in both directions.
+/// Bits of [`Flow::ended`]: what TCP said of the connection's end and beginning, noted in both
+/// directions.
 pub mod flow_ended {
     /// The client sent FIN.
     pub const BY_CLIENT: u8 = 1;
@@ -364,6 +365,8 @@ pub mod flow_ended {
     pub const BY_BACKEND: u8 = 2;
     /// Somebody sent RST.
     pub const RESET: u8 = 4;
+    /// The backend has not said anything yet.
+    pub const OPENING: u8 = 8;
 }
 
 /// How far the packet programs are with taking over from another build's, which come after them
@@ -382,6 +385,8 @@ pub mod takeover {
 pub mod flow_idle {
     pub const UDP: u32 = 120;
     pub const TCP: u32 = 86_400;
+    /// Nobody has answered: longer than between any two attempts of a client.
+    pub const TCP_OPENING: u32 = 120;
     /// One side sent FIN.
     pub const TCP_CLOSING: u32 = 120;
     /// Both sides sent FIN, or one RST.

@@ -38,7 +38,7 @@
 
 use crate::abi::{
     Address, Direction, Event, Flow, FlowKey, Mac, NO_SERVICE, Pod, Reason, Route, ServiceKey,
-    U32Be, affinity_kind, flow_kind, pod_flags, protocol, route_flags, state,
+    U32Be, affinity_kind, flow_ended, flow_kind, pod_flags, protocol, route_flags, state,
 };
 use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
@@ -57,8 +57,8 @@ pub trait PacketMaps: ServiceMaps {
     fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool;
     /// Whether the flow could be stored.
     fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
-    /// Sets the time of the last use, and adds to the bits of `ended`.
-    fn use_flow(&self, key: &FlowKey, now: u32, ended: u8);
+    /// Sets the time of the last use, and sets and clears bits of `ended`.
+    fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8);
     fn delete_flow(&self, key: &FlowKey);
     /// Notes at the pod that FLOWS has entries for it.
     fn mark_pod(&self, address: &Address);
@@ -507,7 +507,7 @@ fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
     flow.address = backend.address;
     flow.port = backend.port;
     flow.kind = flow_kind::TO_BACKEND;
-    flow.ended = 0;
+    flow.ended = if work.key.protocol == protocol::TCP { flow_ended::OPENING } else { 0 };
     flow.backend = number;
     flow.service = id;
     flow.owner = owner;

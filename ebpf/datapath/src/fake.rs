@@ -165,10 +165,10 @@ impl PacketMaps for FakeMaps {
     fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool {
         self.flows.borrow().get(key).map(|flow| *into = *flow).is_some()
     }
-    fn use_flow(&self, key: &FlowKey, now: u32, ended: u8) {
+    fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8) {
         if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
             flow.last_used = now;
-            flow.ended |= ended;
+            flow.ended = (flow.ended | set) & !clear;
         }
     }
     fn delete_flow(&self, key: &FlowKey) {

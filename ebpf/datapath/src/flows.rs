@@ -158,8 +158,10 @@ pub(crate) const fn patience(protocol: u8, flow: &Flow) -> u32 {
         flow_idle::UDP
     } else if is_closed(flow) {
         flow_idle::TCP_CLOSED
-    } else if flow.ended != 0 {
+    } else if flow.ended & (flow_ended::BY_CLIENT | flow_ended::BY_BACKEND) != 0 {
         flow_idle::TCP_CLOSING
+    } else if flow.ended & flow_ended::OPENING != 0 {
+        flow_idle::TCP_OPENING
     } else {
         flow_idle::TCP
     }
@@ -186,23 +188,24 @@ pub(crate) fn live<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> bool
     true
 }
 
-/// Notes that the work's flow was used, and what TCP says of its end.
+/// Notes that the work's flow was used, and what TCP says of its beginning and end.
 #[inline(always)]
 pub(crate) fn note<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment) {
+    let by_backend = work.flow.kind != flow_kind::TO_BACKEND;
     let mut ended = 0;
     if segment.flags & tcp::FIN != 0 {
-        let by_client = work.flow.kind == flow_kind::TO_BACKEND;
-        ended |= if by_client { flow_ended::BY_CLIENT } else { flow_ended::BY_BACKEND };
+        ended |= if by_backend { flow_ended::BY_BACKEND } else { flow_ended::BY_CLIENT };
     }
     if segment.flags & tcp::RST != 0 {
         ended |= flow_ended::RESET;
     }
+    let answered = if by_backend { work.flow.ended & flow_ended::OPENING } else { 0 };
     let now = seconds(maps);
     let idle = now.wrapping_sub(work.flow.last_used);
-    if ended & !work.flow.ended != 0 || idle >= flow_idle::GRAIN {
-        maps.use_flow(&work.key, now, ended);
+    if ended & !work.flow.ended != 0 || answered != 0 || idle >= flow_idle::GRAIN {
+        maps.use_flow(&work.key, now, ended, answered);
         other_way(&work.rewrite.ends, work.key.protocol, &mut work.other);
-        maps.use_flow(&work.other, now, ended);
+        maps.use_flow(&work.other, now, ended, answered);
     }
 }
 

@@ -159,6 +159,8 @@ fn alike(net: &Net) -> Vec<Row> {
     let table = [
         ("that is open", 0, 0, 0, true),
         ("that is idle", 0, 0, flow_idle::TCP - 2, true),
+        ("that nobody answers yet", flow_ended::OPENING, 0, 0, true),
+        ("that nobody answered", flow_ended::OPENING, 0, flow_idle::TCP_OPENING + 2, false),
         ("that is half closed", fin, 0, 0, true),
         ("that is long gone", 0, 0, flow_idle::TCP + 2, false),
         ("that is closed", fin | flow_ended::BY_BACKEND, 0, 0, false),
@@ -258,6 +260,7 @@ fn ages(net: &Net) -> Vec<Row> {
     let table = [
         ("UDP", udp, 0, flow_idle::UDP),
         ("open TCP", tcp, 0, flow_idle::TCP),
+        ("unanswered TCP", tcp, flow_ended::OPENING, flow_idle::TCP_OPENING),
         ("closing TCP", tcp, fin, flow_idle::TCP_CLOSING),
         ("closed TCP", tcp, both, flow_idle::TCP_CLOSED),
         ("reset TCP", tcp, flow_ended::RESET, flow_idle::TCP_CLOSED),
@@ -301,15 +304,18 @@ fn the_end_of_a_connection_is_noted() {
     Lab::run(|lab| {
         for net in nets() {
             let both = flow_ended::BY_CLIENT | flow_ended::BY_BACKEND;
+            let opening = flow_ended::OPENING;
             let out = |flags| (Hook::FromPod, to(&net, net.vips.remote, Body::Tcp(flags)));
             let back = |flags| (Hook::FromUplink, answer(&net, net.remote, Body::Tcp(flags)));
             let table = [
                 ("open", vec![out(SYN), back(SYN | ACK), out(ACK)], 0),
-                ("half closed", vec![out(SYN), out(FIN | ACK)], flow_ended::BY_CLIENT),
+                ("opening", vec![out(SYN), out(SYN)], opening),
+                ("given up", vec![out(SYN), out(RST)], flow_ended::RESET | opening),
+                ("half closed", vec![out(SYN), back(ACK), out(FIN | ACK)], flow_ended::BY_CLIENT),
                 ("the other half", vec![out(SYN), back(FIN | ACK)], flow_ended::BY_BACKEND),
                 ("closed", vec![out(SYN), back(FIN | ACK), out(FIN | ACK)], both),
                 ("reset", vec![out(SYN), back(RST)], flow_ended::RESET),
-                ("opened anew", vec![out(SYN), back(RST), out(SYN)], 0),
+                ("opened anew", vec![out(SYN), back(RST), out(SYN)], opening),
             ];
             for (what, packets, ended) in table {
                 lab.clear();
