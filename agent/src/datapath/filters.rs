@@ -1,5 +1,5 @@
-//! Packet programs as filters of the clsact queueing discipline (tc-bpf(8)): how kernels that have no
-//! TCX show packets to programs.
+//! Packet programs as filters of the clsact queueing discipline (tc-bpf(8)): how kernels that have
+//! no TCX show packets to programs.
 //!
 //! A filter has no pin: it lives as long as its interface. All of ours have one priority, at which
 //! the kernel asks the filter that was added last first, and the next one when that leaves the
