@@ -1,12 +1,17 @@
-//! Reading a node's pinned maps, as the data plane does.
+//! A node's pinned maps: reading them, as the data plane does, and breaking them, as somebody might
+//! by hand.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData};
-use bowline_ebpf_abi::{Address, Backend, Service, ServiceKey, U16Be, map, protocol, state};
+use bowline_ebpf_abi::{
+    Address, Backend, Pod, Route, RouteKey, Service, ServiceKey, Slot, U16Be, V4_PREFIX_OFFSET,
+    map, protocol, state,
+};
 
 const KEY: usize = size_of::<ServiceKey>();
 const VALUE: usize = size_of::<Service>();
@@ -27,11 +32,97 @@ impl Maps {
 
     /// Open SERVICES.
     pub fn services(&self) -> Result<Services> {
-        let path = self.pins.join(map::SERVICES);
-        let data = MapData::from_pin(&path)
-            .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
-        Ok(Services(HashMap::try_from(Map::HashMap(data))?))
+        Ok(Services(HashMap::try_from(Map::HashMap(self.open(map::SERVICES)?))?))
     }
+
+    /// Open one of those that the agent keeps in order, to be damaged.
+    pub fn table(&self, name: &str) -> Result<Box<dyn Table>> {
+        let data = self.open(name)?;
+        Ok(match name {
+            map::SERVICES => Box::new(Keyed::<KEY, VALUE>::try_from(Map::HashMap(data))?),
+            map::PODS => {
+                Box::new(Keyed::<ADDRESS, { size_of::<Pod>() }>::try_from(Map::HashMap(data))?)
+            }
+            map::ROUTES => Box::new(Routes::try_from(Map::LpmTrie(data))?),
+            map::SLOTS => Box::new(Places::<{ size_of::<Slot>() }>::try_from(Map::Array(data))?),
+            map::BACKENDS => {
+                Box::new(Places::<{ size_of::<Backend>() }>::try_from(Map::Array(data))?)
+            }
+            _ => bail!("nobody keeps {name} in order"),
+        })
+    }
+
+    fn open(&self, name: &str) -> Result<MapData> {
+        let path = self.pins.join(name);
+        MapData::from_pin(&path)
+            .with_context(|| format!("cannot open the pinned map {}", path.display()))
+    }
+}
+
+/// A map as bytes. What is removed from an array becomes zeros.
+pub trait Table {
+    /// The value of a key, where there is one.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// Write an entry, maybe a new one.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
+    /// Remove an entry.
+    fn remove(&mut self, key: &[u8]) -> Result<()>;
+}
+
+type Keyed<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
+type Places<const V: usize> = Array<MapData, [u8; V]>;
+type Routes = LpmTrie<MapData, [u8; ADDRESS], [u8; size_of::<Route>()]>;
+
+impl<const K: usize, const V: usize> Table for Keyed<K, V> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(HashMap::get(self, &key.try_into()?, 0).ok().map(|value| value.to_vec()))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        Ok(self.insert(<[u8; K]>::try_from(key)?, <[u8; V]>::try_from(value)?, 0)?)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
+        Ok(HashMap::remove(self, &key.try_into()?)?)
+    }
+}
+
+impl<const V: usize> Table for Places<V> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(Some(Array::get(self, &place(key)?, 0)?.to_vec()))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        Ok(self.set(place(key)?, <[u8; V]>::try_from(value)?, 0)?)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
+        Ok(self.set(place(key)?, [0; V], 0)?)
+    }
+}
+
+impl Table for Routes {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(LpmTrie::get(self, &range(key)?, 0).ok().map(|value| value.to_vec()))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        Ok(self.insert(&range(key)?, <[u8; size_of::<Route>()]>::try_from(value)?, 0)?)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
+        Ok(LpmTrie::remove(self, &range(key)?)?)
+    }
+}
+
+fn place(key: &[u8]) -> Result<u32> {
+    Ok(u32::from_ne_bytes(key.try_into()?))
+}
+
+/// A key of ROUTES: the length of the prefix, and then the address.
+fn range(key: &[u8]) -> Result<Key<[u8; ADDRESS]>> {
+    let (length, address) = key.split_at(std::mem::offset_of!(RouteKey, address));
+    Ok(Key::new(place(length)?, address.try_into()?))
 }
 
 /// What a node's maps hold of services, as bytes. A service that is written anew has other slots,
@@ -61,11 +152,8 @@ impl Maps {
     }
 
     fn backends(&self) -> Result<Vec<[u8; size_of::<Backend>()]>> {
-        let path = self.pins.join(map::BACKENDS);
-        let data = MapData::from_pin(&path)
-            .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
-        let backends: Array<MapData, [u8; size_of::<Backend>()]> =
-            Array::try_from(Map::Array(data))?;
+        let backends: Places<{ size_of::<Backend>() }> =
+            Array::try_from(Map::Array(self.open(map::BACKENDS)?))?;
         Ok(backends.iter().collect::<Result<_, _>>()?)
     }
 
@@ -103,13 +191,29 @@ impl Services {
     }
 }
 
-/// The key's bytes: the layout's own fields, in its own order.
-fn key(address: Ipv4Addr, port: u16) -> [u8; KEY] {
-    let key = ServiceKey::new(Address::from(address), U16Be::new(port), protocol::TCP);
-    let mut bytes = [0; KEY];
-    for (index, word) in key.address.words().iter().enumerate() {
+/// The key of a range of addresses in ROUTES, written as usual.
+pub fn range_key(range: &str) -> Result<Vec<u8>> {
+    let (address, length) = range.split_once('/').context("a range without a length")?;
+    let (address, length): (IpAddr, u32) = (address.parse()?, length.parse()?);
+    let offset = if address.is_ipv4() { V4_PREFIX_OFFSET } else { 0 };
+    let length = (length + offset).to_ne_bytes();
+    Ok(length.into_iter().chain(address_key(address)).collect())
+}
+
+/// An address as keys hold it.
+pub fn address_key(address: impl Into<Address>) -> [u8; ADDRESS] {
+    let mut bytes = [0; ADDRESS];
+    for (index, word) in address.into().words().iter().enumerate() {
         bytes[index * 4..index * 4 + 4].copy_from_slice(&word.bits().to_ne_bytes());
     }
+    bytes
+}
+
+/// The key of a TCP service: the layout's own fields, in its own order.
+pub fn key(address: Ipv4Addr, port: u16) -> [u8; KEY] {
+    let key = ServiceKey::new(Address::from(address), U16Be::new(port), protocol::TCP);
+    let mut bytes = [0; KEY];
+    bytes[..ADDRESS].copy_from_slice(&address_key(address));
     let at = std::mem::offset_of!(ServiceKey, port);
     bytes[at..at + 2].copy_from_slice(&key.port.bits().to_ne_bytes());
     bytes[std::mem::offset_of!(ServiceKey, protocol)] = key.protocol;

@@ -14,7 +14,7 @@ use bowline_tests::pod_network::{
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use crate::repair::{is_pinned, mended};
+use crate::repair::{Before, is_pinned};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const DUAL: [&str; 4] = ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--routing", "native"];
@@ -90,12 +90,11 @@ async fn egress_has_the_nodes_address_only_where_that_was_asked_for() -> Result<
         let rules = run(&node.place()?, "nft list ruleset")?;
         ensure!(rules.matches(" masquerade").count() == 2, "{rules}");
 
+        let before = Before::damage(node)?;
         run(&node.place()?, "nft delete table inet bowline")?;
         let words = ["the node network was damaged", "write the masquerading rule"];
-        mended(node, "the masquerading rules", &words, || {
-            Ok(run(&node.place()?, "nft list ruleset")? == rules)
-        })
-        .await?;
+        let whole = || Ok(run(&node.place()?, "nft list ruleset")? == rules);
+        before.mended("the masquerading rules", &words, whole).await?;
         for family in FAMILIES {
             has_the_nodes_address(&stage, &outsider, family)
                 .with_context(|| format!("{family:?} after the repair"))?;
@@ -305,9 +304,10 @@ async fn tunnel_is_mended(stage: &Stage) -> Result<()> {
         Ok(tunnel.and_then(|link| link["ifindex"].as_u64()))
     };
     let old = number()?.context("there is no tunnel device")?;
+    let before = Before::damage(node)?;
     run(&node.place()?, "ip link del bl-vxlan")?;
     let words = ["the node network was damaged", "make the tunnel device"];
-    mended(node, "the tunnel device", &words, || {
+    let made_anew = || {
         Ok(match number()? {
             Some(new) => {
                 let at = |link| is_pinned(node, &format!("from_uplink-{link}"));
@@ -315,8 +315,8 @@ async fn tunnel_is_mended(stage: &Stage) -> Result<()> {
             }
             None => false,
         })
-    })
-    .await?;
+    };
+    before.mended("the tunnel device", &words, made_anew).await?;
     for family in [Family::V4, Family::V6] {
         stage.ping(&stage.here, family.of(&stage.there)?, "")?;
         stage.ping(&stage.there, family.of(&stage.here)?, "")?;
