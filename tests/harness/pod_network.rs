@@ -25,7 +25,8 @@ use crate::place::Place;
 const PATIENCE: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A cluster of two nodes with two pods on the first one and one on the second.
+/// A cluster with three pods: mostly of two nodes, with two pods on the first one and one on the
+/// second.
 pub struct Stage {
     pub cluster: Cluster,
     /// On node1.
@@ -41,8 +42,12 @@ impl Stage {
     pub async fn up(flags: &[&str]) -> Result<Self> {
         let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
         wishes.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let cluster = Cluster::up(&wishes)?;
-        let pods = make_pods(&cluster).await.map_err(|error| cluster.with_logs(error))?;
+        Self::over(Cluster::up(&wishes)?, ["node1", "node1", "node2"]).await
+    }
+
+    /// Make the pods in a cluster, on these nodes.
+    pub async fn over(cluster: Cluster, nodes: [&str; 3]) -> Result<Self> {
+        let pods = make_pods(&cluster, nodes).await.map_err(|error| cluster.with_logs(error))?;
         let [here, beside, there] = pods;
         Ok(Self { cluster, here, beside, there })
     }
@@ -175,9 +180,9 @@ pub fn seen_by_udp(sender: &Path, receiver: &Path, target: IpAddr) -> Result<IpA
     Ok(socket.recv_from(&mut [0; 16])?.1.ip())
 }
 
-async fn make_pods(cluster: &Cluster) -> Result<[Pod; 3]> {
+async fn make_pods(cluster: &Cluster, nodes: [&str; 3]) -> Result<[Pod; 3]> {
     let api = cluster.api().await?;
-    for (name, node) in [("here", "node1"), ("beside", "node1"), ("there", "node2")] {
+    for (name, node) in ["here", "beside", "there"].into_iter().zip(nodes) {
         let pod = json!({
             "metadata": { "name": name, "labels": { "app": "stage", "pod": name } },
             "spec": {

@@ -5,32 +5,39 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_tests::Place;
 use bowline_tests::api::node_of;
 use bowline_tests::command::finish;
 use bowline_tests::pod_network::{
     Family, Outsider, Stage, addresses, any, inside, run, seen_by_tcp, seen_by_udp,
 };
+use bowline_tests::{Cluster, Node, Place, Wishes};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use crate::repair::{Before, is_pinned};
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const DUAL: [&str; 4] = ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--routing", "native"];
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn pods_of_ipv4_reach_everything_they_should() -> Result<()> {
-    let stage = Stage::up(&[]).await?;
+    // On one link nothing is wrapped, although it could be: only the MTU leaves room for it.
+    let stage = Stage::up(&["--routing", "auto"]).await?;
     let played = || {
         for pod in [&stage.here, &stage.beside, &stage.there] {
             ensure!(addresses(pod)?.len() == 1, "{:?}", addresses(pod)?);
         }
-        every_way(&stage, Family::V4, 1500)?;
+        every_way(&stage, Family::V4, 1450, 1500)?;
         neighbours_do_not_expire(&stage, Family::V4).context("neighbours of nodes")?;
         nodes_reach_pods(&stage, Family::V4).context("nodes to pods")?;
-        outsiders_reach_pods(&stage, &[Family::V4]).context("a host beside the cluster")
+        outsiders_reach_pods(&stage, &[Family::V4]).context("a host beside the cluster")?;
+        for node in &stage.cluster.nodes {
+            let packets = through_tunnel(node)?;
+            ensure!(packets == 0, "{packets} packets of {} went by the tunnel", node.name);
+        }
+        Ok(())
     };
     played().map_err(|error| stage.explain(error))
 }
@@ -45,7 +52,7 @@ async fn pods_of_both_families_reach_each_other_by_both() -> Result<()> {
             ensure!(all.len() == 2 && all[0].is_ipv4() && all[1].is_ipv6(), "{all:?}");
         }
         by_both(|family| {
-            every_way(&stage, family, 1500)?;
+            every_way(&stage, family, 1500, 1500)?;
             nodes_reach_pods(&stage, family).context("nodes to pods")
         })?;
         neighbours_do_not_expire(&stage, Family::V6).context("neighbours of nodes")?;
@@ -57,23 +64,115 @@ async fn pods_of_both_families_reach_each_other_by_both() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn nodes_without_a_common_link_reach_each_other_by_tunnel() -> Result<()> {
-    for routing in ["tunnel", "auto"] {
-        let flags =
-            ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--l2", "per-node", "--routing"];
-        let stage = Stage::up(&[&flags[..], &[routing]].concat()).await?;
-        let played = async {
+    let flags = [
+        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
+        ["--l2", "per-node"],
+        ["--routing", "tunnel"],
+    ];
+    let stage = Stage::up(&[flags.as_flattened(), &["--masquerade"]].concat()).await?;
+    let played = async {
+        by_both(|family| {
+            every_way(&stage, family, 1450, 1450)?;
+            nodes_reach_pods(&stage, family).context("nodes to pods")?;
+            neighbours_do_not_expire(&stage, family).context("neighbours of nodes")
+        })?;
+        tunnel_is_used(&stage)?;
+        tunnel_is_mended(&stage).await.context("a tunnel device that was removed")?;
+        let outsider = Outsider::beside(&stage.cluster)?;
+        behind_the_router(&stage.cluster, &outsider)?;
+        for family in FAMILIES {
+            has_the_nodes_address(&stage, &outsider, family)
+                .with_context(|| format!("masquerading, {family:?}"))?;
+        }
+        outsider_reaches_pods(&stage, &outsider, &stage.cluster.bridge_place()?, &FAMILIES)
+            .context("a host beyond the router")
+    };
+    let played: Result<()> = played.await;
+    played.map_err(|error| stage.explain(error))
+}
+
+/// The router between the nodes is the outsider's as well.
+fn behind_the_router(cluster: &Cluster, outsider: &Outsider) -> Result<()> {
+    let router = cluster.bridge_place()?;
+    run(&router, "ip addr add 172.30.0.1/24 dev br0")?;
+    run(&router, "ip addr add fd00:172:30::1/64 dev br0 nodad")?;
+    run(&outsider.place(), "ip route add default via 172.30.0.1")?;
+    run(&outsider.place(), "ip route add default via fd00:172:30::1")?;
+    Ok(())
+}
+
+/// `auto` decides node by node.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn only_the_node_apart_is_reached_by_tunnel() -> Result<()> {
+    let mut wishes = Wishes { nodes: 3, ..Wishes::default() };
+    let flags = [
+        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
+        ["--l2", "per-node"],
+        ["--routing", "auto"],
+    ];
+    wishes.flags.extend(flags.concat().into_iter().map(str::to_owned));
+    let cluster = Cluster::up(&wishes)?;
+    join_last_two(&cluster).map_err(|error| cluster.with_logs(error))?;
+    // `beside` is apart, the others are on one link.
+    let stage = Stage::over(cluster, ["node2", "node1", "node3"]).await?;
+    let played = async {
+        stage.cluster.agrees(PATIENCE).await?;
+        let (apart, here, there) = (&stage.beside, &stage.here, &stage.there);
+        for (from, to, wrapped) in
+            [(here, there, false), (there, here, false), (here, apart, true), (apart, there, true)]
+        {
+            let way = format!("from {} to {}", node_of(from), node_of(to));
+            let node = stage.cluster.node(&node_of(from))?;
+            let before = through_tunnel(node)?;
             by_both(|family| {
-                every_way(&stage, family, 1450)?;
-                nodes_reach_pods(&stage, family).context("nodes to pods")?;
-                neighbours_do_not_expire(&stage, family).context("neighbours of nodes")
-            })?;
-            tunnel_is_used(&stage)?;
-            tunnel_is_mended(&stage).await.context("a tunnel device that was removed")
-        };
-        let played: Result<()> = played.await;
-        played.map_err(|error| stage.explain(error).context(format!("--routing {routing}")))?;
+                let (own, target) = (family.of(from)?, family.of(to)?);
+                let sources = stage.sources(from, to, family)?;
+                ensure!(sources == [own; 3], "{family:?}: seen as {sources:?}, not {own}");
+                full_packets_pass(&stage.network(from)?, target, family, 1450)
+            })
+            .with_context(|| way.clone())?;
+            let packets = through_tunnel(node)? - before;
+            ensure!((packets > 0) == wrapped, "{way}: {packets} packets by the tunnel");
+        }
+        Ok(())
+    };
+    let played: Result<()> = played.await;
+    played.map_err(|error| stage.explain(error))
+}
+
+/// Puts the second and the third of the nodes that have a network each on one link: their networks
+/// are halves of a larger one.
+fn join_last_two(cluster: &Cluster) -> Result<()> {
+    let bridge = cluster.bridge_place()?;
+    for number in [2, 3] {
+        let node = &cluster.nodes[number - 1];
+        let link = &node.name;
+        let addresses = [
+            (format!("172.30.{number}.{}", 10 + number), format!("172.30.{number}.1"), 24),
+            (
+                format!("fd00:172:30:{number}::{:x}", 10 + number),
+                format!("fd00:172:30:{number}::1"),
+                64,
+            ),
+        ];
+        node.kill_agent()?;
+        run(&bridge, &format!("ip link set {link} master br0"))?;
+        for (own, gateway, length) in addresses {
+            run(&bridge, &format!("ip addr del {gateway}/{length} dev {link}"))?;
+            run(&bridge, &format!("ip addr add {gateway}/{length} dev br0 {}", nodad(&gateway)))?;
+            let (place, wider) = (node.place()?, length - 1);
+            run(&place, &format!("ip addr del {own}/{length} dev eth0"))?;
+            run(&place, &format!("ip addr add {own}/{wider} dev eth0 {}", nodad(&own)))?;
+            run(&place, &format!("ip route replace default via {gateway}"))?;
+        }
+        node.start_agent()?;
     }
     Ok(())
+}
+
+fn nodad(address: &str) -> &'static str {
+    if address.contains(':') { "nodad" } else { "" }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,24 +210,25 @@ fn has_the_nodes_address(stage: &Stage, outsider: &Outsider, family: Family) -> 
     let (own, world) = (family.of(&stage.here)?, Outsider::address(family));
     let sender = stage.netns(&stage.here);
     let seen = seen_by_tcp(&sender, &outsider.netns(), world)?;
-    ensure!(seen == node_address(family, 0), "the world saw {seen} by TCP");
+    let node = node_address(stage, family, 0)?;
+    ensure!(seen == node, "the world saw {seen} by TCP, not {node}");
     let seen = seen_by_udp(&sender, &outsider.netns(), world)?;
-    ensure!(seen == node_address(family, 0), "the world saw {seen} by UDP");
+    ensure!(seen == node, "the world saw {seen} by UDP, not {node}");
     stage.ping(&stage.here, world, "")?;
     let inner = stage.sources(&stage.here, &stage.there, family)?;
     ensure!(inner == [own; 3], "pods saw {inner:?}");
     let at_node = bowline_tests::node::netns_path(stage.cluster.nodes[1].namespace());
-    let seen = seen_by_tcp(&sender, &at_node, node_address(family, 1))?;
+    let seen = seen_by_tcp(&sender, &at_node, node_address(stage, family, 1)?)?;
     ensure!(seen == own, "a node saw {seen}");
     Ok(())
 }
 
-/// Where the nodes are that share one link, counted from 0.
-fn node_address(family: Family, node: u8) -> IpAddr {
-    match family {
-        Family::V4 => [172, 30, 0, 11 + node].into(),
-        Family::V6 => [0xfd00, 0x172, 0x30, 0, 0, 0, 0, 11 + u16::from(node)].into(),
-    }
+/// The address of a node, counted from 0.
+fn node_address(stage: &Stage, family: Family, node: usize) -> Result<IpAddr> {
+    let shown = run(&stage.cluster.nodes[node].place()?, "ip -br addr show eth0 scope global")?;
+    let all = shown.split_whitespace().filter_map(|word| word.split_once('/')?.0.parse().ok());
+    let mut own = all.filter(|address: &IpAddr| address.is_ipv6() == (family == Family::V6));
+    own.next().with_context(|| format!("no {family:?} address: {shown}"))
 }
 
 /// Both families at the same time.
@@ -147,8 +247,9 @@ fn by_both(check: impl Fn(Family) -> Result<()> + Sync) -> Result<()> {
     })
 }
 
-/// What must hold between pods of one node and of two.
-fn every_way(stage: &Stage, family: Family, mtu: u32) -> Result<()> {
+/// What must hold between pods of one node and of two, whose links have this MTU, and from a node,
+/// whose packets may be larger where they go as they are.
+fn every_way(stage: &Stage, family: Family, mtu: u32, of_nodes: u32) -> Result<()> {
     for (way, from, to) in stage.ways() {
         let step = || format!("{family:?} {way}");
         let own = family.of(from)?;
@@ -161,7 +262,7 @@ fn every_way(stage: &Stage, family: Family, mtu: u32) -> Result<()> {
     }
     // A node's own packets would fit its uplink, but not the way from there.
     let node = stage.cluster.nodes[0].place()?;
-    full_packets_pass(&node, family.of(&stage.there)?, family, mtu)
+    full_packets_pass(&node, family.of(&stage.there)?, family, of_nodes)
         .with_context(|| format!("{family:?} from a node to a pod of another one"))
 }
 
@@ -258,18 +359,15 @@ fn nodes_reach_pods(stage: &Stage, family: Family) -> Result<()> {
     Ok(())
 }
 
-/// A host with a route to a node reaches its pods straight, and is seen by its own address.
+/// A host on the nodes' link reaches their pods, and the pods reach the host with their own
+/// addresses: nobody asked for others.
 fn outsiders_reach_pods(stage: &Stage, families: &[Family]) -> Result<()> {
     let outsider = Outsider::beside(&stage.cluster)?;
+    outsider_reaches_pods(stage, &outsider, &outsider.place(), families)?;
     for &family in families {
-        let own = Outsider::address(family);
-        for (pod, node) in [(&stage.here, 0), (&stage.there, 1)] {
-            let (target, node) = (family.of(pod)?, node_address(family, node));
-            run(&outsider.place(), &format!("ip route add {target} via {node}"))?;
+        for pod in [&stage.here, &stage.there] {
+            let (own, target) = (Outsider::address(family), family.of(pod)?);
             for seen_by in [seen_by_tcp, seen_by_udp] {
-                let seen = seen_by(&outsider.netns(), &stage.netns(pod), target)?;
-                ensure!(seen == own, "seen as {seen}, not {own}");
-                // The pod reaches the world with its own address: nobody asked for another.
                 let seen = seen_by(&stage.netns(pod), &outsider.netns(), own)?;
                 ensure!(seen == target, "the world saw {seen}, not {target}");
             }
@@ -278,19 +376,43 @@ fn outsiders_reach_pods(stage: &Stage, families: &[Family]) -> Result<()> {
     Ok(())
 }
 
+/// Where somebody knows the way to a node, its pods are reached straight from outside, and see
+/// their client by its own address.
+fn outsider_reaches_pods(
+    stage: &Stage,
+    outsider: &Outsider,
+    router: &Place,
+    families: &[Family],
+) -> Result<()> {
+    for &family in families {
+        let own = Outsider::address(family);
+        for (pod, node) in [(&stage.here, 0), (&stage.there, 1)] {
+            let (target, node) = (family.of(pod)?, node_address(stage, family, node)?);
+            run(router, &format!("ip route add {target} via {node}"))?;
+            for seen_by in [seen_by_tcp, seen_by_udp] {
+                let seen = seen_by(&outsider.netns(), &stage.netns(pod), target)?;
+                ensure!(seen == own, "seen as {seen}, not {own}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many packets a node has sent and received by its tunnel device.
+fn through_tunnel(node: &Node) -> Result<u64> {
+    let links: Value = serde_json::from_str(&run(&node.place()?, "ip -j -s link show bl-vxlan")?)?;
+    let packets = |way: &str| links[0]["stats64"][way]["packets"].as_u64();
+    packets("tx").zip(packets("rx")).map(|(sent, came)| sent + came).context("no statistics")
+}
+
 /// The other node's pods are behind the tunnel device, for programs and for the kernel.
 fn tunnel_is_used(stage: &Stage) -> Result<()> {
-    let node = stage.cluster.nodes[0].place()?;
-    let sent = || -> Result<u64> {
-        let links: Value = serde_json::from_str(&run(&node, "ip -j -s link show bl-vxlan")?)?;
-        links[0]["stats64"]["tx"]["packets"].as_u64().context("no statistics")
-    };
-    let before = sent()?;
+    let before = through_tunnel(&stage.cluster.nodes[0])?;
     for family in FAMILIES {
         stage.ping(&stage.here, family.of(&stage.there)?, "")?;
     }
-    let packets = sent()? - before;
-    ensure!(packets >= 6, "{packets} packets went through the tunnel");
+    let packets = through_tunnel(&stage.cluster.nodes[0])? - before;
+    ensure!(packets >= 12, "{packets} packets went through the tunnel");
     Ok(())
 }
 
