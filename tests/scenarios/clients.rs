@@ -21,9 +21,12 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A connected UDP client is with another backend within this time.
-const MOVED_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const MOVED_WITHIN: Duration = Duration::from_secs(1);
 /// The timeout of the service with session affinity.
 const AFFINITY: Duration = Duration::from_secs(1);
+/// So often each way is gone where there are two backends. That one of them is never chosen happens
+/// once in a hundred thousand times.
+const ROUNDS: u32 = 18;
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// The last parts of the services' addresses.
@@ -39,9 +42,35 @@ const IPERF: u8 = 8;
 /// Asks a service on all its ports and prints who answered and whom it saw. The names that the
 /// sockets show must be the service's.
 const ASK: &str = r#"
-import json, socket, sys
+import ctypes, json, select, socket, struct, sys
 family, host, count = getattr(socket, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 known = {}
+class Part(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]
+class Head(ctypes.Structure):
+    _fields_ = [('name', ctypes.c_void_p), ('name_length', ctypes.c_uint32),
+                ('parts', ctypes.POINTER(Part)), ('count', ctypes.c_size_t),
+                ('control', ctypes.c_void_p), ('control_length', ctypes.c_size_t),
+                ('flags', ctypes.c_int)]
+class Message(ctypes.Structure):
+    _fields_ = [('head', Head), ('length', ctypes.c_uint)]
+libc = ctypes.CDLL(None, use_errno=True)
+def batch(call, s, texts, names):
+    '''sendmmsg() or recvmmsg(): several datagrams in one call; the lengths of those that it did.'''
+    messages = (Message * len(texts))()
+    parts = [Part(ctypes.addressof(text), len(text)) for text in texts]
+    for message, part, name in zip(messages, parts, names):
+        message.head.parts, message.head.count = ctypes.pointer(part), 1
+        if name:
+            message.head.name, message.head.name_length = ctypes.addressof(name), len(name)
+    done = call(s.fileno(), messages, len(texts), 0, *[None][:call is libc.recvmmsg])
+    assert done > 0, ctypes.get_errno()
+    return [message.length for message in messages[:done]]
+def name_of(target):
+    kind = socket.AF_INET6 if ':' in target[0] else socket.AF_INET
+    port, address = struct.pack('!H', target[1]), socket.inet_pton(kind, target[0])
+    rest = bytes(4) + address + bytes(4) if kind == socket.AF_INET6 else address + bytes(8)
+    return struct.pack('=H', kind) + port + rest
 def at(port, kind):
     if (port, kind) not in known:
         known[port, kind] = socket.getaddrinfo(host, port, family, kind)[0]
@@ -83,11 +112,33 @@ def loose():
         data, peer = s.recvfrom(2048)
         is_at(peer, target)
         return json.loads(data)
+def many(is_connected):
+    s, target = at(80, socket.SOCK_DGRAM)
+    with s:
+        name = name_of(target)
+        if is_connected:
+            s.connect(target)
+        texts = [ctypes.create_string_buffer(f'many {n}'.encode(), 6) for n in range(4)]
+        names = [None if is_connected else ctypes.create_string_buffer(name, len(name))] * 4
+        assert batch(libc.sendmmsg, s, texts, names) == [6] * 4
+        answers = []
+        while len(answers) < 4:
+            assert select.select([s], [], [], 5)[0], answers
+            room = [ctypes.create_string_buffer(2048) for _ in range(4)]
+            peers = [ctypes.create_string_buffer(len(name)) for _ in range(4)]
+            lengths = batch(libc.recvmmsg, s, room, peers)
+            for text, peer, length in zip(room, peers, lengths):
+                assert peer.raw == name, (peer.raw, name)
+                answers.append(json.loads(text.raw[:length]))
+        assert {answer['text'] for answer in answers} == {f'many {n}' for n in range(4)}, answers
+        return answers
 said = {}
 for _ in range(count):
     echo()
-    for way, answer in (('tcp', http(80)), ('again', http(81)), ('connected', connected()),
-                        ('loose', loose())):
+    ways = [('tcp', http(80)), ('again', http(81)), ('connected', connected()), ('loose', loose())]
+    ways += [('many', answer) for answer in many(False)]
+    ways += [('many_connected', answer) for answer in many(True)]
+    for way, answer in ways:
         said.setdefault(way, set()).add(answer['pod'])
         said.setdefault('clients', set()).add(answer['client'])
 print(json.dumps({key: sorted(value) for key, value in said.items()}))
@@ -129,7 +180,7 @@ print(json.dumps({'used': [sorted(pods) for pods in used.values()], 'longest': l
 
 /// Keeps one connected socket and asks again and again, as a resolver does; prints each answer's
 /// time and giver once its input is closed.
-const HOLD: &str = r#"
+pub(crate) const HOLD: &str = r#"
 import json, select, socket, sys, time
 family, host, wanted = getattr(socket, sys.argv[1]), sys.argv[2], sys.argv[3]
 while True:
@@ -140,7 +191,7 @@ while True:
     if json.loads(s.recv(2048))['pod'] == wanted:
         break
     s.close()
-own, seen, errors, end = s.getsockname()[:2], [], 0, time.monotonic() + 30
+own, seen, errors, end = s.getsockname()[:2], [], 0, time.monotonic() + 60
 print('held', flush=True)
 while not select.select([sys.stdin], [], [], 0.01)[0] and time.monotonic() < end:
     try:
@@ -164,7 +215,7 @@ fn mapped(service: u8) -> Ipv6Addr {
     Ipv4Addr::new(10, 9, 7, service).to_ipv6_mapped()
 }
 
-fn python_name(family: Family) -> &'static str {
+pub(crate) fn python_name(family: Family) -> &'static str {
     if family == Family::V4 { "AF_INET" } else { "AF_INET6" }
 }
 
@@ -184,6 +235,9 @@ struct Said {
     again: BTreeSet<String>,
     connected: BTreeSet<String>,
     loose: BTreeSet<String>,
+    /// Several datagrams in one call, by both kinds of sockets.
+    many: BTreeSet<String>,
+    many_connected: BTreeSet<String>,
 }
 
 impl Client<'_> {
@@ -208,13 +262,15 @@ impl Client<'_> {
     }
 
     fn reaches_as(&self, family: &str, host: &str, pods: &[&str], own: IpAddr) -> Result<()> {
-        let said = self.ask(family, host, if pods.len() > 1 { 14 } else { 2 })?;
+        let said = self.ask(family, host, if pods.len() > 1 { ROUNDS } else { 2 })?;
         let wanted: BTreeSet<String> = pods.iter().map(|&pod| pod.to_owned()).collect();
         for (way, seen) in [
             ("TCP", &said.tcp),
             ("the other TCP port", &said.again),
             ("connected UDP", &said.connected),
             ("UDP", &said.loose),
+            ("sendmmsg()", &said.many),
+            ("sendmmsg() on a connected socket", &said.many_connected),
         ] {
             ensure!(*seen == wanted, "{}: {family} {host} by {way}: {said:?}", self.what);
         }
@@ -604,15 +660,15 @@ impl<'a> Stage<'a> {
 
 /// What [`HOLD`] saw: the time of each answer, in seconds, and who gave it.
 #[derive(Debug, serde::Deserialize)]
-struct HeldReport {
-    seen: Vec<(f64, String)>,
+pub(crate) struct HeldReport {
+    pub(crate) seen: Vec<(f64, String)>,
     errors: u32,
     /// The socket kept its own address.
-    same: bool,
+    pub(crate) same: bool,
 }
 
 impl HeldReport {
-    fn longest_gap(&self) -> Duration {
+    pub(crate) fn longest_gap(&self) -> Duration {
         let gaps = self.seen.windows(2).map(|pair| pair[1].0 - pair[0].0);
         Duration::from_secs_f64(gaps.fold(0.0, f64::max))
     }

@@ -2,21 +2,26 @@
 //! not ready, endpoints written by hand, ports, and pods on their way out.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use bowline_tests::api::{Api, address, uid};
+use bowline_tests::api::{Api, Found, address, uid, wait};
 use bowline_tests::load::{self, Load, LoadReport};
+use bowline_tests::pod_network::Family;
 use bowline_tests::{Cluster, Running, Wishes};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::clients::{HOLD, HeldReport, MOVED_WITHIN, python_name};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a pod serves after it was told to end.
 const LAMEDUCK: Duration = Duration::from_secs(20);
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Connections of each client that talks to a pod on its way out.
 const TALKING: usize = 10;
@@ -64,7 +69,13 @@ struct Stage {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn fields_of_services_mean_what_they_say() -> Result<()> {
-    let cluster = Cluster::up(&Wishes::default())?;
+    let mut wishes = Wishes::default();
+    let ranges = [
+        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
+        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
+    ];
+    wishes.flags.extend(ranges.concat().into_iter().map(str::to_owned));
+    let cluster = Cluster::up(&wishes)?;
     let api = cluster.api().await?;
     let stage = Stage { cluster, api };
     let played = stage.play().await;
@@ -131,7 +142,7 @@ impl Stage {
                 "containers": [{
                     "name": "web",
                     "image": "172.30.0.1:5000/workload:v1",
-                    "args": ["serve", "--http", http.to_string(), "--udp-echo", "7007",
+                    "args": ["serve", "--listen", "::", "--http", http.to_string(), "--udp-echo", "7007",
                              "--tcp-echo", "7007", "--lameduck-ms", lameduck],
                     "ports": [{ "name": "web", "containerPort": http }],
                     "readinessProbe": { "tcpSocket": { "port": ready }, "periodSeconds": 1 },
@@ -152,6 +163,8 @@ impl Stage {
         let mut object = json!({
             "metadata": { "name": name },
             "spec": {
+                "ipFamilyPolicy": "RequireDualStack",
+                "clusterIPs": FAMILIES.map(|family| vip_of(family, last).ip()),
                 "clusterIP": vip(last).ip(),
                 "selector": selector,
                 "ports": [
@@ -192,6 +205,30 @@ impl Stage {
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// Waits until a node's new clients of each kind reach exactly these pods.
+    async fn expect_each_way(&self, node: usize, service: u8, pods: &[&str]) -> Result<()> {
+        let place = self.cluster.nodes[node - 1].place()?;
+        for family in FAMILIES {
+            let target = vip_of(family, service);
+            let what = format!("{pods:?} to answer at {target}, and nobody else");
+            wait(&what, PATIENCE / 4, async || {
+                let tcp = load::requests(&place, target, 60)?;
+                let words = ["udp", &target.to_string(), "--requests", "60"];
+                let udp: Value = load::run(&place, &words)?;
+                let udp = ["connected", "unconnected"].map(|kind| udp[kind].clone());
+                let [connected, loose] = udp.map(serde_json::from_value::<LoadReport>);
+                let reports = [tcp, connected?, loose?];
+                let as_wanted = |it: &LoadReport| it.failed == 0 && it.values("pod") == pods;
+                Ok(match reports.iter().all(as_wanted) {
+                    true => Found::Yes(()),
+                    false => Found::NotYet(format!("{reports:?}")),
+                })
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn named_ports(&self) -> Result<()> {
@@ -289,32 +326,55 @@ impl Stage {
     }
 
     /// No new connection to a pod on its way out while another is ready; used while there is no
-    /// other. What is open stays so until the pod ends it, whichever way it was balanced.
+    /// other. What is open stays so until the pod ends it, whichever way it was balanced; a
+    /// connected UDP socket stays as long as the pod serves, and is with another one then.
     async fn on_the_way_out(&self) -> Result<()> {
-        self.expect(1, 7, &[3]).await?;
+        self.expect_each_way(1, 7, &["web3"]).await?;
         let web1 = self.api.of::<Pod>().get("web1").await?;
         let unhooked = self.cluster.nodes[0].pod_network(&uid(&web1))?;
-        let mut talking = Vec::new();
-        for place in [self.cluster.nodes[0].place()?, unhooked] {
+        let place = self.cluster.nodes[0].place()?;
+        let (mut talking, mut held) = (Vec::new(), Vec::new());
+        for family in FAMILIES {
+            for place in [&place, &unhooked] {
+                let mut python = place.command("python3");
+                let host = vip_of(family, 7).ip().to_string();
+                python.args(["-c", TALK, &host, &TALKING.to_string()]);
+                talking.push(Running::until(python, "begun")?);
+            }
             let mut python = place.command("python3");
-            python.args(["-c", TALK, &vip(7).ip().to_string(), &TALKING.to_string()]);
-            talking.push(Running::until(python, "begun")?);
+            let host = vip_of(family, 1).ip().to_string();
+            python.args(["-c", HOLD, python_name(family), &host, "web3"]);
+            held.push((family, Running::until(python, "held")?));
         }
         let deleted = SystemTime::now();
         self.api.of::<Pod>().delete("web3", &DeleteParams::default()).await?;
         let start = Instant::now();
-        self.expect(1, 1, &[1, 2]).await.context("others are ready")?;
-        self.expect(1, 7, &[3]).await.context("no other is there")?;
+        self.expect_each_way(1, 1, &["web1", "web2"]).await.context("others are ready")?;
+        self.expect_each_way(1, 7, &["web3"]).await.context("no other is there")?;
         ensure!(start.elapsed() < LAMEDUCK - Duration::from_secs(3), "too slow to tell");
         self.api.no_pods("pod=web3", PATIENCE).await?;
         for mut talking in talking {
             let Talked { rounds, ended } = serde_json::from_str(&talking.rest()?)?;
             ensure!(ended.len() == TALKING, "{} connections, {rounds} rounds", ended.len());
             for (at, why) in ended {
-                let after = (UNIX_EPOCH + Duration::from_secs_f64(at)).duration_since(deleted)?;
+                let after = after(at, deleted)?;
                 ensure!(after >= LAMEDUCK, "{why} {after:?} after the pod was told to end");
                 ensure!(why == "closed", "not ended by the pod: {why} after {after:?}");
             }
+        }
+        tokio::time::sleep(MOVED_WITHIN).await;
+        for (family, mut held) in held {
+            let report: HeldReport = serde_json::from_str(&held.rest()?)?;
+            let (gap, same) = (report.longest_gap(), report.same);
+            let moved = report.seen.iter().position(|(_, pod)| pod != "web3");
+            let moved = moved.with_context(|| format!("{family:?}: {report:?}"))?;
+            let ever_after = report.seen[moved..].iter().all(|(_, pod)| pod != "web3");
+            let after = after(report.seen[moved].0, deleted)?;
+            println!(
+                "connected UDP, {family:?}: moved {after:.1?} after the deletion, gap {gap:?}"
+            );
+            ensure!(after >= LAMEDUCK, "{family:?}: moved while the pod served, after {after:?}");
+            ensure!(ever_after && same && gap < MOVED_WITHIN, "{family:?}: {gap:?}, {report:?}");
         }
         self.expect(1, 7, &[]).await.context("gone")?;
         self.expect(3, 2, &[]).await.context("internalTrafficPolicy without a pod here")?;
@@ -322,6 +382,19 @@ impl Stage {
     }
 }
 
+/// How long after a moment something was, in seconds since 1970.
+fn after(at: f64, moment: SystemTime) -> Result<Duration> {
+    Ok((UNIX_EPOCH + Duration::from_secs_f64(at)).duration_since(moment)?)
+}
+
+fn vip_of(family: Family, last: u8) -> SocketAddr {
+    let address: IpAddr = match family {
+        Family::V4 => Ipv4Addr::new(10, 9, 7, last).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x10, 9, 0, 0, 0, 0, 0x700 + u16::from(last)).into(),
+    };
+    (address, 80).into()
+}
+
 fn vip(last: u8) -> SocketAddr {
-    (Ipv4Addr::new(10, 9, 7, last), 80).into()
+    vip_of(Family::V4, last)
 }
