@@ -397,7 +397,8 @@ impl Drop for Node {
 pub(crate) struct World {
     pub(crate) here: Node,
     pub(crate) there: Node,
-    router: Option<Namespace>,
+    /// Between the nodes, if they are apart.
+    pub(crate) router: Option<Namespace>,
     _alone: MutexGuard<'static, ()>,
 }
 
