@@ -9,6 +9,8 @@ mod lifecycle;
 mod limits;
 mod packets;
 mod paths;
+mod pins;
+mod refusals;
 mod repair;
 mod servers;
 mod sockets;

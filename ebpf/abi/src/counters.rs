@@ -165,6 +165,9 @@ impl Reason {
         }
     }
 
+    /// Why a system call on a socket may be refused.
+    pub const OF_CALLS: [Self; 3] = [Self::NoBackend, Self::FlowNotStored, Self::UnknownPort];
+
     /// Whether the packet or the call was refused.
     pub const fn is_drop(self) -> bool {
         self as u32 >= Self::SpoofedSource as u32

@@ -11,4 +11,4 @@ mod frame;
 mod hostile;
 mod lab;
 
-pub(crate) use frame::sum;
+pub(crate) use frame::{Body, Packet, sum};

@@ -1,0 +1,262 @@
+//! What the agent owns in the kernel: all of it is pinned under the version of its layouts, where
+//! nothing else lies, and outlives the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use aya::maps::MapInfo;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_programs;
+use bowline_agent::datapath::{Datapath, Feature, MapSizes};
+use bowline_ebpf_abi::{ABI_VERSION, map};
+
+use crate::servers::PATIENCE;
+use crate::world::{TUNNEL, UPLINK, World};
+
+/// All that there are, but [`OWN`].
+const MAPS: [&str; 19] = [
+    map::ADDRESSES,
+    map::AFFINITY,
+    map::BACKENDS,
+    map::CONNECTIONS,
+    map::COUNTERS,
+    map::EDITION,
+    map::EVENTS,
+    map::FLOWS,
+    map::MONITOR,
+    map::PEERS,
+    map::PODS,
+    map::REVERSE,
+    map::ROUTES,
+    map::SERVICES,
+    map::SERVICE_COUNTERS,
+    map::SERVICE_LINES,
+    map::SLOTS,
+    map::TAKEOVER,
+    map::TOLD,
+];
+
+/// What the names of maps begin with that the programs of one load have for themselves: settings
+/// and the compiler's constants, and room to work in. They go with the programs.
+const OWN: [&str; 2] = [".rodata", "WORK"];
+
+/// What the kernel itself puts into each BPF file system.
+const KERNELS: [&str; 2] = ["maps.debug", "progs.debug"];
+
+/// What is pinned.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Pinned {
+    /// Everything in the BPF file system, below its root.
+    names: BTreeSet<String>,
+    maps: BTreeMap<String, u32>,
+    /// The link and its program.
+    links: BTreeMap<String, (u32, u32)>,
+}
+
+impl Pinned {
+    fn of(world: &World) -> Self {
+        let root = world.here.bpffs();
+        world.here.namespace.run(move || {
+            let mut pinned = Self::default();
+            pinned.look(&root, &root);
+            pinned
+        })
+    }
+
+    fn look(&mut self, root: &Path, directory: &Path) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let last = path.file_name().unwrap().to_string_lossy().into_owned();
+            if directory == root && KERNELS.contains(&last.as_str()) {
+                continue;
+            }
+            self.names.insert(path.strip_prefix(root).unwrap().to_string_lossy().into_owned());
+            if path.is_dir() {
+                self.look(root, &path);
+            } else if directory.ends_with("links") {
+                let link = FdLink::from(PinnedLink::from_pin(&path).unwrap()).info().unwrap();
+                self.links.insert(last, (link.id(), link.program_id()));
+            } else {
+                let map = MapInfo::from_pin(&path).unwrap_or_else(|e| panic!("{last}: {e}"));
+                let id = map.id();
+                self.maps.insert(last, id);
+            }
+        }
+    }
+
+    /// Whether something that a process holds stays without it.
+    fn keeps(&self, (kind, id): &(Kind, u32)) -> bool {
+        match kind {
+            Kind::Map => self.maps.values().any(|map| map == id),
+            Kind::Link => self.links.values().any(|(link, _)| link == id),
+            Kind::Program => self.links.values().any(|(_, program)| program == id),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Map,
+    Link,
+    Program,
+}
+
+/// What of BPF this process has open.
+fn held() -> BTreeSet<(Kind, u32)> {
+    let mut held = BTreeSet::new();
+    for entry in fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(|number| number.trim().parse::<u32>().unwrap())
+        };
+        // A link names its program, too.
+        let named = [(Kind::Link, "link_id"), (Kind::Map, "map_id"), (Kind::Program, "prog_id")];
+        held.extend(named.into_iter().find_map(|(kind, name)| Some((kind, field(name)?))));
+    }
+    held
+}
+
+/// The names of this node's links: of socket programs, and of packet programs where they have any.
+fn names_of_links(world: &World, with_packets: bool) -> BTreeSet<String> {
+    let calls = ["connect", "getpeername", "recvmsg", "sendmsg"];
+    let sockets = calls.iter().flat_map(|call| [4, 6].map(|family| format!("{call}{family}")));
+    let mut names: BTreeSet<String> = sockets.collect();
+    if with_packets {
+        let uplinks = [UPLINK, TUNNEL].map(|name| world.here.namespace.ifindex(name));
+        names.extend(uplinks.map(|ifindex| format!("from_uplink-{ifindex}")));
+        for pod in &world.here.pods {
+            names.extend(["from_pod", "to_pod"].map(|name| format!("{name}-{}", pod.link.ifindex)));
+        }
+    }
+    names
+}
+
+fn all_that_is_owned_is_pinned(disabled: &[Feature]) {
+    let world = World::new();
+    let before = held();
+    let here = world.open_without(disabled);
+    let status = world.here.status();
+    let tcx = status.programs.iter().any(|program| program.hook.starts_with("tcx"));
+    let (pinned, links) = (Pinned::of(&world), names_of_links(&world, tcx));
+
+    let version = format!("bowline/v{ABI_VERSION}");
+    let directories = ["layouts", "links", "maps"].map(|name| format!("{version}/{name}"));
+    let mut names: BTreeSet<String> = directories.into();
+    names.extend(["bowline".to_owned(), version.clone()]);
+    names.extend(MAPS.map(|name| format!("{version}/maps/{name}")));
+    names.extend(links.iter().map(|name| format!("{version}/links/{name}")));
+    assert_eq!(pinned.names, names);
+
+    // Filters of clsact hold their programs themselves.
+    let by_filter = |number: u32| {
+        let program = status.programs.iter().find(|program| program.id == number);
+        program.is_some_and(|it| it.hook.starts_with("clsact") && !it.attached.is_empty())
+    };
+    for program in &status.programs {
+        let kept = pinned.keeps(&(Kind::Program, program.id)) || by_filter(program.id);
+        assert!(kept, "nothing keeps {program:?}");
+    }
+    assert!(status.programs.len() >= 11, "{:?}", status.programs);
+    let infos: BTreeMap<u32, String> = aya::maps::loaded_maps()
+        .flatten()
+        .map(|map| (map.id(), map.name_as_str().unwrap_or_default().to_owned()))
+        .collect();
+    let mut own = BTreeSet::new();
+    let ours: BTreeSet<u32> = status.programs.iter().map(|program| program.id).collect();
+    for program in loaded_programs().flatten().filter(|program| ours.contains(&program.id())) {
+        for id in program.map_ids().unwrap().unwrap_or_default() {
+            if !pinned.keeps(&(Kind::Map, id)) {
+                own.insert(infos[&id].clone());
+            }
+        }
+    }
+    let may_be = |name: &String| OWN.iter().any(|start| name.starts_with(start));
+    assert!(own.iter().all(may_be), "{own:?} are not pinned");
+    for one in held().difference(&before) {
+        let (kind, id) = one;
+        let own = *kind == Kind::Map && infos.get(id).is_some_and(|name| own.contains(name));
+        let filter = *kind == Kind::Program && by_filter(*id);
+        assert!(pinned.keeps(one) || own || filter, "only the agent keeps {one:?}");
+    }
+
+    // Nothing hangs on the agent.
+    drop(here);
+    let start = Instant::now();
+    while !held().is_subset(&before) {
+        assert!(start.elapsed() < PATIENCE, "{:?}", held().difference(&before));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(Pinned::of(&world), pinned);
+    let alive: BTreeSet<u32> = loaded_programs().flatten().map(|program| program.id()).collect();
+    assert!(ours.is_subset(&alive), "programs that went with the agent");
+    assert_eq!(world.here.status().problems, Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn all_that_the_agent_owns_is_pinned_and_nothing_else() {
+    all_that_is_owned_is_pinned(&[]);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn all_that_the_agent_owns_is_pinned_also_without_tcx() {
+    all_that_is_owned_is_pinned(&[Feature::Tcx]);
+}
+
+/// What a build pinned that is no more, and what somebody else put there, does not stay unnoticed
+/// by the test above.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn what_lies_beside_the_pins_is_seen() {
+    let world = World::new();
+    let _here = world.open_without(&[]);
+    let before = Pinned::of(&world);
+    let stray = world.here.bpffs().join("bowline/v0");
+    world.here.namespace.run(move || fs::create_dir(stray).unwrap());
+    let after = Pinned::of(&world);
+    let more: Vec<&String> = after.names.difference(&before.names).collect();
+    assert_eq!(more, ["bowline/v0"]);
+}
+
+/// The memory of each map, by its name.
+fn memory(world: &World, here: &Datapath) -> BTreeMap<String, u64> {
+    let _open = here;
+    let status = world.here.status();
+    let sum: u64 = status.maps.iter().map(|row| row.bytes).sum();
+    assert_eq!(status.map_bytes, sum);
+    status.maps.into_iter().map(|row| (row.name, row.bytes)).collect()
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn every_map_says_what_memory_it_takes() {
+    let world = World::new();
+    // An empty ROUTES takes nothing.
+    let here = world.open_without(&[]);
+    let small = memory(&world, &here);
+    let names: Vec<&str> = small.keys().map(String::as_str).collect();
+    assert_eq!(names, MAPS);
+    println!("{small:?}");
+    for (name, bytes) in &small {
+        assert!(*bytes > 0, "{name}");
+    }
+    drop(here);
+    // Those whose entries are there from the beginning.
+    let mut sizes = MapSizes::default();
+    let doubled = [map::AFFINITY, map::BACKENDS, map::FLOWS, map::PEERS, map::SLOTS];
+    for name in doubled {
+        let size = world.here.status().maps.into_iter().find(|row| row.name == name).unwrap().size;
+        sizes.set(&format!("{name}={}", 2 * size)).unwrap();
+    }
+    let here = world.here.open_with(sizes);
+    let large = memory(&world, &here);
+    for name in doubled {
+        let per_cent = large[name] * 100 / small[name];
+        assert!((180..=220).contains(&per_cent), "{name}: {per_cent} % of what half of it takes");
+    }
+}
