@@ -252,6 +252,43 @@ fn a_thousand_changes_refuse_no_unconnected_datagram() {
     change_a_thousand_times_under_load(Kind::UnconnectedUdp, SERVICE, true);
 }
 
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_connected_datagram_over_ipv6() {
+    change_a_thousand_times_under_load(Kind::ConnectedUdp, SERVICE6, true);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_unconnected_datagram_over_ipv6() {
+    change_a_thousand_times_under_load(Kind::UnconnectedUdp, SERVICE6, true);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_datagram_at_the_packet_programs() {
+    change_a_thousand_times_under_load(Kind::ConnectedUdp, SERVICE, false);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_datagram_at_the_packet_programs_over_ipv6() {
+    change_a_thousand_times_under_load(Kind::ConnectedUdp, SERVICE6, false);
+}
+
+/// One socket is one flow, which moves whenever its backend goes.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_datagram_of_one_flow_at_the_packet_programs() {
+    change_a_thousand_times_under_load(Kind::UnconnectedUdp, SERVICE, false);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_thousand_changes_refuse_no_datagram_of_one_flow_at_the_packet_programs_over_ipv6() {
+    change_a_thousand_times_under_load(Kind::UnconnectedUdp, SERVICE6, false);
+}
+
 fn take_over_under_load(service: SocketAddr, in_cgroup: bool) {
     let world = World::new();
     let (mut here, _there) = world.open();
