@@ -142,8 +142,8 @@ impl Stage {
                 "containers": [{
                     "name": "web",
                     "image": "172.30.0.1:5000/workload:v1",
-                    "args": ["serve", "--listen", "::", "--http", http.to_string(), "--udp-echo", "7007",
-                             "--tcp-echo", "7007", "--lameduck-ms", lameduck],
+                    "args": ["serve", "--listen", "::", "--http", http.to_string(),
+                             "--udp-echo", "7007", "--tcp-echo", "7007", "--lameduck-ms", lameduck],
                     "ports": [{ "name": "web", "containerPort": http }],
                     "readinessProbe": { "tcpSocket": { "port": ready }, "periodSeconds": 1 },
                 }],
