@@ -25,6 +25,9 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Enough for what the cluster and this test need, and not for [`TOO_MANY`] backends on top.
 const SLOTS: &str = "SLOTS=96";
 const TOO_MANY: u8 = 100;
+/// The same of services, each port and family of which has an entry, and [`PORTS`].
+const SERVICES: &str = "SERVICES=32";
+const PORTS: u16 = 12;
 
 /// How often each packet is sent.
 const COUNT: u64 = 20;
@@ -38,6 +41,7 @@ const EMPTY: u8 = 3;
 const WEB: u8 = 4;
 const TOO_BIG: u8 = 5;
 const LATE: u8 = 6;
+const MANY: u8 = 7;
 
 /// Looks at a link until both packets marked as the last ones came by; prints how often it saw
 /// each mark.
@@ -154,6 +158,7 @@ async fn what_is_refused_is_counted_by_name_and_arrives_nowhere() -> Result<()> 
         ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
         ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
         ["--map-size", SLOTS],
+        ["--map-size", SERVICES],
         ["--disable-feature", "tcx"],
     ];
     let refusals = Refusals(Stage::up(&flags.concat()).await?);
@@ -178,7 +183,8 @@ impl Refusals {
         self.packets().context("packets that pods must not send")?;
         self.closed_ports().context("a service's port that is closed on its pod")?;
         self.no_backends().context("a service without backends")?;
-        self.full_map(&api).await.context("a map without room")
+        self.full_map(&api).await.context("a map without room")?;
+        self.full_services(&api).await.context("no room for services")
     }
 
     /// On the node of the pod that sends.
@@ -327,19 +333,7 @@ impl Refusals {
         make_service(api, "too-big", TOO_BIG, &Value::Null).await?;
         let slices = api.of::<EndpointSlice>();
         slices.create(&PostParams::default(), &too_many()?).await?;
-        let full = wait("SLOTS to be full", PATIENCE, async || {
-            let map = row(&self.net("status")?["maps"], "SLOTS")?;
-            Ok(match map["full"]["refused"].is_array() {
-                true => Found::Yes(map),
-                false => Found::NotYet(map.to_string()),
-            })
-        })
-        .await?;
-        ensure!(full["flag"] == "--map-size SLOTS=", "{full}");
-        ensure!(full["full"]["refused"] == json!(["default/too-big"]), "{full}");
-        let message = full["full"]["message"].as_str().unwrap_or_default();
-        ensure!(message.contains("SLOTS is full (96 entries)"), "{message}");
-        ensure!(message.contains("--map-size SLOTS="), "{message}");
+        self.is_full("SLOTS", 96, "default/too-big").await?;
         make_service(api, "late", LATE, &json!({ "app": "stage" })).await?;
         for family in FAMILIES {
             self.answers(family, WEB).await.context("a service of before")?;
@@ -347,12 +341,60 @@ impl Refusals {
         }
         api.of::<Service>().delete("too-big", &DeleteParams::default()).await?;
         slices.delete("too-big", &DeleteParams::default()).await?;
-        wait("SLOTS to have room", PATIENCE, async || {
-            let map = row(&self.net("status")?["maps"], "SLOTS")?;
-            Ok(if map["full"].is_null() { Found::Yes(()) } else { Found::NotYet(map.to_string()) })
+        self.has_room("SLOTS").await?;
+        self.cluster_agrees().await
+    }
+
+    /// A service too many: those that are there go on, in both families.
+    async fn full_services(&self, api: &Api) -> Result<()> {
+        self.has_room("SERVICES").await.context("before")?;
+        let ports = (1..=PORTS).map(|port| json!({ "name": format!("p{port}"), "port": port }));
+        let ports = ports.collect::<Vec<_>>();
+        make_service_with(api, "many", MANY, &json!({ "app": "stage" }), json!(ports)).await?;
+        self.is_full("SERVICES", 32, "default/many").await?;
+        for family in FAMILIES {
+            for service in [WEB, LATE] {
+                self.answers(family, service).await.context("a service of before")?;
+            }
+        }
+        api.of::<Service>().delete("many", &DeleteParams::default()).await?;
+        self.has_room("SERVICES").await?;
+        make_service(api, "after", MANY, &json!({ "app": "stage" })).await?;
+        for family in FAMILIES {
+            self.answers(family, MANY).await.context("a service that finds room again")?;
+        }
+        self.cluster_agrees().await
+    }
+
+    async fn cluster_agrees(&self) -> Result<()> {
+        self.0.cluster.agrees(PATIENCE).await.map(drop)
+    }
+
+    /// Waits until a map could not take a service; what is said of it names all that matters.
+    async fn is_full(&self, map: &str, entries: u32, refused: &str) -> Result<()> {
+        let full = wait(&format!("{map} to be full"), PATIENCE, async || {
+            let row = row(&self.net("status")?["maps"], map)?;
+            Ok(match row["full"]["refused"].is_array() {
+                true => Found::Yes(row),
+                false => Found::NotYet(row.to_string()),
+            })
         })
         .await?;
-        self.0.cluster.agrees(PATIENCE).await.map(drop)
+        let flag = format!("--map-size {map}=");
+        ensure!(full["flag"] == flag, "{full}");
+        ensure!(full["full"]["refused"] == json!([refused]), "{full}");
+        let message = full["full"]["message"].as_str().unwrap_or_default();
+        ensure!(message.contains(&format!("{map} is full ({entries} entries)")), "{message}");
+        ensure!(message.contains(&flag), "{message}");
+        Ok(())
+    }
+
+    async fn has_room(&self, map: &str) -> Result<()> {
+        wait(&format!("{map} to have room"), PATIENCE, async || {
+            let row = row(&self.net("status")?["maps"], map)?;
+            Ok(if row["full"].is_null() { Found::Yes(()) } else { Found::NotYet(row.to_string()) })
+        })
+        .await
     }
 
     /// All three pods, from the pod on the first node.
@@ -428,6 +470,20 @@ fn row(rows: &Value, name: &str) -> Result<Value> {
 }
 
 async fn make_service(api: &Api, name: &str, last: u8, selector: &Value) -> Result<()> {
+    let ports = json!([
+        { "name": "web", "port": 80, "targetPort": 9376 },
+        { "name": "closed", "port": 80, "targetPort": 9, "protocol": "UDP" },
+    ]);
+    make_service_with(api, name, last, selector, ports).await
+}
+
+async fn make_service_with(
+    api: &Api,
+    name: &str,
+    last: u8,
+    selector: &Value,
+    ports: Value,
+) -> Result<()> {
     let service: Service = serde_json::from_value(json!({
         "metadata": { "name": name },
         "spec": {
@@ -435,10 +491,7 @@ async fn make_service(api: &Api, name: &str, last: u8, selector: &Value) -> Resu
             "clusterIP": vip(Family::V4, last),
             "clusterIPs": [vip(Family::V4, last), vip(Family::V6, last)],
             "selector": selector,
-            "ports": [
-                { "name": "web", "port": 80, "targetPort": 9376 },
-                { "name": "closed", "port": 80, "targetPort": 9, "protocol": "UDP" },
-            ],
+            "ports": ports,
         },
     }))?;
     let made = api.of().create(&PostParams::default(), &service).await;
