@@ -22,6 +22,7 @@ mod pod_throughput;
 mod refusals;
 mod repair;
 mod services;
+mod toolkit;
 mod troubleshooting;
 mod upgrade;
 mod verbs;

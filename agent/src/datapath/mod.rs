@@ -37,6 +37,7 @@ mod syscall;
 mod table;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod udp;
 mod verify;
 
@@ -66,6 +67,7 @@ pub use snapshot::{
 };
 pub use status::{MapStatus, ProgramStatus, ReadStatusFailed, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
+pub use traffic::{Amounts, NodeTraffic, PodTraffic, ServiceTraffic};
 pub use udp::StartMoverFailed;
 pub use verify::{Repair, Verified, VerifyFailed};
 

@@ -315,7 +315,7 @@ pub fn monotonic_ns() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn read_counters(maps: &Path) -> Result<Vec<CounterRow>, ReadMapsFailed> {
+pub(super) fn read_counters(maps: &Path) -> Result<Vec<CounterRow>, ReadMapsFailed> {
     let table: Table<u32, Traffic> = Table::open_per_cpu(maps, map::COUNTERS)?;
     let mut rows = Vec::new();
     for reason in Reason::ALL {

@@ -17,6 +17,7 @@ mod neighbours;
 mod probe;
 mod rows;
 mod status;
+mod top;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use crate::output::{self, Format};
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
   bowline net monitor --node node1 --verdict refused
+  bowline net top --all-nodes --sort bytes
   bowline net bugreport
   bowline net diff --node node2 && echo healthy
   bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
@@ -111,6 +113,8 @@ enum What {
     Explain(explain::Args),
     /// What becomes of packets and calls, as it happens
     Monitor(monitor::Args),
+    /// Services and pods by connections, packets, bytes and drops, as they come
+    Top(top::Args),
     /// One archive with all of this, of a node or of all nodes of a local cluster
     Bugreport(bugreport::Args),
     #[command(hide = true)]
@@ -156,6 +160,9 @@ struct Local {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if let What::Top(of) = &args.what {
+        return show_top(args, of);
+    }
     if args.all_nodes {
         if matches!(args.what, What::Monitor(_) | What::Explain(_) | What::Bugreport(_)) {
             bail!("--all-nodes is for what shows a state: choose one with --node");
@@ -211,6 +218,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         show(args, &source)?;
         std::thread::sleep(Duration::from_secs(seconds));
     }
+}
+
+fn show_top(args: &Args, of: &top::Args) -> anyhow::Result<()> {
+    if args.watch.is_some() {
+        bail!("top is shown again and again: leave --watch out, --interval says how often");
+    }
+    let sources = match args.all_nodes {
+        true => every_source(args)?,
+        false => vec![source(args)?],
+    };
+    must_be_root()?;
+    launch::run_until_stopped(1, async |stop| {
+        top::run(of, &sources, args.numeric, args.output, &stop)
+    })
 }
 
 /// Prints; says whether what it shows is as it should be, as far as that is judged.
@@ -346,6 +367,13 @@ fn source(args: &Args) -> anyhow::Result<Source> {
     let nodes: Vec<(&str, &str)> =
         record.plan.nodes.iter().map(|node| (&*node.name, &*node.namespace)).collect();
     of_node(&place, &nodes, args.node.as_deref())
+}
+
+fn every_source(args: &Args) -> anyhow::Result<Vec<Source>> {
+    let (place, record) = local(args)?;
+    let nodes: Vec<(&str, &str)> =
+        record.plan.nodes.iter().map(|node| (&*node.name, &*node.namespace)).collect();
+    nodes.iter().map(|(name, _)| of_node(&place, &nodes, Some(name))).collect()
 }
 
 /// One of these nodes, each with its network namespace.

@@ -1,0 +1,339 @@
+//! What `bowline net` shows a person at a terminal, on a real cluster: `top`'s live screen in
+//! pseudo-terminals of several kinds, and its tables in a pipe.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::api::name;
+use bowline_tests::command::{command, finish, output};
+use bowline_tests::load::{Load, requests};
+use bowline_tests::{EchoStage, Place, Wishes};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::bad_input::error_line;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a program enters the screen of its own, and leaves it; how it hides the cursor, and shows
+/// it.
+const ENTERS: &str = "\x1b[?1049h";
+const LEAVES: &str = "\x1b[?1049l";
+const HIDES: &str = "\x1b[?25l";
+const SHOWS: &str = "\x1b[?25h";
+
+/// How a colour begins, of 256.
+const COLOUR: &str = "\x1b[38;5;";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
+async fn what_a_person_at_a_terminal_sees() -> Result<()> {
+    let stage = EchoStage::up(&Wishes { nodes: 2, ..Wishes::default() }).await?;
+    let played = play(&stage);
+    played.map_err(|error| stage.cluster.with_logs(error))
+}
+
+fn play(stage: &EchoStage) -> Result<()> {
+    top_in_a_pipe(stage).context("top in a pipe")?;
+    top_at_a_terminal(stage).context("top at a terminal")?;
+    top_ends_in_order(stage).context("the end of top")
+}
+
+/// `bowline net` of the client's node.
+fn net(stage: &EchoStage, words: &[&str]) -> Result<Command> {
+    let mut command = stage.cluster.bowline(&["net"])?;
+    command.args(words).args(["--name", &stage.cluster.name, "--node", &stage.node()?.name]);
+    Ok(command)
+}
+
+fn row<'a>(rows: &'a Value, name: &str) -> Result<&'a Value> {
+    let found = rows.as_array().context("no list")?.iter().find(|row| row["name"] == name);
+    found.with_context(|| format!("no {name} in {rows:#}"))
+}
+
+fn per_second(row: &Value, what: &str) -> Result<f64> {
+    row["perSecond"][what].as_f64().with_context(|| format!("no rate of {what}: {row}"))
+}
+
+fn top_in_a_pipe(stage: &EchoStage) -> Result<()> {
+    let load = Load::start(&stage.place()?, EchoStage::service(), 1, 0)?;
+    let said = output(&mut net(stage, &["top", "--count", "2", "--interval", "1", "-o", "json"])?)?;
+    refuse(stage)?;
+    let table = output(&mut net(stage, &["top", "--count", "2", "--interval", "0.5"])?)?;
+    load.stop()?.expect_no_failure("while somebody looks")?;
+    let documents: Vec<Value> =
+        said.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
+    ensure!(documents.len() == 2, "{} documents instead of two: {said}", documents.len());
+    let service = row(&documents[1]["services"], "default/echo:80/TCP")?;
+    let made = per_second(service, "connections")?;
+    ensure!(made > 1.0, "no connections: {service}");
+    ensure!(service["address"] == "10.9.8.9:80/TCP", "{service}");
+    let client = row(&documents[1]["pods"], &format!("default/{}", name(&stage.client)))?;
+    for what in ["connections", "packets", "bytes"] {
+        let rate = per_second(client, what)?;
+        ensure!(rate >= made / 2.0, "{rate} {what} a second of the client: {client}");
+    }
+    // The busiest comes first, names are names, and there is a table a moment.
+    let tables = table.matches("SERVICE ").count();
+    ensure!(tables == 2 && table.matches("POD ").count() == 2, "{table}");
+    ensure!(!table.contains('\x1b'), "a pipe gets no control sequences: {table:?}");
+    let first = table.lines().nth(1).unwrap_or_default();
+    ensure!(first.starts_with("default/echo:80/TCP "), "{table}");
+    ensure!(table.contains("unknown-port socket"), "a refused call has no line: {table}");
+
+    let numeric = ["top", "--count", "1", "--interval", "0.1", "--numeric", "--services"];
+    let table = output(&mut net(stage, &numeric)?)?;
+    ensure!(table.contains("10.9.8.9:80/TCP") && !table.contains("default/"), "{table}");
+    ensure!(!table.contains("POD "), "{table}");
+    let mut all = stage.cluster.bowline(&["net", "top", "--all-nodes", "--name"])?;
+    all.args([&stage.cluster.name, "--count", "1", "--interval", "0.2", "-o", "yaml"]);
+    let said: Value = serde_yaml_ng::from_str(&output(&mut all)?)?;
+    let nodes: Vec<&str> = said["pods"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|row| row["node"].as_str())
+        .collect();
+    ensure!(nodes.contains(&"node1") && nodes.contains(&"node2"), "{said}");
+    for (words, expected) in [
+        (&["top", "--interval", "0"][..], "not in 0.1..=3600"),
+        (&["top", "--watch"], "leave --watch out"),
+        (&["top", "--sort", "color"], "possible values: connections, packets, bytes, drops"),
+    ] {
+        let ended = finish(&mut net(stage, words)?)?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        ensure!(!ended.status.success() && said.contains(expected), "{words:?}: {said}");
+    }
+    Ok(())
+}
+
+/// A port that the service has not.
+fn refuse(stage: &EchoStage) -> Result<()> {
+    let place: Place = stage.place()?;
+    let refused: SocketAddr = "10.9.8.9:83".parse()?;
+    let ended = requests(&place, refused, 1)?;
+    ensure!(ended.ok == 0, "port 83 is nobody's");
+    Ok(())
+}
+
+fn top_at_a_terminal(stage: &EchoStage) -> Result<()> {
+    let words = ["top", "--interval", "0.5"];
+    let load = Load::start(&stage.place()?, EchoStage::service(), 1, 0)?;
+    let mut terminal = Terminal::start(net(stage, &words)?, 24, 100)?;
+    terminal.shows("default/echo:80/TCP")?;
+    terminal.shows("CONN/S")?;
+    terminal.shows(&format!("default/{}", name(&stage.client)))?;
+    terminal.shows("by connections, every 0.5 s")?;
+    ensure!(terminal.raw().contains(COLOUR), "no colours: {:?}", terminal.raw());
+    terminal.press("b")?;
+    terminal.shows("by bytes")?;
+    terminal.press("\t")?;
+    terminal.hides("POD ")?;
+    terminal.resize(24, 30)?;
+    terminal.shows("terminal too small")?;
+    terminal.resize(10, 40)?;
+    terminal.shows("BYTES/S")?;
+    terminal.hides("CONN/S")?;
+    terminal.press("q")?;
+    terminal.ended_well("q")?;
+
+    let mut plain = net(stage, &words)?;
+    plain.env("NO_COLOR", "1");
+    let mut terminal = Terminal::start(plain, 24, 100)?;
+    terminal.shows("default/echo:80/TCP")?;
+    terminal.press("\x03")?;
+    let raw = terminal.raw();
+    terminal.ended_well("Ctrl-C")?;
+    ensure!(!raw.contains(COLOUR), "colours in spite of NO_COLOR: {raw:?}");
+
+    // A terminal that cannot move its cursor gets tables.
+    let mut dumb = net(stage, &["top", "--count", "1", "--interval", "0.2"])?;
+    dumb.env("TERM", "dumb");
+    let mut terminal = Terminal::start(dumb, 24, 200)?;
+    let status = terminal.end()?;
+    let raw = terminal.raw();
+    ensure!(status.success() && raw.contains("SERVICE") && !raw.contains('\x1b'), "{raw:?}");
+    load.stop()?.expect_no_failure("while somebody looks")
+}
+
+/// By a signal, after so many times, and by what cannot be read: the terminal is as it was.
+fn top_ends_in_order(stage: &EchoStage) -> Result<()> {
+    let mut terminal = Terminal::start(net(stage, &["top"])?, 24, 100)?;
+    terminal.shows("default/echo:80/TCP")?;
+    kill(Pid::from_raw(i32::try_from(terminal.child.id())?), Signal::SIGTERM)?;
+    terminal.ended_well("SIGTERM")?;
+    let count = net(stage, &["top", "--count", "2", "--interval", "0.2"])?;
+    Terminal::start(count, 24, 100)?.ended_well("--count")?;
+
+    // No data plane from the beginning: one line, and no other screen.
+    let nothing = tempfile::tempdir()?;
+    let bpffs = nothing.path().display().to_string();
+    let missing = || stage.cluster.bowline(&["net", "top", "--bpffs", &bpffs]);
+    let said = error_line(&finish(&mut missing()?)?)?;
+    ensure!(said.contains("is an agent at work"), "{said}");
+    let mut terminal = Terminal::start(missing()?, 24, 100)?;
+    ensure!(!terminal.end()?.success());
+    ensure!(!terminal.raw().contains(ENTERS), "{:?}", terminal.raw());
+    // One that goes away is waited for, then it is an error, which the terminal still shows.
+    let own = tempfile::tempdir()?;
+    let link = own.path().join("bpf");
+    let pins = stage.cluster.dir.join("nodes").join(&stage.node()?.name).join("bpf");
+    std::os::unix::fs::symlink(&pins, &link)?;
+    let path = link.display().to_string();
+    let words = ["net", "top", "--interval", "0.5", "--bpffs", &path];
+    let mut terminal = Terminal::start(stage.cluster.bowline(&words)?, 24, 100)?;
+    terminal.shows("10.9.8.9:80/TCP")?;
+    std::fs::remove_file(&link)?;
+    terminal.shows("is an agent at work")?;
+    terminal.shows("10.9.8.9:80/TCP")?;
+    let status = terminal.end()?;
+    let raw = terminal.raw();
+    let (_, after) = raw.rsplit_once(LEAVES).context("it never left its screen")?;
+    ensure!(!status.success() && after.contains("error: "), "{status}: {after:?}");
+    terminal.is_restored()
+}
+
+fn cells(count: u16) -> Result<NonZero<u16>> {
+    NonZero::new(count).context("no terminal")
+}
+
+/// A program at a terminal of its own.
+struct Terminal {
+    child: Child,
+    keys: File,
+    /// Kept open, so that the terminal outlives the program.
+    inside: File,
+    before: Termios,
+    screen: Arc<Mutex<(vt100::Parser, Vec<u8>)>>,
+}
+
+impl Terminal {
+    fn start(wanted: Command, rows: u16, columns: u16) -> Result<Self> {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None)?;
+        let (keys, inside) = (File::from(pair.master), File::from(pair.slave));
+        let before = tcgetattr(&inside)?;
+        ensure!(before.local_flags.contains(LocalFlags::ECHO | LocalFlags::ICANON));
+        // In a session of its own it is this terminal that it finds as its own.
+        let mut command = command("setsid");
+        command.arg("--ctty").arg(wanted.get_program()).args(wanted.get_args());
+        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        for (name, value) in wanted.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let streams = [inside.try_clone()?, inside.try_clone()?, inside.try_clone()?];
+        let [stdin, stdout, stderr] = streams.map(Stdio::from);
+        let child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
+        let parser = vt100::Parser::new(cells(rows)?, cells(columns)?, 0);
+        let screen = Arc::new(Mutex::new((parser, Vec::new())));
+        let (theirs, mut from) = (screen.clone(), keys.try_clone()?);
+        // It ends with the terminal.
+        std::thread::spawn(move || {
+            let mut some = [0; 4096];
+            while let Ok(count) = from.read(&mut some)
+                && count > 0
+            {
+                let mut screen = theirs.lock().unwrap_or_else(PoisonError::into_inner);
+                screen.0.process(&some[..count]);
+                screen.1.extend(&some[..count]);
+            }
+        });
+        Ok(Self { child, keys, inside, before, screen })
+    }
+
+    fn contents(&self) -> String {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner).0.screen().contents()
+    }
+
+    /// All that it wrote.
+    fn raw(&self) -> String {
+        let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&screen.1).into_owned()
+    }
+
+    fn until(&mut self, what: &str, is: impl Fn(&str) -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !is(&self.contents()) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status} before {what}: {}", self.raw());
+            }
+            ensure!(start.elapsed() < PATIENCE, "not {what} in:\n{}", self.contents());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn shows(&mut self, word: &str) -> Result<()> {
+        self.until(&format!("it shows `{word}`"), |screen| screen.contains(word))
+    }
+
+    fn hides(&mut self, word: &str) -> Result<()> {
+        self.until(&format!("it hides `{word}`"), |screen| !screen.contains(word))
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        Ok(self.keys.write_all(keys.as_bytes())?)
+    }
+
+    /// As when somebody changes the size of a window; the kernel tells the program.
+    fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        let mut stty = command("stty");
+        stty.args(["rows", &rows.to_string(), "columns", &columns.to_string()]);
+        output(stty.stdin(self.inside.try_clone()?))?;
+        let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        screen.0.screen_mut().set_size(cells(rows)?, cells(columns)?);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                // What it wrote last is still on its way.
+                std::thread::sleep(Duration::from_millis(200));
+                return Ok(status);
+            }
+            ensure!(start.elapsed() < PATIENCE, "it does not end:\n{}", self.contents());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn ended_well(mut self, by: &str) -> Result<()> {
+        let status = self.end()?;
+        ensure!(status.success(), "{status} after {by}: {}", self.raw());
+        self.is_restored().with_context(|| by.to_owned())
+    }
+
+    /// The settings are those from before, the screen is the first one, and the cursor is there.
+    fn is_restored(&self) -> Result<()> {
+        let now = tcgetattr(&self.inside)?;
+        ensure!(now.local_flags == self.before.local_flags, "{:?}", now.local_flags);
+        ensure!(now.input_flags == self.before.input_flags, "{:?}", now.input_flags);
+        ensure!(now.output_flags == self.before.output_flags, "{:?}", now.output_flags);
+        let raw = self.raw();
+        ensure!(raw.contains(ENTERS), "it had no screen of its own: {raw:?}");
+        ensure!(raw.rfind(LEAVES) > raw.rfind(ENTERS), "it left its screen on: {raw:?}");
+        ensure!(raw.rfind(SHOWS) > raw.rfind(HIDES), "it left no cursor: {raw:?}");
+        Ok(())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Of one that ended nothing is left to end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
