@@ -1,38 +1,53 @@
-//! Services that change all the time under traffic: 1,000 services, 5,000 backends, 100 changes a
-//! second.
+//! Services that change all the time under traffic: 1,000 of IPv4 and 100 of IPv6 with five
+//! backends each, 100 changes a second; and one more whose set is replaced by another one a
+//! thousand times.
 //!
 //! The backends are addresses that lead to one listener on each node, which tells every connection
-//! the address it reached. Clients on two nodes visit services picked at random and write down
-//! when and whom they reached; afterwards each visit is held against what the API said at that
-//! moment. A set counts as possible from the moment its write began until [`LAG`] after the write
-//! of the next one was acknowledged.
+//! the address it reached. Clients on two nodes, and one that no socket hook sees, visit services
+//! picked at random and write down when and whom they reached; afterwards each visit is held
+//! against what the API said at that moment. A set counts as possible from the moment its write
+//! began until [`LAG`] after the write of the next one was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_tests::api::Api;
+use bowline_tests::api::{Api, node_of, uid};
 use bowline_tests::command::output;
 use bowline_tests::load::Load;
-use bowline_tests::{Cluster, Wishes};
+use bowline_tests::{Cluster, Place, Wishes};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 const SERVICES: u32 = 1_000;
+/// Of IPv6, numbered after those of IPv4.
+const SERVICES_V6: u32 = 100;
+const ALL: u32 = SERVICES + SERVICES_V6;
 const BACKENDS_EACH: u32 = 5;
 const CHANGES_A_SECOND: u32 = 100;
 const PORT: u16 = 9000;
 /// Services have consecutive addresses from here.
 const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 9, 100, 0);
-/// Backends of the nodes: 10.77.0.0/19 leads to the first, the next /19 to the second.
+const FIRST_SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 9, 0, 0, 0, 0, 0x6400);
+/// Backends of the nodes: 10.77.0.0/19 leads to the first, the next /19 to the second, and so on.
 const FIRST_BACKEND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 0);
 const NODE_BITS: u32 = 13;
+/// The next /64 leads to the second node.
+const FIRST_BACKEND_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0);
+/// The service whose set is replaced so many times, so often, by one that shares nothing with those
+/// before. Its backends are numbered after all others.
+const HOT: Ipv4Addr = Ipv4Addr::new(10, 9, 99, 1);
+const REPLACEMENTS: u32 = 1_000;
+const REPLACE_EVERY: Duration = Duration::from_millis(12);
+const MOST_HOT: u32 = 3;
+/// Of [`CHANGES_A_SECOND`].
+const LEAST_PART: f64 = 0.95;
 const NODES: u32 = 2;
 /// How long an acknowledged change may take to reach the nodes' maps before a connection to what it
 /// removed counts as misdirected. What it really took is printed.
@@ -54,8 +69,13 @@ struct Version {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn no_connection_is_lost_or_misled_while_sets_change() -> Result<()> {
-    let nodes = NODES as usize;
-    let cluster = Cluster::up(&Wishes { nodes, registry: false, ..Wishes::default() })?;
+    let mut wishes = Wishes { nodes: NODES as usize, ..Wishes::default() };
+    let ranges = [
+        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
+        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
+    ];
+    wishes.flags.extend(ranges.concat().into_iter().map(str::to_owned));
+    let cluster = Cluster::up(&wishes)?;
     let api = cluster.api().await?;
     let played = play(&cluster, &api).await;
     played.map_err(|error| cluster.with_logs(error))
@@ -67,42 +87,69 @@ fn duration() -> Duration {
 }
 
 async fn play(cluster: &Cluster, api: &Api) -> Result<()> {
+    let begun = Instant::now();
+    let step = |what: &str| println!("{:5.1} s: {what}", begun.elapsed().as_secs_f64());
+    cluster.apply("client.yaml")?;
     let servers = start_backends(cluster)?;
     let mut history = create_services(api).await?;
     wait_for_maps(cluster, api).await.context("after all services were made")?;
+    let mut hot = vec![create_hot(api).await.context("the service that changes most")?];
+    let client = api.ready_pods("app=client", 1, PATIENCE).await?;
+    cluster.agrees(PATIENCE).await?;
 
-    let first = format!("{FIRST_SERVICE}:80");
-    let count = SERVICES.to_string();
-    let visit = ["visit", &first, "--services", &count, "--workers", "2", "--every-us", "2000"];
-    let clients = cluster.nodes.iter().map(|node| Load::spawn(&node.place()?, &visit));
-    let clients = clients.collect::<Result<Vec<Load>>>()?;
+    let [one, two] = &cluster.nodes[..] else { bail!("not {NODES} nodes") };
+    let client = client.first().context("no client")?;
+    // Outside of its cgroup: the pod's link balances it.
+    let unhooked = cluster.node(&node_of(client))?.pod_network(&uid(client))?;
+    let clients = [
+        visit(&one.place()?, Visited::V4, 1_000)?,
+        visit(&two.place()?, Visited::V4, 1_000)?,
+        visit(&one.place()?, Visited::V6, 200)?,
+        visit(&unhooked, Visited::V4, 200)?,
+        visit(&unhooked, Visited::V6, 200)?,
+        visit(&two.place()?, Visited::Hot, 200)?,
+        visit(&unhooked, Visited::Hot, 200)?,
+    ];
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = memory(cluster)?;
+    step("all services are there, and clients run");
 
     let start = Instant::now();
-    let changes = change_all_the_time(api, &mut history).await?;
-    let took = start.elapsed();
+    let (changes, replaced) = tokio::join!(
+        async { (change_all_the_time(api, &mut history).await, start.elapsed()) },
+        replace_again_and_again(api, &mut hot),
+    );
+    let ((changes, took), ()) = ((changes.0?, changes.1), replaced?);
     let after = memory(cluster)?;
-    let mut visits: Vec<Visit> = Vec::new();
-    for client in clients {
-        visits.append(&mut client.stop_with()?);
+    step("all changes are made");
+    let (mut visits, mut hot_visits): (Vec<Visit>, Vec<Visit>) = Default::default();
+    for (which, client) in clients {
+        let seen: Vec<Visit> = client.stop_with()?;
+        ensure!(seen.len() > 500, "only {} connections by one of the clients", seen.len());
+        match which {
+            Visited::V4 => visits.extend(seen),
+            Visited::V6 => visits.extend(seen.into_iter().map(|mut visit| {
+                visit.2 += SERVICES;
+                visit
+            })),
+            Visited::Hot => hot_visits.extend(seen),
+        }
     }
+    step("the clients have ended");
     drop(servers);
+    delete_hot(api).await?;
     let settled = wait_for_maps(cluster, api).await.context("after the last change")?;
 
     let rate = f64::from(changes) / took.as_secs_f64();
     println!("{changes} changes in {took:.1?}, {rate:.0}/s; {} connections", visits.len());
     println!("maps equal to the API {settled:.0?} after the clients' end");
     println!("memory of the agents before and after, MB: {before:?} {after:?}");
-    let late = judge(&history, &visits)?;
-    let of = |part: usize| Duration::from_micros(late[(late.len() - 1) * part / 1000]);
-    println!("zero failed, zero misdirected");
-    println!(
-        "connections after the acknowledged removal of their backend: 99.9% within {:?}, all {:?}",
-        of(999),
-        of(1000)
-    );
-    ensure!(rate > f64::from(CHANGES_A_SECOND) * 0.8, "only {rate:.0} changes a second were made");
+    report("all services", &judge(&history, &visits)?);
+    let replaced = hot.len() - 1;
+    println!("one service, replaced {replaced} times: {} connections", hot_visits.len());
+    report("that service", &judge(&[hot], &hot_visits).context("one service")?);
+    ensure!(rate > f64::from(CHANGES_A_SECOND) * LEAST_PART, "only {rate:.1} changes a second");
+    ensure!(replaced == REPLACEMENTS as usize, "only {replaced} replacements");
     ensure!(visits.len() > 1_000, "only {} connections", visits.len());
     for (before, after) in before.iter().zip(&after) {
         ensure!(*after < before + 8, "an agent grew from {before} to {after} MB");
@@ -110,46 +157,99 @@ async fn play(cluster: &Cluster, api: &Api) -> Result<()> {
     Ok(())
 }
 
-/// A listener on each node for a range of addresses that leads there.
+fn report(what: &str, late: &[u64]) {
+    let of = |part: usize| Duration::from_micros(late[(late.len() - 1) * part / 1000]);
+    println!(
+        "{what}: zero failed, zero misdirected; connections after the acknowledged removal of \
+         their backend: 99.9% within {:?}, all {:?}",
+        of(999),
+        of(1000)
+    );
+}
+
+/// Which services a client visits.
+#[derive(Clone, Copy)]
+enum Visited {
+    V4,
+    V6,
+    Hot,
+}
+
+/// A client that makes so many connections a second at most.
+fn visit(place: &Place, which: Visited, rate: u32) -> Result<(Visited, Load)> {
+    let (first, count): (IpAddr, u32) = match which {
+        Visited::V4 => (FIRST_SERVICE.into(), SERVICES),
+        Visited::V6 => (FIRST_SERVICE_V6.into(), SERVICES_V6),
+        Visited::Hot => (HOT.into(), 1),
+    };
+    let (first, count) = (SocketAddr::new(first, 80).to_string(), count.to_string());
+    let every = (2 * 1_000_000 / rate).to_string();
+    let words = ["visit", &first, "--services", &count, "--workers", "2", "--every-us", &every];
+    Ok((which, Load::spawn(place, &words)?))
+}
+
+/// A listener on each node for a range of addresses of each family that leads there.
 fn start_backends(cluster: &Cluster) -> Result<Vec<Load>> {
-    let range = |node: u32| {
-        let first = Ipv4Addr::from_bits(FIRST_BACKEND.to_bits() + (node << NODE_BITS));
-        format!("{first}/{}", 32 - NODE_BITS)
+    let ranges = |node: u32| {
+        [(v4(node, 0), 32 - NODE_BITS), (v6(node, 0), 64)]
+            .map(|(first, length)| format!("{first}/{length}"))
     };
     let mut listeners = Vec::new();
     for (index, node) in (0..).zip(&cluster.nodes) {
         let place = node.place()?;
         for (other, peer) in (0..).zip(&cluster.nodes) {
-            let mut ip = place.command("ip");
-            ip.args(["route", "add"]);
-            if other == index {
-                ip.args(["local", &range(other), "dev", "lo"]);
-            } else {
-                ip.args([&range(other), "via", &node_address(cluster, &peer.name)?]);
+            for (range, gateway) in ranges(other).iter().zip(node_addresses(cluster, &peer.name)?) {
+                let mut ip = place.command("ip");
+                ip.args(["route", "add"]);
+                if other == index {
+                    ip.args(["local", range, "dev", "lo"]);
+                } else {
+                    ip.args([range, "via", &gateway]);
+                }
+                output(&mut ip)?;
             }
-            output(&mut ip)?;
         }
         listeners.push(Load::spawn(&place, &["answer", "--port", &PORT.to_string()])?);
     }
     Ok(listeners)
 }
 
-fn node_address(cluster: &Cluster, node: &str) -> Result<String> {
+/// Of IPv4 and of IPv6.
+fn node_addresses(cluster: &Cluster, node: &str) -> Result<[String; 2]> {
     let said = output(&mut cluster.bowline(&["get", "node", node, "-o", "json"])?)?;
     let object: Value = serde_json::from_str(&said)?;
     let addresses = object["status"]["addresses"].as_array().context("no addresses")?;
-    let internal = addresses.iter().find(|address| address["type"] == "InternalIP");
-    let address = internal.and_then(|address| address["address"].as_str());
-    address.map(str::to_owned).context("no internal address")
+    let internal = addresses.iter().filter(|address| address["type"] == "InternalIP");
+    let all: Vec<&str> = internal.filter_map(|address| address["address"].as_str()).collect();
+    let of = |six: bool| all.iter().find(|address| address.contains(':') == six);
+    let both = of(false).zip(of(true)).with_context(|| format!("{node} has {all:?}"))?;
+    Ok([(*both.0).to_owned(), (*both.1).to_owned()])
+}
+
+/// An address of a node's backends.
+fn v4(node: u32, within: u32) -> IpAddr {
+    Ipv4Addr::from_bits(FIRST_BACKEND.to_bits() + (node << NODE_BITS) + within).into()
+}
+
+fn v6(node: u32, within: u32) -> IpAddr {
+    let bits = (u128::from(node) << 64) + u128::from(within);
+    Ipv6Addr::from_bits(FIRST_BACKEND_V6.to_bits() + bits).into()
+}
+
+/// A service's own address.
+fn vip(service: u32) -> IpAddr {
+    match service.checked_sub(SERVICES) {
+        None => Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + service).into(),
+        Some(number) => Ipv6Addr::from_bits(FIRST_SERVICE_V6.to_bits() + u128::from(number)).into(),
+    }
 }
 
 /// The backends that a service chooses its sets from, spread over the nodes.
 fn pool(service: u32) -> impl Iterator<Item = IpAddr> {
+    let address = if service < SERVICES { v4 } else { v6 };
     (0..BACKENDS_EACH).map(move |index| {
         let number = service * BACKENDS_EACH + index;
-        let within = 1 + number / NODES;
-        let bits = FIRST_BACKEND.to_bits() + ((number % NODES) << NODE_BITS) + within;
-        Ipv4Addr::from_bits(bits).into()
+        address(number % NODES, 1 + number / NODES)
     })
 }
 
@@ -170,13 +270,22 @@ fn slice(service: u32, ready: &BTreeSet<IpAddr>, rng: &mut impl Rng) -> Result<E
         Some(json!({ "addresses": [address], "conditions": conditions }))
     });
     let endpoints: Vec<Value> = endpoints.collect();
+    slice_of(&format!("s{service}"), &namespace(service), vip(service), &endpoints)
+}
+
+fn slice_of(
+    service: &str,
+    namespace: &str,
+    vip: IpAddr,
+    endpoints: &[Value],
+) -> Result<EndpointSlice> {
     Ok(serde_json::from_value(json!({
         "metadata": {
-            "name": format!("s{service}-1"),
-            "namespace": namespace(service),
-            "labels": { "kubernetes.io/service-name": format!("s{service}") },
+            "name": format!("{service}-1"),
+            "namespace": namespace,
+            "labels": { "kubernetes.io/service-name": service },
         },
-        "addressType": "IPv4",
+        "addressType": if vip.is_ipv4() { "IPv4" } else { "IPv6" },
         "ports": [{ "name": "", "port": PORT, "protocol": "TCP" }],
         "endpoints": endpoints,
     }))?)
@@ -188,13 +297,14 @@ async fn create_services(api: &Api) -> Result<Vec<Vec<Version>>> {
         let object = serde_json::from_value(json!({ "metadata": { "name": namespace(number) } }))?;
         api.of_cluster::<Namespace>().create(&PostParams::default(), &object).await?;
     }
-    let made = futures::stream::iter(0..SERVICES).map(|number| async move {
+    let made = futures::stream::iter(0..ALL).map(|number| async move {
         let client = api.client();
         let namespace = namespace(number);
         let service: Service = serde_json::from_value(json!({
             "metadata": { "name": format!("s{number}") },
             "spec": {
-                "clusterIP": Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + number),
+                "clusterIP": vip(number),
+                "ipFamilies": [if number < SERVICES { "IPv4" } else { "IPv6" }],
                 "ports": [{ "port": 80 }],
             },
         }))?;
@@ -219,7 +329,7 @@ async fn change_all_the_time(api: &Api, history: &mut [Vec<Version>]) -> Result<
     println!("seed {seed}");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
     let total = CHANGES_A_SECOND * u32::try_from(duration().as_secs())?;
-    let mut order: Vec<u32> = (0..SERVICES).collect();
+    let mut order: Vec<u32> = (0..ALL).collect();
     order.shuffle(&mut rng);
     let mut pace = tokio::time::interval(Duration::from_secs(1) / CHANGES_A_SECOND);
     let mut writes = tokio::task::JoinSet::new();
@@ -246,6 +356,50 @@ async fn change_all_the_time(api: &Api, history: &mut [Vec<Version>]) -> Result<
         history[number as usize].push(version);
     }
     Ok(total)
+}
+
+/// The set of that number of the service that changes most: nobody of it is in another one.
+fn hot_set(number: u32) -> BTreeSet<IpAddr> {
+    let first = SERVICES * BACKENDS_EACH + number * MOST_HOT;
+    let all = first..first + 1 + number % MOST_HOT;
+    all.map(|number| v4(number % NODES, 1 + number / NODES)).collect()
+}
+
+fn hot_slice(backends: &BTreeSet<IpAddr>) -> Result<EndpointSlice> {
+    let ready = |address| json!({ "addresses": [address], "conditions": { "ready": true } });
+    let endpoints: Vec<Value> = backends.iter().map(ready).collect();
+    slice_of("hot", "default", HOT.into(), &endpoints)
+}
+
+async fn create_hot(api: &Api) -> Result<Version> {
+    let service = json!({
+        "metadata": { "name": "hot" },
+        "spec": { "clusterIP": HOT, "ports": [{ "port": 80 }] },
+    });
+    let service: Service = serde_json::from_value(service)?;
+    let (begun, backends) = (now(), hot_set(0));
+    api.of().create(&PostParams::default(), &hot_slice(&backends)?).await?;
+    api.of().create(&PostParams::default(), &service).await?;
+    Ok(Version { begun, acknowledged: now(), backends })
+}
+
+async fn delete_hot(api: &Api) -> Result<()> {
+    api.of::<Service>().delete("hot", &DeleteParams::default()).await?;
+    api.of::<EndpointSlice>().delete("hot-1", &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// Each set is followed by one that shares no backend with it.
+async fn replace_again_and_again(api: &Api, history: &mut Vec<Version>) -> Result<()> {
+    let slices = api.of::<EndpointSlice>();
+    let mut pace = tokio::time::interval(REPLACE_EVERY);
+    for number in 1..=REPLACEMENTS {
+        pace.tick().await;
+        let (begun, backends) = (now(), hot_set(number));
+        slices.replace("hot-1", &PostParams::default(), &hot_slice(&backends)?).await?;
+        history.push(Version { begun, acknowledged: now(), backends });
+    }
+    Ok(())
 }
 
 /// Holds every visit against the sets that were possible then. Gives for each visit how long its
@@ -293,25 +447,26 @@ async fn wait_for_maps(cluster: &Cluster, api: &Api) -> Result<Duration> {
     for node in &cluster.nodes {
         loop {
             let found = programmed(cluster, &node.name)?;
-            if found == wanted {
+            let active = node.maps().active_backends()?;
+            let used: BTreeSet<&IpAddr> = wanted.values().flatten().collect();
+            // The other services of the cluster have a few more.
+            let extra = active.checked_sub(used.len());
+            if found == wanted && extra.is_some_and(|extra| extra < 10) {
                 break;
             }
             let differing = wanted.iter().find(|(service, set)| found.get(*service) != Some(*set));
             ensure!(
                 start.elapsed() < PATIENCE,
-                "{}: {} services instead of {}; first difference: {differing:?}, programmed {:?}",
+                "{}: {} services instead of {}, {active} backends for {}; first difference: \
+                 {differing:?}, programmed {:?}",
                 node.name,
                 found.len(),
                 wanted.len(),
+                used.len(),
                 differing.map(|(service, _)| found.get(service)),
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let active = node.maps().active_backends()?;
-        let used: BTreeSet<&IpAddr> = wanted.values().flatten().collect();
-        // The other services of the cluster have a few more.
-        let extra = active.checked_sub(used.len());
-        ensure!(extra.is_some_and(|extra| extra < 10), "{active} backends for {}", used.len());
     }
     Ok(start.elapsed())
 }
@@ -324,15 +479,14 @@ async fn wanted(api: &Api) -> Result<BTreeMap<IpAddr, BTreeSet<IpAddr>>> {
         let name = slice.metadata.name.unwrap_or_default();
         let number = name.strip_prefix('s').and_then(|name| name.strip_suffix("-1"));
         let Some(number) = number.and_then(|number| number.parse::<u32>().ok()) else { continue };
-        let address = Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + number);
         let ready = slice.endpoints.into_iter().flatten().filter(|endpoint| {
             endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(true))
         });
         let addresses = ready.flat_map(|endpoint| endpoint.addresses);
         let addresses = addresses.map(|text| Ok(text.parse::<IpAddr>()?));
-        wanted.insert(address.into(), addresses.collect::<Result<BTreeSet<IpAddr>>>()?);
+        wanted.insert(vip(number), addresses.collect::<Result<BTreeSet<IpAddr>>>()?);
     }
-    ensure!(wanted.len() == SERVICES as usize, "the API has {} services", wanted.len());
+    ensure!(wanted.len() == ALL as usize, "the API has {} services", wanted.len());
     Ok(wanted)
 }
 
@@ -342,11 +496,11 @@ fn programmed(cluster: &Cluster, node: &str) -> Result<BTreeMap<IpAddr, BTreeSet
     let rows: Value = serde_json::from_str(&output(&mut cluster.bowline(&arguments)?)?)?;
     let rows = rows.as_array().or_else(|| rows["items"].as_array()).context("no rows")?;
     let mut found: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
-    let last = Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + SERVICES - 1);
+    let ours: BTreeSet<IpAddr> = (0..ALL).map(vip).collect();
     for row in rows {
         let text = |field: &str| row[field].as_str().context("a row without an address");
         let service: IpAddr = text("serviceAddress")?.parse()?;
-        if service >= IpAddr::from(FIRST_SERVICE) && service <= IpAddr::from(last) {
+        if ours.contains(&service) {
             found.entry(service).or_default().insert(text("address")?.parse()?);
         }
     }

@@ -6,7 +6,7 @@
 //! what was true at that moment.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,13 +24,14 @@ type Visit = (u128, u128, u32, Result<IpAddr, String>);
 /// Tell every connection the local address that it reached, until standard input closes.
 pub(crate) fn answer(options: &Options) -> Result<Value, String> {
     let port = options.or("port", 9000_u16)?;
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+    // Takes clients of both families.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .map_err(|error| format!("cannot listen on {port}: {error}"))?;
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             if let Ok(address) = stream.local_addr() {
                 // A client that is gone misses its answer, nobody else does.
-                drop(stream.write_all(address.ip().to_string().as_bytes()));
+                drop(stream.write_all(address.ip().to_canonical().to_string().as_bytes()));
             }
         }
     });
@@ -40,9 +41,7 @@ pub(crate) fn answer(options: &Options) -> Result<Value, String> {
 
 /// Visit services at consecutive addresses until standard input closes.
 pub(crate) fn visit(options: &Options) -> Result<Value, String> {
-    let SocketAddr::V4(first) = options.target(0)? else {
-        return Err("an IPv4 address is missing".to_owned());
-    };
+    let first = options.target(0)?;
     let services = options.or("services", 1_u32)?;
     let every = Duration::from_micros(options.or("every-us", 0)?);
     let budget = Budget::new(None);
@@ -59,9 +58,8 @@ pub(crate) fn visit(options: &Options) -> Result<Value, String> {
                     random ^= random >> 7;
                     random ^= random << 17;
                     let number = (((random >> 32) * u64::from(services)) >> 32) as u32;
-                    let address = Ipv4Addr::from_bits(first.ip().to_bits() + number);
                     let begun = now();
-                    let reached = ask((address, first.port()).into());
+                    let reached = ask((after(first.ip(), number), first.port()).into());
                     visits.push((begun, now(), number, reached));
                     std::thread::sleep(every.saturating_sub(start.elapsed()));
                 }
@@ -78,6 +76,14 @@ pub(crate) fn visit(options: &Options) -> Result<Value, String> {
         Err(error) => json!([begun as u64, ended as u64, service, null, error]),
     });
     Ok(rows.collect())
+}
+
+/// The address so many places after another.
+fn after(first: IpAddr, number: u32) -> IpAddr {
+    match first {
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + number).into(),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + u128::from(number)).into(),
+    }
 }
 
 fn ask(target: SocketAddr) -> Result<IpAddr, String> {
