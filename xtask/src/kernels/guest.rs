@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::image;
-use super::release::Kernel;
+use super::release::{Kernel, NEWEST};
 
 /// What became of a guest.
 pub(crate) struct Report {
@@ -22,11 +22,15 @@ pub(crate) struct Report {
     facts: Facts,
 }
 
-/// Rows of packet tables that a guest runs at least when nothing is left out.
-const ROWS: u32 = 120;
+/// Rows of packet tables that a guest runs at least when nothing is left out: nearly all that there
+/// are, so that lost ones show.
+const ROWS: u32 = 755;
 
 /// Programs that there are at least.
 const PROGRAMS: u32 = 11;
+
+/// The head of the table that the test `statistics` prints.
+const SIZES: &str = "program instructions verified";
 
 /// What the lines of a guest's tests come to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,15 +41,28 @@ struct Facts {
     rows: u32,
     programs: String,
     features: Vec<String>,
+    /// What the test `statistics` prints: a line for each program.
+    sizes: Vec<String>,
+    /// It found no golden numbers of this kernel.
+    not_compared: bool,
 }
 
 impl Facts {
-    /// Reads `bowline-fact NAME VALUE` lines, the harness's summary, and the last word. The
-    /// harness prints a test's name without an end of line, so a fact may stand behind it.
+    /// Reads `bowline-fact NAME VALUE` lines, the table of programs' sizes, the harness's summary,
+    /// and the last word. The harness prints a test's name without an end of line, so a fact may
+    /// stand behind it.
     fn read(text: &str) -> Self {
         let mut facts = Self::default();
+        let mut in_sizes = false;
         for line in text.lines().map(str::trim) {
-            if let Some(status) = line.strip_prefix("guest: status ") {
+            in_sizes &= !line.is_empty();
+            if in_sizes {
+                facts.sizes.push(line.to_owned());
+            } else if line.ends_with(SIZES) {
+                in_sizes = true;
+            } else if line.starts_with("NOT COMPARED") {
+                facts.not_compared = true;
+            } else if let Some(status) = line.strip_prefix("guest: status ") {
                 facts.status = status.parse().ok();
             } else if let Some(rest) = line.strip_prefix("test result: ") {
                 let passed = rest.split(['.', ';']).find_map(|part| part.strip_suffix(" passed"));
@@ -85,6 +102,15 @@ impl Report {
         self.facts.tests
     }
 
+    fn is_newest(&self) -> bool {
+        self.kernel == NEWEST
+    }
+
+    /// How large each program is, as the newest kernel says it: what growth is judged by.
+    pub(crate) fn newest_sizes(&self) -> &[String] {
+        if self.is_newest() { &self.facts.sizes } else { &[] }
+    }
+
     fn failure(&self) -> Option<&'static str> {
         match self.facts.status {
             _ if !self.ended => Some("FAILED: it did not end in time"),
@@ -95,6 +121,12 @@ impl Report {
             }
             Some(0) if self.whole && !self.facts.has_all_programs() => {
                 Some("FAILED: programs are missing")
+            }
+            Some(0) if self.whole && self.facts.sizes.is_empty() => {
+                Some("FAILED: the sizes of programs are missing")
+            }
+            Some(0) if self.is_newest() && self.facts.not_compared => {
+                Some("FAILED: no golden sizes of this kernel's programs")
             }
             Some(0) => None,
             Some(_) => Some("FAILED"),
@@ -190,15 +222,21 @@ fn tests_log(kernel: &Kernel) -> PathBuf {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{Facts, Report};
+    use super::{Facts, NEWEST, Report};
 
     const GOOD: &str = "guest: release 5.10.0\r\n\
         running 3 tests\r\n\
         test kernels::features ... bowline-fact programs 11/11\r\n\
         bowline-fact feature tcx\r\n\
         ok\r\n\
-        test packets::a ... bowline-fact rows 112\r\nok\r\n\
+        test packets::a ... bowline-fact rows 747\r\nok\r\n\
         test packets::b ... bowline-fact rows 8\r\nok\r\n\
+        test statistics::c ... program instructions verified\r\n\
+        linux 5.10\r\n\
+        connect4 1507 6624\r\n\
+        to_pod 3305 13430\r\n\
+        \r\n\
+        ok\r\n\
         test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\r\n\
         guest: status 0\r\n";
 
@@ -223,7 +261,10 @@ pub(crate) mod tests {
     fn facts_are_read_from_what_tests_print() {
         let report = report(GOOD, true);
         assert!(report.passed());
-        assert_eq!(report.cells(), ["5.10.0", "11/11", "120", "3", "tcx", "ok"]);
+        assert_eq!(report.cells(), ["5.10.0", "11/11", "755", "3", "tcx", "ok"]);
+        let sizes = ["linux 5.10", "connect4 1507 6624", "to_pod 3305 13430"];
+        assert_eq!(report.facts.sizes, sizes);
+        assert!(report.newest_sizes().is_empty(), "only the newest kernel's are shown");
     }
 
     #[test]
@@ -238,18 +279,33 @@ pub(crate) mod tests {
     #[test]
     fn a_guest_that_did_less_than_all_does_not_pass_unless_that_was_asked_for() {
         for (from, to, word) in [
-            ("rows 112", "rows 111", "rows"),
-            ("rows 112", "rows 0", "rows"),
+            ("rows 747", "rows 746", "rows"),
+            ("rows 747", "rows 0", "rows"),
             ("bowline-fact rows", "rows", "rows"),
             ("programs 11/11", "programs 10/11", "programs"),
             ("programs 11/11", "programs 10/10", "programs"),
             ("bowline-fact programs", "programs", "programs"),
+            ("program instructions verified", "nothing", "sizes"),
         ] {
             let less = GOOD.replace(from, to);
             let whole = report(&less, true);
             let [.., verdict] = whole.cells();
             assert!(!whole.passed() && verdict.contains(word), "{from} to {to}: {verdict}");
             assert!(Report { whole: false, ..report(&less, true) }.passed(), "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn the_newest_kernel_needs_golden_sizes() {
+        let unknown = GOOD.replace("13430\r\n\r\nok", "13430\r\n\r\nNOT COMPARED: no\r\nok");
+        assert_ne!(unknown, GOOD);
+        let report = |kernel, whole| Report { kernel, whole, ..report(&unknown, true) };
+        assert!(report("5.10", true).passed(), "older ones are told by those that have some");
+        for whole in [true, false] {
+            let newest = report(NEWEST, whole);
+            let [.., verdict] = newest.cells();
+            assert!(!newest.passed() && verdict.contains("golden"), "{verdict}");
+            assert_eq!(newest.newest_sizes().len(), 3);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The kernels: where Debian has them, and what of them a guest needs.
 //!
-//! Names of packages are looked up each time, so that a security update needs no change here.
+//! Names of packages are looked up when one is downloaded, so that a security update needs no
+//! change here. Which kernel is the newest is looked up again after a week.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -16,12 +18,19 @@ pub(crate) struct Release {
     suite: &'static str,
 }
 
+/// The one that moves.
+pub(crate) const NEWEST: &str = "newest";
+
+/// How long what was the newest kernel counts as such.
+const FRESH: Duration = Duration::from_secs(7 * DAY);
+const DAY: u64 = 24 * 60 * 60;
+
 /// From the floor to the newest that Debian builds for a stable release.
 pub(crate) const RELEASES: [Release; 4] = [
     Release { name: "5.10", suite: "bullseye-security" },
     Release { name: "6.1", suite: "bookworm-security" },
     Release { name: "6.12", suite: "trixie-security" },
-    Release { name: "newest", suite: "trixie-backports" },
+    Release { name: NEWEST, suite: "trixie-backports" },
 ];
 
 /// What `--kernel` takes.
@@ -48,14 +57,35 @@ pub(crate) struct Kernel {
 }
 
 impl Release {
-    /// Downloads and unpacks the kernel, unless it is there.
+    /// Downloads and unpacks the kernel, unless it is there and no newer one is to be looked for.
+    /// What is there is taken where looking fails.
     pub(crate) fn prepare(&self, update: bool) -> Result<Kernel> {
         let directory = workspace::target().join("kernels").join(self.name);
-        if update || !directory.join("complete").is_file() {
-            eprintln!("downloading kernel {} from Debian {}", self.name, self.suite);
-            self.download(&directory)
-                .with_context(|| format!("kernel {} from Debian {}", self.name, self.suite))?;
+        let age = age(&directory.join(COMPLETE));
+        if update || age.is_none_or(|age| self.is_stale(age)) {
+            let looked = self.look(&directory, update);
+            let looked =
+                looked.with_context(|| format!("kernel {} from Debian {}", self.name, self.suite));
+            match looked {
+                Err(error) if age.is_some() && !update => {
+                    eprintln!("WARNING: no newer kernel was looked for: {error:#}");
+                }
+                looked => looked?,
+            }
         }
+        let kernel = self.ready(directory)?;
+        let days = self::age(&kernel.directory.join(COMPLETE)).unwrap_or_default().as_secs() / DAY;
+        eprintln!("kernel {}: {}, looked up {days} days ago", self.name, kernel.version);
+        Ok(kernel)
+    }
+
+    /// Whether a kernel that was looked up so long ago may not be the one any more.
+    fn is_stale(&self, age: Duration) -> bool {
+        self.name == NEWEST && age > FRESH
+    }
+
+    /// The kernel that lies in this directory.
+    fn ready(&self, directory: PathBuf) -> Result<Kernel> {
         let read = |file: &str| {
             let path = directory.join(file);
             std::fs::read_to_string(&path)
@@ -63,19 +93,23 @@ impl Release {
         };
         Ok(Kernel {
             name: self.name,
-            version: read("complete")?,
+            version: read(COMPLETE)?,
             image: directory.join("vmlinuz"),
             modules: read("modules")?.lines().map(|name| directory.join(name)).collect(),
             directory,
         })
     }
 
-    fn download(&self, directory: &Path) -> Result<()> {
-        if directory.exists() {
-            std::fs::remove_dir_all(directory)?;
+    /// Downloads what Debian has now, unless it is what is there (`anew`: also then). Until all of
+    /// it is here, what was there stays.
+    fn look(&self, directory: &Path, anew: bool) -> Result<()> {
+        eprintln!("looking for kernel {} in Debian {}", self.name, self.suite);
+        let fresh = directory.with_extension("new");
+        if fresh.exists() {
+            std::fs::remove_dir_all(&fresh)?;
         }
-        std::fs::create_dir_all(directory)?;
-        let suite = Suite::open(&directory.join("apt"), self.suite)?;
+        std::fs::create_dir_all(&fresh)?;
+        let suite = Suite::open(&fresh.join("apt"), self.suite)?;
         let mut packages = suite.dependencies(PACKAGE)?;
         // Newer kernels come as several packages; only those with a version in their names count.
         packages.retain(|name| {
@@ -84,17 +118,41 @@ impl Release {
         });
         packages.sort_unstable();
         packages.dedup();
-        let names: Vec<&str> = packages.iter().map(String::as_str).collect();
-        let unpacked = suite.unpack(&names)?;
-        let (version, modules) = take_modules(&unpacked, directory)?;
+        let names = packages.join("\n");
+        let complete = directory.join(COMPLETE);
+        let known = std::fs::read_to_string(directory.join(NAMES_OF_PACKAGES));
+        if !anew && complete.is_file() && known.is_ok_and(|known| known == names) {
+            std::fs::write(&complete, std::fs::read(&complete)?)?;
+            return Ok(std::fs::remove_dir_all(&fresh)?);
+        }
+        eprintln!("downloading {}", packages.join(", "));
+        let list: Vec<&str> = packages.iter().map(String::as_str).collect();
+        let unpacked = suite.unpack(&list)?;
+        let (version, modules) = take_modules(&unpacked, &fresh)?;
         let image = find(&unpacked, &|name| name.starts_with("vmlinuz"))
             .context("the packages hold no kernel")?;
-        std::fs::copy(image, directory.join("vmlinuz"))?;
+        std::fs::copy(image, fresh.join("vmlinuz"))?;
         suite.remove()?;
-        std::fs::write(directory.join("modules"), modules.join("\n"))?;
+        std::fs::write(fresh.join("modules"), modules.join("\n"))?;
+        std::fs::write(fresh.join(NAMES_OF_PACKAGES), names)?;
         // Written last: what is not complete is downloaded again.
-        Ok(std::fs::write(directory.join("complete"), version)?)
+        std::fs::write(fresh.join(COMPLETE), version)?;
+        if directory.exists() {
+            std::fs::remove_dir_all(directory)?;
+        }
+        Ok(std::fs::rename(fresh, directory)?)
     }
+}
+
+/// Holds the kernel's version; as old as the last look for a newer one.
+const COMPLETE: &str = "complete";
+/// Holds the names of the packages that a kernel was taken from.
+const NAMES_OF_PACKAGES: &str = "packages";
+
+/// How long ago a file was written, if it is there.
+fn age(path: &Path) -> Option<Duration> {
+    let written = std::fs::metadata(path).ok()?.modified().ok()?;
+    Some(SystemTime::now().duration_since(written).unwrap_or_default())
 }
 
 /// Copies the wanted modules, decompressed and numbered in the order to load them in.
@@ -163,7 +221,16 @@ fn find(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::load_order;
+    use super::{FRESH, RELEASES, load_order};
+    use std::time::Duration;
+
+    #[test]
+    fn only_the_newest_kernel_gets_old() {
+        let second = Duration::from_secs(1);
+        let stale = |age| RELEASES.iter().filter(move |one| one.is_stale(age)).map(|one| one.name);
+        assert_eq!(stale(FRESH).count(), 0);
+        assert_eq!(stale(FRESH + second).collect::<Vec<_>>(), ["newest"]);
+    }
 
     #[test]
     fn modules_come_after_what_they_need() {
