@@ -11,6 +11,7 @@ use bowline_agent::datapath::{Datapath, Feature, ProgramStatus};
 use crate::servers::{
     BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, service_with, services_of,
 };
+use crate::sockets::all_reach_each_other;
 use crate::world::{Node, Pod, TUNNEL, World};
 
 /// Also says what the guest's row in the table needs.
@@ -33,6 +34,7 @@ fn traffic_flows_between_two_nodes() {
     assert!(count >= 11 && count == status.programs.len(), "{:?}", status.programs);
     flows_between_two_nodes(&world, &mut here);
     packets_take_the_short_ways(&world);
+    all_reach_each_other(&world);
 
     let (mut here, _there) = world.tunnel(here, there);
     let far = world.backends()[1];

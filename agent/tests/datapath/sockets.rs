@@ -633,6 +633,11 @@ fn a_port_that_a_service_has_not_is_refused_at_once() {
 fn pods_reach_each_other_and_the_nodes_untranslated() {
     let world = World::new();
     let (_here, _there) = world.open();
+    all_reach_each_other(&world);
+}
+
+/// By TCP and by ICMP, under the socket hooks.
+pub(crate) fn all_reach_each_other(world: &World) {
     let _servers = world.backends().map(Server::start);
     world.here.cgroup.enter();
     let client = world.client().address;
@@ -657,6 +662,7 @@ fn pods_reach_each_other_and_the_nodes_untranslated() {
         let answered = world.client().namespace.run(move || ping(destination));
         assert!(answered, "ICMP to {what}");
     }
+    world.here.cgroup.leave();
     assert!(world.here.counted("local-pod") > 0);
     assert!(world.here.counted("remote-node") > 0);
 }
