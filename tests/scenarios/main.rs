@@ -5,6 +5,7 @@ mod api_away;
 mod api_errors;
 mod bad_input;
 mod bugreport;
+mod capture;
 mod churn;
 mod cleanup;
 mod cli;

@@ -1,5 +1,5 @@
-//! `bowline net monitor` on a real cluster: what it shows of packets and calls, what it leaves out,
-//! and that it stays small when there is more than anybody can read.
+//! `bowline net monitor` and `capture` on a real cluster: what they show of packets and calls, what
+//! they leave out, and that it stays small when there is more than anybody can read.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -50,13 +50,14 @@ fn play(stage: &EchoStage) -> Result<()> {
     let past_hooks = node.pod_network(&client)?;
     calls(stage, &hooked).context("calls on sockets")?;
     packets(stage, &past_hooks).context("packets that are balanced one by one")?;
+    super::capture::play(stage, &past_hooks).context("captures")?;
     one_at_a_time(stage).context("two who listen")?;
     flood(stage, &past_hooks).context("more than can be read")?;
     Ok(())
 }
 
-/// A monitor at work, and who reads it.
-struct Monitor {
+/// One who listens at work, and who reads it.
+pub(super) struct Monitor {
     process: Child,
     complaints: BufReader<ChildStderr>,
     shown: JoinHandle<io::Result<String>>,
@@ -64,8 +65,13 @@ struct Monitor {
 
 impl Monitor {
     fn start(stage: &EchoStage, words: &[&str]) -> Result<Self> {
+        Self::run(stage, &[&["monitor", "-o", "json"], words].concat())
+    }
+
+    /// `bowline net` with these words, once it listens.
+    pub(super) fn run(stage: &EchoStage, words: &[&str]) -> Result<Self> {
         let node = &stage.node()?.name;
-        let mut command = stage.cluster.bowline(&["net", "monitor", "-o", "json"])?;
+        let mut command = stage.cluster.bowline(&["net"])?;
         command.args(words).args(["--node", node, "--name", &stage.cluster.name]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn()?;
@@ -88,7 +94,14 @@ impl Monitor {
     }
 
     /// Ends it as Ctrl-C does; the events, and what it said at its end.
-    fn end(mut self) -> Result<(Vec<Value>, String)> {
+    fn end(self) -> Result<(Vec<Value>, String)> {
+        let (text, said) = self.stop()?;
+        let rows = text.lines().map(|line| Ok(serde_json::from_str(line)?));
+        Ok((rows.collect::<Result<_>>()?, said))
+    }
+
+    /// The same, with what it printed as it is.
+    pub(super) fn stop(mut self) -> Result<(String, String)> {
         std::thread::sleep(MOMENT);
         kill(self.pid()?, Signal::SIGINT)?;
         let mut said = String::new();
@@ -96,12 +109,11 @@ impl Monitor {
         let status = self.process.wait()?;
         ensure!(status.success(), "{status}: {said}");
         let text = self.shown.join().map_err(|_| anyhow!("the reader panicked"))??;
-        let rows = text.lines().map(|line| Ok(serde_json::from_str(line)?));
-        Ok((rows.collect::<Result<_>>()?, said))
+        Ok((text, said))
     }
 }
 
-fn connect(place: &Place, to: &str, port: u16) -> Result<()> {
+pub(super) fn connect(place: &Place, to: &str, port: u16) -> Result<()> {
     let mut python = place.command("python3");
     output(python.args(["-c", CONNECT, to, &port.to_string()])).map(drop)
 }

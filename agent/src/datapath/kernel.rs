@@ -27,13 +27,9 @@ pub enum ReadKernelFailed {
     #[error("entering network namespace {}: {source}", path.display())]
     Enter { path: PathBuf, source: io::Error },
     #[error("asking the kernel: {0}")]
-    Ask(String),
-}
-
-impl From<NetlinkRequestFailed> for ReadKernelFailed {
-    fn from(error: NetlinkRequestFailed) -> Self {
-        Self::Ask(error.to_string())
-    }
+    Ask(#[from] io::Error),
+    #[error("asking the kernel: {0}")]
+    Netlink(#[from] NetlinkRequestFailed),
 }
 
 /// A neighbour of the node or of one of its links.
@@ -62,7 +58,7 @@ pub fn namespace_cookie(netns: &Path) -> Result<u64, ReadKernelFailed> {
             .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"));
         let cookie = socket
             .and_then(|socket| syscall::socket_cookie(socket.as_fd(), nix::libc::SO_NETNS_COOKIE));
-        cookie.map_err(|error| ReadKernelFailed::Ask(error.to_string()))
+        Ok(cookie?)
     })
 }
 
@@ -137,10 +133,7 @@ pub(super) fn packet_program(
 ) -> Result<Attached, ReadKernelFailed> {
     let hook = condition.programs.iter().find(|loaded| loaded.name == program);
     if hook.is_some_and(|loaded| loaded.hook.starts_with("clsact")) {
-        let number = inside(netns, || {
-            filters::program_of(program, ifindex)
-                .map_err(|error| ReadKernelFailed::Ask(error.to_string()))
-        })?;
+        let number = inside(netns, || Ok(filters::program_of(program, ifindex)?))?;
         return Ok(number.map_or(Attached::Not("no filter of ours is there"), Attached::Runs));
     }
     pinned_program(&pins.links.join(format!("{program}-{ifindex}")))
@@ -148,7 +141,7 @@ pub(super) fn packet_program(
 
 /// Whether the program runs whose link is pinned here.
 pub(super) fn pinned_program(pin: &Path) -> Result<Attached, ReadKernelFailed> {
-    links::program_of(pin).map_err(|error| ReadKernelFailed::Ask(error.to_string()))
+    Ok(links::program_of(pin)?)
 }
 
 fn inside<T: Send>(
@@ -173,5 +166,5 @@ fn block_on<T>(
     work: impl Future<Output = Result<T, ReadKernelFailed>>,
 ) -> Result<T, ReadKernelFailed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| ReadKernelFailed::Ask(error.to_string()))?.block_on(work)
+    runtime?.block_on(work)
 }

@@ -62,10 +62,11 @@ pub use programs::{LoadProgramsFailed, Raw, object};
 pub(crate) use scrape::{Fill, Occurred, Programmed, Scrape, ServiceFigures};
 pub use sizes::{MapSizes, SetMapSizeFailed};
 pub use snapshot::monotonic_ns;
+pub(crate) use snapshot::read_drops;
 pub use snapshot::{
     AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
 };
-pub use status::{MapStatus, ProgramStatus, ReadStatusFailed, Status};
+pub use status::{LoopStatus, MapStatus, ProgramStatus, ReadStatusFailed, RecentDrops, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};
 pub use traffic::{Amounts, NodeTraffic, PodTraffic, ServiceTraffic};
 pub use udp::StartMoverFailed;

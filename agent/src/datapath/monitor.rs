@@ -12,8 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aya::maps::{Map, MapData, RingBuf};
-use bowline_ebpf_abi::{Address, Event, Reason, Told, U16Be, WINDOW_NS, Wanted, map, outcome};
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use bowline_ebpf_abi::{
+    Address, Direction, Event, MOST_SNAP, Reason, Told, U16Be, WINDOW_NS, Wanted, map, outcome,
+};
 
 use super::pins::Pins;
 use super::snapshot::monotonic_ns;
@@ -33,7 +35,7 @@ pub enum ListenFailed {
     #[error("the data plane was replaced, by another build or with other map sizes: listen anew")]
     Replaced,
     #[error("map EVENTS cannot be read: {0}")]
-    Events(String),
+    Events(#[from] MapError),
     #[error(transparent)]
     Read(#[from] ReadMapsFailed),
     #[error(transparent)]
@@ -58,6 +60,10 @@ pub struct Filter {
     pub sample: u32,
     /// At most so many events a second; zero is no bound.
     pub rate: u32,
+    /// At these hooks; empty is any.
+    pub hooks: Vec<Direction>,
+    /// So many bytes of each packet come with its event, at most [`MOST_SNAP`].
+    pub snap: u32,
 }
 
 /// What became of something.
@@ -87,6 +93,8 @@ impl Filter {
             limit: limit(self.rate, online_cpus() as u64),
             port: U16Be::new(self.port.unwrap_or(0)),
             protocol: self.protocol.unwrap_or(0),
+            hooks: self.hooks.iter().fold(0, |bits, hook| bits | 1 << *hook as u8),
+            snap: self.snap.min(MOST_SNAP),
             pad: 0,
         }
     }
@@ -133,10 +141,7 @@ impl Listener {
             TryLockError::Error(source) => failed(source),
         })?;
         let path = maps.join(map::EVENTS);
-        let events = |error: &dyn fmt::Display| ListenFailed::Events(error.to_string());
-        let data = MapData::from_pin(&path).map_err(|error| events(&error))?;
-        let found = Map::from_map_data(data).map_err(|error| events(&error))?;
-        let ring = RingBuf::try_from(found).map_err(|error| events(&error))?;
+        let ring = RingBuf::try_from(Map::from_map_data(MapData::from_pin(&path)?)?)?;
         let told = Table::open_per_cpu(&maps, map::TOLD)?;
         let mut listener = Self {
             ring,
@@ -164,15 +169,15 @@ impl Listener {
         Ok(self.monitor.put(&0, &self.wanted)?)
     }
 
-    /// The next event, if one is there.
-    pub fn read(&mut self) -> Option<Event> {
+    /// The next event, if one is there, and what of its packet was asked for.
+    pub fn read(&mut self) -> Option<(Event, Vec<u8>)> {
         let item = self.ring.next()?;
         let mut event = Event::default();
         let into = bytes_mut(&mut event);
         // Another build's would have another map.
         let length = into.len().min(item.len());
         into[..length].copy_from_slice(&item[..length]);
-        Some(event)
+        Some((event, item[length..].to_vec()))
     }
 
     /// How many events were wanted and not told, because of the rate or for want of room.

@@ -122,6 +122,8 @@ pub struct MapRow {
     pub name: &'static str,
     pub used: u32,
     pub size: u32,
+    /// From 80 % on, of maps that let go of nothing by themselves.
+    pub pressure: bool,
     /// The agent's flag that sets the size, where there is one.
     pub flag: Option<&'static str>,
 }
@@ -337,6 +339,12 @@ pub(super) fn read_counters(maps: &Path) -> Result<Vec<CounterRow>, ReadMapsFail
     Ok(rows)
 }
 
+/// What was dropped or refused so far.
+pub(crate) fn read_drops(bpffs: &Path) -> Result<Vec<CounterRow>, ReadMapsFailed> {
+    let rows = read_counters(&Pins::under(bpffs).maps)?.into_iter();
+    Ok(rows.filter(|row| row.dropped).collect())
+}
+
 fn fill<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
     maps: &Path,
     name: &'static str,
@@ -346,11 +354,21 @@ fn fill<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
     Ok(row(&table, used))
 }
 
+/// From so many percent on a map is nearly full.
+const PRESSURE: u64 = 80;
+
+/// Whether it is nearly full, and keeps what it holds; others let go of their oldest entries.
+pub(super) fn is_under_pressure(name: &str, used: u32, size: u32) -> bool {
+    let keeps = !matches!(name, map::FLOWS | map::REVERSE | map::AFFINITY);
+    keeps && u64::from(used) * 100 / u64::from(size.max(1)) >= PRESSURE
+}
+
 fn row<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
     table: &Table<K, V>,
     used: u32,
 ) -> MapRow {
-    MapRow { name: table.name(), used, size: table.size(), flag: flag_of(table.name()) }
+    let (name, size) = (table.name(), table.size());
+    MapRow { name, used, size, pressure: is_under_pressure(name, used, size), flag: flag_of(name) }
 }
 
 pub(super) fn protocol_name(number: u8) -> &'static str {

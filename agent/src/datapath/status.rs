@@ -1,14 +1,14 @@
 //! How the data plane is doing: features, programs, and how full and how large the maps are.
 //!
-//! Guarantees: reads only. Maps and programs are the kernel's own account; which features are used
-//! and what found no room is what the agent wrote down last.
+//! Guarantees: reads only. Maps and programs are the kernel's own account; which features are used,
+//! what found no room and how its loops went round is what the agent wrote down last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use bowline_ebpf_abi::map;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::condition::{Condition, FullMap, LoadedProgram};
@@ -16,9 +16,10 @@ use super::features::FeatureRow;
 use super::kernel::{Attached, ReadKernelFailed, packet_program, pinned_program};
 use super::pins::Pins;
 use super::sizes::flag_of;
-use super::snapshot::Snapshot;
+use super::snapshot::{CounterRow, Snapshot, is_under_pressure};
 use super::syscall;
 use super::table::ReadMapsFailed;
+use crate::metrics::{RECENT_FILE, Recent};
 
 /// The state of the data plane could not be told.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,8 @@ pub struct MapStatus {
     pub used: Option<u32>,
     /// Entries that there is room for.
     pub size: u32,
+    /// From 80 % on, of maps that let go of nothing by themselves.
+    pub pressure: bool,
     /// Kernel memory, as the kernel accounts it.
     pub bytes: u64,
     /// The agent's flag that sets the size, where there is one.
@@ -66,6 +69,31 @@ pub struct ProgramStatus {
     pub nanoseconds_per_run: Option<u64>,
 }
 
+/// How a loop of the agent went round the last time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoopStatus {
+    /// `services` (maps, when there was something to write), `network` (links, addresses, routes)
+    /// or `verify` (the comparison of maps and programs with what was programmed).
+    pub name: String,
+    pub ended: Timestamp,
+    pub seconds_ago: u64,
+    pub microseconds: u64,
+    /// Why something was left undone.
+    pub failure: Option<String>,
+    /// How many rounds in a row ended so.
+    pub failures: u32,
+}
+
+/// What was dropped a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentDrops {
+    /// A minute, or as long as the agent knows.
+    pub seconds: u64,
+    pub rows: Vec<CounterRow>,
+}
+
 /// The whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,16 +104,23 @@ pub struct Status {
     /// Kernel memory of all maps.
     pub map_bytes: u64,
     pub programs: Vec<ProgramStatus>,
+    /// Those that went round.
+    pub loops: Vec<LoopStatus>,
+    /// None when no agent wrote down what was dropped before.
+    pub recent_drops: Option<RecentDrops>,
     /// What is wrong, in words; nothing when all is well.
     pub problems: Vec<String>,
 }
 
-/// From so many percent on a map is nearly full.
-const PRESSURE: u32 = 80;
+/// An agent that wrote nothing for so long does not work.
+const SILENCE: u64 = 30;
+
+/// What fails once may do so because of what is being replaced just then.
+const FAILING: u32 = 2;
 
 impl Status {
-    /// Reads what is pinned under this BPF file system, and what the agent wrote to its file; looks
-    /// at links in the node's network namespace, or in the calling thread's.
+    /// Reads what is pinned under this BPF file system, and what the agent wrote to its files, of
+    /// which this is one and the others are beside it; looks at links in the node's network namespace, or in the calling thread's.
     pub fn read(
         bpffs: &Path,
         condition_file: &Path,
@@ -105,15 +140,57 @@ impl Status {
             problems.extend(missing_places(&pins, &condition, loaded, &pods, netns)?);
         }
         problems.extend(maps.iter().filter_map(pressure));
+        let now = Timestamp::now();
+        let recent = Recent::read(&condition_file.with_file_name(RECENT_FILE));
+        let loops = recent.as_ref().map(|recent| loops(recent, now)).unwrap_or_default();
+        problems.extend(recent.as_ref().and_then(|recent| silence(recent, now)));
+        problems.extend(loops.iter().filter_map(failing));
+        let recent_drops = recent.and_then(|recent| {
+            let (since, rows) = recent.dropped(now, &snapshot.counters)?;
+            Some(RecentDrops { seconds: since.as_secs().unsigned_abs(), rows })
+        });
         let program = |loaded| program_status(&pins, loaded, &pods);
         Ok(Self {
             features: condition.features,
             map_bytes: maps.iter().map(|map| map.bytes).sum(),
             maps,
             programs: condition.programs.into_iter().map(program).collect(),
+            loops,
+            recent_drops,
             problems,
         })
     }
+}
+
+fn loops(recent: &Recent, now: Timestamp) -> Vec<LoopStatus> {
+    let status = |round: &crate::metrics::Round| LoopStatus {
+        name: round.name.clone(),
+        ended: round.ended,
+        seconds_ago: seconds(now, round.ended),
+        microseconds: u64::try_from(round.took.as_micros()).unwrap_or(u64::MAX),
+        failure: round.failure.clone(),
+        failures: round.failures,
+    };
+    recent.rounds.iter().map(status).collect()
+}
+
+/// Zero after a clock was set back.
+fn seconds(now: Timestamp, then: Timestamp) -> u64 {
+    u64::try_from(now.duration_since(then).as_secs()).unwrap_or(0)
+}
+
+/// A loop that leaves something undone each time, in words.
+fn failing(status: &LoopStatus) -> Option<String> {
+    let LoopStatus { name, failures, seconds_ago, .. } = status;
+    let failure = status.failure.as_ref().filter(|_| *failures >= FAILING)?;
+    Some(format!("loop {name} failed {failures} times, last {seconds_ago} s ago: {failure}"))
+}
+
+/// An agent that says nothing any more, in words.
+fn silence(recent: &Recent, now: Timestamp) -> Option<String> {
+    let silent = seconds(now, recent.written);
+    let says = "what is pinned goes on working, and nothing of it changes";
+    (silent > SILENCE).then(|| format!("the agent has not worked for {silent} s: {says}"))
 }
 
 fn read_maps(
@@ -139,7 +216,8 @@ fn read_maps(
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let flag = flag_of(&name);
         let (used, full) = (used.get(name.as_str()).copied(), full.remove(&name));
-        maps.push(MapStatus { used, size, bytes, flag, full, name });
+        let pressure = used.is_some_and(|used| is_under_pressure(&name, used, size));
+        maps.push(MapStatus { used, size, pressure, bytes, flag, full, name });
     }
     Ok(maps)
 }
@@ -157,11 +235,9 @@ fn pressure(map: &MapStatus) -> Option<String> {
         return Some(full.message.clone());
     }
     let used = u64::from(map.used?) * 100 / u64::from(map.size.max(1));
-    // The others let go of their oldest entries by themselves.
-    let keeps = !matches!(map.name.as_str(), map::FLOWS | map::REVERSE | map::AFFINITY);
     let raise = map.flag.map(|flag| format!(": raise it with {flag}")).unwrap_or_default();
     let name = &map.name;
-    (keeps && used >= u64::from(PRESSURE)).then(|| format!("map {name} is {used} % full{raise}"))
+    map.pressure.then(|| format!("map {name} is {used} % full{raise}"))
 }
 
 /// Where a program should run and does not.

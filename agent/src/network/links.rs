@@ -37,7 +37,7 @@ pub(crate) type Mac = [u8; 6];
 /// The kernel refused a request about links, addresses or routes.
 #[derive(Debug, thiserror::Error)]
 #[error("{act}: {source}")]
-pub(crate) struct NetlinkRequestFailed {
+pub struct NetlinkRequestFailed {
     act: String,
     source: io::Error,
 }

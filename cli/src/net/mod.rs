@@ -7,11 +7,13 @@
 
 mod all_nodes;
 mod bugreport;
+mod capture;
 mod diff;
 mod dns;
 mod dump;
 mod ends;
 mod explain;
+mod listen;
 mod monitor;
 mod neighbours;
 mod probe;
@@ -44,6 +46,7 @@ use crate::output::{self, Format};
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
   bowline net monitor --node node1 --verdict refused
+  bowline net capture --node node1 --pod web --write web.pcapng --duration 30
   bowline net top --all-nodes --sort bytes
   bowline net bugreport
   bowline net diff --node node2 && echo healthy
@@ -113,6 +116,8 @@ enum What {
     Explain(explain::Args),
     /// What becomes of packets and calls, as it happens
     Monitor(monitor::Args),
+    /// Packets at the data plane's hooks, as a file for Wireshark, with what became of each
+    Capture(capture::Args),
     /// Services and pods by connections, packets, bytes and drops, as they come
     Top(top::Args),
     /// One archive with all of this, of a node or of all nodes of a local cluster
@@ -164,7 +169,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return show_top(args, of);
     }
     if args.all_nodes {
-        if matches!(args.what, What::Monitor(_) | What::Explain(_) | What::Bugreport(_)) {
+        if matches!(
+            args.what,
+            What::Monitor(_) | What::Capture(_) | What::Explain(_) | What::Bugreport(_)
+        ) {
             bail!("--all-nodes is for what shows a state: choose one with --node");
         }
         let (place, record) = local(args)?;
@@ -201,6 +209,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
         return launch::run_until_stopped(1, async |stop| {
             monitor::run(of, bpffs, run_dir, args.numeric, args.output, stop).await
+        });
+    }
+    if let What::Capture(of) = &args.what {
+        if args.watch.is_some() {
+            bail!("capture writes what happens as it happens: leave --watch out");
+        }
+        must_be_root()?;
+        let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
+        return launch::run_until_stopped(1, async |stop| {
+            capture::run(of, bpffs, run_dir, args.numeric, stop).await
         });
     }
     let Some(seconds) = args.watch else {

@@ -8,6 +8,7 @@ use bowline_agent::datapath::{
 };
 
 use super::What;
+use super::status::fill;
 use crate::output::{self, Format, Table};
 
 /// Stands for what is not known.
@@ -142,10 +143,11 @@ fn counters(rows: &[CounterRow]) -> Table {
 }
 
 fn maps(rows: &[MapRow]) -> Table {
-    let mut table = Table::new(["map", "used", "size", "raised by"]);
+    let mut table = Table::new(["map", "used", "size", "full", "raised by"]);
     for row in rows {
         let (used, size) = (row.used.to_string(), row.size.to_string());
-        table.row([row.name.to_owned(), used, size, row.flag.unwrap_or(UNKNOWN).to_owned()]);
+        let full = fill(Some(row.used), row.size, row.pressure, false);
+        table.row([row.name.to_owned(), used, size, full, row.flag.unwrap_or(UNKNOWN).to_owned()]);
     }
     table
 }

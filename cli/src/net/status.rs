@@ -1,6 +1,8 @@
 //! `bowline net status`: features, maps and programs of a node, for people.
 
-use bowline_agent::datapath::{FeatureRow, MapStatus, ProgramStatus, Status};
+use bowline_agent::datapath::{
+    FeatureRow, LoopStatus, MapStatus, ProgramStatus, RecentDrops, Status,
+};
 
 use crate::output::{self, Format, Table};
 
@@ -17,6 +19,11 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     maps(&status.maps, status.map_bytes).print()?;
     output::line("")?;
     programs(&status.programs).print()?;
+    output::line("")?;
+    loops(&status.loops).print()?;
+    for text in status.recent_drops.iter().map(dropped) {
+        output::text(&format!("\n{text}"))?;
+    }
     for line in without_room(&status.maps) {
         output::line(&format!("\n{line}"))?;
     }
@@ -62,7 +69,7 @@ fn maps(rows: &[MapStatus], total: u64) -> Table {
             row.used.map_or_else(|| UNKNOWN.to_owned(), |used| used.to_string()),
             row.size.to_string(),
             bytes(row.bytes),
-            if row.full.is_some() { "FULL" } else { "no" }.to_owned(),
+            fill(row.used, row.size, row.pressure, row.full.is_some()),
             row.flag.unwrap_or(UNKNOWN).to_owned(),
         ]);
     }
@@ -96,6 +103,43 @@ fn programs(rows: &[ProgramStatus]) -> Table {
         ]);
     }
     table
+}
+
+/// How full a map is; what is wrong stands out.
+pub(super) fn fill(used: Option<u32>, size: u32, pressure: bool, full: bool) -> String {
+    let percent = used.map(|used| u64::from(used) * 100 / u64::from(size.max(1)));
+    match (percent, full) {
+        (_, true) => "FULL".to_owned(),
+        (Some(percent), _) if pressure => format!("HIGH, {percent} %"),
+        (Some(percent), _) => format!("{percent} %"),
+        (None, _) => UNKNOWN.to_owned(),
+    }
+}
+
+fn loops(rows: &[LoopStatus]) -> Table {
+    let mut table = Table::new(["loop", "last round", "took", "result"]);
+    for row in rows {
+        let result = match &row.failure {
+            Some(failure) => format!("failed ({} in a row): {failure}", row.failures),
+            None => "done".to_owned(),
+        };
+        let took = format!("{:.1} ms", row.microseconds as f64 / 1000.0);
+        table.row([row.name.clone(), format!("{} s ago", row.seconds_ago), took, result]);
+    }
+    table
+}
+
+fn dropped(recent: &RecentDrops) -> String {
+    let seconds = recent.seconds;
+    if recent.rows.is_empty() {
+        return format!("nothing was dropped in the last {seconds} s\n");
+    }
+    let mut table = Table::new(["dropped", "direction", "packets", "bytes"]);
+    for row in &recent.rows {
+        let (packets, bytes) = (row.packets.to_string(), row.bytes.to_string());
+        table.row([row.reason.to_owned(), row.direction.to_owned(), packets, bytes]);
+    }
+    format!("in the last {seconds} s:\n{}", table.render(true))
 }
 
 /// What found no room.
@@ -135,6 +179,7 @@ mod tests {
             name: "SLOTS".to_owned(),
             used: Some(4),
             size: 4,
+            pressure: true,
             bytes: 3 << 19,
             flag: Some("--map-size SLOTS="),
             full: Some(FullMap { message, refused }),
@@ -150,6 +195,41 @@ mod tests {
         let lines = without_room(&[slots()]);
         assert_eq!(lines.len(), 1);
         assert!(lines[0].ends_with("default/web4 and 2 more"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_is_nearly_full_stands_out() {
+        assert_eq!(fill(Some(4), 4, true, true), "FULL");
+        assert_eq!(fill(Some(85), 100, true, false), "HIGH, 85 %");
+        assert_eq!(fill(Some(85), 100, false, false), "85 %");
+        assert_eq!(fill(None, 100, false, false), "-");
+    }
+
+    #[test]
+    fn the_last_minute_is_told() {
+        let round = |failure: Option<&str>, failures| LoopStatus {
+            name: "network".to_owned(),
+            ended: jiff::Timestamp::UNIX_EPOCH,
+            seconds_ago: 2,
+            microseconds: 1250,
+            failure: failure.map(str::to_owned),
+            failures,
+        };
+        let text = loops(&[round(None, 0), round(Some("no link"), 3)]).render(false);
+        assert!(text.starts_with("network   2 s ago   1.2 ms   done\n"), "{text}");
+        assert!(text.ends_with("failed (3 in a row): no link\n"), "{text}");
+        let row = bowline_agent::datapath::CounterRow {
+            reason: "no-backend",
+            direction: "socket",
+            dropped: true,
+            packets: 7,
+            bytes: 0,
+        };
+        let text = dropped(&RecentDrops { seconds: 60, rows: vec![row] });
+        assert!(text.starts_with("in the last 60 s:\nDROPPED"), "{text}");
+        assert!(text.ends_with("no-backend   socket      7         0\n"), "{text}");
+        let nothing = dropped(&RecentDrops { seconds: 9, rows: Vec::new() });
+        assert_eq!(nothing, "nothing was dropped in the last 9 s\n");
     }
 
     #[test]

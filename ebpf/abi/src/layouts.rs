@@ -65,7 +65,8 @@ pub const LAYOUTS: &[Layout] = layouts! {
     map::COUNTERS, "value", Traffic { packets, bytes }
     map::SERVICE_COUNTERS, "value", ServiceTraffic { refused, packets, bytes }
     map::MONITOR, "value", Wanted {
-        until_ns, netns, addresses, outcomes, reason, service, sample, limit, port, protocol, pad }
+        until_ns, netns, addresses, outcomes, reason, service, sample, limit, port, protocol,
+        hooks, snap, pad }
     map::EVENTS, "value", Event {
         time_ns, netns, source, destination, becomes, source_port, destination_port,
         becomes_port, protocol, tcp_flags, reason, direction, ifindex, bytes, service }

@@ -29,10 +29,10 @@ pub use maps::{
     affinity_kind, flow_ended, flow_idle, flow_kind, map, pod_flags, protocol, route_flags, size,
     state, takeover,
 };
-pub use monitor::{Event, NO_SERVICE, Told, WINDOW_NS, Wanted, outcome};
+pub use monitor::{Event, MOST_SNAP, NO_SERVICE, Told, WINDOW_NS, Wanted, outcome};
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 5 } else { 4 };
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 6 } else { 5 };
 
 /// A type whose every bit pattern is a valid value and which has no padding, so that it may cross
 /// the boundary to the kernel as bytes.
@@ -81,6 +81,6 @@ plain! {
     U32Be = 4,
     u32 = 4,
     u64 = 8,
-    Wanted = 72,
+    Wanted = 80,
     u8 = 1,
 }

@@ -28,8 +28,15 @@ pub struct Wanted {
     pub port: U16Be,
     /// Zero is any.
     pub protocol: u8,
-    pub pad: u8,
+    /// One bit for each [`crate::Direction`]; zero is any.
+    pub hooks: u8,
+    /// So many bytes of each packet follow its event, at most [`MOST_SNAP`]; zero is none.
+    pub snap: u32,
+    pub pad: u32,
 }
+
+/// Bytes of a packet that are told at most.
+pub const MOST_SNAP: u32 = (1 << 14) - 1;
 
 /// Bits of [`Wanted::outcomes`].
 pub mod outcome {
@@ -43,7 +50,8 @@ pub const WINDOW_NS: u64 = 100_000_000;
 /// [`Event::service`] of what is no service's.
 pub const NO_SERVICE: u32 = u32::MAX;
 
-/// What EVENTS holds: a packet at one of its hooks, or a call on a socket.
+/// What EVENTS holds: a packet at one of its hooks, or a call on a socket. Where the packet itself
+/// is wanted its beginning follows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {

@@ -16,6 +16,7 @@ pub fn is_wanted(wanted: &Wanted, event: &Event, random: impl Fn() -> u32) -> bo
         || wanted.protocol != 0 && wanted.protocol != event.protocol
         || wanted.reason != 0 && wanted.reason - 1 != event.reason as u32
         || wanted.service != 0 && wanted.service - 1 != event.service
+        || wanted.hooks != 0 && wanted.hooks as u32 & 1 << (event.direction & 7) == 0
     {
         return false;
     }
@@ -72,6 +73,7 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use crate::abi::Direction;
     use crate::fake::address;
     use std::vec::Vec;
 
@@ -119,6 +121,8 @@ mod tests {
             ("another address", at("10.240.1.8"), false),
             ("the caller", of(77), true),
             ("another caller", of(78), false),
+            ("at its hook", Wanted { hooks: 1 << Direction::FromPod as u8, ..all }, true),
+            ("at another hook", Wanted { hooks: 1 << Direction::ToPod as u8, ..all }, false),
         ];
         for (what, wanted, told) in table {
             assert_eq!(is_wanted(&wanted, &event(), || 0), told, "{what}");

@@ -1,11 +1,14 @@
 //! Telling who listens what becomes of packets and calls. While nobody does it costs one look at
 //! MONITOR.
 
+use core::hint::black_box;
+
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use bowline_ebpf_abi::{
-    Address, Direction, Event, NO_SERVICE, Reason, ServiceKey, Told, U16Be, U32Be, Wanted, size,
+    Address, Direction, Event, MOST_SNAP, NO_SERVICE, Reason, ServiceKey, Told, U16Be, U32Be,
+    Wanted, size,
 };
 use bowline_ebpf_datapath::{
     Change, Fragment, Frame, Work, is_wanted, is_within_limit, outcome_of,
@@ -17,6 +20,23 @@ static MONITOR: Array<Wanted> = Array::pinned(1, 0);
 static EVENTS: RingBuf = RingBuf::pinned(size::EVENTS, 0);
 #[map]
 static TOLD: PerCpuArray<Told> = PerCpuArray::pinned(1, 0);
+
+/// Where an event and its packet are put together, see `maps::WORK`.
+#[map]
+static CAUGHT: PerCpuArray<Caught> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+struct Caught {
+    event: Event,
+    bytes: [u8; MOST_SNAP as usize + 1],
+}
+
+/// A packet at a hook.
+pub trait Seen: Frame {
+    fn ifindex(&self) -> u32;
+    /// Copies the first bytes, of which there are as many; false if that fails.
+    fn copy_to(&self, into: *mut u8, length: u32) -> bool;
+}
 
 /// Who listens looks by himself (`BPF_RB_NO_WAKEUP`).
 const NO_WAKEUP: u64 = 1;
@@ -34,7 +54,7 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn tell(event: &Event) {
+fn tell<F: Seen>(frame: &F, event: &Event) {
     let (Some(wanted), Some(told)) = (MONITOR.get(0), TOLD.get_ptr_mut(0)) else {
         return;
     };
@@ -45,22 +65,40 @@ fn tell(event: &Event) {
     // SAFETY: per-CPU memory that stays valid while the program runs. A call on a socket may be
     // interrupted by a packet's program: then one event is not counted.
     let told = unsafe { &mut *told };
-    if !is_within_limit(wanted, told, event.time_ns)
-        || EVENTS.output::<Event>(event, NO_WAKEUP).is_err()
-    {
+    let send = || match wanted.snap {
+        0 => EVENTS.output::<Event>(event, NO_WAKEUP).is_ok(),
+        snap => catch(frame, event, snap),
+    };
+    if !is_within_limit(wanted, told, event.time_ns) || !send() {
         told.lost += 1;
+    }
+}
+
+/// Tells an event with the beginning of its packet.
+#[inline(never)]
+fn catch<F: Seen>(frame: &F, event: &Event, snap: u32) -> bool {
+    let Some(caught) = CAUGHT.get_ptr_mut(0) else { return false };
+    let wanted = snap.min(frame.length()).min(MOST_SNAP);
+    // Verifiers of old kernels want to see that a length is neither nothing nor too much, and the
+    // compiler must not know better. Nothing becomes more than there is, which is not copied.
+    let length = (black_box(wanted.wrapping_sub(1)) & MOST_SNAP) + 1;
+    // SAFETY: per-CPU memory that stays valid while the program runs; `length` bytes of it are
+    // written before they are read.
+    unsafe {
+        (*caught).event = *event;
+        let bytes = (&raw mut (*caught).bytes).cast();
+        if !frame.copy_to(bytes, length) {
+            return EVENTS.output::<Event>(event, NO_WAKEUP).is_ok();
+        }
+        let size = size_of::<Event>() + length as usize;
+        let whole = core::slice::from_raw_parts(caught.cast::<u8>(), size);
+        EVENTS.output::<[u8]>(whole, NO_WAKEUP).is_ok()
     }
 }
 
 /// A packet that was read and decided about, as it came in.
 #[inline(never)]
-pub fn tell_packet<F: Frame>(
-    frame: &F,
-    work: &mut Work,
-    reason: u16,
-    ifindex: u32,
-    direction: Direction,
-) {
+pub fn tell_packet<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: Direction) {
     let packet = &work.packet;
     let event = &mut work.event;
     event.time_ns = now();
@@ -72,7 +110,7 @@ pub fn tell_packet<F: Frame>(
     event.tcp_flags = 0;
     event.reason = reason;
     event.direction = direction as u16;
-    event.ifindex = ifindex;
+    event.ifindex = frame.ifindex();
     event.bytes = frame.length();
     event.service = work.rewrite.service;
     let has_ports = packet.has_ports() && packet.fragment != Fragment::Later;
@@ -91,22 +129,22 @@ pub fn tell_packet<F: Frame>(
         event.becomes = end.address;
         event.becomes_port = end.port;
     }
-    tell(event);
+    tell(frame, event);
 }
 
 /// A packet that was refused unread.
 #[inline(never)]
-pub fn tell_unread(work: &mut Work, reason: u16, ifindex: u32, bytes: u32, direction: Direction) {
+pub fn tell_unread<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: Direction) {
     work.event = Event {
         time_ns: now(),
         reason,
         direction: direction as u16,
-        ifindex,
-        bytes,
+        ifindex: frame.ifindex(),
+        bytes: frame.length(),
         service: NO_SERVICE,
         ..Event::default()
     };
-    tell(&work.event);
+    tell(frame, &work.event);
 }
 
 /// What has no room of its own among the five that a function of the kernel takes.

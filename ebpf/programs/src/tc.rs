@@ -22,7 +22,7 @@ use bowline_ebpf_datapath::{
 };
 
 use crate::maps::{KernelMaps, count, count_code, count_service_packet, is_taking_over, work};
-use crate::monitor::{listens, tell_packet, tell_unread};
+use crate::monitor::{Seen, listens, tell_packet, tell_unread};
 use crate::way::{from_tunnel, redirect, to_node, to_tunnel};
 
 /// Leave the packet to whatever comes after this program, in the end the node's stack.
@@ -146,12 +146,6 @@ impl Skb {
     }
 
     #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        // SAFETY: as above.
-        unsafe { (*self.0).ifindex }
-    }
-
-    #[inline(always)]
     fn packet_type(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).pkt_type }
@@ -195,6 +189,20 @@ impl Frame for Skb {
     }
 }
 
+impl Seen for Skb {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn copy_to(&self, into: *mut u8, length: u32) -> bool {
+        // SAFETY: the caller has room for as many bytes, and the helper checks the packet's bounds.
+        unsafe { bpf_skb_load_bytes(self.0.cast_const().cast(), 0, into.cast(), length) == 0 }
+    }
+}
+
 #[inline(never)]
 fn view(skb: &Skb, family: Family, work: &mut Work) -> Result<(), Reason> {
     parse(skb, ETHERNET, family, Extent::Whole, &mut work.packet)
@@ -223,7 +231,7 @@ fn drop(skb: &Skb, reason: Reason, direction: Direction) -> i32 {
     if listens(reason as u16)
         && let Some(work) = work()
     {
-        tell_unread(work, reason as u16, skb.ifindex(), skb.length(), direction);
+        tell_unread(skb, work, reason as u16, direction);
     }
     DROP
 }
@@ -240,7 +248,7 @@ fn carry_out(skb: &Skb, work: &mut Work, verdict: Verdict, direction: Direction)
         Verdict::Node | Verdict::Tunnel => Reason::RemoteNode as u16,
     };
     if listens(reason) {
-        tell_packet(skb, work, reason, skb.ifindex(), direction);
+        tell_packet(skb, work, reason, direction);
     }
     if verdict == Verdict::Drop {
         count_code(work.reason, direction, skb.length());

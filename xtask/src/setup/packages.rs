@@ -52,6 +52,7 @@ const PACKAGES: &[Package] = &[
         "prometheus",
         "scrapes the server and the agents in a test; promtool checks what they say",
     ),
+    package("tshark", "reads captures in a test"),
     package("dnsmasq-base", "dnsmasq: stands for the DNS servers of others in tests"),
     guest("qemu-system-x86", "boots old and new kernels, emulated in software"),
     guest("kmod", "depmod: the order in which a kernel's modules load"),

@@ -1,0 +1,131 @@
+//! `bowline net capture`: files that tshark reads, with what became of each packet. A part of the
+//! monitor's scenario.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use bowline_tests::api::address;
+use bowline_tests::command::{command, finish, output};
+use bowline_tests::{EchoStage, Place};
+
+use crate::monitor::{Monitor, connect};
+
+/// Less than a packet that opens a connection.
+const SNAPLEN: u64 = 60;
+
+const TSHARK: [&str; 9] = [
+    "frame.comment",
+    "frame.interface_name",
+    "frame.time_epoch",
+    "frame.len",
+    "frame.cap_len",
+    "ip.src",
+    "ip.dst",
+    "tcp.dstport",
+    "tcp.flags.syn",
+];
+
+/// A packet as tshark has it: the fields above.
+#[derive(Debug)]
+struct Row(Vec<String>);
+
+impl Row {
+    fn field(&self, name: &str) -> &str {
+        let at = TSHARK.iter().position(|known| *known == name);
+        at.and_then(|at| self.0.get(at)).map_or("", String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Result<f64> {
+        let text = self.field(name);
+        text.parse().with_context(|| format!("{name} is {text:?} of {self:?}"))
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<Row>> {
+    let mut tshark = command("tshark");
+    tshark.args(["-n", "-T", "fields"]).arg("-r").arg(file);
+    tshark.args(TSHARK.iter().flat_map(|field| ["-e", field]));
+    let text = output(&mut tshark)?;
+    Ok(text.lines().map(|line| Row(line.split('\t').map(str::to_owned).collect())).collect())
+}
+
+/// What was captured while the client connected to this port of the service.
+fn captured(stage: &EchoStage, place: &Place, words: &[&str], port: u16) -> Result<Vec<Row>> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("capture.pcapng");
+    let path = file.to_string_lossy();
+    let name = stage.client.metadata.name.clone().unwrap_or_default();
+    let all = [&["capture", "--pod", &name, "--write", &path], words].concat();
+    let capture = Monitor::run(stage, &all)?;
+    connect(place, "10.9.8.9", port)?;
+    let (_, said) = capture.stop()?;
+    ensure!(said.contains("0 lost"), "{said}");
+    read(&file)
+}
+
+fn find<'a>(rows: &'a [Row], comment: &str) -> Result<&'a Row> {
+    let row = rows.iter().find(|row| row.field("frame.comment").starts_with(comment));
+    row.with_context(|| format!("no packet {comment:?} among {rows:#?}"))
+}
+
+pub(super) fn play(stage: &EchoStage, place: &Place) -> Result<()> {
+    passed(stage, place).context("of what passes")?;
+    refused(stage, place).context("of what is refused")?;
+    chosen(stage, place).context("at one hook")?;
+    nowhere(stage)
+}
+
+fn passed(stage: &EchoStage, place: &Place) -> Result<()> {
+    let rows = captured(stage, place, &[], 80)?;
+    let own = address(&stage.client)?.to_string();
+    let asked = find(&rows, "passed: balanced at from-pod, destination becomes ")?;
+    let name = stage.client.metadata.name.as_deref().unwrap_or_default();
+    ensure!(asked.field("frame.interface_name") == format!("default/{name}"), "{asked:?}");
+    ensure!((asked.field("ip.src"), asked.field("ip.dst")) == (&own, "10.9.8.9"), "{asked:?}");
+    ensure!(asked.field("tcp.dstport") == "80", "{asked:?}");
+    ensure!(["1", "True"].contains(&asked.field("tcp.flags.syn")), "{asked:?}");
+    ensure!(asked.field("frame.comment").contains(":9376 (default/echo"), "{asked:?}");
+    let age = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64()
+        - asked.number("frame.time_epoch")?;
+    ensure!((0.0..60.0).contains(&age), "{age} s old: {asked:?}");
+    let answered = find(&rows, "passed: answer-translated at ")?;
+    ensure!(answered.field("ip.dst") == own, "{answered:?}");
+    ensure!(answered.field("ip.src") != "10.9.8.9", "as it came in: {answered:?}");
+    for row in &rows {
+        ensure!(row.field("frame.len") == row.field("frame.cap_len"), "cut: {row:?}");
+    }
+    Ok(())
+}
+
+fn refused(stage: &EchoStage, place: &Place) -> Result<()> {
+    let rows = captured(stage, place, &["--verdict", "refused"], 81)?;
+    let refused = find(&rows, "refused: unknown-port at from-pod")?;
+    ensure!(refused.field("tcp.dstport") == "81", "{refused:?}");
+    let others = rows.iter().filter(|row| !row.field("frame.comment").starts_with("refused"));
+    ensure!(others.count() == 0, "{rows:#?}");
+    Ok(())
+}
+
+fn chosen(stage: &EchoStage, place: &Place) -> Result<()> {
+    let snaplen = SNAPLEN.to_string();
+    let rows = captured(stage, place, &["--hook", "from-pod", "--snaplen", &snaplen], 80)?;
+    ensure!(rows.len() > 1, "{rows:#?}");
+    for row in &rows {
+        let (length, kept) = (row.number("frame.len")?, row.number("frame.cap_len")?);
+        ensure!(row.field("frame.comment").contains(" at from-pod"), "{row:?}");
+        ensure!(kept == length.min(SNAPLEN as f64), "{row:?}");
+    }
+    ensure!(rows.iter().any(|row| row.field("frame.len") != row.field("frame.cap_len")));
+    Ok(())
+}
+
+/// A file that cannot be made is said at once, in one line.
+fn nowhere(stage: &EchoStage) -> Result<()> {
+    let mut capture = stage.cluster.bowline(&["net", "capture", "--write", "/nowhere/c.pcapng"])?;
+    let ended = finish(capture.args(["--node", &stage.node()?.name]))?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    ensure!(!ended.status.success() && said.lines().count() == 1, "{said}");
+    ensure!(said.contains("cannot make /nowhere/c.pcapng"), "{said}");
+    Ok(())
+}
