@@ -40,7 +40,7 @@ const MAPS: [&str; 19] = [
 
 /// What the names of maps begin with that the programs of one load have for themselves: settings
 /// and the compiler's constants, and room to work in. They go with the programs.
-const OWN: [&str; 2] = [".rodata", "WORK"];
+const OWN: [&str; 3] = [".rodata", "WORK", "CAUGHT"];
 
 /// What the kernel itself puts into each BPF file system.
 const KERNELS: [&str; 2] = ["maps.debug", "progs.debug"];
