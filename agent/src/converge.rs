@@ -66,8 +66,8 @@ impl NodeNetwork {
             nodes.mark_unchanged();
             let start = Instant::now();
             let state = self.round(&mut told, announced).await;
-            let failed = state.as_ref().is_err_and(|reason| reason != NO_RANGE);
-            self.meters.round(Loop::Network, start.elapsed(), failed);
+            let failure = state.clone().err().filter(|reason| reason != NO_RANGE);
+            self.meters.round(Loop::Network, start.elapsed(), failure);
             self.health.send_if_modified(|health| {
                 let changed = health.network != state;
                 match &state {
@@ -176,7 +176,7 @@ pub(crate) async fn verify(data_plane: DataPlane, meters: Meters, shutdown: Canc
         let start = Instant::now();
         let verified = data_plane.verify().await;
         let took = start.elapsed();
-        meters.round(Loop::Verify, took, !verified.failures.is_empty());
+        meters.round(Loop::Verify, took, verified.failures.first().map(ToString::to_string));
         meters.repaired(verified.repairs.len());
         tracing::trace!(elapsed = ?took, "verified the data plane");
         for repair in &verified.repairs {

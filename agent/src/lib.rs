@@ -172,6 +172,9 @@ impl Agent {
             meters: meters.clone(),
         };
         self.spawn(|stop| network.converge(first, stop));
+        let (run_dir, bpffs) = (parts.config.run_dir.clone(), parts.config.bpffs.clone());
+        let own = meters.clone();
+        self.spawn(|stop| metrics::keep_recent(run_dir, bpffs, own, stop));
         let metrics = metrics::router(metrics::Sources {
             bpffs: parts.config.bpffs.clone(),
             most_services: parts.config.metrics_services,

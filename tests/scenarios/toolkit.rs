@@ -45,7 +45,8 @@ async fn what_a_person_at_a_terminal_sees() -> Result<()> {
 fn play(stage: &EchoStage) -> Result<()> {
     top_in_a_pipe(stage).context("top in a pipe")?;
     top_at_a_terminal(stage).context("top at a terminal")?;
-    top_ends_in_order(stage).context("the end of top")
+    top_ends_in_order(stage).context("the end of top")?;
+    last_minute(stage).context("net status")
 }
 
 /// `bowline net` of the client's node.
@@ -206,6 +207,39 @@ fn cells(count: u16) -> Result<NonZero<u16>> {
     NonZero::new(count).context("no terminal")
 }
 
+/// What `status` says of the agent's loops, of the last minute's drops, and of an agent that hangs.
+fn last_minute(stage: &EchoStage) -> Result<()> {
+    let status = || -> Result<Value> {
+        let ended = finish(&mut net(stage, &["status", "-o", "json"])?)?;
+        Ok(serde_json::from_slice(&ended.stdout)?)
+    };
+    let dropped = |status: &Value| {
+        let rows = status["recentDrops"]["rows"].as_array().into_iter().flatten();
+        let rows =
+            rows.filter(|row| row["reason"] == "unknown-port" && row["direction"] == "socket");
+        rows.filter_map(|row| row["packets"].as_u64()).sum::<u64>()
+    };
+    let before = dropped(&status()?);
+    refuse(stage)?;
+    let now = status()?;
+    ensure!(dropped(&now) > before, "a refused call is not among {}", now["recentDrops"]);
+    let seconds = now["recentDrops"]["seconds"].as_u64().context("no time")?;
+    ensure!(seconds <= 66, "the last minute took {seconds} s");
+    ensure!(now["problems"] == serde_json::json!([]), "{}", now["problems"]);
+    for name in ["network", "services", "verify"] {
+        let round = row(&now["loops"], name)?;
+        ensure!(round["failure"].is_null() && round["microseconds"].as_u64() > Some(0), "{round}");
+        // The maps of services are written when something changed, the others are looked after.
+        let recent = round["secondsAgo"].as_u64() < Some(15);
+        ensure!(recent || name == "services", "{round}");
+    }
+    let table = output(&mut net(stage, &["status"])?)?;
+    for word in ["LAST ROUND", "verify", "in the last ", "unknown-port", "\nhealthy"] {
+        ensure!(table.contains(word), "no `{word}` in:\n{table}");
+    }
+    Ok(())
+}
+
 /// A program at a terminal of its own.
 struct Terminal {
     child: Child,
@@ -289,12 +323,13 @@ impl Terminal {
 
     /// As when somebody changes the size of a window; the kernel tells the program.
     fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
-        let mut stty = command("stty");
-        stty.args(["rows", &rows.to_string(), "columns", &columns.to_string()]);
-        output(stty.stdin(self.inside.try_clone()?))?;
+        // What it draws then has room here.
         let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
         screen.0.screen_mut().set_size(cells(rows)?, cells(columns)?);
-        Ok(())
+        drop(screen);
+        let mut stty = command("stty");
+        stty.args(["rows", &rows.to_string(), "columns", &columns.to_string()]);
+        output(stty.stdin(self.inside.try_clone()?)).map(drop)
     }
 
     fn end(&mut self) -> Result<ExitStatus> {

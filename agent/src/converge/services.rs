@@ -152,7 +152,8 @@ impl<M: ServiceMaps> Programmer<M> {
     /// Measures a round, keeps what is to be tried again, and says when trouble begins; a failure
     /// that repeats is logged once.
     fn note(&mut self, changes: ServiceChanges, done: &ServicesProgrammed, start: Instant) {
-        self.meters.round(Loop::Services, start.elapsed(), done.is_err());
+        let failure = done.as_ref().err().map(ToString::to_string);
+        self.meters.round(Loop::Services, start.elapsed(), failure);
         if done.is_ok()
             && let Some(since) = self.waiting_since.take()
         {

@@ -120,7 +120,8 @@ const FAILING: u32 = 2;
 
 impl Status {
     /// Reads what is pinned under this BPF file system, and what the agent wrote to its files, of
-    /// which this is one and the others are beside it; looks at links in the node's network namespace, or in the calling thread's.
+    /// which this is one and the others are beside it; looks at links in the node's network
+    /// namespace, or in the calling thread's.
     pub fn read(
         bpffs: &Path,
         condition_file: &Path,

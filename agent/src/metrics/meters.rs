@@ -1,7 +1,11 @@
 //! What the loops of the agent measure of themselves.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use jiff::Timestamp;
 use prometheus_client::{
     metrics::{
         counter::Counter,
@@ -10,6 +14,8 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+
+use super::recent::Round;
 
 /// A loop that keeps a part of the node in line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +31,16 @@ pub(crate) enum Loop {
 impl Loop {
     const ALL: [Self; 3] = [Self::Services, Self::Network, Self::Verify];
 
-    const fn labels(self) -> Labels {
-        let name = match self {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Services => "services",
             Self::Network => "network",
             Self::Verify => "verify",
-        };
-        [("loop", name)]
+        }
+    }
+
+    const fn labels(self) -> Labels {
+        [("loop", self.name())]
     }
 }
 
@@ -44,6 +53,8 @@ pub(crate) struct Meters {
     rounds: Family<Labels, Histogram, fn() -> Histogram>,
     failures: Family<Labels, Counter>,
     repairs: Counter,
+    /// Of each loop that went round.
+    last: Arc<Mutex<Vec<Round>>>,
 }
 
 impl Default for Meters {
@@ -57,7 +68,8 @@ impl Default for Meters {
         }
         // Half a millisecond to half a minute.
         let programming = Histogram::new(exponential_buckets(0.000_5, 2.0, 17));
-        Self { programming, rounds, failures, repairs: Counter::default() }
+        let repairs = Counter::default();
+        Self { programming, rounds, failures, repairs, last: Arc::default() }
     }
 }
 
@@ -72,12 +84,24 @@ impl Meters {
         self.programming.observe(after.as_secs_f64());
     }
 
-    /// A loop has gone round.
-    pub(crate) fn round(&self, which: Loop, took: Duration, failed: bool) {
+    /// A loop has gone round, and may have left something undone.
+    pub(crate) fn round(&self, which: Loop, took: Duration, failure: Option<String>) {
         self.rounds.get_or_create(&which.labels()).observe(took.as_secs_f64());
-        if failed {
+        if failure.is_some() {
             self.failures.get_or_create(&which.labels()).inc();
         }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = last.iter().position(|round| round.name == which.name());
+        let before = place.map(|place| last.swap_remove(place));
+        let failures = failure.as_ref().map_or(0, |_| before.map_or(0, |it| it.failures) + 1);
+        let (name, ended) = (which.name().to_owned(), Timestamp::now());
+        last.push(Round { name, ended, took, failure, failures });
+        last.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
+    /// The last round of each loop that went round.
+    pub(super) fn rounds(&self) -> Vec<Round> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// So much of the data plane was damaged by others, and is mended.

@@ -7,6 +7,7 @@
 
 mod data_plane;
 mod meters;
+mod recent;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -25,6 +26,7 @@ use tokio::sync::Mutex;
 use crate::{dns::Dns, watch::Watched};
 use data_plane::DataPlaneSeries;
 pub(crate) use meters::{Loop, Meters};
+pub(crate) use recent::{RECENT_FILE, Recent, Round, keep as keep_recent};
 
 /// What metrics are made from.
 pub(crate) struct Sources {
