@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,11 +21,43 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MOST: usize = 8;
-const PACE: Duration = Duration::from_millis(100);
 
-/// A longer time with `cargo xtask test --thorough`.
-fn duration() -> Duration {
-    Duration::from_secs(if std::env::var_os("BOWLINE_THOROUGH").is_some() { 120 } else { 8 })
+/// How much has to happen.
+#[derive(Clone, Copy)]
+struct Goal {
+    /// Pods that were made, had an address, and were deleted.
+    cycles: usize,
+    kills: u32,
+    /// At least so long.
+    time: Duration,
+    /// Something happens so often.
+    pace: Duration,
+    /// An agent lives no longer, in milliseconds.
+    longest_life: u64,
+}
+
+const USUAL: Goal = Goal {
+    cycles: 5,
+    kills: 5,
+    time: Duration::from_secs(8),
+    pace: Duration::from_millis(100),
+    longest_life: 1_500,
+};
+
+/// With `cargo xtask test --thorough`.
+const THOROUGH: Goal = Goal {
+    cycles: 1_000,
+    kills: 80,
+    time: Duration::from_secs(60),
+    pace: Duration::from_millis(20),
+    longest_life: 4_000,
+};
+
+/// By then it must have happened.
+const LATEST: Duration = Duration::from_secs(290);
+
+fn goal() -> Goal {
+    if std::env::var_os("BOWLINE_THOROUGH").is_some() { THOROUGH } else { USUAL }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,27 +84,38 @@ async fn play(cluster: &Cluster) -> Result<()> {
 
     let sandboxes = cluster.dir.join("nodes").join(&node.name).join("run/sandboxes");
     let alive = BTreeSet::new();
-    let mut churn = Churn { api: &api, node, sandboxes, alive, made: 0, ended: 0, looks: 0 };
+    let mut churn =
+        Churn { api: &api, node, sandboxes, alive, made: 0, cycles: 0, ended: 0, looks: 0 };
+    let (goal, kills, over) = (goal(), AtomicU32::new(0), AtomicBool::new(false));
+    let begun = Instant::now();
     let (kills, played) = {
-        let end = Instant::now() + duration();
-        let killing = kill_again_and_again(node, seed, end);
-        tokio::join!(killing, churn.play(seed + 1, end))
+        let killing = kill_again_and_again(node, seed, goal.longest_life, &kills, &over);
+        let playing = async {
+            let played = churn.play(seed + 1, goal, &kills).await;
+            over.store(true, Ordering::Relaxed);
+            played
+        };
+        tokio::join!(killing, playing)
     };
+    let took = begun.elapsed();
     let kills = kills.and_then(|kills| played.map(|()| kills))?;
     let start = Instant::now();
     let pods = api.ready_pods("app=churn", churn.alive.len(), PATIENCE).await;
     let pods = pods.map_err(|error| error.context(what_containerd_has(cluster, node)))?;
     cluster.agrees(PATIENCE).await?;
     println!(
-        "{} pods, {} deleted, {} containers killed, {kills} kills of the agent; all {} left are \
-         Ready after {:.1} s",
+        "{} pods in {:.1} s, {} deleted, {} of these with an address, {} containers killed, \
+         {kills} kills of the agent; all {} left are Ready after {:.1} s",
         churn.made,
+        took.as_secs_f64(),
         churn.made - pods.len(),
+        churn.cycles,
         churn.ended,
         pods.len(),
         start.elapsed().as_secs_f64()
     );
-    ensure!(kills >= 5 && churn.made > 2 * MOST && churn.looks > 20, "too little happened");
+    let enough = kills >= goal.kills && churn.cycles >= goal.cycles && churn.made > 2 * MOST;
+    ensure!(enough && churn.looks > 20, "too little happened");
     for pod in &pods {
         let answers = load::requests(&node.place()?, (address(pod)?, 9376).into(), 1)?;
         answers.expect_no_failure(&name(pod))?;
@@ -92,24 +136,36 @@ struct Churn<'a> {
     sandboxes: PathBuf,
     alive: BTreeSet<String>,
     made: usize,
+    cycles: usize,
     ended: usize,
     looks: usize,
 }
 
 impl Churn<'_> {
-    async fn play(&mut self, seed: u64, end: Instant) -> Result<()> {
+    async fn play(&mut self, seed: u64, goal: Goal, kills: &AtomicU32) -> Result<()> {
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-        let mut pace = tokio::time::interval(PACE);
+        let mut pace = tokio::time::interval(goal.pace);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let start = Instant::now();
         // How much happens in a while is chance; too little would show nothing.
-        let latest = end + PATIENCE;
-        while Instant::now() < end || (self.made <= 2 * MOST && Instant::now() < latest) {
+        let enough = |it: &Self| {
+            let done = it.cycles >= goal.cycles && kills.load(Ordering::Relaxed) >= goal.kills;
+            done && it.made > 2 * MOST && start.elapsed() > goal.time
+        };
+        while !enough(self) && start.elapsed() < LATEST {
             pace.tick().await;
             let names: Vec<String> = self.alive.iter().cloned().collect();
             let victim = names.choose(&mut rng).filter(|_| names.len() > MOST / 2);
             match (rng.random_range(0..4), victim) {
                 (0, Some(victim)) => {
-                    self.api.of::<Pod>().delete(victim, &DeleteParams::default()).await?;
-                    self.alive.remove(victim);
+                    let pod: Pod = self.api.of().get(victim).await?;
+                    let record = self.sandboxes.join(uid(&pod)).join("sandbox.json");
+                    // Few that are not begun: they show little.
+                    if record.exists() || rng.random_bool(0.1) {
+                        self.cycles += usize::from(record.exists());
+                        self.api.of::<Pod>().delete(victim, &DeleteParams::default()).await?;
+                        self.alive.remove(victim);
+                    }
                 }
                 (1, Some(victim)) => self.end_container(victim).await?,
                 _ if names.len() < MOST => {
@@ -173,18 +229,24 @@ impl Churn<'_> {
     }
 }
 
-async fn kill_again_and_again(node: &Node, seed: u64, end: Instant) -> Result<u32> {
+/// Until it is over; counts in `kills`, too.
+async fn kill_again_and_again(
+    node: &Node,
+    seed: u64,
+    longest_life: u64,
+    kills: &AtomicU32,
+    over: &AtomicBool,
+) -> Result<u32> {
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-    let mut kills = 0;
-    while Instant::now() < end {
-        let alive = Duration::from_millis(rng.random_range(100..1500));
+    while !over.load(Ordering::Relaxed) {
+        let alive = Duration::from_millis(rng.random_range(100..longest_life));
         tokio::time::sleep(alive).await;
         node.kill_agent()?;
-        kills += 1;
+        kills.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..200))).await;
         node.start_agent()?;
     }
-    Ok(kills)
+    Ok(kills.load(Ordering::Relaxed))
 }
 
 async fn make_pod(api: &Api, name: &str) -> Result<()> {
