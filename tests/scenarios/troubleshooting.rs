@@ -85,6 +85,7 @@ async fn play(stage: &EchoStage) -> Result<Vec<Row>> {
     let pod = node.pod_network(&uid(&stage.client))?;
     let mut broken = Broken { stage, place: node.place()?, pod, rows: Vec::new() };
     broken.healthy()?;
+    broken.sticky_client().await.context("session affinity")?;
     broken.unready_backend().await?;
     node.end_agent(Signal::SIGKILL)?;
     broken.healthy()?;
@@ -173,6 +174,41 @@ impl Broken<'_> {
         }
         let (code, said) = self.net(&["neighbours"])?;
         ensure!(code == 0 && said.contains("eth0"), "neighbours: {said}");
+        Ok(())
+    }
+
+    /// A client that stays with a backend is told which.
+    async fn sticky_client(&self) -> Result<()> {
+        let api = self.stage.cluster.api().await?;
+        let service: Service = serde_json::from_value(json!({
+            "metadata": { "name": "sticky" },
+            "spec": {
+                "selector": { "app": "echo" },
+                "sessionAffinity": "ClientIP",
+                "ports": [{ "port": 80, "targetPort": 9376 }],
+            },
+        }))?;
+        let services = api.of::<Service>();
+        services.create(&PostParams::default(), &service).await?;
+        let client = self.client();
+        wait("a service whose clients stay", PATIENCE, async || {
+            let (code, said) = self.net(&["explain", &client, "sticky:80"])?;
+            let there = code == 0 && said.contains("stays with nobody yet");
+            Ok(if there { Found::Yes(()) } else { Found::NotYet(said) })
+        })
+        .await?;
+        let json = |words: &[&str]| -> Result<Value> {
+            let words = [&["explain", &client, "sticky:80", "-o", "json"], words].concat();
+            let (code, said) = self.net(&words)?;
+            ensure!(code == 0, "{words:?} ended with {code}: {said}");
+            serde_json::from_str(&said).context(said)
+        };
+        let tried = json(&["--run"])?;
+        let told = json(&["--run"])?;
+        let kept = &tried["tried"]["backend"];
+        ensure!(kept.is_string() && told["kept"] == *kept, "{kept}: {told}");
+        ensure!(told["tried"]["backend"] == *kept, "{kept}: {told}");
+        services.delete("sticky", &DeleteParams::default()).await?;
         Ok(())
     }
 

@@ -5,14 +5,14 @@
 //! links, neighbours and routes, not from the API. What changes while it reads may show in either
 //! state. The way is followed on this node: what the other end makes of a packet is not told.
 
-use std::collections::BTreeMap;
+mod services;
+
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bowline_ebpf_abi::{
-    Address, Backend, Edition, Pod, Reason, Route, RouteKey, Service, ServiceKey, ServiceLine,
-    Slot, U16Be, map, protocol, route_flags, state,
+    Address, Pod, Reason, Route, RouteKey, ServiceKey, U16Be, map, protocol, route_flags,
 };
 use serde::Serialize;
 
@@ -104,6 +104,9 @@ pub struct Explanation {
     pub service: Option<String>,
     /// Whom it may come to: the service's backends, or the destination itself.
     pub candidates: Vec<SocketAddr>,
+    /// The one of them that the client stays with already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<SocketAddr>,
     pub steps: Vec<Step>,
     pub outcome: Outcome,
     /// What is wrong, in words.
@@ -138,8 +141,9 @@ pub fn explain(place: &NodePlace, question: &Question) -> Result<Explanation, Ex
         way.refused("from_pod", question.to, "pods send there to nobody", reason);
         return Ok(way.told);
     }
-    way.told.candidates.clone_from(&candidates);
-    way.deliver(&candidates, sender.as_ref())?;
+    way.told.candidates = candidates;
+    let ends = way.told.kept.map_or_else(|| way.told.candidates.clone(), |kept| vec![kept]);
+    way.deliver(&ends, sender.as_ref())?;
     Ok(way.told)
 }
 
@@ -150,6 +154,8 @@ struct Way<'a> {
     pins: Pins,
     names: Names,
     condition: Condition,
+    /// No socket hook runs: what a pod sends is balanced packet by packet.
+    by_packets: bool,
     told: Explanation,
 }
 
@@ -169,6 +175,7 @@ impl<'a> Way<'a> {
             protocol: protocol_name(question.protocol()),
             service: None,
             candidates: Vec::new(),
+            kept: None,
             steps: Vec::new(),
             outcome: Outcome::Sent,
             faults: Vec::new(),
@@ -176,7 +183,7 @@ impl<'a> Way<'a> {
             socket_cgroup: condition.socket_cgroup(),
         };
         let (pins, names) = (Pins::under(&place.bpffs), Names::read(&place.names_file));
-        Ok(Self { place, question, pins, names, condition, told })
+        Ok(Self { place, question, pins, names, condition, by_packets: false, told })
     }
 
     fn step(&mut self, at: impl Display, looks_up: impl Display, finds: impl Display) {
@@ -277,108 +284,11 @@ impl<'a> Way<'a> {
                     };
                     self.fault(hook, at, format!("no program of bowline: {why}. {instead}"));
                     balances &= matches!(self.question.from, Client::Pod(_));
+                    self.by_packets = true;
                 }
             }
         }
         Ok(balances)
-    }
-
-    /// Whom the hook may choose; nothing if the call is refused. A destination that is no service's
-    /// stays itself.
-    fn balance(
-        &mut self,
-        sender: Option<&Sender>,
-    ) -> Result<Option<Vec<SocketAddr>>, ExplainFailed> {
-        let (key, to) = (self.key(), self.question.to);
-        let itself = Ok(Some(vec![to]));
-        let shown = format!("{to}/{}", self.told.protocol);
-        let maps = self.pins.maps.clone();
-        let edition: Table<u32, Edition> = Table::open(&maps, map::EDITION)?;
-        let services: Table<ServiceKey, Service> = Table::open(&maps, map::SERVICES)?;
-        let service = services.get(&key)?;
-        if !edition.get(&0)?.is_some_and(|edition| edition.spans(&key.address)) {
-            match service {
-                Some(_) => self.fault(
-                    map::EDITION,
-                    to.ip(),
-                    "outside of all services, yet SERVICES has it",
-                ),
-                None => self.step(map::EDITION, to.ip(), "no service has an address like this"),
-            }
-            return itself;
-        }
-        let Some(service) = service else {
-            return self.unless_address(&services, &shown, sender);
-        };
-        let named = self.names.services.get(&to.ip());
-        self.told.service = named.map(|service| format!("{}/{}", service.namespace, service.name));
-        self.line(&key, &service, &shown)?;
-        let affinity = match service.affinity_seconds {
-            0 => String::new(),
-            seconds => format!(", clients stay for {seconds} s"),
-        };
-        let name = self.told.service.clone().unwrap_or_else(|| "a service".to_owned());
-        let (count, first) = (service.slot_count, service.first_slot);
-        self.step(
-            map::SERVICES,
-            &shown,
-            format!("{name}: number {}, {count} slots from {first}{affinity}", service.id),
-        );
-        if count == 0 {
-            self.refused(map::SLOTS, &shown, "no backend is ready", Reason::NoBackend);
-            return Ok(None);
-        }
-        self.slots(&key, &service)
-    }
-
-    fn unless_address(
-        &mut self,
-        services: &Table<ServiceKey, Service>,
-        shown: &str,
-        sender: Option<&Sender>,
-    ) -> Result<Option<Vec<SocketAddr>>, ExplainFailed> {
-        let addresses: Table<Address, u32> = Table::open(&self.pins.maps, map::ADDRESSES)?;
-        let (key, to) = (self.key(), self.question.to);
-        if addresses.get(&key.address)?.is_none() {
-            self.step(map::SERVICES, shown, "no service has this address");
-            return Ok(Some(vec![to]));
-        }
-        let ports = services.keys()?.into_iter().filter(|other| other.address == key.address);
-        let mut ports: Vec<String> = ports
-            .map(|other| format!("{}/{}", other.port.get(), protocol_name(other.protocol)))
-            .collect();
-        ports.sort_unstable();
-        let ports = format!("the address is a service's, which has {} only", ports.join(", "));
-        // An unconnected datagram of a pod is left to its link.
-        let at = if self.question.udp && sender.is_some() { "from_pod" } else { map::SERVICES };
-        self.refused(at, shown, &ports, Reason::UnknownPort);
-        Ok(None)
-    }
-
-    /// What connect() reads before SERVICES.
-    fn line(
-        &mut self,
-        key: &ServiceKey,
-        service: &Service,
-        shown: &str,
-    ) -> Result<(), ExplainFailed> {
-        let lines: Table<u32, ServiceLine> = Table::open(&self.pins.maps, map::SERVICE_LINES)?;
-        let place = key.place(lines.size());
-        let looks_up = format!("{shown} at {place}");
-        match lines.get(&place)?.filter(|line| line.key == *key) {
-            Some(line) if line.service != *service => {
-                self.fault(map::SERVICE_LINES, looks_up, "differs from the map SERVICES");
-            }
-            Some(line) if line.near.count > 0 => {
-                let finds = format!("{} backends in one cache line", line.near.count);
-                self.step(map::SERVICE_LINES, looks_up, finds);
-            }
-            Some(_) => {
-                self.step(map::SERVICE_LINES, looks_up, "the service; backends are in SLOTS");
-            }
-            None => self.step(map::SERVICE_LINES, looks_up, "not cached here"),
-        }
-        Ok(())
     }
 
     /// What a pod's link refuses by its destination.
@@ -389,47 +299,6 @@ impl<'a> Way<'a> {
             Some(_) if to.is_broadcast() => Some(Reason::Broadcast),
             _ => None,
         }
-    }
-
-    fn slots(
-        &mut self,
-        key: &ServiceKey,
-        service: &Service,
-    ) -> Result<Option<Vec<SocketAddr>>, ExplainFailed> {
-        let slots: Table<u32, Slot> = Table::open(&self.pins.maps, map::SLOTS)?;
-        let backends: Table<u32, Backend> = Table::open(&self.pins.maps, map::BACKENDS)?;
-        let mut shares: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        let (mut wrong, mut nobody) = (Vec::new(), Vec::new());
-        let end = service.first_slot.saturating_add(service.slot_count).min(slots.size());
-        for index in service.first_slot..end {
-            let slot = slots.get(&index)?.unwrap_or_default();
-            let backend = backends.get(&slot.backend)?.unwrap_or_default();
-            if slot.tag != key.tag() {
-                wrong.push(index);
-            } else if backend.state != state::ACTIVE {
-                nobody.push(slot.backend);
-            } else {
-                let end = SocketAddr::new(backend.address.into(), backend.port.get());
-                *shares.entry(end).or_default() += 1;
-            }
-        }
-        if let Some(first) = wrong.first() {
-            let finds = format!("{} slots are not this service's", wrong.len());
-            self.fault(map::SLOTS, format!("from {first}"), finds);
-        }
-        if let Some(first) = nobody.first() {
-            let finds = format!("{} numbers are nobody's", nobody.len());
-            self.fault(map::BACKENDS, format!("from {first}"), finds);
-        }
-        for (end, share) in &shares {
-            let finds = match shares.len() {
-                1 => "the only candidate".to_owned(),
-                _ => format!("a candidate, {share} of {} slots", service.slot_count),
-            };
-            let looks_up = self.target(end);
-            self.step(map::BACKENDS, looks_up, finds);
-        }
-        Ok(Some(shares.into_keys().collect()))
     }
 
     /// How packets get to each candidate.

@@ -128,11 +128,16 @@ pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Resul
         true => Some(probe::run(&told, &question)?),
         false => None,
     };
-    if let Some(end) = tried.as_ref().and_then(Tried::backend)
-        && !told.candidates.contains(&end)
-    {
-        told.faults.push(format!("tried: it came to {end}, which is no candidate"));
-        told.outcome = Outcome::Broken;
+    if let Some(end) = tried.as_ref().and_then(Tried::backend) {
+        let fault = match told.kept {
+            _ if !told.candidates.contains(&end) => "which is no candidate",
+            Some(kept) if kept != end => "and the client stays with another",
+            _ => "",
+        };
+        if !fault.is_empty() {
+            told.faults.push(format!("tried: it came to {end}, {fault}"));
+            told.outcome = Outcome::Broken;
+        }
     }
     let sent = told.outcome == Outcome::Sent && tried.as_ref().is_none_or(Tried::went_well);
     let told = Told { told, left_out, tried };
@@ -184,6 +189,7 @@ fn verdict(told: &Explanation) -> String {
         Outcome::Sent => {
             let whom = match &told.candidates[..] {
                 [end] if *end == to => "itself".to_owned(),
+                _ if told.kept.is_some() => "the backend that its client stays with".to_owned(),
                 [_] => "its only backend".to_owned(),
                 ends => format!("one of {} backends", ends.len()),
             };
