@@ -123,7 +123,8 @@ fn chosen(stage: &EchoStage, place: &Place) -> Result<()> {
 /// A file that cannot be made is said at once, in one line.
 fn nowhere(stage: &EchoStage) -> Result<()> {
     let mut capture = stage.cluster.bowline(&["net", "capture", "--write", "/nowhere/c.pcapng"])?;
-    let ended = finish(capture.args(["--node", &stage.node()?.name]))?;
+    let ended =
+        finish(capture.args(["--node", &stage.node()?.name, "--name", &stage.cluster.name]))?;
     let said = String::from_utf8_lossy(&ended.stderr);
     ensure!(!ended.status.success() && said.lines().count() == 1, "{said}");
     ensure!(said.contains("cannot make /nowhere/c.pcapng"), "{said}");

@@ -259,7 +259,26 @@ pub(super) fn forget_pod(pins: &Pins, ifindex: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for an uplink or tunnel device.
+/// Removes pins of pods' interfaces that are not `known`.
+pub(super) fn forget_strays(pins: &Pins, known: impl Fn(u32) -> bool) -> io::Result<()> {
+    let of_pods = [PacketProgram::FromPod.name(), PacketProgram::ToPod.name()];
+    for entry in std::fs::read_dir(&pins.links)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let parts = name.to_str().and_then(|name| name.split_once('-'));
+        let Some((program, Ok(ifindex))) =
+            parts.map(|(program, ifindex)| (program, ifindex.parse()))
+        else {
+            continue;
+        };
+        if of_pods.contains(&program) && !known(ifindex) {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the pin of an uplink or tunnel device.
 pub(super) fn forget_uplink(pins: &Pins, ifindex: u32) -> io::Result<()> {
     remove_if_there(&packet_pin(pins, PacketProgram::FromUplink, ifindex))
 }

@@ -130,17 +130,31 @@ impl Migration {
             for key in flows.keys()? {
                 flows.delete(&key)?;
             }
-            self.carry_all(&[map::FLOWS])?;
+            self.carry_flows()?;
             takeover.put(&0, &takeover::FOLLOWED)?;
             // What the old programs were at when that was written.
             std::thread::sleep(PROGRAM_RUN);
         }
-        self.carry_all(&[map::FLOWS])?;
+        self.carry_flows()?;
         self.carry_all(&REMEMBERED)?;
         takeover.put(&0, &takeover::DONE)?;
         for other in &self.others {
             std::fs::remove_dir_all(&other.directory).map_err(at(&other.directory))?;
             tracing::info!("the data plane at {} is gone", other.directory.display());
+        }
+        Ok(())
+    }
+
+    /// From those that ever saw a packet: who died while he waited has old copies of our own, in
+    /// which what ended since is open.
+    fn carry_flows(&self) -> Result<(), MigrateFailed> {
+        for other in &self.others {
+            // A set that was removed half way has none.
+            let takeover = Table::<u32, u32>::open(&other.maps, map::TAKEOVER);
+            let waits = takeover.is_ok_and(|map| matches!(map.get(&0), Ok(Some(takeover::WAITS))));
+            if !waits {
+                self.carry(other, &[map::FLOWS])?;
+            }
         }
         Ok(())
     }

@@ -314,7 +314,7 @@ impl Datapath {
     }
 
     /// Replaces the programs of the pods that an earlier agent attached; forgets those whose
-    /// interface is gone.
+    /// interface is gone, and those that it was about to forget.
     fn take_over_pods(&mut self, anew: bool) -> Result<(), OpenDatapathFailed> {
         for (address, pod) in self.pods.adopt_all()? {
             if links::interface_name(pod.ifindex).is_some() {
@@ -331,6 +331,9 @@ impl Datapath {
                     .map_err(|source| OpenDatapathFailed::PinDirectory { path, source })?;
             }
         }
+        let path = &self.pins.links;
+        links::forget_strays(&self.pins, |ifindex| self.attached.values().any(|it| *it == ifindex))
+            .map_err(|source| OpenDatapathFailed::PinDirectory { path: path.clone(), source })?;
         let Self { names, attached, .. } = self;
         names.change(|names| names.pods.retain(|address, _| attached.contains_key(address)));
         Ok(())

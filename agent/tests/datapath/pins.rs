@@ -223,6 +223,25 @@ fn what_lies_beside_the_pins_is_seen() {
     assert_eq!(more, ["bowline/v0"]);
 }
 
+/// An agent that died while it forgot a pod leaves a pin of a link that is gone: the next one
+/// removes it.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn what_a_dying_agent_was_about_to_forget_goes() {
+    let world = World::new();
+    drop(world.open());
+    let mut pins = world.here.link_pins();
+    pins.sort_unstable();
+    let links = world.here.bpffs().join(format!("bowline/v{ABI_VERSION}/links"));
+    let gone = pins.iter().find(|pin| pin.starts_with("to_pod-")).unwrap().clone();
+    let (from, to) = (links.join(gone), links.join("to_pod-99999"));
+    world.here.namespace.run(move || fs::rename(from, to).unwrap());
+    drop(world.open());
+    let mut after = world.here.link_pins();
+    after.sort_unstable();
+    assert_eq!(after, pins);
+}
+
 /// The memory of each map, by its name.
 fn memory(world: &World, here: &Datapath) -> BTreeMap<String, u64> {
     let _open = here;
