@@ -88,7 +88,16 @@ impl Running {
 
     async fn with(watched: Arc<Watched>, options: DnsOptions) -> Self {
         let dns = Dns::new("cluster.local", watched, &options).unwrap();
-        let server = DnsServer::bind(dns.clone(), Ipv4Addr::LOCALHOST.into(), 0).await.unwrap();
+        // The port that is free for UDP may be another test's for TCP.
+        let mut server = Err(String::new());
+        for _ in 0..20 {
+            let bound = DnsServer::bind(dns.clone(), Ipv4Addr::LOCALHOST.into(), 0).await;
+            server = bound.map_err(|error| error.to_string());
+            if server.is_ok() {
+                break;
+            }
+        }
+        let server = server.unwrap();
         let address = server.udp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         tokio::spawn(server.serve(shutdown.clone()));
