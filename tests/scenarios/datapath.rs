@@ -41,6 +41,7 @@ async fn services_and_pods_as_clients_see_them() -> Result<()> {
         let servers = api.ready_pods("app=echo", 2, PATIENCE).await?;
         api.endpoints("echo", 2, PATIENCE).await?;
         let clients = api.ready_pods("app=client", 1, PATIENCE).await?;
+        cluster.agrees(PATIENCE).await?;
         Ok((servers, clients.into_iter().next().context("no client")?))
     };
     let ready: Result<_> = ready.await;
