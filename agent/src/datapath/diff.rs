@@ -27,7 +27,7 @@ use super::store::MapStore;
 use super::syscall;
 use super::table::{ReadMapsFailed, Table};
 use super::verify::Shown;
-use crate::network::{first_of_each, pod_mac};
+use crate::network::{first_of_each, hardware_address, pod_mac};
 use crate::plan::services::{
     BackendAddress, Place, ProgrammedService, ServiceStep, plan, service_table,
 };
@@ -231,8 +231,8 @@ fn pod_differences(
     let mac = first_of_each(addresses.iter().copied()).0.map(|v4| Mac::new(pod_mac(v4.into())));
     let link = addresses.iter().find_map(|address| there.get(address)).map(|entry| entry.ifindex);
     let shown = |address: &IpAddr, mac: Option<Mac>, link: Option<u32>| {
-        let octets = mac.map(|mac| mac.octets().map(|octet| format!("{octet:02x}")).join(":"));
-        let parts = [octets, link.map(|link| format!("link {link}"))];
+        let mac = mac.map(|mac| hardware_address(&mac.octets()));
+        let parts = [mac, link.map(|link| format!("link {link}"))];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         format!("{address} at {}", parts.join(", "))
     };
