@@ -2,9 +2,10 @@
 //!
 //! Guarantees: prints each figure beside its goal, reached or not; a goal that is missed is no
 //! failure, because a busy machine misses all of them. What fails is `compare`, when something got
-//! worse beyond the noise, and `--gate`, when a ratio does not hold. The programs measured are
-//! those that users run; what drives them is the development build. Every suite writes the same
-//! format (`bench/results.rs`).
+//! worse beyond the noise, and `--gate`, when a check does not hold: both then end with the status
+//! 1, and with 2 when they could not find out, as diff and grep do. The programs measured are those
+//! that users run; what drives them is the development build. Every suite writes the same format
+//! (`bench/results.rs`).
 
 mod compare;
 mod gate;
@@ -15,8 +16,9 @@ mod results;
 mod tests;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::{bpf, build, process, workspace};
 
@@ -28,13 +30,14 @@ Examples:
   cargo xtask bench path --quick --json a.json    measure, and keep every sample
   cargo xtask bench programs                      nanoseconds of each program for each packet
   cargo xtask bench compare a.json b.json         what changed from one run to another
-  cargo xtask bench --gate xtask/bench-gate.json  measure, and fail where a ratio does not hold
+  cargo xtask bench --gate xtask/bench-gate.json  measure, and fail where a check does not hold
   cargo xtask bench --gate xtask/bench-gate.json --json a.json --json s.json
                                                   the same with what was measured before")]
 pub(crate) struct Args {
-    /// Check the ratios that this file names; fail, with a line for each that does not hold.
+    /// Check the figures that this file names; fail, with a line for each that does not hold.
     ///
-    /// The suites are run as the file says, or taken from `--json`.
+    /// The suites are run as the file says, or taken from `--json`. The status is 1 if a check does
+    /// not hold, 2 if that could not be found out.
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
     /// Results of a suite, instead of running it; one of each that the gate names.
@@ -60,8 +63,8 @@ enum Suite {
     /// What the network of pods costs, on one node and to another, natively and by VXLAN, beside
     /// node to node without pods and beside Linux bridges: requests, streams, datagrams.
     Network(Network),
-    /// What changed from one run of a suite to another, beyond the noise. Fails if something got
-    /// worse.
+    /// What changed from one run of a suite to another, beyond the noise. The status is 1 if
+    /// something got worse, 2 if that could not be found out.
     Compare(compare::Args),
 }
 
@@ -167,26 +170,46 @@ struct Network {
     quick: bool,
 }
 
-/// Measure, compare, or check.
-pub(crate) fn run(args: &Args) -> Result<()> {
-    match (&args.gate, &args.suite) {
+/// What comparing or checking found.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Good,
+    /// Something got worse or does not hold: in one line.
+    Bad(String),
+}
+
+/// Measure, compare, or check; the status is in the module's own words.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let outcome = match (&args.gate, &args.suite) {
         (Some(gate), _) => gate::run(gate, &args.json),
-        (None, Some(suite)) => measure(suite),
-        (None, None) => bail!("say what to measure, or give a gate: see --help"),
+        (None, Some(Suite::Compare(files))) => compare::run(files),
+        (None, Some(suite)) => measure(suite).map(|()| Outcome::Good),
+        (None, None) => Err(anyhow!("say what to measure, or give a gate: see --help")),
+    };
+    let (status, error) = status(outcome);
+    if let Some(error) = error {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(status)
+}
+
+/// The exit status, and the line that says why.
+fn status(outcome: Result<Outcome>) -> (u8, Option<String>) {
+    match outcome {
+        Ok(Outcome::Good) => (0, None),
+        Ok(Outcome::Bad(why)) => (1, Some(why)),
+        Err(error) => (2, Some(format!("{error:#}"))),
     }
 }
 
 /// Build, measure, print.
 fn measure(suite: &Suite) -> Result<()> {
-    if let Suite::Compare(files) = suite {
-        return compare::run(files);
-    }
     if !workspace::is_root() {
         bail!("benchmarks make network namespaces and load programs: run them as root");
     }
     bpf::build()?;
     match suite {
-        Suite::Compare(files) => compare::run(files),
+        Suite::Compare(_) => bail!("`compare` measures nothing"),
         Suite::Path(path) => {
             let (services, rounds, turn) = match path.quick {
                 true => (&[1, 1_000][..], 15, 40),

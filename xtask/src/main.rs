@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => return bench::run(&args),
         Command::Tidy(args) => tidy::run(&args),
     };
     match result {

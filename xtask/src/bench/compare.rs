@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::read;
 use super::results::{Better, Figure, Machine, Relation, Results, median};
+use super::{Outcome, read};
 
 /// Two runs of one suite.
 #[derive(clap::Args)]
@@ -79,8 +79,8 @@ pub(super) struct Row {
     pub(super) change: Change,
 }
 
-/// Prints the table; what got worse is an error.
-pub(super) fn run(args: &Args) -> Result<()> {
+/// Prints the table.
+pub(super) fn run(args: &Args) -> Result<Outcome> {
     let (before, after) = (read::results(&args.before)?, read::results(&args.after)?);
     let rows = rows(&before, &after, args.ignore / 100.0)?;
     for (name, results) in [("A", &before), ("B", &after)] {
@@ -92,9 +92,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     print!("{}", Table(&rows));
     let worse = rows.iter().filter(|row| row.change == Change::Worse).count();
     if worse > 0 {
-        bail!("{worse} of {} figures got worse beyond the noise", rows.len());
+        let all = rows.len();
+        return Ok(Outcome::Bad(format!("{worse} of {all} figures got worse beyond the noise")));
     }
-    Ok(())
+    Ok(Outcome::Good)
 }
 
 fn about(results: &Results) -> String {

@@ -1,9 +1,11 @@
-//! `cargo xtask bench --gate FILE`: ratios that must hold, each with a tolerance.
+//! `cargo xtask bench --gate FILE`: figures that must hold, each with a tolerance.
 //!
-//! Guarantees: each line of the gate is checked, one line is printed for each that does not hold,
-//! and then the status is 1; a figure that is not there, or is no ratio, does not hold. The median
-//! decides, and the tolerance is what is left to the noise: a gate that waited for certainty would
-//! let everything through on a busy machine.
+//! Guarantees: each line of the gate is checked, and one line is printed for each that does not
+//! hold; a figure that is not there, or is of another unit than the check's, does not hold. A check
+//! without a unit is of a ratio, which says the same on any machine; one with a unit is of an
+//! absolute goal, for a machine like the one that the goal was set for. The median decides, and the
+//! tolerance is what is left to the noise: a gate that waited for certainty would let everything
+//! through on a busy machine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::results::{Figure, Relation, Results};
-use super::{Suite, measure, read};
+use super::{Outcome, Suite, measure, read};
 use crate::workspace;
 
 const FORMAT: &str = "bowline-bench-gate";
@@ -39,11 +41,13 @@ struct Asked {
     checks: Vec<Check>,
 }
 
-/// One ratio, with one of both bounds.
+/// One figure, with one of both bounds.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Check {
     figure: String,
+    /// What bound and tolerance are in; nothing for a ratio.
+    unit: Option<String>,
     at_least: Option<f64>,
     at_most: Option<f64>,
     /// How far on the wrong side of the bound the median may be.
@@ -83,7 +87,7 @@ struct CommandLine {
 }
 
 /// Checks results that are there, or runs the suites that the gate names.
-pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<()> {
+pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<Outcome> {
     let gate = gate(file)?;
     let results = if given.is_empty() { measured(&gate)? } else { collected(&gate, given)? };
     let (mut checked, mut violations) = (0, Vec::new());
@@ -96,10 +100,11 @@ pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<()> {
         println!("{violation}");
     }
     if !violations.is_empty() {
-        bail!("{} of {checked} checks of {} do not hold", violations.len(), file.display());
+        let (count, shown) = (violations.len(), file.display());
+        return Ok(Outcome::Bad(format!("{count} of {checked} checks of {shown} do not hold")));
     }
     println!("all {checked} checks of {} hold", file.display());
-    Ok(())
+    Ok(Outcome::Good)
 }
 
 /// Reads the file, and refuses one that could not run.
@@ -161,9 +166,12 @@ impl Check {
     fn violation(&self, figure: Option<&Figure>) -> Option<String> {
         let Some(figure) = figure else { return Some("no such figure".to_owned()) };
         let relation = figure.baseline.as_ref().map(|baseline| baseline.relation);
-        if relation != Some(Relation::Ratio) {
-            return Some(format!("no ratio, but {}: not for a gate", figure.unit));
-        }
+        let unit = match &self.unit {
+            None if relation == Some(Relation::Ratio) => String::new(),
+            None => return Some(format!("no ratio, and the check has no unit: {}", figure.unit)),
+            Some(unit) if *unit == figure.unit => format!(" {unit}"),
+            Some(unit) => return Some(format!("in {}, but the check is in {unit}", figure.unit)),
+        };
         let Some(bound) = self.bound() else { return Some("no bound".to_owned()) };
         let tolerance = &self.tolerance;
         // What is no number is not within it.
@@ -176,7 +184,7 @@ impl Check {
             .is_some_and(|ends| ends.into_iter().all(|end| bound.excess(end) > *tolerance));
         let noise = if sure { "" } else { "; the machine may have been too noisy" };
         Some(format!(
-            "{median:.3} [{min:.3} .. {max:.3}], must be {bound} with a tolerance of \
+            "{median:.3}{unit} [{min:.3} .. {max:.3}], must be {bound}{unit} with a tolerance of \
              {tolerance}{noise}"
         ))
     }

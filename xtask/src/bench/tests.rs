@@ -1,6 +1,8 @@
+use std::path::PathBuf;
+
 use super::compare::{self, Change};
 use super::results::{Better, Figure, Relation, Results, Run, Statistics, Verdict, median};
-use super::{gate, read};
+use super::{gate, read, status};
 
 fn figure(samples: &[f64]) -> Figure {
     Figure::new("f", "ratio", Better::More, samples.to_vec())
@@ -236,7 +238,11 @@ fn the_gate_fails_with_a_line_for_each_violation() {
            {"figure": "within", "at_least": 0.99, "tolerance": 0.05},
            {"figure": "dear", "at_most": 1, "tolerance": 0.01},
            {"figure": "cost", "at_most": 9, "tolerance": 0},
-           {"figure": "absent", "at_most": 9, "tolerance": 0}"#,
+           {"figure": "absent", "at_most": 9, "tolerance": 0},
+           {"figure": "cost", "unit": "ns", "at_most": 9, "tolerance": 0},
+           {"figure": "cost", "unit": "ms", "at_most": 9, "tolerance": 0},
+           {"figure": "memory", "unit": "MB", "at_most": 120, "tolerance": 10},
+           {"figure": "good", "unit": "ns", "at_least": 0.99, "tolerance": 0}"#,
     );
     let found = results(
         "path",
@@ -246,6 +252,7 @@ fn the_gate_fails_with_a_line_for_each_violation() {
             named("within", Better::More, MIDDLE),
             named("dear", Better::Less, HIGH),
             Figure::new("cost", "ns", Better::Less, vec![1.0]),
+            Figure::new("memory", "MB", Better::Less, vec![131.0; 5]),
         ],
     );
     let noise = "; the machine may have been too noisy";
@@ -254,8 +261,12 @@ fn the_gate_fails_with_a_line_for_each_violation() {
         &format!(
             "path: dear: 1.020 [1.000 .. 1.040], must be at most 1 with a tolerance of 0.01{noise}"
         ),
-        "path: cost: no ratio, but ns: not for a gate",
+        "path: cost: no ratio, and the check has no unit: ns",
         "path: absent: no such figure",
+        "path: cost: in ns, but the check is in ms",
+        "path: memory: 131.000 MB [131.000 .. 131.000], must be at most 120 MB with a tolerance of \
+         10",
+        "path: good: in ratio, but the check is in ns",
     ];
     assert_eq!(gate.unwrap().violations(&found), expected);
 }
@@ -273,11 +284,42 @@ fn a_gate_with_violations_is_a_failure() {
         run.end(Some(&at("run.json"))).unwrap();
         gate::run(&at("gate.json"), &[at("run.json")])
     };
-    check(MIDDLE).unwrap();
-    let error = check(LOW).unwrap_err().to_string();
-    assert!(error.starts_with("1 of 1 checks of "), "{error}");
+    assert_eq!(status(check(MIDDLE)), (0, None));
+    let (failed, error) = status(check(LOW));
+    assert_eq!(failed, 1);
+    assert!(error.is_some_and(|error| error.starts_with("1 of 1 checks of ")));
     let twice = gate::run(&at("gate.json"), &[at("run.json"), at("run.json")]);
-    assert!(twice.unwrap_err().to_string().ends_with("results of `path` already"));
+    let (refused, error) = status(twice);
+    assert_eq!(refused, 2);
+    assert!(error.is_some_and(|error| error.ends_with("results of `path` already")));
+}
+
+#[test]
+fn compare_fails_with_one_status_for_worse_and_another_for_what_it_cannot_read() {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        files: compare::Args,
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for (name, samples) in [("high", HIGH), ("low", LOW)] {
+        let mut run = Run::begin("path", &[], Statistics::Off);
+        run.extend([named("f", Better::More, samples)]);
+        run.end(Some(&at(name))).unwrap();
+    }
+    std::fs::write(at("none"), "{}").unwrap();
+    let compared = |before: &str, after: &str| {
+        let words = [PathBuf::from("compare"), at(before), at(after)];
+        let parsed = <CommandLine as clap::Parser>::try_parse_from(words).unwrap();
+        status(compare::run(&parsed.files))
+    };
+    assert_eq!(compared("low", "high"), (0, None));
+    let worse = "1 of 1 figures got worse beyond the noise".to_owned();
+    assert_eq!(compared("high", "low"), (1, Some(worse)));
+    for (before, after) in [("high", "none"), ("absent", "high")] {
+        assert_eq!(compared(before, after).0, 2, "{before} and {after}");
+    }
 }
 
 #[test]
