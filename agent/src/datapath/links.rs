@@ -114,16 +114,16 @@ pub(super) fn attach_packets(
     }
 }
 
-/// Attaches a packet program in place of an earlier agent's. One that begins `anew`, beside another
+/// Attaches a packet program in place of an earlier agent's. One that `waits`, beside another
 /// build's, is the first to see packets also where its own was left behind.
 pub(super) fn take_over_packets(
     programs: &mut Programs,
     pins: &Pins,
     which: PacketProgram,
     ifindex: u32,
-    (hook, anew): (PacketHook, bool),
+    (hook, waits): (PacketHook, bool),
 ) -> Result<(), AttachProgramFailed> {
-    if anew && hook == PacketHook::Clsact {
+    if waits && hook == PacketHook::Clsact {
         filters::forget(which, ifindex, Whose::Own)
             .map_err(|source| not_forgotten(which, ifindex, source))?;
     }

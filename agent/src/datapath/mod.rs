@@ -260,12 +260,12 @@ impl Datapath {
         if !missing.is_empty() {
             return Err(OpenDatapathFailed::Features(missing));
         }
-        let migration = Migration::begin(&config.bpffs, &pins)?;
+        let mut migration = Migration::begin(&config.bpffs, &pins)?;
         let resized = resize::set_aside(&pins, &config.sizes)?;
         let mut programs = Programs::load(&pins, &config.sizes, &features, &config.socket_cgroup)?;
         resize::copy_back(&pins, &resized)?;
         let hook = PacketHook::of(&features);
-        let anew = migration.take_over(&programs)?;
+        let waits = migration.take_over(&programs)?;
 
         let pods = Mirror::over(Table::open(&pins.maps, map::PODS)?).comparing(verify::same_pod);
         let mut routes = Mirror::over(Table::open(&pins.maps, map::ROUTES)?);
@@ -281,7 +281,7 @@ impl Datapath {
             [uplink].into_iter().chain(tunnel.as_ref().map(|tunnel| tunnel.ifindex)).collect();
         let which = PacketProgram::FromUplink;
         for ifindex in &uplinks {
-            links::take_over_packets(&mut programs, &pins, which, *ifindex, (hook, anew))?;
+            links::take_over_packets(&mut programs, &pins, which, *ifindex, (hook, waits))?;
         }
         let mut condition = ConditionFile::start(config.condition_file, features.rows());
         condition.set_programs(programs.listed(hook, &config.socket_cgroup, &uplinks));
@@ -306,7 +306,7 @@ impl Datapath {
             names,
             condition,
         };
-        datapath.take_over_pods(anew)?;
+        datapath.take_over_pods(waits)?;
         migration.finish()?;
         datapath.forget_predecessors(&uplinks)?;
         resize::discard(&datapath.pins, &resized)?;
@@ -315,12 +315,12 @@ impl Datapath {
 
     /// Replaces the programs of the pods that an earlier agent attached; forgets those whose
     /// interface is gone, and those that it was about to forget.
-    fn take_over_pods(&mut self, anew: bool) -> Result<(), OpenDatapathFailed> {
+    fn take_over_pods(&mut self, waits: bool) -> Result<(), OpenDatapathFailed> {
         for (address, pod) in self.pods.adopt_all()? {
             if links::interface_name(pod.ifindex).is_some() {
                 for which in [PacketProgram::FromPod, PacketProgram::ToPod] {
                     let Self { programs, pins, hook, .. } = self;
-                    let how = (*hook, anew);
+                    let how = (*hook, waits);
                     links::take_over_packets(programs, pins, which, pod.ifindex, how)?;
                 }
                 self.attached.insert(address.into(), pod.ifindex);

@@ -51,9 +51,14 @@ impl Pins {
             mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), Some("mode=0700"))?;
         }
         let pins = Self::under(bpffs);
-        std::fs::create_dir_all(&pins.maps)?;
-        std::fs::create_dir_all(&pins.links)?;
+        pins.make()?;
         Ok(pins)
+    }
+
+    /// Makes the directories that are missing.
+    pub(super) fn make(&self) -> io::Result<()> {
+        std::fs::create_dir_all(&self.maps)?;
+        std::fs::create_dir_all(&self.links)
     }
 }
 

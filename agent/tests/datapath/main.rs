@@ -15,5 +15,6 @@ mod repair;
 mod servers;
 mod sockets;
 mod statistics;
+mod takeover;
 mod unhooked;
 mod world;

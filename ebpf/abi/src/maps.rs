@@ -370,14 +370,33 @@ pub mod flow_ended {
 }
 
 /// How far the packet programs are with taking over from another build's, which come after them
-/// at each interface.
+/// at each interface. TAKEOVER has the stage in its low bits, and above them how often a build took
+/// over before: of two builds whose programs began, the one with the higher number comes first.
 pub mod takeover {
     /// There are no others.
     pub const DONE: u32 = 0;
-    /// Every packet is left to them.
+    /// Every packet is left to them. Without a number above it.
     pub const WAITS: u32 = 1;
     /// Packets of open connections that are unknown here are left to them.
     pub const FOLLOWED: u32 = 2;
+
+    const BITS: u32 = 2;
+
+    /// The stage.
+    #[inline(always)]
+    pub const fn stage(value: u32) -> u32 {
+        value & ((1 << BITS) - 1)
+    }
+
+    /// How often a build took over before.
+    pub const fn number(value: u32) -> u32 {
+        value >> BITS
+    }
+
+    /// Both in one.
+    pub const fn value(number: u32, stage: u32) -> u32 {
+        number << BITS | stage
+    }
 }
 
 /// How long a flow without packets is remembered, in seconds. After it the entry matches nothing

@@ -245,7 +245,7 @@ impl PeerMaps for KernelMaps {
 impl PacketMaps for KernelMaps {
     #[inline(always)]
     fn others_follow(&self) -> bool {
-        TAKEOVER.get(0) == Some(&takeover::FOLLOWED)
+        TAKEOVER.get(0).is_some_and(|value| takeover::stage(*value) == takeover::FOLLOWED)
     }
 
     #[inline(always)]

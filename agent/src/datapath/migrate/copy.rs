@@ -1,0 +1,275 @@
+//! Copies one map's entries from one build's to another's.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use bowline_ebpf_abi::{Affinity, Peer, Plain, map};
+use nix::libc;
+
+use super::super::layouts::{Conversion, Layouts};
+use super::super::pins::Pins;
+use super::super::table::{bytes_mut, is_unsupported};
+use super::super::{resize, syscall};
+
+/// So many entries are read at once.
+const BATCH: u32 = 4096;
+
+/// The maps of a build.
+pub(super) struct Side<'a> {
+    pub(super) pins: &'a Pins,
+    pub(super) layouts: Layouts,
+}
+
+impl<'a> Side<'a> {
+    /// `None` if the set was never whole.
+    pub(super) fn pinned(pins: &'a Pins) -> Option<Self> {
+        Some(Self { pins, layouts: Layouts::pinned(&pins.layouts)? })
+    }
+}
+
+/// What was copied before, by fingerprints of keys and values: who changed an entry since can be
+/// told from it.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    state: RandomState,
+    values: HashMap<u64, u64>,
+}
+
+impl Carried {
+    /// Whether theirs is another than before, and ours is not.
+    fn changed(&self, map: &str, key: &[u8], ours: Option<&[u8]>, theirs: &[u8]) -> bool {
+        let before = self.values.get(&self.state.hash_one((map, key))).copied();
+        let fingerprint = |value| self.state.hash_one(value);
+        before == ours.map(fingerprint) && before != Some(fingerprint(theirs))
+    }
+
+    fn remember(&mut self, map: &str, key: &[u8], value: &[u8]) {
+        let key = self.state.hash_one((map, key));
+        self.values.insert(key, self.state.hash_one(value));
+    }
+}
+
+/// Which of two entries with one key stays.
+enum Wins<'a> {
+    Ours,
+    /// The second if that is newer than the first.
+    Newer(fn(&[u8], &[u8]) -> bool),
+    /// Theirs if ours is still what was carried over before.
+    Changed(&'a mut Carried),
+    /// PEERS is an array, in which a socket's place hangs on the size: the last place of ours.
+    Peers(&'a mut Carried, u32),
+}
+
+/// How a map's entries are told apart where both have one.
+pub(super) enum Rule<'a> {
+    /// Those who read the second map see everything first: what it has is the truth.
+    Missing,
+    /// As fits the map.
+    Latest(&'a mut Carried),
+}
+
+impl<'a> Wins<'a> {
+    fn of(map: &str, rule: Rule<'a>, last: u32) -> Self {
+        match (map, rule) {
+            (map::AFFINITY, Rule::Latest(_)) => Self::Newer(|ours, theirs| {
+                let last_used = |value| value_of::<Affinity>(value).last_used_ns;
+                last_used(theirs) > last_used(ours)
+            }),
+            (map::FLOWS, Rule::Latest(carried)) => Self::Changed(carried),
+            (map::PEERS, Rule::Latest(carried)) => Self::Peers(carried, last),
+            _ => Self::Ours,
+        }
+    }
+
+    /// Whether theirs takes the place of ours, if there is one.
+    fn is_theirs(&self, map: &str, key: &[u8], ours: Option<&[u8]>, theirs: &[u8]) -> bool {
+        match self {
+            Self::Ours => ours.is_none(),
+            Self::Newer(is_newer) => ours.is_none_or(|ours| is_newer(ours, theirs)),
+            Self::Changed(carried) => carried.changed(map, key, ours, theirs),
+            // Cookies of sockets count up: of two that share a place the newer one has it.
+            Self::Peers(carried, _) => match ours {
+                Some(ours) if cookie(theirs) == cookie(ours) => {
+                    carried.changed(map, key, Some(ours), theirs)
+                }
+                Some(ours) => cookie(theirs) > cookie(ours),
+                None => true,
+            },
+        }
+    }
+}
+
+/// Copies a map's entries and says how many. Entries that come or go meanwhile may be missed.
+/// `None` if the map cannot be converted.
+pub(super) fn copy(
+    from: &Side<'_>,
+    to: &Side<'_>,
+    name: &str,
+    rule: Rule<'_>,
+) -> io::Result<Option<u32>> {
+    let new = match rule {
+        Rule::Missing => resize::in_use(to.pins, name),
+        Rule::Latest(_) => to.pins.maps.join(name),
+    };
+    let old = syscall::open_pin(&resize::in_use(from.pins, name))?;
+    let new = syscall::open_pin(&new)?;
+    let (Some(old), Some(new)) = (old, new) else { return Ok(Some(0)) };
+    let (shape, ours) = (syscall::map_shape(old.as_fd())?, syscall::map_shape(new.as_fd())?);
+    let conversion = |role, sizes| from.layouts.conversion(&to.layouts, name, role, sizes);
+    let key = conversion("key", (shape.0, ours.0));
+    let value = conversion("value", (shape.1, ours.1));
+    let Some((key, value)) = key.zip(value) else { return Ok(None) };
+    let is_array = [map::EDITION, map::BACKENDS, map::SLOTS, map::PEERS].contains(&name);
+    let wins = Wins::of(name, rule, ours.2.saturating_sub(1));
+    Copy { name, old, new, shape, key, value, is_array, wins }.run().map(Some)
+}
+
+/// One map and the way its entries go.
+struct Copy<'a> {
+    name: &'a str,
+    old: OwnedFd,
+    new: OwnedFd,
+    /// Of a key and a value of the old map in bytes, and how many entries it has room for.
+    shape: (u32, u32, u32),
+    key: Conversion,
+    value: Conversion,
+    /// An array has all its entries from the start.
+    is_array: bool,
+    wins: Wins<'a>,
+}
+
+impl Copy<'_> {
+    fn run(&mut self) -> io::Result<u32> {
+        match self.in_batches(BATCH) {
+            // Unknown to this kernel, or to this kind of map.
+            Err(error) if is_unsupported(&error) => self.one_by_one(),
+            done => done,
+        }
+    }
+
+    fn in_batches(&mut self, room: u32) -> io::Result<u32> {
+        let (key, value) = (self.shape.0 as usize, self.shape.1 as usize);
+        let (mut keys, mut values) = (vec![0; room as usize * key], vec![0; room as usize * value]);
+        let mut cursor = syscall::Cursor::default();
+        let (mut first, mut copied, mut seen) = (true, 0, 0);
+        // A map that is written to meanwhile may have a few more than its size.
+        while seen <= self.shape.2.saturating_mul(2) {
+            let fd = self.old.as_fd();
+            let batch = syscall::lookup_batch_bytes(fd, &mut cursor, first, &mut keys, &mut values);
+            let batch = match batch {
+                // One bucket alone holds more than there is room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.shape.2 => {
+                    return self.in_batches(room.saturating_mul(4));
+                }
+                batch => batch?,
+            };
+            first = false;
+            let found = keys.chunks_exact(key).zip(values.chunks_exact(value));
+            for (key, value) in found.take(batch.count as usize) {
+                copied += u32::from(self.put(key, value)?);
+            }
+            seen += batch.count;
+            if batch.last || batch.count == 0 {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    fn one_by_one(&mut self) -> io::Result<u32> {
+        let (mut key, mut value) = (vec![0; self.shape.0 as usize], vec![0; self.shape.1 as usize]);
+        let (mut copied, mut seen) = (0, 0);
+        let mut more = syscall::next_key(self.old.as_fd(), None, &mut key)?;
+        while more && seen <= self.shape.2.saturating_mul(2) {
+            if syscall::lookup(self.old.as_fd(), &key, &mut value)? {
+                copied += u32::from(self.put(&key, &value)?);
+            }
+            let last = key.clone();
+            more = syscall::next_key(self.old.as_fd(), Some(&last), &mut key)?;
+            seen += 1;
+        }
+        Ok(copied)
+    }
+
+    /// Whether it was written: not if ours has one that wins, and not an array's that nobody uses.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        if self.is_array && is_free(value) {
+            return Ok(false);
+        }
+        let value = self.value.convert(value);
+        let key = match self.wins {
+            Wins::Peers(_, last) => Peer::place(cookie(&value), last).to_ne_bytes().to_vec(),
+            _ => self.key.convert(key),
+        };
+        let ours = self.ours(&key)?;
+        if !self.wins.is_theirs(self.name, &key, ours.as_deref(), &value) {
+            return Ok(false);
+        }
+        if self.is_array || ours.is_some() {
+            syscall::update(self.new.as_fd(), &key, &value)?;
+        } else if let Err(error) = syscall::insert(self.new.as_fd(), &key, &value) {
+            // One came meanwhile.
+            return if error.raw_os_error() == Some(libc::EEXIST) { Ok(false) } else { Err(error) };
+        }
+        if let Wins::Changed(carried) | Wins::Peers(carried, _) = &mut self.wins {
+            carried.remember(self.name, &key, &value);
+        }
+        Ok(true)
+    }
+
+    /// `None` also for an array's that nobody uses.
+    fn ours(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut ours = vec![0; self.value.size()];
+        let found = syscall::lookup(self.new.as_fd(), key, &mut ours)?;
+        Ok((found && !(self.is_array && is_free(&ours))).then_some(ours))
+    }
+}
+
+fn is_free(value: &[u8]) -> bool {
+    value.iter().all(|byte| *byte == 0)
+}
+
+fn cookie(peer: &[u8]) -> u64 {
+    value_of::<Peer>(peer).cookie
+}
+
+/// A value of one of this build's maps.
+fn value_of<V: Plain>(bytes: &[u8]) -> V {
+    let mut value = V::default();
+    bytes_mut(&mut value).copy_from_slice(bytes);
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_ebpf_abi::{Flow, flow_ended};
+
+    use super::super::super::table::bytes;
+    use super::*;
+
+    #[test]
+    fn of_two_flows_the_one_that_changed_since_it_was_carried_stays() {
+        let flow = |last_used, ended| Flow { last_used, ended, ..Flow::default() };
+        let (opening, open, closed) = (flow(7, flow_ended::OPENING), flow(7, 0), flow(7, 3));
+        for (before, ours, theirs, is_theirs, what) in [
+            (None, None, Some(open), true, "it began since"),
+            (Some(open), Some(open), Some(open), false, "nothing happened"),
+            (Some(open), Some(open), Some(closed), true, "theirs closed before ours began"),
+            (Some(open), Some(closed), Some(open), false, "ours closed"),
+            (Some(closed), Some(closed), Some(opening), true, "the port was used again by theirs"),
+            (Some(closed), Some(opening), Some(closed), false, "and by ours"),
+            (Some(open), None, Some(open), false, "ours forgot it"),
+            (None, Some(open), Some(closed), false, "ours began it"),
+        ] {
+            let mut carried = Carried::default();
+            if let Some(before) = before {
+                carried.remember(map::FLOWS, b"key", bytes(&before));
+            }
+            let wins = Wins::Changed(&mut carried);
+            let (ours, theirs) = (ours.as_ref().map(bytes), theirs.as_ref().map(bytes).unwrap());
+            assert_eq!(wins.is_theirs(map::FLOWS, b"key", ours, theirs), is_theirs, "{what}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A build takes over what another left behind that died in the middle of its own takeover.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use bowline_agent::datapath::Raw;
+use bowline_ebpf_abi::{ABI_VERSION, Flow, FlowKey, flow_ended, map, takeover};
+
+use crate::servers::{Connection, PATIENCE, SERVICE, Server, service_with};
+use crate::world::World;
+
+const CLOSED: u8 = flow_ended::BY_CLIENT | flow_ended::BY_BACKEND;
+
+fn open(set: &Path, name: &str) -> MapData {
+    MapData::from_pin(set.join("maps").join(name)).unwrap()
+}
+
+fn flows(set: &Path) -> HashMap<MapData, Raw<FlowKey>, Raw<Flow>> {
+    HashMap::try_from(Map::LruHashMap(open(set, map::FLOWS))).unwrap()
+}
+
+/// How many flows are over, and how many there are.
+fn closed(set: &Path) -> (usize, usize) {
+    let ended: Vec<u8> = flows(set).iter().map(|entry| entry.unwrap().1.0.ended).collect();
+    (ended.iter().filter(|ended| **ended & CLOSED == CLOSED).count(), ended.len())
+}
+
+fn stage(set: &Path) -> Array<MapData, u32> {
+    Array::try_from(Map::Array(open(set, map::TAKEOVER))).unwrap()
+}
+
+/// Sets of two builds that both began, of which the second comes before the first at each interface
+/// and knows nothing of a connection that the first one had carried to it an instant too late. In
+/// the first one a connection is open for ever that the second one saw close.
+fn a_takeover_is_broken_off(own_is_before: bool) {
+    let world = World::new();
+    let root = world.here.bpffs();
+    let [own, other] = [ABI_VERSION, ABI_VERSION - 1].map(|v| root.join(format!("bowline/v{v}")));
+    let backend = world.backends()[0];
+    let _server = Server::start(backend);
+    let services = service_with(&[backend.address]);
+
+    let mut here = world.here.open();
+    here.apply_services(&services).unwrap();
+    let mut kept = world.client().namespace.run(|| Connection::open(SERVICE).unwrap());
+    kept.ask("before").unwrap();
+    drop(here);
+    let behind = root.join("behind");
+    let moved = (own.clone(), behind.clone());
+    world.here.namespace.run(move || fs::rename(moved.0, moved.1).unwrap());
+
+    let mut here = world.here.open();
+    here.apply_services(&services).unwrap();
+    let mut ended = world.client().namespace.run(|| Connection::open(SERVICE).unwrap());
+    ended.ask("open").unwrap();
+    let sets = (behind.clone(), own.clone());
+    world.here.namespace.run(move || {
+        let mut theirs = flows(&sets.0);
+        for entry in flows(&sets.1).iter() {
+            let (key, flow) = entry.unwrap();
+            theirs.insert(key, flow, 0).unwrap();
+        }
+        stage(&sets.1).set(0, takeover::value(1, takeover::FOLLOWED), 0).unwrap();
+    });
+    drop(ended);
+    let set = own.clone();
+    world.here.namespace.run(move || {
+        let start = Instant::now();
+        while closed(&set).0 < 2 {
+            assert!(start.elapsed() < PATIENCE, "{:?}", closed(&set));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    drop(here);
+
+    let moves: Vec<(PathBuf, PathBuf)> = if own_is_before {
+        vec![(behind, other)]
+    } else {
+        vec![(own.clone(), other), (behind, own.clone())]
+    };
+    world.here.namespace.run(move || {
+        for (from, to) in moves {
+            fs::rename(from, to).unwrap();
+        }
+    });
+    drop(world.here.open());
+    kept.ask("after").unwrap();
+    let (sets, number) = (root.join("bowline"), if own_is_before { 1 } else { 2 });
+    world.here.namespace.run(move || {
+        let names = fs::read_dir(sets).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), [own.file_name().unwrap()]);
+        let value = takeover::value(number, takeover::DONE);
+        assert_eq!(stage(&own).get(&0, 0).unwrap(), value);
+        assert_eq!(closed(&own), (2, 4), "both ways of two connections");
+    });
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn whoever_comes_back_first_ends_the_takeover_that_was_broken_off() {
+    a_takeover_is_broken_off(true);
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn whoever_comes_back_behind_another_begins_anew() {
+    a_takeover_is_broken_off(false);
+}
