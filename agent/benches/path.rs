@@ -22,6 +22,9 @@ mod load;
 mod page;
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
+#[expect(dead_code, reason = "another suite changes rules")]
+#[path = "path/rules.rs"]
+mod rules;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -55,15 +55,19 @@ pub struct Cluster {
     cgroup: PathBuf,
     registry: Option<Registry>,
     keep: bool,
-    _temporary: TempDir,
+    _temporary: Option<TempDir>,
 }
 
 impl Cluster {
     /// Make a cluster and wait until `bowline up` says that it is ready.
     pub fn up(wishes: &Wishes) -> Result<Self> {
         let mut cluster = Self::planned(wishes)?;
+        let up = cluster.up_command(wishes)?;
+        // If we are killed meanwhile it takes that for an interrupt, and removes what it made.
+        let mut bound = command("setpriv");
+        bound.args(["--pdeathsig", "TERM"]).arg(up.get_program()).args(up.get_args());
         let start = Instant::now();
-        output(&mut cluster.up_command(wishes)?)?;
+        output(&mut bound)?;
         cluster.keep = false;
         cluster.up_took = start.elapsed();
         if wishes.registry {
@@ -84,9 +88,14 @@ impl Cluster {
 
     /// The names of a cluster that is not made yet.
     fn planned(wishes: &Wishes) -> Result<Self> {
-        let temporary = tempfile::Builder::new().prefix("bl-").tempdir()?;
         let name = wishes.name.clone().unwrap_or_else(unique_name);
-        let dir = wishes.dir.clone().unwrap_or_else(|| temporary.path().join("c"));
+        let (dir, temporary) = match &wishes.dir {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let temporary = tempfile::Builder::new().prefix("bl-").tempdir()?;
+                (temporary.path().join("c"), Some(temporary))
+            }
+        };
         let cgroup = cgroup2()?.join("bowline").join(&name);
         let nodes = (1..=wishes.nodes)
             .map(|number| Node::new(&name, &dir, &cgroup, &format!("node{number}")))

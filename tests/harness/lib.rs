@@ -7,6 +7,7 @@
 //!
 //! Does not: hide what a program printed. A failed command's output is part of the error.
 
+pub mod alone;
 pub mod api;
 pub mod artifacts;
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod echo;
 pub mod first_light;
 pub mod guest;
 pub mod image;
+pub mod interrupts;
 pub mod kubectl;
 pub mod load;
 pub mod machine;

@@ -31,6 +31,11 @@ impl Running {
         bail!("a program did not say {words:?} but {said:?}")
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Closes its input and gives the rest of what it prints.
     pub fn rest(&mut self) -> Result<String> {
         drop(self.process.stdin.take());

@@ -15,7 +15,8 @@ use crate::command::command;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running server. Dropping it kills it.
+/// A running server. It is killed when this value is dropped, and when this process is killed or
+/// the thread ends that started it.
 pub struct Server {
     process: Child,
     directory: PathBuf,
@@ -28,7 +29,9 @@ impl Server {
         // Its return is the sign that the server is up, on the port that it took.
         drop(fs::remove_file(&kubeconfig));
         let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log"))?;
-        let process = command(artifacts::bowline()?)
+        let process = command("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(artifacts::bowline()?)
             // There are no nodes; an address of the documentation's range stands for theirs.
             .args(["server", "--listen", "127.0.0.1:0", "--advertise", "192.0.2.1:6443"])
             .arg("--data-dir")

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use bowline_tests::first_light::{Audience, Report, Stage, Step};
-use bowline_tests::{Wishes, artifacts};
+use bowline_tests::{Wishes, artifacts, interrupts};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// Play the founding scenario on a three-node cluster.
@@ -29,14 +28,11 @@ struct Options {
 /// Where local clusters are by default.
 const PARENT: &str = "/var/lib/bowline";
 
-/// What a shell calls the end of a program that was interrupted.
-const INTERRUPTED: u8 = 130;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
     // From here on an interrupt is an error like any other: the cluster is removed.
-    let interrupted = match watch_interrupts() {
+    let interrupted = match interrupts::watch_interrupts() {
         Ok(interrupted) => interrupted,
         Err(error) => {
             eprintln!("error: cannot watch signals: {error}");
@@ -47,7 +43,7 @@ async fn main() -> ExitCode {
     match ended {
         _ if *interrupted.borrow() => {
             eprintln!("error: interrupted; what was made is removed");
-            ExitCode::from(INTERRUPTED)
+            ExitCode::from(interrupts::STATUS)
         }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,22 +51,6 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn watch_interrupts() -> std::io::Result<watch::Receiver<bool>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let (tell, interrupted) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tell.send_replace(true);
-        // Nobody hears of the end of this task.
-        std::future::pending::<()>().await;
-    });
-    Ok(interrupted)
 }
 
 async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Result<()> {

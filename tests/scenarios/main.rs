@@ -4,6 +4,7 @@
 mod api_away;
 mod api_errors;
 mod bad_input;
+mod benches;
 mod bugreport;
 mod capture;
 mod churn;

@@ -4,8 +4,9 @@
 //! failure, because a busy machine misses all of them. What fails is `compare`, when something got
 //! worse beyond the noise, and `--gate`, when a check does not hold: both then end with the status
 //! 1, and with 2 when they could not find out, as diff and grep do. The programs measured are those
-//! that users run; what drives them is the development build. Every suite writes the same format
-//! (`bench/results.rs`).
+//! that users run, in a release build. Suites that need no cluster are benchmarks of the agent
+//! (`agent/benches`), those that do are one program (`tests/benches`). Every suite writes the same
+//! format (`bench/results.rs`). An interrupt is a suite's own to end: it removes what it made.
 
 mod compare;
 mod gate;
@@ -16,7 +17,7 @@ mod results;
 mod tests;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, anyhow, bail};
 
@@ -55,8 +56,9 @@ enum Suite {
     /// What services cost at the socket: the programs by the kernel's own statistics, and connect()
     /// through a service beside a direct one.
     Sockets(Sockets),
-    /// What many services cost a node's agent: programming them all, changing one, memory.
-    Services(Services),
+    /// What many services cost a node's agent, beside kube-proxy's rules: programming them all,
+    /// changing one at rest and under churn, memory.
+    Programming(Programming),
     /// What the packet programs cost: nanoseconds, and instructions where the processor counts
     /// them, of each class of packets, beside a program that does nothing.
     Programs(Programs),
@@ -74,7 +76,7 @@ impl Suite {
         match self {
             Self::Path(suite) => Some(&mut suite.json),
             Self::Sockets(suite) => Some(&mut suite.json),
-            Self::Services(suite) => Some(&mut suite.json),
+            Self::Programming(suite) => Some(&mut suite.json),
             Self::Programs(suite) => Some(&mut suite.json),
             Self::Network(suite) => Some(&mut suite.json),
             Self::Compare(_) => None,
@@ -123,22 +125,19 @@ struct Sockets {
 }
 
 #[derive(clap::Args)]
-struct Services {
+struct Programming {
     /// Also write the figures, with all samples, to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// How many services there are.
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
-    services: u32,
-    /// How many endpoints each of them has.
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
-    endpoints: u32,
-    /// How often the agent starts on an empty node.
-    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    /// How many services there are; may be repeated [default: 1000, 10000, 30000].
+    #[arg(long, value_name = "COUNT")]
+    services: Vec<u32>,
+    /// Rounds; in each, the agent starts on an empty node, and everybody changes services.
+    #[arg(long, value_name = "COUNT", default_value_t = 7)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
-    /// Few rounds: less than two minutes.
-    #[arg(long, conflicts_with = "rounds")]
+    /// 1,000 services beside kube-proxy's rules, and 10,000 alone; few rounds: about two minutes.
+    #[arg(long, conflicts_with_all = ["services", "rounds"])]
     quick: bool,
 }
 
@@ -231,13 +230,15 @@ fn measure(suite: &Suite) -> Result<()> {
             counts.extend([("rounds", rounds), ("batches", batches)]);
             bench("sockets", &counts, &[("json", &sockets.json)])
         }
-        Suite::Services(services) => {
-            // Here the speed of the agent's own code counts.
-            build::binaries(true)?;
-            let rounds = if services.quick { 5 } else { services.rounds };
-            let mut counts = vec![("services", services.services), ("rounds", rounds)];
-            counts.push(("endpoints", services.endpoints));
-            bench("services", &counts, &[("json", &services.json)])
+        Suite::Programming(programming) => {
+            let (services, rounds, changes, others) = match programming.quick {
+                true => (&[1_000, 10_000][..], 5, 40, 1_000),
+                false => (&programming.services[..], programming.rounds, 100, 10_000),
+            };
+            let mut counts: Vec<(&str, u32)> =
+                services.iter().map(|count| ("services", *count)).collect();
+            counts.extend([("rounds", rounds), ("changes", changes), ("others", others)]);
+            of_clusters("programming", &counts, &programming.json)
         }
         Suite::Programs(programs) => {
             let rounds = if programs.quick { 5 } else { programs.rounds };
@@ -250,13 +251,40 @@ fn measure(suite: &Suite) -> Result<()> {
     }
 }
 
+/// Runs a suite that uses the data plane without a cluster.
 fn bench(name: &str, counts: &[(&str, u32)], files: &[(&str, &Option<PathBuf>)]) -> Result<()> {
     let mut bench = workspace::cargo();
     // The whole workspace is named so that dependencies keep one set of features.
-    bench
-        .current_dir(workspace::root())
-        .env("BOWLINE_BIN", workspace::target().join("release/bowline"))
-        .args(["bench", "--workspace", "--profile", "dev", "--bench", name, "--"]);
+    bench.current_dir(workspace::root()).args([
+        "bench",
+        "--workspace",
+        "--profile",
+        "dev",
+        "--bench",
+        name,
+        "--",
+    ]);
+    arguments(&mut bench, counts, files)?;
+    process::run_to_its_end(&mut bench)
+}
+
+/// Runs a suite that starts clusters. It is told when we are killed, and removes them.
+fn of_clusters(name: &str, counts: &[(&str, u32)], json: &Option<PathBuf>) -> Result<()> {
+    // Here the speed of our own code counts, the clients' included.
+    build::binaries(true)?;
+    let release = workspace::target().join("release");
+    let mut bench = Command::new("setpriv");
+    bench.current_dir(workspace::root()).env("BOWLINE_BIN", release.join("bowline"));
+    bench.args(["--pdeathsig", "TERM"]).arg(release.join("bowline-bench")).arg(name);
+    arguments(&mut bench, counts, &[("json", json)])?;
+    process::run_to_its_end(&mut bench)
+}
+
+fn arguments(
+    bench: &mut Command,
+    counts: &[(&str, u32)],
+    files: &[(&str, &Option<PathBuf>)],
+) -> Result<()> {
     for (flag, count) in counts {
         bench.arg(format!("--{flag}")).arg(count.to_string());
     }
@@ -265,5 +293,5 @@ fn bench(name: &str, counts: &[(&str, u32)], files: &[(&str, &Option<PathBuf>)])
             bench.arg(format!("--{flag}")).arg(std::path::absolute(file)?);
         }
     }
-    process::run(&mut bench)
+    Ok(())
 }

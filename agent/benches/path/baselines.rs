@@ -1,12 +1,11 @@
 //! The ways of others: pods behind the kernel's own routing, with the rules that kube-proxy writes.
 //!
-//! The rule sets have the documented shape of kube-proxy 1.36 for cluster IPs, in its modes
-//! iptables and nftables, written anew from that description; and of the proxy in user space that
-//! came first: a redirect to one process, which copies bytes with splice(2). Each is checked before
-//! it is timed: all backends get their share, and only they.
+//! The rule sets (`rules.rs`) are kube-proxy's for cluster IPs, in its modes iptables and nftables;
+//! and those of the proxy in user space that came first: a redirect to one process, which copies
+//! bytes with splice(2). Each is checked before it is timed: all backends get their share, and only
+//! they.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -14,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::load::serve_at;
+use crate::rules::{Services, iptables, nftables, redirects};
 use crate::world::Namespace;
 use crate::{BACKEND_PORT, PORT, vip};
 
@@ -29,7 +29,6 @@ pub(crate) struct Plain {
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 240, 1, 5);
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 30, 0, 11), Ipv4Addr::new(172, 30, 0, 12)];
-const CLUSTER: &str = "10.240.0.0/16";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the proxy in user space listens.
 const PROXY_PORT: u16 = 40_000;
@@ -105,6 +104,25 @@ impl Plain {
     }
 }
 
+/// Services that all lead to the same backends.
+struct Alike<'a> {
+    backends: &'a [Ipv4Addr],
+}
+
+impl Services for Alike<'_> {
+    const PROTOCOLS: &'static [&'static str] = &["tcp", "udp"];
+    const PORT: u16 = PORT;
+    const BACKEND_PORT: u16 = BACKEND_PORT;
+
+    fn address(&self, number: u32) -> Ipv4Addr {
+        vip(number)
+    }
+
+    fn backends(&self, _number: u32) -> Vec<Ipv4Addr> {
+        self.backends.to_vec()
+    }
+}
+
 /// Who balances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rules {
@@ -126,11 +144,15 @@ impl Rules {
 
     /// Makes this many services with these backends, in place of those that were there.
     pub(crate) fn write(self, plain: &Plain, count: u32, backends: &[Ipv4Addr]) {
+        let all = Alike { backends };
         match self {
-            Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(count, backends)),
-            Self::Nftables => plain.load("nft", &["-f", "-"], nftables(count, backends)),
+            Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(&all, count)),
+            Self::Nftables => {
+                plain.load("nft", &["-f", "-"], nftables(&all, count, count).concat());
+            }
             Self::Userspace => {
-                plain.load("iptables-legacy-restore", &[], redirects(count));
+                let rules = redirects(&all, count, (NODES[0], PROXY_PORT));
+                plain.load("iptables-legacy-restore", &[], rules);
                 *plain.proxied.lock().unwrap() = backends.to_vec();
                 proxy(plain);
             }
@@ -158,134 +180,6 @@ impl Rules {
         let even = own.iter().all(|who| shares.get(who).is_some_and(|share| *share >= fair));
         assert!(even && shares.len() == own.len(), "{self:?}: {shares:?} of {own:?}");
     }
-}
-
-const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
-
-/// As `iptables-restore` reads it: KUBE-SERVICES leads to a chain a service port, that one by
-/// chance to a chain an endpoint.
-fn iptables(count: u32, backends: &[Ipv4Addr]) -> String {
-    let (mut chains, mut rules) = (String::new(), String::new());
-    for number in 0..count {
-        for protocol in PROTOCOLS {
-            let (vip, name) = (vip(number), format!("{protocol}{number}"));
-            writeln!(chains, ":KUBE-SVC-{name} - [0:0]").unwrap();
-            let to = format!("-d {vip}/32 -p {protocol} -m {protocol} --dport {PORT}");
-            let comment = format!("-m comment --comment \"default/s{number} cluster IP\"");
-            writeln!(rules, "-A KUBE-SERVICES {to} {comment} -j KUBE-SVC-{name}").unwrap();
-            writeln!(rules, "-A KUBE-SVC-{name} ! -s {CLUSTER} {to} -j KUBE-MARK-MASQ").unwrap();
-            for (place, backend) in backends.iter().enumerate() {
-                let endpoint = format!("KUBE-SEP-{name}-{place}");
-                writeln!(chains, ":{endpoint} - [0:0]").unwrap();
-                let left = backends.len() - place;
-                let chance = match left {
-                    1 => String::new(),
-                    left => format!(
-                        " -m statistic --mode random --probability {:.10}",
-                        1.0 / left as f64
-                    ),
-                };
-                writeln!(rules, "-A KUBE-SVC-{name}{chance} -j {endpoint}").unwrap();
-                writeln!(rules, "-A {endpoint} -s {backend}/32 -j KUBE-MARK-MASQ").unwrap();
-                writeln!(
-                    rules,
-                    "-A {endpoint} -p {protocol} -m {protocol} -j DNAT \
-                     --to-destination {backend}:{BACKEND_PORT}"
-                )
-                .unwrap();
-            }
-        }
-    }
-    format!(
-        "*filter\n\
-         :KUBE-FORWARD - [0:0]\n\
-         -A FORWARD -j KUBE-FORWARD\n\
-         -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
-         -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
-         -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-         COMMIT\n\
-         *nat\n\
-         :KUBE-SERVICES - [0:0]\n\
-         :KUBE-POSTROUTING - [0:0]\n\
-         :KUBE-MARK-MASQ - [0:0]\n\
-         {chains}\
-         -A PREROUTING -j KUBE-SERVICES\n\
-         -A OUTPUT -j KUBE-SERVICES\n\
-         -A POSTROUTING -j KUBE-POSTROUTING\n\
-         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
-         -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0\n\
-         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
-         -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
-         {rules}\
-         COMMIT\n"
-    )
-}
-
-/// As nft reads it: one map from addresses to a chain a service port, which leads by chance to a
-/// chain an endpoint.
-fn nftables(count: u32, backends: &[Ipv4Addr]) -> String {
-    let (mut chains, mut elements) = (String::new(), String::new());
-    for number in 0..count {
-        for protocol in PROTOCOLS {
-            let (vip, name) = (vip(number), format!("service-{protocol}-{number}"));
-            writeln!(elements, "{vip} . {protocol} . {PORT} : goto {name},").unwrap();
-            let mut choices = String::new();
-            for (place, backend) in backends.iter().enumerate() {
-                let endpoint = format!("endpoint-{protocol}-{number}-{place}");
-                writeln!(
-                    chains,
-                    "chain {endpoint} {{\n ip saddr {backend} jump mark-for-masquerade\n \
-                     meta l4proto {protocol} dnat to {backend}:{BACKEND_PORT}\n}}"
-                )
-                .unwrap();
-                write!(choices, "{place} : goto {endpoint}, ").unwrap();
-            }
-            writeln!(
-                chains,
-                "chain {name} {{\n ip daddr {vip} {protocol} dport {PORT} ip saddr != {CLUSTER} \
-                 jump mark-for-masquerade\n numgen random mod {} vmap {{ {choices}}}\n}}",
-                backends.len()
-            )
-            .unwrap();
-        }
-    }
-    format!(
-        "table ip kube-proxy {{}}\n\
-         delete table ip kube-proxy\n\
-         table ip kube-proxy {{\n\
-         chain mark-for-masquerade {{\n mark set mark or 0x4000\n}}\n\
-         {chains}\
-         map service-ips {{\n type ipv4_addr . inet_proto . inet_service : verdict\n \
-         elements = {{ {elements} }}\n}}\n\
-         chain services {{\n ip daddr . meta l4proto . th dport vmap @service-ips\n}}\n\
-         chain nat-prerouting {{\n type nat hook prerouting priority dstnat\n jump services\n}}\n\
-         chain nat-output {{\n type nat hook output priority -100\n jump services\n}}\n\
-         chain masquerading {{\n mark and 0x4000 == 0 return\n mark set mark xor 0x4000\n \
-         masquerade fully-random\n}}\n\
-         chain nat-postrouting {{\n type nat hook postrouting priority srcnat\n \
-         jump masquerading\n}}\n\
-         }}\n"
-    )
-}
-
-/// The founding deck's way: a rule a service leads to one process. By address, for the host side of
-/// a pod's link has none that a plain redirect could go to.
-fn redirects(count: u32) -> String {
-    let mut rules = String::new();
-    for number in 0..count {
-        writeln!(
-            rules,
-            "-A KUBE-PORTALS-CONTAINER -d {}/32 -p tcp -m tcp --dport {PORT} -j DNAT \
-             --to-destination {}:{PROXY_PORT}",
-            vip(number),
-            NODES[0]
-        )
-        .unwrap();
-    }
-    format!(
-        "*nat\n:KUBE-PORTALS-CONTAINER - [0:0]\n-A PREROUTING -j KUBE-PORTALS-CONTAINER\n\
-         {rules}COMMIT\n"
-    )
 }
 
 /// Copies between clients and backends, which take turns. One that runs already stays.

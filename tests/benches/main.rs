@@ -1,0 +1,89 @@
+//! The suites of `cargo xtask bench` that measure whole clusters.
+//!
+//! Guarantees: one runs at a time; it removes what it made, also when it is interrupted, and what
+//! an earlier one left that was killed. The status is 130 after an interrupt, 2 after a failure.
+
+mod programming;
+#[expect(dead_code, reason = "other suites look at the machine")]
+#[path = "../../xtask/src/bench/results.rs"]
+mod results;
+mod suite;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow};
+use bowline_tests::alone::Alone;
+use bowline_tests::interrupts;
+use clap::{Parser, Subcommand};
+use results::{Run, Statistics};
+use suite::Screen;
+use tokio::sync::watch;
+
+/// Measure whole clusters.
+#[derive(Parser)]
+#[command(name = "bowline-bench")]
+struct Options {
+    /// Also write the figures, with all samples, to this file, as JSON
+    #[arg(long, value_name = "FILE", global = true)]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// What many services cost a node's agent
+    Programming(programming::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    // From here on an interrupt is an error like any other: what was made is removed.
+    let interrupted = match interrupts::watch_interrupts() {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            eprintln!("error: cannot watch signals: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let ended = run(&options, interrupted.clone()).await;
+    match ended {
+        _ if *interrupted.borrow() => {
+            eprintln!("error: interrupted; what was made is removed");
+            ExitCode::from(interrupts::STATUS)
+        }
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Result<()> {
+    let alone = Alone::begin()?;
+    for removed in alone.clean()? {
+        eprintln!("removed what an earlier benchmark left: {removed}");
+    }
+    let screen = Screen::new();
+    let (name, parameters) = match &options.suite {
+        Suite::Programming(options) => ("programming", options.parameters()),
+    };
+    let mut run = Run::begin(name, &parameters, Statistics::Off);
+    let suite = async {
+        match &options.suite {
+            Suite::Programming(options) => programming::measure(options, &alone, &screen).await,
+        }
+    };
+    let figures = tokio::select! {
+        biased;
+        Ok(_) = interrupted.wait_for(|yes| *yes) => Err(anyhow!("interrupted")),
+        figures = suite => figures,
+    };
+    screen.end();
+    run.extend(figures?);
+    println!("median [least .. most of the rounds]\n{}", suite::Table(run.figures()));
+    run.end(options.json.as_deref()).context("cannot write the figures")
+}

@@ -1,0 +1,339 @@
+//! What many services cost a node's agent, beside kube-proxy's rules: `cargo xtask bench
+//! programming`.
+//!
+//! A real cluster of three nodes, and services made through the API, in several numbers one after
+//! the other. With each number, the agent of one node starts on an empty node, and single endpoints
+//! are replaced, at rest and while other services change: first with the agent of one node, then
+//! with all three. In the same rounds `iptables-restore` and nft write what kube-proxy would, in
+//! namespaces of their own: their time alone, beside bowline's from the API's write to the map.
+//! Making the services is measured once.
+
+mod changes;
+mod fleet;
+mod others;
+#[expect(dead_code, reason = "another suite has a proxy in user space, too")]
+#[path = "../../../agent/benches/path/rules.rs"]
+mod rules;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bowline_tests::alone::Alone;
+use bowline_tests::maps::Services;
+use bowline_tests::{Cluster, Node, api::Api};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::results::{Better, Figure, Relation, median};
+use crate::suite::{Screen, quantile};
+use changes::{Change, Churn, change, changed};
+use fleet::Fleet;
+use others::{Rules, Writer};
+use rules::Services as _;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How many services there are; may be repeated
+    #[arg(long, value_name = "COUNT", default_values_t = [1_000, 10_000, 30_000])]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=50_000))]
+    services: Vec<u32>,
+    /// How many endpoints each of the first 10,000 has; the others have one
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10))]
+    endpoints: u32,
+    /// Rounds; in each, everybody has a turn
+    #[arg(long, value_name = "COUNT", default_value_t = 7)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How many changes are timed in a round
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    changes: u32,
+    /// Rules of others are written for so many services at most: of more it takes minutes
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    others: u32,
+}
+
+const NODES: usize = 3;
+/// How long anything may take before the measurement is given up.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// After this long the names are written and the memory of the lists is given back.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Room for all the endpoints, and for those that were replaced and rest.
+const ROOM: [&str; 2] = ["--map-size", "BACKENDS=262144"];
+/// Of the agent with 10,000 services: seconds, milliseconds, megabytes.
+const GOALS_WITH: u32 = 10_000;
+const START_GOAL: f64 = 2.0;
+const CHANGE_GOAL: f64 = 3.0;
+const MEMORY_GOAL: f64 = 120.0;
+/// nft writes all rules in each round only for so many services: of ten thousand it takes minutes.
+const NFT_ROUNDS: u32 = 1_000;
+/// How many changes rules of others see in a round.
+const THEIR_CHANGES: u32 = 2;
+
+impl Options {
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, Value)> {
+        vec![
+            ("services", json!(self.services)),
+            ("endpoints", json!(self.endpoints)),
+            ("rounds", json!(self.rounds)),
+            ("changes", json!(self.changes)),
+            ("others", json!(self.others)),
+        ]
+    }
+}
+
+/// A sample a round.
+type Samples = Vec<f64>;
+
+/// What is handed from one number of services to the next.
+struct Stage<'a> {
+    options: &'a Options,
+    screen: &'a Screen,
+    cluster: &'a Cluster,
+    api: Api,
+    fleet: Fleet,
+    /// How many changes there were.
+    step: u32,
+    directory: TempDir,
+    figures: Vec<Figure>,
+}
+
+/// Makes a cluster and measures with each number of services, the smallest first.
+pub(crate) async fn measure(
+    options: &Options,
+    alone: &Alone,
+    screen: &Screen,
+) -> Result<Vec<Figure>> {
+    screen.begin("starting three nodes");
+    let mut wishes = alone.wishes(NODES);
+    wishes.flags.extend(ROOM.map(str::to_owned));
+    let cluster = Cluster::up(&wishes)?;
+    let (api, directory) = (cluster.api().await?, alone.directory()?);
+    let fleet = Fleet::new(options.endpoints, 0);
+    let (cluster, figures) = (&cluster, Vec::new());
+    let mut stage = Stage { options, screen, cluster, api, fleet, step: 0, directory, figures };
+    let mut counts = options.services.clone();
+    counts.sort_unstable();
+    counts.dedup();
+    for count in counts {
+        stage.with(count).await.map_err(|error| cluster.with_logs(error))?;
+    }
+    Ok(stage.figures)
+}
+
+/// What only 10,000 services have a goal for.
+fn goal(count: u32, goal: f64) -> Option<f64> {
+    (count == GOALS_WITH).then_some(goal)
+}
+
+/// The agent's resident memory.
+fn megabytes(node: &Node) -> Result<f64> {
+    Ok(node.agent_memory()?.resident as f64 / 1e6)
+}
+
+impl Stage<'_> {
+    fn add(&mut self, name: String, unit: &str, samples: Samples, goal: Option<f64>) {
+        self.figures.push(Figure::new(name, unit, Better::Less, samples).goal(goal));
+    }
+
+    /// What others take, and what bowline takes of that.
+    fn beside(&mut self, name: &str, unit: &str, ours: &[f64], other: &str, theirs: Samples) {
+        let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+        let ratio = Figure::new(format!("{name}, to {other}"), "ratio", Better::Less, ratios);
+        self.figures.push(Figure::new(format!("{name}, {other}"), unit, None, theirs));
+        self.figures.push(ratio.beside(other, Relation::Ratio).from(unit, ours));
+    }
+
+    async fn with(&mut self, count: u32) -> Result<()> {
+        let cluster = self.cluster;
+        for node in &cluster.nodes {
+            // Of the last one only the first may run.
+            if node.agent_pid().is_ok() {
+                node.kill_agent()?;
+            }
+        }
+        self.screen.begin(format!("making {count} services through the API"));
+        let start = Instant::now();
+        self.fleet.grow(&self.api, count).await.context("making services")?;
+        let made = start.elapsed().as_secs_f64();
+        let name = format!("{count} services: made through the API, with those before");
+        self.add(name, "s", vec![made], None);
+        let writers = if count <= self.options.others { &Writer::ALL[..] } else { &[] };
+        let rules = self.starts(count, writers).await?;
+        self.changes_on_one_node(count, &rules).await?;
+        drop(rules);
+        self.changes_on_all_nodes(count).await
+    }
+
+    /// Agents start on an empty node, and others write all their rules; gives the last rules.
+    async fn starts(&mut self, count: u32, writers: &[Writer]) -> Result<Vec<Rules>> {
+        let node = &self.cluster.nodes[0];
+        let (mut ours, mut memory, mut rules) = (Samples::new(), Samples::new(), Vec::new());
+        let mut theirs = vec![Samples::new(); writers.len()];
+        for round in 1..=self.options.rounds {
+            self.screen.begin(format!(
+                "{count} services: cold starts, round {round} of {}",
+                self.options.rounds
+            ));
+            if node.agent_pid().is_ok() {
+                node.kill_agent()?;
+            }
+            node.forget_pins()?;
+            let start = Instant::now();
+            node.start_agent()?;
+            self.wait_for_all(node, count).await?;
+            ours.push(start.elapsed().as_secs_f64());
+            tokio::time::sleep(SETTLE).await;
+            memory.push(megabytes(node)?);
+            for (writer, seconds) in writers.iter().zip(&mut theirs) {
+                let parts = *writer == Writer::Nftables && count > NFT_ROUNDS;
+                if parts && round < self.options.rounds {
+                    continue;
+                }
+                rules.retain(|(other, _)| other != writer);
+                self.screen.begin(format!("{count} services: {} writes rules", writer.name()));
+                let fresh = Rules::new(*writer, self.directory.path())?;
+                let took = fresh.fill(&self.fleet, count, parts).await?;
+                fresh.check(&self.fleet, count - 1)?;
+                rules.push((*writer, fresh));
+                if !parts {
+                    seconds.push(took);
+                }
+            }
+        }
+        let name =
+            format!("{count} services: agent's start to all of them in an empty node's maps");
+        self.add(name.clone(), "s", ours.clone(), goal(count, START_GOAL));
+        for (writer, theirs) in writers.iter().zip(theirs).filter(|(_, one)| !one.is_empty()) {
+            self.beside(&name, "s", &ours, writer.name(), theirs);
+        }
+        let name = format!("{count} services: agent's memory");
+        self.add(name, "MB", memory, goal(count, MEMORY_GOAL));
+        Ok(rules.into_iter().map(|(_, rules)| rules).collect())
+    }
+
+    /// Waits until every service is in the maps with all its endpoints.
+    async fn wait_for_all(&self, node: &Node, count: u32) -> Result<Services> {
+        let start = Instant::now();
+        let mut number = 0;
+        let mut opened = None;
+        while number < count {
+            ensure!(start.elapsed() < PATIENCE, "service {number} is not in the maps");
+            if opened.is_none() {
+                opened = node.maps().services().ok();
+            }
+            let address = self.fleet.address(number);
+            let slots = opened.as_ref().and_then(|map| map.slot_count(address, Fleet::PORT));
+            if slots == Some(self.fleet.endpoints_of(number)) {
+                number += 1;
+            } else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        opened.context("no services were asked for")
+    }
+
+    /// Milliseconds of each of a round's changes.
+    async fn round(&mut self, count: u32, maps: &[Services]) -> Result<Vec<Change>> {
+        let mut found = Vec::new();
+        for _ in 0..self.options.changes {
+            self.step += 1;
+            let number = changed(self.step, count);
+            found.push(change(&self.api, &mut self.fleet, number, maps).await?);
+        }
+        Ok(found)
+    }
+
+    async fn changes_on_one_node(&mut self, count: u32, rules: &[Rules]) -> Result<()> {
+        let maps = [self.wait_for_all(&self.cluster.nodes[0], count).await?];
+        let mut theirs = vec![Samples::new(); rules.len()];
+        let ours = self.changes(count, "one node", &maps, rules, &mut theirs).await?;
+        for (rules, theirs) in rules.iter().zip(theirs) {
+            let name = format!("{count} services: endpoint change, one node, idle, p50");
+            self.beside(&name, "ms", &ours, rules.name(), theirs);
+        }
+        Ok(())
+    }
+
+    async fn changes_on_all_nodes(&mut self, count: u32) -> Result<()> {
+        self.screen.begin(format!("{count} services: starting all agents"));
+        let mut maps = Vec::new();
+        for node in &self.cluster.nodes {
+            if node.agent_pid().is_err() {
+                node.start_agent()?;
+            }
+        }
+        for node in &self.cluster.nodes {
+            maps.push(self.wait_for_all(node, count).await?);
+        }
+        let place = format!("{NODES} nodes");
+        self.changes(count, &place, &maps, &[], &mut []).await.map(drop)
+    }
+
+    /// Rounds of changes, at rest and under churn in turns, and of others' rules. Gives the medians
+    /// at rest, from the write.
+    async fn changes(
+        &mut self,
+        count: u32,
+        place: &str,
+        maps: &[Services],
+        rules: &[Rules],
+        theirs: &mut [Samples],
+    ) -> Result<Samples> {
+        let mut found: BTreeMap<(&str, &str), Samples> = BTreeMap::new();
+        let mut churned = Samples::new();
+        for round in 1..=self.options.rounds {
+            self.screen.begin(format!(
+                "{count} services: changes, {place}, round {round} of {}",
+                self.options.rounds
+            ));
+            for when in ["idle", "churn"] {
+                let churn = (when == "churn")
+                    .then(|| Churn::begin(&self.api, self.options.endpoints, count));
+                let changes = self.round(count, maps).await?;
+                if let Some(churn) = churn {
+                    churned.push(churn.end()?);
+                }
+                let write: Samples = changes.iter().map(|change| change.from_write).collect();
+                let event: Samples = changes.iter().map(|change| change.from_event).collect();
+                for (what, sample) in [
+                    ("p50", median(&write)),
+                    ("p99", quantile(&write, 0.99)),
+                    ("p50 from the watch event", median(&event)),
+                    ("p99 from the watch event", quantile(&event, 0.99)),
+                ] {
+                    found.entry((when, what)).or_default().push(sample);
+                }
+            }
+            for (rules, samples) in rules.iter().zip(&mut *theirs) {
+                samples.push(self.their_change(count, rules).await?);
+            }
+        }
+        let ours = found.get(&("idle", "p50")).cloned().unwrap_or_default();
+        for ((when, what), samples) in found {
+            let name = format!("{count} services: endpoint change, {place}, {when}, {what}");
+            let is_goal = (when, what) == ("idle", "p50 from the watch event") && maps.len() == 1;
+            let goal = goal(count, CHANGE_GOAL).filter(|_| is_goal);
+            self.add(name, "ms", samples, goal);
+        }
+        let name = format!("{count} services: other changes a second under churn, {place}");
+        self.figures.push(Figure::new(name, "/s", None, churned));
+        Ok(ours)
+    }
+
+    /// What a change takes others, in milliseconds: the median of some.
+    async fn their_change(&mut self, count: u32, rules: &Rules) -> Result<f64> {
+        let mut times = Samples::new();
+        for _ in 0..THEIR_CHANGES {
+            self.step += 1;
+            let number = changed(self.step, count);
+            self.fleet.change(number);
+            times.push(rules.change(&self.fleet, count, number).await? * 1e3);
+            rules.check(&self.fleet, number)?;
+        }
+        Ok(median(&times))
+    }
+}

@@ -1,0 +1,155 @@
+//! kube-proxy's rules for the same services, written by `iptables-restore` and by nft.
+//!
+//! Guarantees: rules are only ever written in a namespace that was made for them, which goes with
+//! this process; before anything is timed, the rules of a changed service are read back.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use bowline_tests::command::{command, output, shown};
+use bowline_tests::{Place, Running};
+
+use super::fleet::Fleet;
+use super::rules::{self, Services as _};
+
+/// So many services are written at once where all of them would take the kernel minutes.
+const PART: u32 = 100;
+
+/// Who writes rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    Iptables,
+    Nftables,
+}
+
+impl Writer {
+    pub(crate) const ALL: [Self; 2] = [Self::Iptables, Self::Nftables];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables-restore",
+            Self::Nftables => "nft",
+        }
+    }
+
+    /// What it is called with.
+    fn words(self, changes: bool) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Iptables if changes => ("iptables-legacy-restore", &["--noflush", "--counters"]),
+            Self::Iptables => ("iptables-legacy-restore", &[]),
+            Self::Nftables => ("nft", &["-f", "-"]),
+        }
+    }
+}
+
+/// A namespace with rules in it.
+pub(crate) struct Rules {
+    writer: Writer,
+    place: Place,
+    input: PathBuf,
+    /// It holds the namespace, and ends with this process.
+    _holder: Running,
+}
+
+impl Rules {
+    /// A namespace without rules. What is to be written goes through a file in this directory.
+    pub(crate) fn new(writer: Writer, directory: &Path) -> Result<Self> {
+        let mut holder = command("unshare");
+        // Once it speaks it is inside.
+        holder.args(["--net", "sh", "-c", "echo inside; exec cat"]);
+        let holder = Running::until(holder, "inside")?;
+        let namespace = PathBuf::from(format!("/proc/{}/ns/net", holder.pid()));
+        let own = fs::read_link("/proc/self/ns/net")?;
+        ensure!(fs::read_link(&namespace)? != own, "no namespace was made for the rules");
+        let input = directory.join(writer.name());
+        Ok(Self { writer, place: Place::network(&namespace), input, _holder: holder })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.writer.name()
+    }
+
+    /// Writes rules for so many services; how many seconds it took. In one transaction, as
+    /// kube-proxy does, or in parts, which is faster.
+    pub(crate) async fn fill(&self, fleet: &Fleet, count: u32, parts: bool) -> Result<f64> {
+        let part = if parts { PART } else { count };
+        let texts = match self.writer {
+            Writer::Iptables => vec![rules::iptables(fleet, count)],
+            Writer::Nftables if parts => rules::nftables(fleet, count, part),
+            Writer::Nftables => vec![rules::nftables(fleet, count, part).concat()],
+        };
+        let mut seconds = 0.0;
+        for text in texts {
+            seconds += self.write(&text, false).await?;
+        }
+        Ok(seconds)
+    }
+
+    /// Writes what changed with one service of so many; how many seconds it took.
+    pub(crate) async fn change(&self, fleet: &Fleet, count: u32, number: u32) -> Result<f64> {
+        let text = match self.writer {
+            Writer::Iptables => rules::iptables_change(fleet, count, number),
+            Writer::Nftables => rules::nftables_change(fleet, number),
+        };
+        self.write(&text, true).await
+    }
+
+    async fn write(&self, text: &str, changes: bool) -> Result<f64> {
+        fs::write(&self.input, text)?;
+        let (program, words) = self.writer.words(changes);
+        let mut write = self.place.command(program);
+        write.args(words).stdin(File::open(&self.input)?);
+        let line = shown(&write);
+        let mut write = tokio::process::Command::from(write);
+        let start = Instant::now();
+        let ended = write.kill_on_drop(true).output().await;
+        let ended = ended.with_context(|| format!("cannot start `{line}`"))?;
+        let took = start.elapsed().as_secs_f64();
+        if !ended.status.success() {
+            bail!("`{line}`: {}", String::from_utf8_lossy(&ended.stderr).trim());
+        }
+        Ok(took)
+    }
+
+    /// That a service leads to its endpoints and to no others.
+    pub(crate) fn check(&self, fleet: &Fleet, number: u32) -> Result<()> {
+        let found = self.leads_to(number)?;
+        let wanted: BTreeSet<Ipv4Addr> = fleet.backends(number).into_iter().collect();
+        let name = self.writer.name();
+        ensure!(found == wanted, "{name}: service {number} leads to {found:?}, not to {wanted:?}");
+        Ok(())
+    }
+
+    /// The addresses that a service's chain leads to, by way of the endpoints' chains.
+    fn leads_to(&self, number: u32) -> Result<BTreeSet<Ipv4Addr>> {
+        let list = |chain: &str| {
+            let mut list = match self.writer {
+                Writer::Iptables => self.place.command("iptables-legacy"),
+                Writer::Nftables => self.place.command("nft"),
+            };
+            match self.writer {
+                Writer::Iptables => list.args(["-t", "nat", "-S", chain]),
+                Writer::Nftables => list.args(["list", "chain", "ip", "kube-proxy", chain]),
+            };
+            output(&mut list)
+        };
+        let (service, endpoint, to) = match self.writer {
+            Writer::Iptables => (format!("KUBE-SVC-tcp{number}"), "KUBE-SEP-", "--to-destination"),
+            Writer::Nftables => (format!("service-tcp-{number}"), "endpoint-", "to"),
+        };
+        let text = list(&service)?;
+        let chains = text.split_whitespace().filter(|word| word.starts_with(endpoint));
+        let mut found = BTreeSet::new();
+        for chain in chains {
+            let text = list(chain.trim_end_matches(','))?;
+            let mut words = text.split_whitespace().skip_while(|word| *word != to);
+            let address = words.nth(1).and_then(|word| word.split(':').next());
+            found.insert(address.with_context(|| format!("{chain} leads nowhere"))?.parse()?);
+        }
+        Ok(found)
+    }
+}
