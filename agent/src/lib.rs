@@ -27,6 +27,7 @@ mod remove;
 mod report;
 mod runtime;
 mod server;
+mod sightings;
 mod watch;
 
 use std::{
@@ -48,9 +49,11 @@ pub use config::{
 };
 pub use data_plane::{CONDITION_FILE, NAMES_FILE};
 pub use remove::{RemoveStateFailed, remove_node_state};
+pub use sightings::{Ear, Echo, Followed, Line, Sighting, boot};
 
 use converge::NodeNetwork;
 use data_plane::DataPlane;
+use datapath::NodePlace;
 pub use dns::{DnsCount, DnsFigures, DnsOptions, DnsUpstream, InvalidDnsOption, StubDomain};
 
 use dns::{Dns, DnsServer};
@@ -182,7 +185,13 @@ impl Agent {
             dns,
             meters,
         });
-        self.start_pods(parts, watched, checkpoint, ready, metrics).await
+        let events = sightings::router(NodePlace {
+            bpffs: parts.config.bpffs.clone(),
+            netns: None,
+            names_file: parts.config.run_dir.join(NAMES_FILE),
+            condition_file: parts.config.run_dir.join(CONDITION_FILE),
+        });
+        self.start_pods(parts, watched, checkpoint, ready, metrics.merge(events)).await
     }
 
     /// Answers DNS on the addresses of this node.
@@ -196,7 +205,7 @@ impl Agent {
         Ok(dns)
     }
 
-    /// Starts the pods' manager, and the HTTPS server that reads their logs and shows `metrics`.
+    /// Starts the pods' manager, and the HTTPS server that reads their logs and serves `others`.
     /// Pods come once the node network is there.
     async fn start_pods(
         &self,
@@ -204,7 +213,7 @@ impl Agent {
         watched: Arc<Watched>,
         checkpoint: Checkpoint,
         mut network: signal::Receiver<bool>,
-        metrics: Router,
+        others: Router,
     ) -> anyhow::Result<()> {
         let config = &parts.config;
         let pods = PodsConfig {
@@ -219,7 +228,7 @@ impl Agent {
         let sandboxes = Arc::new(parts.sandboxes);
         let manager = PodManager::start(pods, parts.runtime, sandboxes, parts.client).await?;
         let tls = server::tls(&parts.identity)?;
-        let routes = log_router(manager.clone()).merge(metrics);
+        let routes = log_router(manager.clone()).merge(others);
         let listener = parts.listener;
         self.spawn(|stop| server::serve(listener, tls, routes, stop));
         self.spawn(|stop| async move {

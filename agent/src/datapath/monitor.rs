@@ -28,7 +28,7 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// Nobody could be listened to.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenFailed {
-    #[error("somebody else listens on this node already: end that `net monitor` first")]
+    #[error("somebody else listens on this node already: end that `bowline net` first")]
     Busy,
     #[error("{}: {source}", path.display())]
     Open { path: PathBuf, source: io::Error },

@@ -17,6 +17,7 @@ mod options;
 mod path;
 mod protobuf;
 mod query;
+mod relay;
 mod resources;
 mod respond;
 mod watch;
@@ -45,6 +46,9 @@ use query::Query;
 
 /// Clients that ask to be somebody else would otherwise act as themselves, with more rights.
 const IMPERSONATE: &str = "impersonate-user";
+
+/// Which of a node's events somebody wants; the agent knows these names.
+const EVENTS: [&str; 4] = ["protocol", "port", "address", "seconds"];
 
 /// What the handlers work with.
 pub(crate) struct Api {
@@ -121,14 +125,22 @@ async fn dispatch(
             "the server does not allow this method on the requested resource",
         ));
     }
-    if route == Route::Metrics {
-        // They tell what others do.
-        let masters = "only members of system:masters may read metrics";
-        let may = user.is_in(MASTERS).then_some(());
-        may.ok_or_else(|| Status::forbidden_path(masters))?;
-        return documents::metrics(api, request.headers());
+    // These tell what others do.
+    let masters_may = |what: &str| {
+        let only = || Status::forbidden_path(format!("only members of system:masters may {what}"));
+        user.is_in(MASTERS).then_some(()).ok_or_else(only)
+    };
+    match &route {
+        Route::Metrics => {
+            masters_may("read metrics")?;
+            documents::metrics(api, request.headers())
+        }
+        Route::Events(node) => {
+            masters_may("listen to nodes")?;
+            relay::serve(api, node, "/bowline/events", &EVENTS, query).await
+        }
+        _ => documents::serve(api, &route, request.headers()),
     }
-    documents::serve(api, &route, request.headers())
 }
 
 async fn join_node(

@@ -32,6 +32,8 @@ pub(crate) enum Route {
     OpenApi(String),
     Authority,
     Join,
+    /// What packets meet on this node, as it happens.
+    Events(String),
     Unknown,
 }
 
@@ -79,6 +81,7 @@ pub(super) fn parse(path: &str) -> Route {
         ["openapi", "v3", rest @ ..] => Route::OpenApi(rest.join("/")),
         ["bowline", "v1", "ca"] => Route::Authority,
         ["bowline", "v1", "join"] => Route::Join,
+        ["bowline", "v1", "nodes", node, "events"] => Route::Events((*node).to_owned()),
         _ => Route::Unknown,
     }
 }

@@ -43,6 +43,33 @@ async fn strangers_see_nothing() {
 }
 
 #[tokio::test]
+async fn only_masters_listen_to_nodes() {
+    let server = server().await;
+    call("POST", NODES_PATH).json(&node_object("n1")).send(&server).await.expect(201);
+    let get = |path: &str| call("GET", &format!("/bowline/v1/nodes/{path}"));
+    for (path, by, failure, words) in [
+        ("n1/events", Some(node("n1")), (403, "Forbidden"), "only members of system:masters"),
+        ("n1/events", None, (401, "Unauthorized"), ""),
+        ("n1/events", Some(admin()), (500, "InternalError"), "has not said its address yet"),
+        ("n2/events", Some(admin()), (404, "NotFound"), "nodes \"n2\" not found"),
+        ("n1/nothing", Some(admin()), (404, "NotFound"), ""),
+    ] {
+        let answer = get(path).by(by).send(&server).await;
+        assert_eq!(answer.failure(), failure, "{path}");
+        assert!(answer.body["message"].as_str().unwrap().contains(words), "{}", answer.body);
+    }
+    let status = json!({ "status": { "addresses": [
+        { "type": "InternalIP", "address": "127.0.0.1" },
+    ] } });
+    let said = call("PATCH", &format!("{NODES_PATH}/n1/status"))
+        .header("content-type", "application/merge-patch+json")
+        .json(&status);
+    said.send(&server).await.expect(200);
+    let answer = get("n1/events?port=8%26x=9").send(&server).await;
+    assert_eq!(answer.failure(), (400, "BadRequest"));
+}
+
+#[tokio::test]
 async fn a_node_writes_what_is_its_own() {
     let server = server().await;
     let n1 = || Some(node("n1"));
