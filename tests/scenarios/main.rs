@@ -25,6 +25,7 @@ mod refusals;
 mod repair;
 mod services;
 mod toolkit;
+mod trace;
 mod troubleshooting;
 mod upgrade;
 mod verbs;

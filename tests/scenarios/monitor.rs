@@ -156,7 +156,7 @@ fn calls(stage: &EchoStage, place: &Place) -> Result<()> {
 }
 
 /// Whether the kernel tells the number of a network namespace (Linux 5.14).
-fn knows_cookies() -> Result<bool> {
+pub(super) fn knows_cookies() -> Result<bool> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut parts = release.split('.').map_while(|part| part.parse::<u32>().ok());
     Ok((parts.next(), parts.next()) >= (Some(5), Some(14)))

@@ -12,8 +12,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bowline_ebpf_abi::map;
 use bowline_tests::api::{Found, address, node_of, uid, wait};
 use bowline_tests::command::{finish, output, shown};
+use bowline_tests::maps::address_key;
 use bowline_tests::{EchoStage, Place, Wishes};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{DeleteParams, PostParams};
@@ -91,6 +93,7 @@ async fn play(stage: &EchoStage) -> Result<Vec<Row>> {
     broken.healthy()?;
     broken.route_and_mtu()?;
     broken.spoofing_pod()?;
+    broken.pod_entry()?;
     broken.programs()?;
     broken.map_entry()?;
     broken.full_map().await?;
@@ -124,18 +127,24 @@ impl Broken<'_> {
         let (ended, said) = self.net(words)?;
         ensure!(said.contains(says), "{fault}: {words:?} does not say {says:?}:\n{said}");
         ensure!(ended == code, "{fault}: {words:?} ended with {ended}:\n{said}");
-        let (client, remote) = (self.client(), self.remote()?.to_string());
         let command = format!("bowline net {}", words.join(" "));
-        let command = command.replace(&client, "CLIENT").replace(&remote, "BACKEND");
+        let command = command.replace(&self.client(), "CLIENT");
+        let command = command.replace(&self.backend(false)?.to_string(), "BACKEND");
+        let command = command.replace(&self.backend(true)?.to_string(), "NEIGHBOUR");
         self.rows.push(Row { fault, command, words: says });
         Ok(())
     }
 
-    /// The address of the server on the other node.
-    fn remote(&self) -> Result<IpAddr> {
+    /// The address of the server on the client's node, or on the other one.
+    fn backend(&self, is_near: bool) -> Result<IpAddr> {
         let here = node_of(&self.stage.client);
-        let far = self.stage.servers.iter().find(|pod| node_of(pod) != here);
-        Ok(address(far.context("both servers are here")?)?.into())
+        let mut servers = self.stage.servers.iter();
+        let found = servers.find(|pod| (node_of(pod) == here) == is_near);
+        Ok(address(found.context("both servers are on one node")?)?.into())
+    }
+
+    fn remote(&self) -> Result<IpAddr> {
+        self.backend(false)
     }
 
     /// Nothing is wrong: each command says so, and a real connection comes where it is told to.
@@ -280,6 +289,19 @@ impl Broken<'_> {
         let mut spoof = self.pod.command("python3");
         output(spoof.args(["-c", SPOOF, "10.240.99.99", &self.remote()?.to_string()]))?;
         self.names("a pod sends with another's address", &["drops"], "spoofed-source", 0)
+    }
+
+    /// The stack brings packets to it, so that all seems well from the client's side.
+    fn pod_entry(&mut self) -> Result<()> {
+        let near = self.backend(true)?;
+        let mut pods = self.stage.node()?.maps().table(map::PODS)?;
+        let key = address_key(near);
+        let entry = pods.get(&key)?.context("the pod has no entry")?;
+        pods.remove(&key)?;
+        let (client, to) = (self.client(), format!("{near}:9376"));
+        let fault = "a pod's entry is deleted from the map of its node";
+        self.names(fault, &["trace", &client, &to], "its answer was refused at", 1)?;
+        pods.put(&key, &entry)
     }
 
     /// Detached, each is gone: the agent that would attach it again is dead.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
-use bowline_agent::datapath::{PodRow, Snapshot};
+use bowline_agent::datapath::{Client, PodRow, Snapshot};
 
 use crate::output;
 
@@ -42,6 +42,36 @@ fn nearest(text: &str, namespace: &str, known: &BTreeSet<String>) -> String {
     let wanted = if text.contains('/') { text.to_owned() } else { format!("{namespace}/{text}") };
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     output::nearest(&wanted, &known)
+}
+
+/// The client by its address of the destination's family.
+pub(super) fn client(
+    text: &str,
+    addresses: Option<Vec<IpAddr>>,
+    to: SocketAddr,
+) -> anyhow::Result<Client> {
+    let Some(addresses) = addresses else { return Ok(Client::Node) };
+    match addresses.iter().find(|address| address.is_ipv4() == to.is_ipv4()) {
+        Some(address) => Ok(Client::Pod(*address)),
+        None => bail!("{text} has no address of the family of {}", to.ip()),
+    }
+}
+
+/// The destination of what has no ports.
+pub(super) fn address(
+    text: &str,
+    namespace: Option<&str>,
+    snapshot: &Snapshot,
+) -> anyhow::Result<IpAddr> {
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(address.to_canonical());
+    }
+    if text.contains(':') {
+        bail!("an echo request has no port: leave it out of {text}");
+    }
+    let (namespace, name) =
+        text.split_once('/').unwrap_or((namespace.unwrap_or(DEFAULT_NAMESPACE), text));
+    address_of(namespace, name, snapshot)
 }
 
 pub(super) fn destination(
@@ -205,6 +235,25 @@ mod tests {
             let found = found(text).unwrap_err().to_string();
             assert!(found.starts_with(error), "{text}: {found}");
         }
+    }
+
+    #[test]
+    fn what_has_no_ports_goes_to_an_address() {
+        let snapshot = snapshot();
+        let found = |text: &str| address(text, Some("shop"), &snapshot);
+        for (text, address) in [
+            ("10.9.8.1", "10.9.8.1"),
+            ("[fd00::1]", "fd00::1"),
+            ("web", "10.240.0.2"),
+            ("default/nifty-svc", "10.9.8.7"),
+        ] {
+            assert_eq!(found(text).unwrap(), address.parse::<IpAddr>().unwrap(), "{text}");
+        }
+        for text in ["10.9.8.1:80", "web:80"] {
+            let error = found(text).unwrap_err().to_string();
+            assert!(error.starts_with("an echo request has no port"), "{error}");
+        }
+        assert!(found("wep").unwrap_err().to_string().contains("did you mean shop/web"));
     }
 
     #[test]

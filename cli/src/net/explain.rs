@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bowline_agent::datapath::{Client, Explanation, NodePlace, Outcome, Question, Snapshot};
 use bowline_agent::datapath::{Step, explain};
 use bowline_agent::{CONDITION_FILE, NAMES_FILE};
@@ -210,12 +210,7 @@ fn verdict(told: &Explanation) -> String {
 fn ends(args: &Args, snapshot: &Snapshot) -> anyhow::Result<(Client, SocketAddr)> {
     let (client, namespace) = ends::clients(&args.from, snapshot)?;
     let to = ends::destination(&args.to, namespace.as_deref(), args.udp, snapshot)?;
-    let Some(addresses) = client else { return Ok((Client::Node, to)) };
-    let same = addresses.iter().find(|address| address.is_ipv4() == to.is_ipv4());
-    match same {
-        Some(address) => Ok((Client::Pod(*address), to)),
-        None => bail!("{} has no address of the family of {to}", args.from),
-    }
+    Ok((ends::client(&args.from, client, to)?, to))
 }
 
 /// The API and the maps disagree.

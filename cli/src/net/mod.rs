@@ -1,9 +1,9 @@
 //! `bowline net`: what a node's data plane holds, read from its pinned BPF maps, and what its DNS
 //! server did, read from the agent's run directory.
 //!
-//! Guarantees: reads only, and works without the agent and, but for `diff`, without the server. A
-//! map that changes while it is read may show an entry that is just going or miss one that is just
-//! coming.
+//! Guarantees: reads only (but `explain --run` connects, and `trace` sends a packet), and works
+//! without the agent and, but for `diff`, without the server. A map that changes while it is read
+//! may show an entry that is just going or miss one that is just coming.
 
 mod all_nodes;
 mod bugreport;
@@ -20,6 +20,7 @@ mod probe;
 mod rows;
 mod status;
 mod top;
+mod trace;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ use crate::output::{self, Format};
   bowline net maps dump PODS --node node1
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
+  bowline net trace web nifty-svc:80 --node node1
   bowline net monitor --node node1 --verdict refused
   bowline net capture --node node1 --pod web --write web.pcapng --duration 30
   bowline net top --all-nodes --sort bytes
@@ -114,6 +116,8 @@ enum What {
     Dns,
     /// What will happen, step by step, to a connection or a datagram from a pod to an address
     Explain(explain::Args),
+    /// One real packet from a pod to an address, followed from hook to hook across nodes
+    Trace(trace::Args),
     /// What becomes of packets and calls, as it happens
     Monitor(monitor::Args),
     /// Packets at the data plane's hooks, as a file for Wireshark, with what became of each
@@ -124,6 +128,8 @@ enum What {
     Bugreport(bugreport::Args),
     #[command(hide = true)]
     Probe(probe::Args),
+    #[command(hide = true)]
+    Send(trace::SenderArgs),
     /// What differs between the API and the maps: exit status 0 if nothing does, 1 if something,
     /// 2 if that could not be found out
     Diff(DiffArgs),
@@ -171,7 +177,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.all_nodes {
         if matches!(
             args.what,
-            What::Monitor(_) | What::Capture(_) | What::Explain(_) | What::Bugreport(_)
+            What::Monitor(_)
+                | What::Capture(_)
+                | What::Explain(_)
+                | What::Trace(_)
+                | What::Bugreport(_)
         ) {
             bail!("--all-nodes is for what shows a state: choose one with --node");
         }
@@ -193,33 +203,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let What::Probe(of) = &args.what {
         return probe::connect(of);
     }
+    if let What::Send(of) = &args.what {
+        return trace::send(of);
+    }
     if let What::Explain(of) = &args.what {
         return tell(show_way(args, of));
+    }
+    if let What::Trace(of) = &args.what {
+        return tell(follow(args, of));
     }
     if let What::Bugreport(of) = &args.what {
         must_be_root()?;
         return bugreport::run(of, &subject(args, of)?);
     }
     let source = source(args)?;
-    if let What::Monitor(of) = &args.what {
-        if args.watch.is_some() {
-            bail!("monitor shows what happens as it happens: leave --watch out");
-        }
-        must_be_root()?;
-        let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
-        return launch::run_until_stopped(1, async |stop| {
-            monitor::run(of, bpffs, run_dir, args.numeric, args.output, stop).await
-        });
-    }
-    if let What::Capture(of) = &args.what {
-        if args.watch.is_some() {
-            bail!("capture writes what happens as it happens: leave --watch out");
-        }
-        must_be_root()?;
-        let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
-        return launch::run_until_stopped(1, async |stop| {
-            capture::run(of, bpffs, run_dir, args.numeric, stop).await
-        });
+    if matches!(args.what, What::Monitor(_) | What::Capture(_)) {
+        return show_events(args, &source);
     }
     let Some(seconds) = args.watch else {
         if !show(args, &source)? {
@@ -236,6 +235,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         show(args, &source)?;
         std::thread::sleep(Duration::from_secs(seconds));
     }
+}
+
+/// Shows or writes what happens, as it happens.
+fn show_events(args: &Args, source: &Source) -> anyhow::Result<()> {
+    if args.watch.is_some() {
+        bail!("what happens is shown as it happens: leave --watch out");
+    }
+    must_be_root()?;
+    let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
+    launch::run_until_stopped(1, async |stop| match &args.what {
+        What::Monitor(of) => {
+            monitor::run(of, bpffs, run_dir, args.numeric, args.output, stop).await
+        }
+        What::Capture(of) => capture::run(of, bpffs, run_dir, args.numeric, stop).await,
+        _ => Ok(()),
+    })
 }
 
 fn show_top(args: &Args, of: &top::Args) -> anyhow::Result<()> {
@@ -318,6 +333,44 @@ fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
     };
     let (bpffs, run_dir) = (source.bpffs.as_path(), source.run_dir.as_path());
     explain::run(of, &explain::Node { bpffs, run_dir, netns, api }, args.output)
+}
+
+/// Sends a packet and follows it.
+fn follow(args: &Args, of: &trace::Args) -> anyhow::Result<bool> {
+    if args.watch.is_some() {
+        bail!("trace sends one packet: leave --watch out");
+    }
+    let nodes = match &args.bpffs {
+        Some(bpffs) => trace::Nodes::of_bpffs(of, bpffs, &args.run_dir),
+        None => local_nodes(args)?,
+    };
+    must_be_root()?;
+    let mut went_well = false;
+    launch::run_until_stopped(1, async |stop| {
+        went_well = trace::run(of, &nodes, args.numeric, args.output, &stop).await?;
+        Ok(())
+    })?;
+    Ok(went_well)
+}
+
+/// The nodes of a local cluster, the wanted one first.
+fn local_nodes(args: &Args) -> anyhow::Result<trace::Nodes> {
+    let (own, wanted) = (source(args)?, every_source(args)?);
+    let (_, record) = local(args)?;
+    let here = |of: Source| {
+        let local = of.local?;
+        let node = record.plan.nodes.iter().find(|node| node.name == local.node)?;
+        Some(trace::Here {
+            name: local.node,
+            addresses: node.addresses.iter().map(|it| it.address).collect(),
+            bpffs: of.bpffs,
+            run_dir: of.run_dir,
+            netns: Some(local.netns),
+        })
+    };
+    let own = here(own).context("the cluster's record does not have the node")?;
+    let others = wanted.into_iter().filter_map(here).filter(|it| it.name != own.name).collect();
+    Ok(trace::Nodes { own, others })
 }
 
 /// Ends the program unless all is well.

@@ -232,11 +232,7 @@ impl Shown {
             source: names.end(event.source.into(), port(event.source_port)),
             destination: names.end(event.destination.into(), port(event.destination_port)),
             becomes: becomes.filter(|_| changed),
-            tcp_flags: tcp::NAMES
-                .iter()
-                .filter(|(bit, _)| event.tcp_flags & bit != 0)
-                .map(|(_, name)| *name)
-                .collect(),
+            tcp_flags: flag_names(event.tcp_flags),
             bytes: event.bytes,
             ifindex: event.ifindex,
             connect_microseconds: self.took(event),
@@ -273,6 +269,30 @@ impl Shown {
     }
 }
 
+/// The names of the bits that are set in a TCP header.
+pub(super) fn flag_names(flags: u8) -> Vec<&'static str> {
+    let set = tcp::NAMES.iter().filter(|(bit, _)| flags & bit != 0);
+    set.map(|(_, name)| *name).collect()
+}
+
+/// What a packet is, in words: from where to where, what is changed, and what it carries.
+pub(super) fn packet_words(
+    [source, destination, becomes]: [Option<&End>; 3],
+    tcp_flags: &[&str],
+    bytes: u32,
+) -> Vec<String> {
+    let mut words: Vec<String> = source.map(End::shown).into_iter().collect();
+    words.extend(destination.map(|end| format!("-> {}", end.shown())));
+    words.extend(becomes.map(|end| format!("=> {}", end.shown())));
+    if !tcp_flags.is_empty() {
+        words.push(tcp_flags.join("+"));
+    }
+    if bytes > 0 {
+        words.push(format!("{bytes} B"));
+    }
+    words
+}
+
 fn protocol_name(number: u8) -> String {
     match number {
         0 => "-".to_owned(),
@@ -291,19 +311,8 @@ fn line(row: &Row, text: &mut String) {
         vec![format!("{clock} {:7} {:17} {:11}", row.verdict, row.reason, row.direction)];
     words.push(row.protocol.clone());
     words.extend(row.caller.clone());
-    words.extend(row.source.as_ref().map(End::shown));
-    if let Some(destination) = &row.destination {
-        words.push(format!("-> {}", destination.shown()));
-    }
-    if let Some(becomes) = &row.becomes {
-        words.push(format!("=> {}", becomes.shown()));
-    }
-    if !row.tcp_flags.is_empty() {
-        words.push(row.tcp_flags.join("+"));
-    }
-    if row.bytes > 0 {
-        words.push(format!("{} B", row.bytes));
-    }
+    let ends = [row.source.as_ref(), row.destination.as_ref(), row.becomes.as_ref()];
+    words.extend(packet_words(ends, &row.tcp_flags, row.bytes));
     words.extend(row.connect_microseconds.map(|took| format!("connected in {took} us")));
     text.push_str(&words.join(" "));
     text.push('\n');

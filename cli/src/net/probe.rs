@@ -111,7 +111,7 @@ fn tried(peer: SocketAddr, local: SocketAddr, table: &str) -> io::Result<Tried> 
 }
 
 /// The far end of the socket with this near end, in the kernel's table (proc(5), `/proc/net/tcp`).
-fn far_end(table: &str, local: SocketAddr) -> Option<SocketAddr> {
+pub(super) fn far_end(table: &str, local: SocketAddr) -> Option<SocketAddr> {
     let mut lines = table.lines().skip(1).filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         Some((end(words.next()?)?, end(words.next()?)?))
@@ -151,11 +151,14 @@ fn forget_dead(parent: &Path) {
     }
 }
 
-/// A cgroup that goes when this value does.
-struct OwnCgroup(PathBuf);
+/// A cgroup below the socket hooks' own that goes when this value does.
+pub(super) struct OwnCgroup(PathBuf);
 
 impl OwnCgroup {
-    fn below(parent: &Path) -> anyhow::Result<Self> {
+    pub(super) fn of(told: &Explanation) -> anyhow::Result<Self> {
+        let Some(parent) = &told.socket_cgroup else {
+            bail!("where the socket hooks are attached is not known: has the agent started?");
+        };
         forget_dead(parent);
         let path = parent.join(format!("{OWN}{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -173,30 +176,46 @@ impl Drop for OwnCgroup {
     }
 }
 
-/// Tries it where the client is.
-pub(super) fn run(told: &Explanation, question: &Question) -> anyhow::Result<Tried> {
-    if let Client::Pod(address) = question.from
-        && told.netns.is_none()
-    {
-        bail!(
-            "where pod {address} lives is not known, so nothing is tried: is --run-dir the agent's?"
-        );
-    }
-    let Some(cgroup) = &told.socket_cgroup else {
-        bail!("where the socket hooks are attached is not known: has the agent started?");
-    };
-    let cgroup = OwnCgroup::below(cgroup)?;
+/// A program of ours that is started where the client is; in this cgroup, or in that of this
+/// process.
+pub(super) fn at_client(
+    netns: Option<&Path>,
+    cgroup: Option<&OwnCgroup>,
+    words: &[String],
+) -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(&program);
-    command.arg("internal-exec").arg("--cgroup").arg(&cgroup.0);
-    if let Some(netns) = &told.netns {
+    command.arg("internal-exec");
+    if let Some(OwnCgroup(path)) = cgroup {
+        command.arg("--cgroup").arg(path);
+    }
+    if let Some(netns) = netns {
         command.arg("--netns").arg(netns);
     }
-    command.arg("--").arg(&program).args(["net", "probe", &told.to.to_string()]);
-    if question.udp {
-        command.arg("--udp");
+    command.arg("--").arg(&program).args(words);
+    Ok(command)
+}
+
+/// Says why nothing can be sent from a pod whose network namespace is not known.
+pub(super) fn must_be_known(client: &Client, netns: Option<&Path>) -> anyhow::Result<()> {
+    match (client, netns) {
+        (Client::Pod(address), None) => bail!(
+            "where pod {address} lives is not known, so nothing is tried: is --run-dir the agent's?"
+        ),
+        _ => Ok(()),
     }
-    let ended = command.output().context("cannot start a client")?;
+}
+
+/// Tries it where the client is.
+pub(super) fn run(told: &Explanation, question: &Question) -> anyhow::Result<Tried> {
+    must_be_known(&question.from, told.netns.as_deref())?;
+    let cgroup = OwnCgroup::of(told)?;
+    let mut words = ["net", "probe", &told.to.to_string()].map(str::to_owned).to_vec();
+    if question.udp {
+        words.push("--udp".to_owned());
+    }
+    let ended = at_client(told.netns.as_deref(), Some(&cgroup), &words)?.output();
+    let ended = ended.context("cannot start a client")?;
     if !ended.status.success() {
         bail!("the client failed: {}", String::from_utf8_lossy(&ended.stderr).trim());
     }

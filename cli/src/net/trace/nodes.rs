@@ -1,0 +1,127 @@
+//! The nodes that a packet may cross, and how each is listened to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use bowline_agent::datapath::NodePlace;
+use bowline_agent::{CONDITION_FILE, Followed, NAMES_FILE};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::ListParams;
+use tokio::time::timeout;
+
+use super::Args;
+use super::ears::Ears;
+use crate::verbs::client::{Connection, connect_file};
+
+/// How long the API may take to say which nodes there are.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Other nodes that are listened to at most.
+const MOST_NODES: usize = 16;
+
+/// A node of this machine.
+pub(in crate::net) struct Here {
+    pub(in crate::net) name: String,
+    /// Empty where it is not known.
+    pub(in crate::net) addresses: Vec<IpAddr>,
+    pub(in crate::net) bpffs: PathBuf,
+    pub(in crate::net) run_dir: PathBuf,
+    pub(in crate::net) netns: Option<PathBuf>,
+}
+
+impl Here {
+    pub(super) fn place(&self) -> NodePlace {
+        NodePlace {
+            bpffs: self.bpffs.clone(),
+            netns: self.netns.clone(),
+            names_file: self.run_dir.join(NAMES_FILE),
+            condition_file: self.run_dir.join(CONDITION_FILE),
+        }
+    }
+}
+
+/// Where to look: the client's node, and the others of a local cluster.
+pub(in crate::net) struct Nodes {
+    pub(in crate::net) own: Here,
+    pub(in crate::net) others: Vec<Here>,
+}
+
+impl Nodes {
+    /// The node whose maps are pinned there.
+    pub(in crate::net) fn of_bpffs(args: &Args, bpffs: &Path, run_dir: &Path) -> Self {
+        let own = Here {
+            name: args.node_name.clone().unwrap_or_else(|| "here".to_owned()),
+            addresses: Vec::new(),
+            bpffs: bpffs.to_path_buf(),
+            run_dir: run_dir.to_path_buf(),
+            netns: args.netns.clone(),
+        };
+        Self { own, others: Vec::new() }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Here> {
+        std::iter::once(&self.own).chain(&self.others)
+    }
+
+    /// Listens to the client's node, and to those with these addresses: on other machines through
+    /// the API of this kubeconfig.
+    pub(super) async fn listen(
+        &self,
+        ears: &mut Ears,
+        others: &BTreeSet<IpAddr>,
+        followed: &Followed,
+        kubeconfig: Option<&Path>,
+    ) {
+        let own = &self.own;
+        ears.here(&own.name, &own.place(), &followed.filter());
+        let mut elsewhere = Vec::new();
+        for (number, address) in others.iter().enumerate() {
+            match self.others.iter().find(|node| node.addresses.contains(address)) {
+                _ if number >= MOST_NODES => {
+                    let why = format!("it may come to more than {MOST_NODES} nodes");
+                    ears.are_deaf(&[*address], &why);
+                }
+                Some(node) => ears.here(&node.name, &node.place(), &followed.filter()),
+                None => elsewhere.push(*address),
+            }
+        }
+        if elsewhere.is_empty() {
+            return;
+        }
+        let Some(kubeconfig) = kubeconfig else {
+            let why = "--kubeconfig names the API through which it is asked";
+            return ears.are_deaf(&elsewhere, why);
+        };
+        match named(kubeconfig).await {
+            Ok((api, known)) => {
+                let strange: Vec<IpAddr> =
+                    elsewhere.iter().filter(|it| !known.contains_key(it)).copied().collect();
+                ears.are_deaf(&strange, "the API knows no node with this address");
+                let names = elsewhere.iter().filter_map(|address| known.get(address));
+                let names: Vec<&str> = names.map(String::as_str).collect();
+                ears.there(&names, &api, followed).await;
+            }
+            Err(error) => ears.are_deaf(&elsewhere, &format!("{error:#}")),
+        }
+    }
+}
+
+/// The API, and the names of its nodes by their addresses.
+async fn named(kubeconfig: &Path) -> anyhow::Result<(Connection, BTreeMap<IpAddr, String>)> {
+    let api = connect_file(kubeconfig).await?;
+    let nodes = Api::<Node>::all(api.client.clone());
+    let nodes = timeout(PATIENCE, nodes.list(&ListParams::default())).await;
+    let nodes = nodes.context("the API does not answer")?.context("the API names no nodes")?;
+    let mut found = BTreeMap::new();
+    for node in nodes {
+        let name = node.metadata.name.unwrap_or_default();
+        let addresses = node.status.into_iter().flat_map(|it| it.addresses.into_iter().flatten());
+        let addresses = addresses.filter_map(|it| it.address.parse::<IpAddr>().ok());
+        found.extend(addresses.map(|address| (address, name.clone())));
+    }
+    Ok((api, found))
+}
