@@ -1,8 +1,9 @@
-//! The suites of `cargo xtask bench` that measure whole clusters.
+//! The suites of `cargo xtask bench` that measure whole clusters, or a server.
 //!
 //! Guarantees: one runs at a time; it removes what it made, also when it is interrupted, and what
 //! an earlier one left that was killed. The status is 130 after an interrupt, 2 after a failure.
 
+mod api;
 mod programming;
 #[expect(dead_code, reason = "other suites look at the machine")]
 #[path = "../../xtask/src/bench/results.rs"]
@@ -20,7 +21,7 @@ use results::{Run, Statistics};
 use suite::Screen;
 use tokio::sync::watch;
 
-/// Measure whole clusters.
+/// Measure whole clusters, or a server.
 #[derive(Parser)]
 #[command(name = "bowline-bench")]
 struct Options {
@@ -35,6 +36,8 @@ struct Options {
 enum Suite {
     /// What many services cost a node's agent
     Programming(programming::Options),
+    /// What the API costs its clients
+    Api(api::Options),
 }
 
 #[tokio::main]
@@ -70,11 +73,13 @@ async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Resul
     let screen = Screen::new();
     let (name, parameters) = match &options.suite {
         Suite::Programming(options) => ("programming", options.parameters()),
+        Suite::Api(options) => ("api", options.parameters()),
     };
     let mut run = Run::begin(name, &parameters, Statistics::Off);
     let suite = async {
         match &options.suite {
             Suite::Programming(options) => programming::measure(options, &alone, &screen).await,
+            Suite::Api(options) => api::measure(options, &alone, &screen).await,
         }
     };
     let figures = tokio::select! {

@@ -44,21 +44,32 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.iter().map(|figure| figure.name.chars().count()).max().unwrap_or(0);
         for figure in self.0 {
-            let Figure { name, median, min, max, unit, .. } = figure;
-            let unit = if unit == "ratio" { "" } else { unit };
+            let name = &figure.name;
+            let (unit, part) = for_people(&figure.unit);
+            let [median, min, max] =
+                [figure.median, figure.min, figure.max].map(|value| shown(value / part));
             let spread = match figure.samples.len() {
                 1 => "once".to_owned(),
-                _ => format!("[{} .. {}]", shown(*min), shown(*max)),
+                _ => format!("[{min} .. {max}]"),
             };
             let said = match figure.judgement() {
                 none if none.is_empty() && figure.noisy == Some(true) => "(noisy)".to_owned(),
                 said => said,
             };
-            let line =
-                format!("{name:width$}  {:>9} {unit:5}  {spread:22}  {said}", shown(*median));
+            let line = format!("{name:width$}  {median:>9} {unit:4}  {spread:22}  {said}");
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// How a unit is written, and how many of it are one of those. Ratios have none.
+fn for_people(unit: &str) -> (&str, f64) {
+    match unit {
+        "ratio" => ("", 1.0),
+        "operations a second" => ("/s", 1.0),
+        "bytes a second" => ("MB/s", 1e6),
+        unit => (unit, 1.0),
     }
 }
 
@@ -101,13 +112,15 @@ mod tests {
             figure("change", &[2.0, 2.1, 2.2, 2.3, 2.4]).goal(3.0),
             figure("a wide one", &[10.0, 150.0, 20.0, 30.0, 40.0]),
             figure("up", &[0.5]),
+            Figure::new("bytes", "bytes a second", Better::More, vec![2.5e6]),
         ];
         let text = Table(&figures).to_string();
         let lines: Vec<&str> = text.lines().collect();
         let expected = [
-            "change           2.20 ms     [2.00 .. 2.40]          goal at most 3: reached",
-            "a wide one       30.0 ms     [10.0 .. 150]           (noisy)",
-            "up              0.500 ms     once",
+            "change           2.20 ms    [2.00 .. 2.40]          goal at most 3: reached",
+            "a wide one       30.0 ms    [10.0 .. 150]           (noisy)",
+            "up              0.500 ms    once",
+            "bytes            2.50 MB/s  once",
         ];
         assert_eq!(lines, expected);
     }

@@ -59,6 +59,9 @@ enum Suite {
     /// What many services cost a node's agent, beside kube-proxy's rules: programming them all,
     /// changing one at rest and under churn, memory.
     Programming(Programming),
+    /// What the API costs its clients: create, update, get and list with 1, 16 and 256 of them,
+    /// one change told to 1,000 watchers, a list of 10,000 pods.
+    Api(Api),
     /// What the packet programs cost: nanoseconds, and instructions where the processor counts
     /// them, of each class of packets, beside a program that does nothing.
     Programs(Programs),
@@ -77,6 +80,7 @@ impl Suite {
             Self::Path(suite) => Some(&mut suite.json),
             Self::Sockets(suite) => Some(&mut suite.json),
             Self::Programming(suite) => Some(&mut suite.json),
+            Self::Api(suite) => Some(&mut suite.json),
             Self::Programs(suite) => Some(&mut suite.json),
             Self::Network(suite) => Some(&mut suite.json),
             Self::Compare(_) => None,
@@ -138,6 +142,20 @@ struct Programming {
     rounds: u32,
     /// 1,000 services beside kube-proxy's rules, and 10,000 alone; few rounds: about two minutes.
     #[arg(long, conflicts_with_all = ["services", "rounds"])]
+    quick: bool,
+}
+
+#[derive(clap::Args)]
+struct Api {
+    /// Also write the figures, with all samples, to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds; in each, every number of clients has its turn with everything.
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Fewer and shorter rounds: about a minute.
+    #[arg(long, conflicts_with = "rounds")]
     quick: bool,
 }
 
@@ -239,6 +257,12 @@ fn measure(suite: &Suite) -> Result<()> {
                 services.iter().map(|count| ("services", *count)).collect();
             counts.extend([("rounds", rounds), ("changes", changes), ("others", others)]);
             of_clusters("programming", &counts, &programming.json)
+        }
+        Suite::Api(api) => {
+            let (rounds, turn, changes) =
+                if api.quick { (5, 200, 10) } else { (api.rounds, 500, 20) };
+            let counts = [("rounds", rounds), ("turn", turn), ("changes", changes)];
+            of_clusters("api", &counts, &api.json)
         }
         Suite::Programs(programs) => {
             let rounds = if programs.quick { 5 } else { programs.rounds };

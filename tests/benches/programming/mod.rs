@@ -319,8 +319,8 @@ impl Stage<'_> {
             let goal = goal(count, CHANGE_GOAL).filter(|_| is_goal);
             self.add(name, "ms", samples, goal);
         }
-        let name = format!("{count} services: other changes a second under churn, {place}");
-        self.figures.push(Figure::new(name, "/s", None, churned));
+        let name = format!("{count} services: other changes under churn, {place}");
+        self.figures.push(Figure::new(name, "operations a second", None, churned));
         Ok(ours)
     }
 
