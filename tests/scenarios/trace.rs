@@ -3,7 +3,8 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
@@ -13,10 +14,13 @@ use bowline_tests::command::{finish, output};
 use bowline_tests::maps::address_key;
 use bowline_tests::{EchoStage, Node, Wishes};
 use k8s_openapi::api::core::v1::Pod;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::monitor::{Monitor, knows_cookies};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Nobody's.
 const STRANGER: &str = "10.240.99.99";
@@ -31,6 +35,7 @@ async fn a_packet_is_followed_from_hook_to_hook() -> Result<()> {
         traced.one_at_a_time()?;
         traced.through_the_api()?;
         traced.bad_input()?;
+        traced.interrupted()?;
         traced.broken()?;
         traced.leaves_nothing()
     });
@@ -420,6 +425,37 @@ impl<'a> Traced<'a> {
         Ok(())
     }
 
+    /// Ctrl-C while an answer is waited for; what is left then is looked at in the end.
+    fn interrupted(&self) -> Result<()> {
+        let mut command = self.command(&[&self.client, "192.0.2.1:9", "--wait", "60"])?;
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn()?;
+        let start = Instant::now();
+        // Its sender waits.
+        while !self.has_senders()? {
+            ensure!(start.elapsed() < PATIENCE, "no sender was started");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
+        let ended = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        ensure!(ended.status.code() == Some(2) && said.contains("interrupted"), "{said}");
+        ensure!(start.elapsed() < PATIENCE, "it took {:?}", start.elapsed());
+        Ok(())
+    }
+
+    /// Whether a cgroup is there that senders are made in.
+    fn has_senders(&self) -> Result<bool> {
+        for node in [self.here, self.there] {
+            for entry in fs::read_dir(node.cgroup())? {
+                if entry?.file_name().to_string_lossy().starts_with("explain-") {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// The other node loses the far server, and nobody is there to mend it.
     fn broken(&self) -> Result<()> {
         let far = Self::end(self.far, 9376)?;
@@ -459,11 +495,8 @@ impl<'a> Traced<'a> {
 
     /// Neither cgroups nor somebody whom the programs would tell.
     fn leaves_nothing(&self) -> Result<()> {
+        ensure!(!self.has_senders()?, "a cgroup is left");
         for node in [self.here, self.there] {
-            for entry in fs::read_dir(node.cgroup())? {
-                let entry = entry?.file_name();
-                ensure!(!entry.to_string_lossy().starts_with("explain-"), "{entry:?} is left");
-            }
             let mut dump = self.stage.cluster.bowline(&["net", "maps", "dump", "MONITOR"])?;
             dump.args(["-o", "json", "--node", &node.name, "--name", &self.stage.cluster.name]);
             let left = output(&mut dump)?;
