@@ -4,6 +4,7 @@
 //! an earlier one left that was killed. The status is 130 after an interrupt, 2 after a failure.
 
 mod api;
+mod cluster;
 mod programming;
 #[expect(dead_code, reason = "other suites look at the machine")]
 #[path = "../../xtask/src/bench/results.rs"]
@@ -36,6 +37,8 @@ struct Options {
 enum Suite {
     /// What many services cost a node's agent
     Programming(programming::Options),
+    /// What a cluster takes: starting it, pods, memory and processor time
+    Cluster(cluster::Options),
     /// What the API costs its clients
     Api(api::Options),
 }
@@ -73,12 +76,14 @@ async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Resul
     let screen = Screen::new();
     let (name, parameters) = match &options.suite {
         Suite::Programming(options) => ("programming", options.parameters()),
+        Suite::Cluster(options) => ("cluster", options.parameters()),
         Suite::Api(options) => ("api", options.parameters()),
     };
     let mut run = Run::begin(name, &parameters, Statistics::Off);
     let suite = async {
         match &options.suite {
             Suite::Programming(options) => programming::measure(options, &alone, &screen).await,
+            Suite::Cluster(options) => cluster::measure(options, &alone, &screen).await,
             Suite::Api(options) => api::measure(options, &alone, &screen).await,
         }
     };

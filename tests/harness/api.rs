@@ -236,7 +236,7 @@ pub fn address(pod: &Pod) -> Result<std::net::Ipv4Addr> {
     text.parse().with_context(|| format!("pod {} has the address `{text}`", name(pod)))
 }
 
-fn describe(pods: &[Pod]) -> String {
+pub(crate) fn describe(pods: &[Pod]) -> String {
     let one = |pod: &Pod| {
         let status = pod.status.clone().unwrap_or_default();
         let waiting: Vec<String> = status

@@ -266,6 +266,11 @@ impl Cluster {
         Memory::of(self.server_pid()?)
     }
 
+    /// How long the server has kept a processor busy since the cluster was made.
+    pub fn server_busy(&self) -> Result<Duration> {
+        node::busy(&self.cgroup.join("server"))
+    }
+
     /// SIGKILL every process of the cluster, containers included.
     pub fn kill_everything(&self) -> Result<()> {
         for pid in all_processes(&self.cgroup) {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -159,6 +160,11 @@ impl Node {
     pub fn agent_memory(&self) -> Result<Memory> {
         Memory::of(self.agent_pid()?)
     }
+
+    /// How long the agent has kept a processor busy since the node was made.
+    pub fn agent_busy(&self) -> Result<Duration> {
+        busy(&self.cgroup.join("agent"))
+    }
 }
 
 /// The arguments of a process as `up` recorded them, without the program.
@@ -216,6 +222,16 @@ pub(crate) fn processes(cgroup: &Path) -> Vec<u32> {
         .unwrap_or_default()
 }
 
+/// How long processes of a cgroup have kept a processor busy. The kernel counts that with any
+/// controllers.
+pub(crate) fn busy(cgroup: &Path) -> Result<Duration> {
+    let path = cgroup.join("cpu.stat");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+    Ok(Duration::from_micros(number.with_context(|| format!("no usage in {}", path.display()))?))
+}
+
 /// The first process in a cgroup below `root` whose path names the pod.
 fn find_process(root: &Path, uid: &str) -> Option<(PathBuf, u32)> {
     let names_pod = root.to_string_lossy().contains(uid);
@@ -241,7 +257,7 @@ fn end_and_wait(pid: u32, signal: Signal) -> Result<()> {
         if has_ended(pid) {
             return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     bail!("process {pid} survives {signal}")
 }

@@ -59,6 +59,9 @@ enum Suite {
     /// What many services cost a node's agent, beside kube-proxy's rules: programming them all,
     /// changing one at rest and under churn, memory.
     Programming(Programming),
+    /// What a cluster takes: `up`; pods from `apply` to Ready, away again and to another version;
+    /// memory and processor time, idle, with 100 pods, with 10,000 services.
+    Cluster(Cluster),
     /// What the API costs its clients: create, update, get and list with 1, 16 and 256 of them,
     /// one change told to 1,000 watchers, a list of 10,000 pods.
     Api(Api),
@@ -80,6 +83,7 @@ impl Suite {
             Self::Path(suite) => Some(&mut suite.json),
             Self::Sockets(suite) => Some(&mut suite.json),
             Self::Programming(suite) => Some(&mut suite.json),
+            Self::Cluster(suite) => Some(&mut suite.json),
             Self::Api(suite) => Some(&mut suite.json),
             Self::Programs(suite) => Some(&mut suite.json),
             Self::Network(suite) => Some(&mut suite.json),
@@ -142,6 +146,20 @@ struct Programming {
     rounds: u32,
     /// 1,000 services beside kube-proxy's rules, and 10,000 alone; few rounds: about two minutes.
     #[arg(long, conflicts_with_all = ["services", "rounds"])]
+    quick: bool,
+}
+
+#[derive(clap::Args)]
+struct Cluster {
+    /// Also write the figures, with all samples, to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds; in each, everything has its turn.
+    #[arg(long, value_name = "COUNT", default_value_t = 7)]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Few rounds, 30 pods and 1,000 services at most: about two minutes.
+    #[arg(long, conflicts_with = "rounds")]
     quick: bool,
 }
 
@@ -257,6 +275,17 @@ fn measure(suite: &Suite) -> Result<()> {
                 services.iter().map(|count| ("services", *count)).collect();
             counts.extend([("rounds", rounds), ("changes", changes), ("others", others)]);
             of_clusters("programming", &counts, &programming.json)
+        }
+        Suite::Cluster(cluster) => {
+            // What runs in the pods.
+            build::workload()?;
+            let (rounds, single, pods, services, window) = match cluster.quick {
+                true => (5, 10, 30, 1_000, 2_000),
+                false => (cluster.rounds, 30, 100, 10_000, 5_000),
+            };
+            let mut counts = vec![("rounds", rounds), ("single", single), ("pods", pods)];
+            counts.extend([("services", services), ("window", window)]);
+            of_clusters("cluster", &counts, &cluster.json)
         }
         Suite::Api(api) => {
             let (rounds, turn, changes) =

@@ -9,11 +9,11 @@
 //! Making the services is measured once.
 
 mod changes;
-mod fleet;
+pub(crate) mod fleet;
 mod others;
 #[expect(dead_code, reason = "another suite has a proxy in user space, too")]
 #[path = "../../../agent/benches/path/rules.rs"]
-mod rules;
+pub(crate) mod rules;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

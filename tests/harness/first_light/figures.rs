@@ -4,19 +4,19 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::report::Figure;
 use super::{NIFTY, PATIENCE, Stage};
-use crate::api::{address, is_ready, name, node_of};
+use crate::api::{address, is_ready, node_of};
 use crate::load::run;
 use crate::maps::Services;
 use crate::node::{Memory, Node};
+use crate::pod_watch::PodWatch;
 
 const ONE: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 20);
 const MEGABYTE: f64 = 1_000_000.0;
@@ -74,26 +74,17 @@ impl Stage {
         let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
         std::fs::write(&file, deployment.replace(": web\n", &format!(": warm{round}\n")))?;
 
-        let events =
-            self.api.of::<Pod>().watch(&WatchParams::default().labels(&label), "0").await?;
-        let mut events = std::pin::pin!(events);
+        let mut watch = PodWatch::begin(&self.api, &label).await?;
         let mut apply = self.cluster.bowline(&["apply", "-f"])?;
         apply.arg(file.path());
         let start = Instant::now();
         let applied = tokio::task::spawn_blocking(move || crate::command::output(&mut apply));
-        let mut ready = std::collections::BTreeSet::new();
-        while ready.len() < 3 {
-            let event = tokio::time::timeout(PATIENCE, events.try_next());
-            match event.await.context("no third Ready pod")?? {
-                Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) if is_ready(&pod) => {
-                    ready.insert(name(&pod));
-                }
-                Some(WatchEvent::Error(status)) => bail!("the watch failed: {status:?}"),
-                Some(_) => {}
-                None => bail!("the watch ended"),
-            }
-        }
-        let took = start.elapsed().as_secs_f64();
+        let ready = watch
+            .until("a third Ready one", PATIENCE, |pods| {
+                pods.values().filter(|pod| is_ready(pod)).count() == 3
+            })
+            .await?;
+        let took = (ready - start).as_secs_f64();
         applied.await??;
         let deployments = self.api.of::<k8s_openapi::api::apps::v1::Deployment>();
         deployments.delete(&format!("warm{round}"), &DeleteParams::background()).await?;
