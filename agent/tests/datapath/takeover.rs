@@ -58,7 +58,7 @@ fn a_takeover_is_broken_off(own_is_before: bool) {
     let sets = (behind.clone(), own.clone());
     world.here.namespace.run(move || {
         let mut theirs = flows(&sets.0);
-        for entry in flows(&sets.1).iter() {
+        for entry in &flows(&sets.1) {
             let (key, flow) = entry.unwrap();
             theirs.insert(key, flow, 0).unwrap();
         }

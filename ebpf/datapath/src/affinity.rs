@@ -55,30 +55,33 @@ pub(crate) fn stick<M: ServiceMaps>(
 
 /// Whether one of the service's slots is `wanted`. Slots that were given to another service
 /// meanwhile have another tag and say no.
+///
+/// Each half is chosen by a mask: the verifier would follow both ways of a branch through all
+/// halvings that come after.
 #[inline(always)]
 fn has_slot<M: ServiceMaps>(maps: &M, service: &Service, wanted: Slot) -> bool {
-    let (mut low, mut high) = (0, service.slot_count);
+    let (mut first, mut count) = (service.first_slot, service.slot_count);
     for _ in 0..HALVINGS {
-        if low >= high {
-            return false;
+        if count <= 1 {
+            break;
         }
-        let middle = low + ((high - low) >> 1);
-        let Some(slot) = maps.slot(service.first_slot + middle) else {
+        let half = count >> 1;
+        let Some(slot) = maps.slot(first + half) else {
             return false;
         };
         if slot.tag != wanted.tag {
             return false;
         }
-        if slot.backend == wanted.backend {
-            return true;
-        }
-        if slot.backend < wanted.backend {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
+        first += half & at_most(slot.backend, wanted.backend);
+        count -= half;
     }
-    false
+    maps.slot(first) == Some(wanted)
+}
+
+/// All ones if `one` is at most `other`, otherwise zero.
+#[inline(always)]
+fn at_most(one: u32, other: u32) -> u32 {
+    ((one as u64).wrapping_sub(other as u64 + 1) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -101,7 +104,7 @@ mod tests {
     /// Where `client` goes with the `round`th random number.
     fn backend_of(maps: &FakeMaps, service: &ServiceKey, client: Client, round: u32) -> u32 {
         let pick = round.wrapping_mul(0x9e37_79b9);
-        match choose(maps, service, None, || pick, || client) {
+        match choose(maps, service, None, || pick, || Some(client)) {
             Choice::Backend { id, .. } => id,
             other => panic!("{other:?}"),
         }

@@ -62,14 +62,14 @@ pub fn choose_near(key: &ServiceKey, line: &ServiceLine, pick: impl Fn() -> u32)
 
 /// Chooses a backend for `key`, whose service may be `known` already. `pick` gives any number whose
 /// high bits are evenly spread, and is asked only for services; `client` is asked only for those
-/// with session affinity.
+/// with session affinity, and without one the choice is as for any other.
 #[inline(always)]
 pub fn choose<M: ServiceMaps>(
     maps: &M,
     key: &ServiceKey,
     known: Option<Service>,
     pick: impl Fn() -> u32,
-    client: impl Fn() -> Client,
+    client: impl Fn() -> Option<Client>,
 ) -> Choice {
     let (service, id, backend) = match anew(maps, key, known, &pick) {
         Anew::NotAService => return Choice::NotAService,
@@ -77,9 +77,10 @@ pub fn choose<M: ServiceMaps>(
         Anew::Backend { service, id, backend } => (service, id, backend),
     };
     let lasting = ((service.affinity_seconds as u64).wrapping_sub(1) >> 32) as u32;
-    let (id, backend) = match service.affinity_seconds {
-        0 => (id, backend),
-        _ => stick(maps, &service, key.tag(), client(), (id, backend)),
+    let client = if service.affinity_seconds == 0 { None } else { client() };
+    let (id, backend) = match client {
+        None => (id, backend),
+        Some(client) => stick(maps, &service, key.tag(), client, (id, backend)),
     };
     Choice::Backend { service: service.id, id, backend, lasting }
 }
@@ -142,7 +143,7 @@ mod tests {
 
     fn pick(maps: &impl ServiceMaps, key: &ServiceKey, pick: u32) -> Choice {
         let client = Client { kind: affinity_kind::ADDRESS, name: Address::default() };
-        choose(maps, key, None, || pick, || client)
+        choose(maps, key, None, || pick, || Some(client))
     }
 
     #[test]
@@ -262,7 +263,7 @@ mod tests {
             let counted = Recycled { maps: &maps, wrong: mine, reads: Cell::new(0) };
             let known = Some(maps.services[&known]);
             let Choice::Backend { backend: found, .. } =
-                choose(&counted, &mine, known, || 0, || client)
+                choose(&counted, &mine, known, || 0, || Some(client))
             else {
                 panic!("not balanced");
             };

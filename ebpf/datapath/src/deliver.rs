@@ -493,7 +493,7 @@ fn remember<M: PacketMaps>(maps: &M, work: &mut Work, owner: u32) -> Verdict {
     }
     let service = service_key(&work.key);
     let source = work.key.source;
-    let client = || Client { kind: affinity_kind::ADDRESS, name: source };
+    let client = || Some(Client { kind: affinity_kind::ADDRESS, name: source });
     let (id, number, backend) = match choose(maps, &service, None, || maps.random(), client) {
         Choice::NotAService => return unless_service(maps, work, Reason::UnknownPort),
         Choice::NoBackend { service } => {

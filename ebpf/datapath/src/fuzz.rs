@@ -155,7 +155,7 @@ fn choices_hold(maps: &FakeMaps) {
     for (key, service) in &maps.services {
         for (turn, name) in CLIENTS.into_iter().cycle().take(2 * CLIENTS.len()).enumerate() {
             let pick = (turn as u32).wrapping_mul(u32::MAX / 3);
-            let client = || Client { kind: affinity_kind::ADDRESS, name: address(name) };
+            let client = || Some(Client { kind: affinity_kind::ADDRESS, name: address(name) });
             let Choice::Backend { id, backend, .. } = choose(maps, key, None, || pick, client)
             else {
                 continue;

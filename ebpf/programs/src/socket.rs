@@ -89,6 +89,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     // SAFETY: the helper takes nothing.
     let pick = || unsafe { bpf_get_prandom_u32() };
+    let client = || Some(client(ctx));
     let place = place_of(&key);
     let line = line(&key, place);
     let (near, service) = match line.and_then(|line| choose_near(&key, &line, pick)) {
@@ -96,7 +97,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
             count_connection_at(place);
             (near, line.map_or(NO_SERVICE, |line| line.service.id))
         }
-        None => match choose(&KernelMaps, &key, line.map(|l| l.service), pick, || client(ctx)) {
+        None => match choose(&KernelMaps, &key, line.map(|l| l.service), pick, client) {
             Choice::NotAService => return unless_service(ctx, &key),
             Choice::NoBackend { service } => return refuse_of(ctx, &key, service),
             Choice::Backend { service, backend: Backend { address, port, .. }, .. } => {
@@ -128,27 +129,31 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
     if !in_span(&key.address) {
         return ALLOW;
     }
-    let cookie = cookie(ctx);
     // Before the choice: what changes after it makes another edition.
     let edition = edition();
-    if let Some(peer) = datapath::recall(&KernelMaps, cookie, &name(&key), edition) {
+    if let Some(peer) = datapath::recall(&KernelMaps, cookie(ctx), &name(&key), edition) {
         set_address(ctx, family, &peer.backend, peer.port);
         return ALLOW;
     }
-    let first = hashed(cookie);
+    let first = hashed(cookie(ctx));
     for attempt in 1..=NAMES {
+        // Asked for again: what a verifier has learned of the number, it would follow through all
+        // attempts.
+        let cookie = cookie(ctx);
         // Steps of a quarter of the set: two are enough to meet another backend.
         let pick = first.wrapping_add((attempt - 1).wrapping_mul(u32::MAX / NAMES));
-        let (service, backend, lasting) =
-            match choose(&KernelMaps, &key, None, || pick, || client(ctx)) {
-                // A pod may answer one whose packet was translated: `from_pod` knows, and drops.
-                Choice::NotAService if netns(ctx) != node_netns() => return ALLOW,
-                Choice::NotAService => return unless_service(ctx, &key),
-                Choice::NoBackend { service } => return refuse_of(ctx, &key, service),
-                Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
-            };
+        let client = || (attempt == 1).then(|| client(ctx));
+        let chosen = choose(&KernelMaps, &key, None, || pick, client);
+        let (service, backend, lasting) = match chosen {
+            // A pod may answer one whose packet was translated: `from_pod` knows, and drops.
+            Choice::NotAService if netns(ctx) != node_netns() => return ALLOW,
+            Choice::NotAService => return unless_service(ctx, &key),
+            Choice::NoBackend { service } => return refuse_of(ctx, &key, service),
+            Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
+        };
         let wanted = conversation(cookie, &key, &backend.address, backend.port, edition & lasting);
-        match datapath::converse(&KernelMaps, &wanted, attempt == NAMES) {
+        // One with session affinity would stick to this backend at each attempt.
+        match converse(&wanted, attempt == NAMES || lasting == 0) {
             Converse::Known => {}
             Converse::Begun => {
                 count_connection(service);
@@ -160,6 +165,12 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     }
     ALLOW
+}
+
+/// A function of its own in the object, for the kernel's 512 bytes of stack.
+#[inline(never)]
+fn converse(wanted: &Conversation, insist: bool) -> Converse {
+    datapath::converse(&KernelMaps, wanted, insist)
 }
 
 /// The service's name instead of the backend's. These hooks may only allow.

@@ -173,7 +173,7 @@ impl Model {
         let set: Vec<u32> = self.sets[service].iter().copied().collect();
         let fresh = set.get(place(pick, set.len())).copied();
         let fresh = fresh.filter(|id| self.takes(service, *id));
-        let found = choose(maps, &name(service), None, || pick, || client(number));
+        let found = choose(maps, &name(service), None, || pick, || Some(client(number)));
         let Choice::Backend { service: of, id, backend, lasting } = found else {
             prop_assert_eq!(found, Choice::NoBackend { service: service as u32 });
             prop_assert_eq!(fresh, None);
@@ -260,7 +260,7 @@ proptest! {
         let near = NearBackends::of(&name(0).address, &ends).unwrap();
         let line = ServiceLine::new(name(0), maps.services[&name(0)], near);
         let near = choose_near(&name(0), &line, || pick).unwrap();
-        let found = choose(&maps, &name(0), None, || pick, || client(0));
+        let found = choose(&maps, &name(0), None, || pick, || Some(client(0)));
         let Choice::Backend { backend, .. } = found else { panic!("{found:?}") };
         prop_assert_eq!((near.address, near.port), (backend.address, backend.port));
     }
