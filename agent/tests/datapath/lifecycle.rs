@@ -169,9 +169,13 @@ impl Load {
 
     /// How many requests there were, and how many datagrams were lost.
     fn finish(self) -> (u32, u32) {
+        self.end().unwrap()
+    }
+
+    fn end(self) -> Result<(u32, u32), String> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap().unwrap();
-        (self.done.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
+        self.thread.join().unwrap()?;
+        Ok((self.done.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed)))
     }
 }
 
@@ -207,7 +211,9 @@ fn change_a_thousand_times_under_load(kind: Kind, service: SocketAddr, in_cgroup
         }
     }
     load.wait_for(10);
-    let (requests, lost) = load.finish();
+    let ended = load.end();
+    let (requests, lost) =
+        ended.unwrap_or_else(|error| panic!("{error}\n{}", world.unreachables()));
     println!("{requests} requests met 1000 changes, {lost} datagrams were lost");
     assert!(requests > 100, "only {requests} requests");
     // An answer that is on its way to a connected socket when that moves finds nobody.

@@ -535,6 +535,22 @@ impl World {
         &self.here.pods[0]
     }
 
+    /// How often each pod's and node's own stack told somebody by ICMPv6 that nobody is there, and
+    /// was told so.
+    pub(crate) fn unreachables(&self) -> String {
+        let nodes = [&self.here, &self.there];
+        let pods = nodes.iter().flat_map(|node| &node.pods);
+        let all = nodes.iter().map(|node| (node.address(), &node.namespace));
+        let all = all.chain(pods.map(|pod| (pod.address, &pod.namespace)));
+        let said = all.map(|(address, namespace)| {
+            let text = namespace.run(|| fs::read_to_string("/proc/thread-self/net/snmp6").unwrap());
+            let told = text.lines().filter(|line| line.contains("DestUnreach"));
+            let words = told.flat_map(str::split_whitespace).collect::<Vec<_>>();
+            format!("{address}: {}", words.join(" "))
+        });
+        said.collect::<Vec<_>>().join("\n")
+    }
+
     /// One backend on the client's node, one on the other.
     pub(crate) fn backends(&self) -> [&Pod; 2] {
         [&self.here.pods[1], &self.there.pods[0]]
