@@ -18,8 +18,6 @@ mod world;
 mod baselines;
 #[path = "path/load.rs"]
 mod load;
-#[path = "path/page.rs"]
-mod page;
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
 #[expect(dead_code, reason = "another suite changes rules")]
@@ -46,9 +44,6 @@ struct Arguments {
     /// Also write the figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also write a page with plots to this file, as HTML
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
     /// How many services there are; may be repeated
     #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
@@ -150,12 +145,14 @@ fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
 fn figures(count: u32, load: Load, all: &[Found]) -> Vec<Figure> {
     let limit = &all[0].rates;
     let name = |way: &str| format!("{}, {count} services: {way}", load.name());
+    let plot = format!("{}, to the {LIMIT}", load.name());
     let figure = |found: &Found| {
         if found.way == LIMIT {
             return Figure::new(name(LIMIT), load.unit(), None, limit.clone());
         }
         let ours = [HOOKS, PROGRAMS].contains(&found.way).then_some(Better::More);
         Figure::new(name(found.way), "ratio", ours, ratios(&found.rates, limit))
+            .at(&plot, found.way, count, "services")
             .goal((found.way == HOOKS).then(|| load.goal()))
             .beside(LIMIT, Relation::Ratio)
             .from(load.unit(), &found.rates)
@@ -192,10 +189,9 @@ fn comparisons(
     figures
 }
 
-/// Prints the ratios to the first way, which is the limit, and gives what the page shows of them.
-fn report(count: u32, load: Load, all: &[Found], figures: &[Figure]) -> Value {
+/// Prints the ratios to the first way, which is the limit.
+fn report(count: u32, load: Load, all: &[Found], figures: &[Figure]) {
     println!("\n{count} services, {}", load.name());
-    let mut rows = Vec::new();
     for (found, figure) in all.iter().zip(figures) {
         let [middle, least, most] = match found.way {
             LIMIT => [1.0; 3],
@@ -208,10 +204,7 @@ fn report(count: u32, load: Load, all: &[Found], figures: &[Figure]) -> Value {
             load.shown(median(&found.rates)),
             if noisy { "  (too noisy to tell)" } else { "" }
         );
-        rows.push(json!({"way": found.way, "ratio": middle, "least": least, "most": most,
-                         "noisy": noisy}));
     }
-    json!({"services": count, "load": load.name(), "ways": rows})
 }
 
 fn main() {
@@ -241,7 +234,6 @@ fn main() {
         rules.check(plain, SocketAddr::from((vip(2), PORT)), &several);
     }
 
-    let mut shown = Vec::new();
     let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
     for &count in &arguments.services {
         here.apply_services(&services(count, &backends)).unwrap();
@@ -268,7 +260,7 @@ fn main() {
         for (place, load) in Load::ALL.into_iter().enumerate() {
             let all = rounds(&arguments, &world, &ways, load);
             let ways = figures(count, load, &all);
-            shown.push(report(count, load, &all, &ways));
+            report(count, load, &all, &ways);
             run.extend(ways);
             run.extend(comparisons(count, load, &all, first.get(place)));
             if first.len() == place {
@@ -277,11 +269,7 @@ fn main() {
         }
     }
     goals(run.figures());
-    let about = about(&arguments, run.machine());
-    println!("\n{about}");
-    if let Some(file) = &arguments.html {
-        std::fs::write(file, page::page(&shown, &about)).unwrap();
-    }
+    println!("\n{}", about(&arguments, run.machine()));
     run.end(arguments.json.as_deref()).unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::results::Figure;
+use crate::results::{Figure, for_people};
 
 /// One moving line on a terminal; elsewhere a line for each part that is over.
 pub(crate) struct Screen(ProgressBar);
@@ -45,9 +45,9 @@ impl fmt::Display for Table<'_> {
         let width = self.0.iter().map(|figure| figure.name.chars().count()).max().unwrap_or(0);
         for figure in self.0 {
             let name = &figure.name;
-            let (unit, part) = for_people(&figure.unit);
-            let [median, min, max] =
-                [figure.median, figure.min, figure.max].map(|value| shown(value / part));
+            let (median, unit) = for_people(figure.median, &figure.unit);
+            let [min, max] =
+                [figure.min, figure.max].map(|value| for_people(value, &figure.unit).0);
             let spread = match figure.samples.len() {
                 1 => "once".to_owned(),
                 _ => format!("[{min} .. {max}]"),
@@ -56,30 +56,10 @@ impl fmt::Display for Table<'_> {
                 none if none.is_empty() && figure.noisy == Some(true) => "(noisy)".to_owned(),
                 said => said,
             };
-            let line = format!("{name:width$}  {median:>9} {unit:4}  {spread:22}  {said}");
+            let line = format!("{name:width$}  {median:>9} {unit:6}  {spread:22}  {said}");
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
-    }
-}
-
-/// How a unit is written, and how many of it are one of those. Ratios have none.
-fn for_people(unit: &str) -> (&str, f64) {
-    match unit {
-        "ratio" => ("", 1.0),
-        "operations a second" => ("/s", 1.0),
-        "bytes a second" => ("MB/s", 1e6),
-        unit => (unit, 1.0),
-    }
-}
-
-/// Three digits that say something, and no point behind large numbers.
-fn shown(value: f64) -> String {
-    match value.abs() {
-        large if large >= 100.0 => format!("{value:.0}"),
-        middle if middle >= 10.0 => format!("{value:.1}"),
-        middle if middle >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
     }
 }
 
@@ -112,15 +92,15 @@ mod tests {
             figure("change", &[2.0, 2.1, 2.2, 2.3, 2.4]).goal(3.0),
             figure("a wide one", &[10.0, 150.0, 20.0, 30.0, 40.0]),
             figure("up", &[0.5]),
-            Figure::new("bytes", "bytes a second", Better::More, vec![2.5e6]),
+            Figure::new("bytes", "bytes a second", Better::More, vec![2.5e8]),
         ];
         let text = Table(&figures).to_string();
         let lines: Vec<&str> = text.lines().collect();
         let expected = [
-            "change           2.20 ms    [2.00 .. 2.40]          goal at most 3: reached",
-            "a wide one       30.0 ms    [10.0 .. 150]           (noisy)",
-            "up              0.500 ms    once",
-            "bytes            2.50 MB/s  once",
+            "change           2.20 ms      [2.00 .. 2.40]          goal at most 3: reached",
+            "a wide one       30.0 ms      [10.0 .. 150]           (noisy)",
+            "up              0.500 ms      once",
+            "bytes            2.00 Gbit/s  once",
         ];
         assert_eq!(lines, expected);
     }

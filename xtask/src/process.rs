@@ -102,7 +102,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         // Its own child is in its group, and is interrupted, too.
         let script = "trap 'wait; echo cleaned > \"$1\"; exit 7' TERM
-                      sleep 30 & echo > \"$0\"; wait";
+                      sh -c 'echo > \"$0\"; exec sleep 30' \"$0\" & wait";
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(script).arg(at("begun")).arg(at("ended"));
         let mut sent = false;

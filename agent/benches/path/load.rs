@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::results::for_people;
 use crate::world::Namespace;
 
 /// Bytes of a question and of its answer.
@@ -90,10 +91,8 @@ impl Load {
 
     /// A rate, for people.
     pub(crate) fn shown(self, rate: f64) -> String {
-        match self {
-            Self::Stream => format!("{:.2} Gbit/s", rate * 8.0 / 1e9),
-            _ => format!("{rate:.0} /s"),
-        }
+        let (number, unit) = for_people(rate, self.unit());
+        format!("{number} {unit}")
     }
 
     /// Puts it on `target` for this long, and gives the rate.

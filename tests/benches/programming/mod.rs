@@ -88,6 +88,28 @@ impl Options {
 /// A sample a round.
 type Samples = Vec<f64>;
 
+/// What a figure is of, and where it stands in which plot.
+#[derive(Clone, Copy)]
+struct What<'a> {
+    count: u32,
+    plot: &'a str,
+    /// What tells it from others in the plot.
+    line: &'a str,
+    unit: &'a str,
+}
+
+const BOWLINE: &str = "bowline";
+
+impl What<'_> {
+    fn name(&self) -> String {
+        let Self { count, plot, line, .. } = self;
+        match *line {
+            BOWLINE => format!("{count} services: {plot}"),
+            line => format!("{count} services: {plot}, {line}"),
+        }
+    }
+}
+
 /// What is handed from one number of services to the next.
 struct Stage<'a> {
     options: &'a Options,
@@ -135,16 +157,20 @@ fn megabytes(node: &Node) -> Result<f64> {
 }
 
 impl Stage<'_> {
-    fn add(&mut self, name: String, unit: &str, samples: Samples, goal: Option<f64>) {
-        self.figures.push(Figure::new(name, unit, Better::Less, samples).goal(goal));
+    fn add(&mut self, what: What<'_>, samples: Samples, goal: Option<f64>) {
+        let figure = Figure::new(what.name(), what.unit, Better::Less, samples).goal(goal);
+        self.figures.push(figure.at(what.plot, what.line, what.count, "services"));
     }
 
     /// What others take, and what bowline takes of that.
-    fn beside(&mut self, name: &str, unit: &str, ours: &[f64], other: &str, theirs: Samples) {
+    fn beside(&mut self, what: What<'_>, ours: &[f64], other: &'static str, theirs: Samples) {
+        let name = format!("{}, to {other}", what.name());
         let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
-        let ratio = Figure::new(format!("{name}, to {other}"), "ratio", Better::Less, ratios);
-        self.figures.push(Figure::new(format!("{name}, {other}"), unit, None, theirs));
-        self.figures.push(ratio.beside(other, Relation::Ratio).from(unit, ours));
+        let ratio = Figure::new(name, "ratio", Better::Less, ratios);
+        let what = What { line: other, ..what };
+        let theirs = Figure::new(what.name(), what.unit, None, theirs);
+        self.figures.push(theirs.at(what.plot, what.line, what.count, "services"));
+        self.figures.push(ratio.beside(other, Relation::Ratio).from(what.unit, ours));
     }
 
     async fn with(&mut self, count: u32) -> Result<()> {
@@ -159,8 +185,8 @@ impl Stage<'_> {
         let start = Instant::now();
         self.fleet.grow(&self.api, count).await.context("making services")?;
         let made = start.elapsed().as_secs_f64();
-        let name = format!("{count} services: made through the API, with those before");
-        self.add(name, "s", vec![made], None);
+        let what = What { count, plot: "made through the API", line: BOWLINE, unit: "s" };
+        self.add(what, vec![made], None);
         let writers = if count <= self.options.others { &Writer::ALL[..] } else { &[] };
         let rules = self.starts(count, writers).await?;
         self.changes_on_one_node(count, &rules).await?;
@@ -204,14 +230,14 @@ impl Stage<'_> {
                 }
             }
         }
-        let name =
-            format!("{count} services: agent's start to all of them in an empty node's maps");
-        self.add(name.clone(), "s", ours.clone(), goal(count, START_GOAL));
+        let plot = "agent's start to all of them in an empty node's maps";
+        let what = What { count, plot, line: BOWLINE, unit: "s" };
+        self.add(what, ours.clone(), goal(count, START_GOAL));
         for (writer, theirs) in writers.iter().zip(theirs).filter(|(_, one)| !one.is_empty()) {
-            self.beside(&name, "s", &ours, writer.name(), theirs);
+            self.beside(what, &ours, writer.name(), theirs);
         }
-        let name = format!("{count} services: agent's memory");
-        self.add(name, "MB", memory, goal(count, MEMORY_GOAL));
+        let what = What { plot: "agent's memory", unit: "MB", ..what };
+        self.add(what, memory, goal(count, MEMORY_GOAL));
         Ok(rules.into_iter().map(|(_, rules)| rules).collect())
     }
 
@@ -252,8 +278,9 @@ impl Stage<'_> {
         let mut theirs = vec![Samples::new(); rules.len()];
         let ours = self.changes(count, "one node", &maps, rules, &mut theirs).await?;
         for (rules, theirs) in rules.iter().zip(theirs) {
-            let name = format!("{count} services: endpoint change, one node, idle, p50");
-            self.beside(&name, "ms", &ours, rules.name(), theirs);
+            let plot = "endpoint change, one node, p50";
+            let what = What { count, plot, line: "idle", unit: "ms" };
+            self.beside(what, &ours, rules.name(), theirs);
         }
         Ok(())
     }
@@ -314,10 +341,10 @@ impl Stage<'_> {
         }
         let ours = found.get(&("idle", "p50")).cloned().unwrap_or_default();
         for ((when, what), samples) in found {
-            let name = format!("{count} services: endpoint change, {place}, {when}, {what}");
+            let plot = format!("endpoint change, {place}, {what}");
             let is_goal = (when, what) == ("idle", "p50 from the watch event") && maps.len() == 1;
             let goal = goal(count, CHANGE_GOAL).filter(|_| is_goal);
-            self.add(name, "ms", samples, goal);
+            self.add(What { count, plot: &plot, line: when, unit: "ms" }, samples, goal);
         }
         let name = format!("{count} services: other changes under churn, {place}");
         self.figures.push(Figure::new(name, "operations a second", None, churned));

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::results::{Better, Figure, Machine, Relation, Results, median};
+use super::results::{Better, Figure, Machine, Relation, Results, for_people, median};
 use super::{Outcome, read};
 
 /// Two runs of one suite.
@@ -219,13 +219,9 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// A value with its unit; ratios have none.
+/// A value with its unit.
 fn shown(value: Option<f64>, unit: &str) -> String {
     let Some(value) = value else { return "-".to_owned() };
-    match unit {
-        "ratio" => format!("{value:.3}"),
-        "bytes a second" => format!("{:.2} Gbit/s", value * 8.0 / 1e9),
-        "operations a second" => format!("{value:.0} /s"),
-        unit => format!("{value:.1} {unit}"),
-    }
+    let (number, unit) = for_people(value, unit);
+    format!("{number} {unit}").trim_end().to_owned()
 }

@@ -94,6 +94,17 @@ pub(crate) struct Absolute {
     pub(crate) samples: Vec<f64>,
 }
 
+/// Where a figure stands in a plot of lines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Spot {
+    /// What the plot shows.
+    pub(crate) plot: String,
+    pub(crate) line: String,
+    /// How many, and of what.
+    pub(crate) at: f64,
+    pub(crate) of: String,
+}
+
 /// One figure of a suite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Figure {
@@ -105,6 +116,8 @@ pub(crate) struct Figure {
     /// At least or at most so much, as `better` says.
     pub(crate) goal: Option<f64>,
     pub(crate) baseline: Option<Baseline>,
+    /// Nothing for what stands alone.
+    pub(crate) spot: Option<Spot>,
     pub(crate) samples: Vec<f64>,
     pub(crate) absolute: Option<Absolute>,
     pub(crate) median: f64,
@@ -148,6 +161,7 @@ impl Figure {
             better: better.into(),
             goal: None,
             baseline: None,
+            spot: None,
             median: median(&samples),
             min: samples.iter().copied().fold(f64::INFINITY, f64::min),
             max: samples.iter().copied().fold(f64::NEG_INFINITY, f64::max),
@@ -173,6 +187,12 @@ impl Figure {
 
     pub(crate) fn from(mut self, unit: &str, samples: &[f64]) -> Self {
         self.absolute = Some(Absolute { unit: unit.to_owned(), samples: samples.to_vec() });
+        self
+    }
+
+    pub(crate) fn at(mut self, plot: &str, line: &str, count: u32, of: &str) -> Self {
+        let [plot, line, of] = [plot, line, of].map(str::to_owned);
+        self.spot = Some(Spot { plot, line, at: f64::from(count), of });
         self
     }
 
@@ -205,6 +225,26 @@ impl Figure {
         };
         let side = if self.better == Some(Better::More) { "least" } else { "most" };
         format!("goal at {side} {goal}: {verdict}")
+    }
+}
+
+/// A value as people read it, and its unit; ratios have none.
+pub(crate) fn for_people(value: f64, unit: &str) -> (String, &str) {
+    match unit {
+        "ratio" => (format!("{value:.3}"), ""),
+        "bytes a second" => (three_digits(value * 8.0 / 1e9), "Gbit/s"),
+        "operations a second" => (three_digits(value), "/s"),
+        unit => (three_digits(value), unit),
+    }
+}
+
+/// Three digits that say something, and no point behind large numbers.
+fn three_digits(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        middle if middle >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
     }
 }
 

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 
 use super::compare::{self, Change};
 use super::results::{Better, Figure, Relation, Results, Run, Statistics, Verdict, median};
-use super::{gate, read, status};
+use super::suites::{Extent, Suite};
+use super::{gate, page, read, status};
 
 fn figure(samples: &[f64]) -> Figure {
     Figure::new("f", "ratio", Better::More, samples.to_vec())
@@ -341,4 +342,99 @@ fn a_gate_that_could_not_run_is_refused() {
 #[test]
 fn the_gate_of_the_repository_can_run() {
     gate::gate(&crate::workspace::root().join("xtask/bench-gate.json")).unwrap();
+}
+
+/// Whether each tag is closed where it should be.
+fn is_well_formed(page: &str) -> bool {
+    let mut open = Vec::new();
+    for tag in page.split('<').skip(1) {
+        let Some((tag, _)) = tag.split_once('>') else { return false };
+        let name = tag.split_whitespace().next().unwrap_or_default();
+        match name.strip_prefix('/') {
+            Some(name) if open.pop() != Some(name) => return false,
+            Some(_) => {}
+            None if tag.ends_with('/') || ["!doctype", "meta"].contains(&name) => {}
+            None => open.push(name),
+        }
+    }
+    open.is_empty()
+}
+
+#[test]
+fn the_page_shows_each_figure_once_and_the_goals_as_a_table() {
+    let at = |count: u32, line: &str, samples: [f64; 5]| {
+        named(&format!("{line}, {count} services"), Better::More, samples).at(
+            "to the <limit>",
+            line,
+            count,
+            "services",
+        )
+    };
+    let figures = vec![
+        at(1, "hooks", HIGH).goal(0.99),
+        at(1_000, "hooks", LOW).goal(0.99),
+        at(1, "rules & others", LOW),
+        at(1_000, "rules & others", LOW),
+        named("alone & well", Better::More, HIGH),
+        named("a count of one", Better::More, HIGH).at("one count", "x", 7, "pods"),
+        Figure::new("none of it", "MB", Better::Less, vec![0.0; 5]).goal(1.0),
+        Figure::new("once", "s", None, vec![3.5]),
+        Figure::new("below", "ns", Better::Less, vec![-2.0, -1.0, 0.5, 1.0, 2.0]),
+    ];
+    let page = page::page(&[results("path", figures.clone()), results("api", vec![])]);
+    assert!(is_well_formed(&page), "{page}");
+    assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+    for figure in &figures {
+        let title = format!("<title>{}: ", figure.name.replace('&', "&amp;"));
+        assert_eq!(page.matches(&title).count(), 1, "{}", figure.name);
+    }
+    // One plot of lines, and one of dots for each of the units ratio, MB, s and ns.
+    assert_eq!(page.matches("<svg").count(), 5);
+    assert_eq!(page.matches("<polyline").count(), 2);
+    assert_eq!(page.matches("<h3>to the &lt;limit&gt;</h3>").count(), 1);
+    let rows = ["hooks, 1 services", "hooks, 1000 services", "none of it"];
+    for row in rows {
+        assert_eq!(page.matches(&format!("<tr><td>{row}</td>")).count(), 1, "{row}");
+    }
+    assert!(page.contains("<td class=\"reached\">at least 0.99: reached</td>"), "{page}");
+    assert!(page.contains("<td class=\"missed\">at least 0.99: MISSED</td>"), "{page}");
+    assert!(!page.contains("http"), "the page needs nothing but itself");
+}
+
+#[test]
+fn the_page_is_of_all_that_is_in_the_folder_and_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for suite in ["path", "api"] {
+        let mut run = Run::begin(suite, &[("rounds", 5.into())], Statistics::Off);
+        run.extend([named("f", Better::More, HIGH)]);
+        run.end(Some(&at(&format!("{suite}.json")))).unwrap();
+    }
+    std::fs::write(at("cluster.json"), "{}").unwrap();
+    let (file, left_out) = page::write(folder.path()).unwrap();
+    let page = std::fs::read_to_string(file).unwrap();
+    for (suite, count) in [("path", 1), ("api", 1), ("cluster", 0)] {
+        assert_eq!(page.matches(&format!("<h2 id=\"{suite}\">")).count(), count, "{suite}");
+    }
+    assert_eq!(left_out.len(), 1);
+    assert!(left_out[0].contains("cluster.json is no bowline-bench file"), "{left_out:?}");
+}
+
+#[test]
+fn every_suite_is_among_all_and_on_the_page() {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        extent: Extent,
+    }
+    let parsed = <CommandLine as clap::Parser>::try_parse_from(["all", "--quick"]).unwrap();
+    let mut all: Vec<&str> = Suite::all(&parsed.extent).iter().map(Suite::name).collect();
+    let mut told: Vec<&str> = page::ABOUT.iter().map(|(suite, _)| *suite).collect();
+    let command = <Suite as clap::Subcommand>::augment_subcommands(clap::Command::new("bench"));
+    let mut asked: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    for names in [&mut all, &mut told, &mut asked] {
+        names.sort_unstable();
+    }
+    assert_eq!(all, asked);
+    assert_eq!(told, asked);
 }

@@ -1,0 +1,189 @@
+//! The results of a folder as one page, which needs nothing but itself: of each suite the machine,
+//! the goals, and every figure in a plot.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::plot::{dots, escaped, lines, names};
+use super::read;
+use super::results::{Figure, Machine, Results, Verdict, for_people};
+
+/// What the page is called in its folder.
+const NAME: &str = "index.html";
+
+const STYLE: &str = "
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif;
+  --good: #00704f; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --good: #3fc79a; --bad: #ff8a80; } }
+body { max-width: 48rem; margin: 2rem auto; padding: 0 1rem; }
+svg { width: 100%; height: auto; }
+svg text { fill: currentColor; font-size: 12px; }
+svg text.mark { font-size: 10px; fill-opacity: .65; }
+svg text.missed { fill: var(--bad); }
+svg .axis { stroke: currentColor; stroke-opacity: .18; }
+svg .one { stroke-opacity: .8; }
+svg .goal { stroke: var(--good); stroke-width: 2.5; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: right; padding: .15rem .5rem; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; }
+td.reached { color: var(--good); } td.missed { color: var(--bad); }
+i { display: inline-block; width: .8em; height: .8em; margin: 0 .4em 0 1em; }
+";
+
+/// What is told of each suite.
+pub(super) const ABOUT: [(&str, &str); 7] = [
+    ("path", "The way through a service, to the last of so many, beside the pod's own address."),
+    ("sockets", "What services cost where a program connects."),
+    ("programs", "What each packet program takes for each class of packets."),
+    ("network", "From pod to pod, beside node to node without pods and beside Linux bridges."),
+    ("programming", "What many services cost a node's agent, beside kube-proxy's rules."),
+    ("cluster", "What a cluster takes: starting it, pods, memory and processor time."),
+    ("api", "What the API costs its clients, which share the machine with the server."),
+];
+
+/// Writes the page of all results in a folder; where it is. What cannot be read is left out, and
+/// is named in the second part.
+pub(super) fn write(folder: &Path) -> Result<(std::path::PathBuf, Vec<String>)> {
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
+    for (suite, _) in ABOUT {
+        let file = folder.join(format!("{suite}.json"));
+        if !file.exists() {
+            continue;
+        }
+        match read::results(&file) {
+            Ok(results) => found.push(results),
+            Err(error) => left_out.push(format!("{error:#}")),
+        }
+    }
+    let file = folder.join(NAME);
+    let written = std::fs::write(&file, page(&found));
+    written.with_context(|| format!("cannot write {}", file.display()))?;
+    Ok((file, left_out))
+}
+
+/// The whole page.
+pub(super) fn page(all: &[Results]) -> String {
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <title>bowline: benchmarks</title><style>{STYLE}</style>\n\
+         <h1>bowline: benchmarks</h1>\n\
+         <p>A dot is the median of the rounds, its bar goes from the least to the most of them; a \
+         ring says that the machine was too noisy to tell. A green stroke is the goal. Figures are \
+         ratios to a baseline of the same run where one is named; the samples are in the JSON \
+         files beside this page.</p>\n"
+    );
+    for results in all {
+        page.push_str(&suite(results));
+    }
+    page + "</html>\n"
+}
+
+fn suite(results: &Results) -> String {
+    let name = &results.suite;
+    let about = ABOUT.iter().find(|(suite, _)| suite == name).map_or("", |(_, about)| about);
+    let mut text = format!("<h2 id=\"{name}\">{name}</h2>\n<p>{about}</p>\n");
+    let _ = writeln!(text, "<p><small>{}</small></p>", escaped(&machine(results)));
+    text.push_str(&goals(&results.figures));
+    for (plot, figures) in plots(&results.figures) {
+        let of = figures[0].spot.as_ref().map_or("", |spot| spot.of.as_str());
+        let unit = if figures[0].unit == "ratio" { "" } else { &figures[0].unit };
+        let _ = writeln!(text, "<h3>{}</h3>", escaped(plot));
+        let legend = names(&figures).into_iter().map(|(line, colour)| {
+            format!("<i style=\"background:{colour}\"></i>{}", escaped(&line))
+        });
+        let legend: String = legend.collect();
+        let _ = writeln!(text, "<p><small>{unit} over {of}:{legend}</small></p>");
+        text.push_str(&lines(&figures));
+    }
+    for (unit, figures) in rest(&results.figures) {
+        let title = if unit == "ratio" { "ratios" } else { unit };
+        let _ = writeln!(text, "<h3>{}</h3>", escaped(title));
+        text.push_str(&dots(&figures));
+    }
+    text
+}
+
+/// Where and how it was measured, in one line.
+fn machine(results: &Results) -> String {
+    let Machine { kernel, cpu, cpus, memory_bytes, version, commit, changed, .. } =
+        &results.machine;
+    let commit = commit.as_deref().map_or("unknown", |commit| commit.get(..12).unwrap_or(commit));
+    let changed = if *changed == Some(true) { " with changes" } else { "" };
+    let parameters: Vec<String> =
+        results.parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    format!(
+        "bowline {version}, commit {commit}{changed}; {cpus} CPUs ({cpu}), {:.0} GB, Linux \
+         {kernel}; load {:.2} before, {:.2} after; {:.0} s; {}",
+        *memory_bytes as f64 / 1e9,
+        results.machine.load_at_begin[0],
+        results.machine.load_at_end[0],
+        results.seconds,
+        parameters.join(", ")
+    )
+}
+
+/// The figures that have a goal, as a table.
+fn goals(figures: &[Figure]) -> String {
+    let with_goal: Vec<&Figure> =
+        figures.iter().filter(|figure| figure.verdict().is_some()).collect();
+    if with_goal.is_empty() {
+        return String::new();
+    }
+    let mut table = String::from(
+        "<table><tr><th>goal</th><th>median</th><th>least</th><th>most</th><th></th></tr>\n",
+    );
+    for figure in with_goal {
+        let Figure { name, unit, .. } = figure;
+        let cells = [figure.median, figure.min, figure.max].map(|value| {
+            let (number, unit) = for_people(value, unit);
+            format!("<td>{number} {unit}</td>")
+        });
+        let class = match figure.verdict() {
+            Some(Verdict::Reached) => "reached",
+            Some(Verdict::Missed) => "missed",
+            _ => "noisy",
+        };
+        let (name, cells, judged) = (escaped(name), cells.concat(), figure.judgement());
+        let judged = judged.trim_start_matches("goal ");
+        let _ =
+            writeln!(table, "<tr><td>{name}</td>{cells}<td class=\"{class}\">{judged}</td></tr>");
+    }
+    table + "</table>\n"
+}
+
+/// Plots of lines, in the order in which they come: of more than one number.
+fn plots(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
+    let mut plots: Vec<(&str, Vec<&Figure>)> = Vec::new();
+    for figure in figures {
+        let Some(spot) = figure.spot.as_ref() else { continue };
+        match plots.iter_mut().find(|(plot, _)| *plot == spot.plot) {
+            Some((_, all)) => all.push(figure),
+            None => plots.push((&spot.plot, vec![figure])),
+        }
+    }
+    plots.retain(|(_, all)| {
+        let at = |figure: &&Figure| figure.spot.as_ref().map(|spot| spot.at);
+        let first = all.first().and_then(at);
+        all.iter().any(|figure| at(figure) != first)
+    });
+    plots
+}
+
+/// Everything that is in no plot of lines, by its unit.
+fn rest(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
+    let shown: Vec<&str> = plots(figures).into_iter().map(|(plot, _)| plot).collect();
+    let mut units: Vec<(&str, Vec<&Figure>)> = Vec::new();
+    for figure in figures {
+        if figure.spot.as_ref().is_some_and(|spot| shown.contains(&spot.plot.as_str())) {
+            continue;
+        }
+        match units.iter_mut().find(|(unit, _)| *unit == figure.unit) {
+            Some((_, all)) => all.push(figure),
+            None => units.push((&figure.unit, vec![figure])),
+        }
+    }
+    units
+}

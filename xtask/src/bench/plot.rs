@@ -1,0 +1,233 @@
+//! Figures as SVG, in colours that can be read on light and on dark.
+//!
+//! Two kinds: dots, a row for each figure, all of one unit; and lines, over how many there were of
+//! something. Each shows the median, the least and the most of the rounds. There is room for the
+//! medians and the goals; what is far from them ends at the edge.
+
+use std::fmt::Write as _;
+
+use super::results::{Better, Figure, Verdict, for_people};
+
+const WIDTH: f64 = 720.0;
+/// Where dots may be.
+const DOTS: [f64; 2] = [24.0, 500.0];
+const ROW: f64 = 36.0;
+/// Where lines may be, and how high.
+const LINES: [f64; 2] = [60.0, 700.0];
+const HEIGHT: f64 = 230.0;
+const TOP: f64 = 10.0;
+/// What is further apart than this is shown by its digits.
+const FAR: f64 = 50.0;
+
+/// Colours that people with any colour vision tell apart: Okabe's and Ito's, one blue a bit paler.
+const COLOURS: [&str; 7] =
+    ["#2b8ac6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999"];
+
+/// What HTML takes for text.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn shown(value: f64, unit: &str) -> String {
+    let (number, unit) = for_people(value, unit);
+    format!("{number} {unit}").trim_end().to_owned()
+}
+
+/// Values to places along one side.
+struct Scale {
+    values: [f64; 2],
+    places: [f64; 2],
+    digits: bool,
+}
+
+impl Scale {
+    /// For the medians of these and their goals: from nothing on, or by digits if they are far
+    /// apart.
+    fn new(figures: &[&Figure], places: [f64; 2]) -> Self {
+        let values = figures.iter().flat_map(|figure| {
+            [Some(figure.median), figure.goal].into_iter().flatten().filter(|it| it.is_finite())
+        });
+        let values: Vec<f64> = values.collect();
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if least > 0.0 && most / least > FAR {
+            return Self { values: [least / 2.0, most * 2.0], places, digits: true };
+        }
+        let most = if most > 0.0 { most * 1.2 } else { 1.0 };
+        Self { values: [least.min(0.0) * 1.2, most], places, digits: false }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let part = |value: f64, [from, to]: [f64; 2]| (value - from) / (to - from);
+        let part = match self.digits {
+            true => part(value.max(self.values[0]).ln(), self.values.map(f64::ln)),
+            false => part(value, self.values),
+        };
+        let [from, to] = self.places;
+        from + part.clamp(0.0, 1.0) * (to - from)
+    }
+
+    /// Where people look for orientation.
+    fn marks(&self) -> Vec<f64> {
+        let [from, to] = self.values;
+        if !self.digits {
+            let ten = 10_f64.powf(((to - from) / 5.0).log10().floor());
+            let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * ten);
+            let step = steps.into_iter().find(|step| (to - from) / step <= 5.0).unwrap_or(to);
+            let (first, last) = ((from / step).ceil() as i32, (to / step).floor() as i32);
+            return (first..=last).map(|count| f64::from(count) * step).collect();
+        }
+        let steps = if to / from > FAR { &[1.0][..] } else { &[1.0, 2.0, 5.0] };
+        let tens = from.log10().floor() as i32..=to.log10().ceil() as i32;
+        tens.flat_map(|ten| steps.iter().map(move |step| step * 10_f64.powi(ten)))
+            .filter(|value| (from..=to).contains(value))
+            .collect()
+    }
+}
+
+/// What is said of a figure when somebody points at it.
+fn title(figure: &Figure) -> String {
+    let Figure { name, unit, median, min, max, samples, .. } = figure;
+    let [median, min, max] = [median, min, max].map(|value| shown(*value, unit));
+    format!(
+        "<title>{}: {median}, from {min} to {max} in {} rounds</title>",
+        escaped(name),
+        samples.len()
+    )
+}
+
+/// A row for each figure. All have the unit of the first.
+pub(super) fn dots(figures: &[&Figure]) -> String {
+    let unit = figures.first().map_or("", |figure| figure.unit.as_str());
+    let scale = Scale::new(figures, DOTS);
+    let height = ROW * figures.len() as f64 + 24.0;
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n");
+    for value in scale.marks() {
+        let (x, bottom) = (scale.place(value), height - 18.0);
+        // As much as the baseline.
+        let one = if unit == "ratio" && (value - 1.0).abs() < 1e-9 { " one" } else { "" };
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis{one}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{bottom}\"/>\
+             <text class=\"mark\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            height - 4.0,
+            shown(value, unit)
+        );
+    }
+    for (place, figure) in figures.iter().enumerate() {
+        svg.push_str(&row(figure, &scale, ROW * place as f64));
+    }
+    svg + "</svg>\n"
+}
+
+fn row(figure: &Figure, scale: &Scale, top: f64) -> String {
+    let colour = match figure.better {
+        Some(Better::More | Better::Less) => COLOURS[0],
+        None => COLOURS[6],
+    };
+    let [middle, least, most] =
+        [figure.median, figure.min, figure.max].map(|value| scale.place(value));
+    let (y, noisy) = (top + 24.0, figure.noisy == Some(true));
+    let fill = if noisy { "none" } else { colour };
+    let mut row = format!(
+        "<g>{}<text x=\"{}\" y=\"{:.1}\">{}</text>\
+         <line x1=\"{least:.1}\" x2=\"{most:.1}\" y1=\"{y}\" y2=\"{y}\" stroke=\"{colour}\" \
+         stroke-opacity=\".45\" stroke-width=\"4\"/>\
+         <circle cx=\"{middle:.1}\" cy=\"{y}\" r=\"4\" fill=\"{fill}\" stroke=\"{colour}\" \
+         stroke-width=\"1.5\"/>",
+        title(figure),
+        DOTS[0],
+        top + 13.0,
+        escaped(&figure.name)
+    );
+    if let Some(goal) = figure.goal {
+        let (x, up, down) = (scale.place(goal), y - 7.0, y + 7.0);
+        let _ = write!(
+            row,
+            "<line class=\"goal\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{up}\" y2=\"{down}\"/>"
+        );
+    }
+    let said = match figure.verdict() {
+        Some(verdict) => format!(" {verdict}"),
+        None if noisy => " (noisy)".to_owned(),
+        None => String::new(),
+    };
+    let class = if figure.verdict() == Some(Verdict::Missed) { " class=\"missed\"" } else { "" };
+    let value = shown(figure.median, &figure.unit);
+    let x = DOTS[1] + 20.0;
+    let _ = writeln!(row, "<text{class} x=\"{x}\" y=\"{:.1}\">{value}{said}</text></g>", y + 4.0);
+    row
+}
+
+/// The figures of one plot as lines, over how many there were, each at the same distance.
+pub(super) fn lines(figures: &[&Figure]) -> String {
+    let unit = figures.first().map_or("", |figure| figure.unit.as_str());
+    let up = Scale::new(figures, [HEIGHT - 26.0, TOP]);
+    let mut counts: Vec<f64> = spots(figures).map(|(_, at)| at).collect();
+    counts.sort_unstable_by(f64::total_cmp);
+    counts.dedup();
+    let across = |at: f64| {
+        let place = counts.iter().position(|count| *count == at).unwrap_or(0) as f64;
+        LINES[0] + (LINES[1] - LINES[0]) * (place + 0.5) / counts.len().max(1) as f64
+    };
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n");
+    for value in up.marks() {
+        let (y, [left, right]) = (up.place(value), LINES);
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis\" x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+             <text class=\"mark\" x=\"0\" y=\"{:.1}\">{}</text>",
+            y + 4.0,
+            shown(value, unit)
+        );
+    }
+    for at in &counts {
+        let x = across(*at);
+        let _ = writeln!(
+            svg,
+            "<text class=\"mark\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{at}</text>",
+            HEIGHT - 6.0
+        );
+    }
+    let names = names(figures);
+    for (place, (name, colour)) in names.iter().enumerate() {
+        // Beside each other, so that their bars can be told apart.
+        let aside = (place as f64 - (names.len() - 1) as f64 / 2.0) * 7.0;
+        let mut points = String::new();
+        for figure in figures.iter().filter(|figure| line_of(figure) == Some(name)) {
+            let x = across(figure.spot.as_ref().map_or(0.0, |spot| spot.at)) + aside;
+            let [middle, least, most] =
+                [figure.median, figure.min, figure.max].map(|value| up.place(value));
+            let _ = write!(points, "{x:.1},{middle:.1} ");
+            let _ = writeln!(
+                svg,
+                "<g>{}<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{least:.1}\" y2=\"{most:.1}\" \
+                 stroke=\"{colour}\" stroke-opacity=\".45\" stroke-width=\"4\"/>\
+                 <circle cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\" fill=\"{colour}\"/></g>",
+                title(figure)
+            );
+        }
+        let _ = writeln!(svg, "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\"/>");
+    }
+    svg + "</svg>\n"
+}
+
+fn spots<'a>(figures: &'a [&Figure]) -> impl Iterator<Item = (&'a str, f64)> {
+    let spots = figures.iter().filter_map(|figure| figure.spot.as_ref());
+    spots.map(|spot| (spot.line.as_str(), spot.at))
+}
+
+fn line_of(figure: &Figure) -> Option<&String> {
+    figure.spot.as_ref().map(|spot| &spot.line)
+}
+
+/// The lines of a plot, in the order in which they come, with their colours.
+pub(super) fn names(figures: &[&Figure]) -> Vec<(String, &'static str)> {
+    let mut names: Vec<(String, &'static str)> = Vec::new();
+    for (name, _) in spots(figures) {
+        if names.iter().all(|(other, _)| other != name) {
+            names.push((name.to_owned(), COLOURS[names.len() % COLOURS.len()]));
+        }
+    }
+    names
+}

@@ -1,0 +1,271 @@
+//! The suites: what each measures, how it is asked, and what it is run with.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{bpf, build, process, workspace};
+
+/// Where results go, and how much is measured.
+#[derive(clap::Args, Clone)]
+pub(super) struct Extent {
+    /// Where the figures go: SUITE.json with all samples, and index.html, a page with plots of all
+    /// that is there [default: target/bench].
+    #[arg(long, value_name = "DIRECTORY")]
+    folder: Option<PathBuf>,
+    /// Fewer and shorter rounds, and less of what takes long: about two minutes at most.
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Extent {
+    /// The folder; it is made if it is not there.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        let folder = self.folder.clone().unwrap_or_else(|| workspace::target().join("bench"));
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(std::path::absolute(folder)?)
+    }
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum Suite {
+    /// What the way through a service costs, beside the pod's own address, kube-proxy's rules and a
+    /// proxy in user space: requests, connections, streams, datagrams.
+    Path(Way),
+    /// What services cost at the socket: the programs by the kernel's own statistics, and connect()
+    /// through a service beside a direct one.
+    Sockets(Sockets),
+    /// What many services cost a node's agent, beside kube-proxy's rules: programming them all,
+    /// changing one at rest and under churn, memory.
+    Programming(Programming),
+    /// What a cluster takes: `up`; pods from `apply` to Ready, away again and to another version;
+    /// memory and processor time, idle, with 100 pods, with 10,000 services.
+    Cluster(Rounds<7>),
+    /// What the API costs its clients: create, update, get and list with 1, 16 and 256 of them,
+    /// one change told to 1,000 watchers, a list of 10,000 pods.
+    Api(Rounds<9>),
+    /// What the packet programs cost: nanoseconds, and instructions where the processor counts
+    /// them, of each class of packets, beside a program that does nothing.
+    Programs(Rounds<15>),
+    /// What the network of pods costs, on one node and to another, natively and by VXLAN, beside
+    /// node to node without pods and beside Linux bridges: requests, streams, datagrams.
+    Network(Rounds<25>),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Way {
+    #[command(flatten)]
+    extent: Extent,
+    /// How many services there are; may be repeated [default: 1, 100, 1000, 10000, 30000; quick: 1
+    /// and 1000].
+    #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
+    services: Vec<u32>,
+    /// Rounds; in each, every way has its turn with every load.
+    #[arg(long, value_name = "COUNT", default_value_t = 15, conflicts_with = "quick")]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Sockets {
+    #[command(flatten)]
+    extent: Extent,
+    /// How many services the larger table has.
+    #[arg(long, value_name = "COUNT", default_value_t = 30_000)]
+    services: u32,
+    /// Pairs of TCP connections, one direct and one through the service.
+    #[arg(long, value_name = "COUNT", default_value_t = 20_000, conflicts_with = "quick")]
+    pairs: u32,
+    /// Rounds; in each, what is measured and its baseline have their turn.
+    #[arg(long, value_name = "COUNT", default_value_t = 9, conflicts_with = "quick")]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Programming {
+    #[command(flatten)]
+    extent: Extent,
+    /// How many services there are; may be repeated [default: 1000, 10000, 30000; quick: 1000
+    /// beside kube-proxy's rules, and 10000 alone].
+    #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
+    services: Vec<u32>,
+    /// Rounds; in each, the agent starts on an empty node, and everybody changes services.
+    #[arg(long, value_name = "COUNT", default_value_t = 7, conflicts_with = "quick")]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+}
+
+/// What is asked of suites that have nothing else to choose.
+#[derive(clap::Args)]
+pub(super) struct Rounds<const DEFAULT: u32> {
+    #[command(flatten)]
+    extent: Extent,
+    /// Rounds; in each, everything has its turn.
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT, conflicts_with = "quick")]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+}
+
+/// Which program measures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// A benchmark of the agent, without a cluster.
+    Agent,
+    /// The one that starts clusters.
+    Clusters,
+}
+
+/// A suite with numbers for its program, by their flags.
+struct Call {
+    name: &'static str,
+    program: Program,
+    numbers: Vec<(&'static str, u32)>,
+}
+
+impl Suite {
+    /// Every suite, in the order in which all of them are run.
+    pub(super) fn all(extent: &Extent) -> Vec<Self> {
+        fn rounds<const DEFAULT: u32>(extent: &Extent) -> Rounds<DEFAULT> {
+            Rounds { extent: extent.clone(), rounds: DEFAULT }
+        }
+        let (services, extent) = (Vec::new(), extent.clone());
+        vec![
+            Self::Sockets(Sockets {
+                extent: extent.clone(),
+                services: 30_000,
+                pairs: 20_000,
+                rounds: 9,
+            }),
+            Self::Programs(rounds(&extent)),
+            Self::Path(Way { extent: extent.clone(), services: services.clone(), rounds: 15 }),
+            Self::Network(rounds(&extent)),
+            Self::Api(rounds(&extent)),
+            Self::Cluster(rounds(&extent)),
+            Self::Programming(Programming { extent, services, rounds: 7 }),
+        ]
+    }
+
+    pub(super) fn extent(&self) -> &Extent {
+        match self {
+            Self::Path(Way { extent, .. })
+            | Self::Sockets(Sockets { extent, .. })
+            | Self::Programming(Programming { extent, .. })
+            | Self::Cluster(Rounds { extent, .. })
+            | Self::Api(Rounds { extent, .. })
+            | Self::Programs(Rounds { extent, .. })
+            | Self::Network(Rounds { extent, .. }) => extent,
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.call().name
+    }
+
+    fn call(&self) -> Call {
+        let quick = self.extent().quick;
+        let (name, program, numbers) = match self {
+            Self::Path(Way { services, rounds, .. }) => {
+                let (services, rounds, turn) = match quick {
+                    true => (&[1, 1_000][..], 15, 40),
+                    false => (&services[..], *rounds, 100),
+                };
+                let mut numbers = repeated(services);
+                numbers.extend([("rounds", rounds), ("turn", turn)]);
+                ("path", Program::Agent, numbers)
+            }
+            Self::Sockets(Sockets { services, pairs, rounds, .. }) => {
+                let (rounds, batches, pairs) =
+                    if quick { (5, 4, 5_000) } else { (*rounds, 8, *pairs) };
+                let mut numbers = vec![("services", *services), ("pairs", pairs)];
+                numbers.extend([("rounds", rounds), ("batches", batches)]);
+                ("sockets", Program::Agent, numbers)
+            }
+            Self::Programming(Programming { services, rounds, .. }) => {
+                let (services, rounds, changes, others) = match quick {
+                    true => (&[1_000, 10_000][..], 5, 40, 1_000),
+                    false => (&services[..], *rounds, 100, 10_000),
+                };
+                let mut numbers = repeated(services);
+                numbers.extend([("rounds", rounds), ("changes", changes), ("others", others)]);
+                ("programming", Program::Clusters, numbers)
+            }
+            Self::Cluster(Rounds { rounds, .. }) => {
+                let (rounds, single, pods, services, window) = match quick {
+                    true => (5, 10, 30, 1_000, 2_000),
+                    false => (*rounds, 30, 100, 10_000, 5_000),
+                };
+                let mut numbers = vec![("rounds", rounds), ("single", single), ("pods", pods)];
+                numbers.extend([("services", services), ("window", window)]);
+                ("cluster", Program::Clusters, numbers)
+            }
+            Self::Api(Rounds { rounds, .. }) => {
+                let (rounds, turn, changes) = if quick { (5, 200, 10) } else { (*rounds, 500, 20) };
+                let numbers = vec![("rounds", rounds), ("turn", turn), ("changes", changes)];
+                ("api", Program::Clusters, numbers)
+            }
+            Self::Programs(Rounds { rounds, .. }) => {
+                let rounds = if quick { 5 } else { *rounds };
+                ("programs", Program::Agent, vec![("rounds", rounds)])
+            }
+            Self::Network(Rounds { rounds, .. }) => {
+                let (rounds, turn) = if quick { (15, 50) } else { (*rounds, 100) };
+                ("network", Program::Agent, vec![("rounds", rounds), ("turn", turn)])
+            }
+        };
+        Call { name, program, numbers }
+    }
+
+    /// Builds and runs it; its figures go to a file of this folder.
+    pub(super) fn run(&self, folder: &Path) -> Result<PathBuf> {
+        if !workspace::is_root() {
+            bail!("benchmarks make network namespaces and load programs: run them as root");
+        }
+        bpf::build()?;
+        let Call { name, program, numbers } = self.call();
+        let mut command = match program {
+            Program::Agent => of_agent(name),
+            Program::Clusters => of_clusters(name)?,
+        };
+        for (flag, number) in numbers {
+            command.arg(format!("--{flag}")).arg(number.to_string());
+        }
+        let json = folder.join(format!("{name}.json"));
+        process::run_to_its_end(command.arg("--json").arg(&json))?;
+        Ok(json)
+    }
+}
+
+fn repeated(services: &[u32]) -> Vec<(&'static str, u32)> {
+    services.iter().map(|count| ("services", *count)).collect()
+}
+
+fn of_agent(name: &str) -> Command {
+    let mut bench = workspace::cargo();
+    // The whole workspace is named so that dependencies keep one set of features.
+    bench.current_dir(workspace::root()).args([
+        "bench",
+        "--workspace",
+        "--profile",
+        "dev",
+        "--bench",
+        name,
+        "--",
+    ]);
+    bench
+}
+
+/// It is told when we are killed, and removes its clusters.
+fn of_clusters(name: &str) -> Result<Command> {
+    // What runs in pods, and what users run: here the speed of our own code counts, the clients'
+    // included.
+    build::workload()?;
+    build::binaries(true)?;
+    let release = workspace::target().join("release");
+    let mut bench = Command::new("setpriv");
+    bench.current_dir(workspace::root()).env("BOWLINE_BIN", release.join("bowline"));
+    bench.args(["--pdeathsig", "TERM"]).arg(release.join("bowline-bench")).arg(name);
+    Ok(bench)
+}
