@@ -16,8 +16,17 @@ use serde::Serialize;
 pub(crate) enum Format {
     #[default]
     Table,
+    /// The table with more columns, where there is more to say
+    Wide,
     Json,
     Yaml,
+}
+
+impl Format {
+    /// For people, wide or not.
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
 }
 
 /// Standard output took no more.
@@ -58,7 +67,7 @@ fn is_unread(error: &anyhow::Error) -> bool {
 pub(crate) fn document<T: Serialize>(value: &T, format: Format) -> anyhow::Result<()> {
     match format {
         Format::Yaml => text(&yaml(value)?)?,
-        Format::Table | Format::Json => {
+        Format::Table | Format::Wide | Format::Json => {
             line(&serde_json::to_string_pretty(value).context("cannot write JSON")?)?;
         }
     }
@@ -103,8 +112,19 @@ impl Table {
         Self { header, rows: Vec::new() }
     }
 
+    /// A table that has more columns when it is wide. Its rows give the cells of all.
+    pub(crate) fn with_more(
+        format: Format,
+        header: impl IntoIterator<Item = &'static str>,
+        more: impl IntoIterator<Item = &'static str>,
+    ) -> Self {
+        let more = more.into_iter().filter(|_| format == Format::Wide);
+        Self::new(header.into_iter().chain(more))
+    }
+
+    /// Adds a row; cells that have no column are left out.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().take(self.header.len()).collect());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -183,6 +203,17 @@ a-much-longer-name   0/1
             table.render(false),
             "web-1                1/1   3s\na-much-longer-name   0/1\n"
         );
+    }
+
+    #[test]
+    fn a_wide_table_has_more_columns() {
+        for (format, expected) in
+            [(Format::Table, "NAME\nweb\n"), (Format::Wide, "NAME   UID\nweb    7\n")]
+        {
+            let mut table = Table::with_more(format, ["name"], ["uid"]);
+            table.row(["web".into(), "7".into()]);
+            assert_eq!(table.render(true), expected);
+        }
     }
 
     #[test]

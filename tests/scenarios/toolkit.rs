@@ -1,5 +1,5 @@
-//! What `bowline net` shows a person at a terminal, on a real cluster: `top`'s live screen in
-//! pseudo-terminals of several kinds, and its tables in a pipe.
+//! What `bowline net` shows a person at a terminal, on a real cluster: wide tables, and `top`'s
+//! live screen in pseudo-terminals of several kinds and its tables in a pipe.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -46,7 +46,8 @@ fn play(stage: &EchoStage) -> Result<()> {
     top_in_a_pipe(stage).context("top in a pipe")?;
     top_at_a_terminal(stage).context("top at a terminal")?;
     top_ends_in_order(stage).context("the end of top")?;
-    last_minute(stage).context("net status")
+    last_minute(stage).context("net status")?;
+    wide_tables(stage).context("-o wide")
 }
 
 /// `bowline net` of the client's node.
@@ -237,6 +238,82 @@ fn last_minute(stage: &EchoStage) -> Result<()> {
     for word in ["LAST ROUND", "verify", "in the last ", "unknown-port", "\nhealthy"] {
         ensure!(table.contains(word), "no `{word}` in:\n{table}");
     }
+    Ok(())
+}
+
+/// A wide table is the plain one with more columns, which say what is so.
+fn wide_tables(stage: &EchoStage) -> Result<()> {
+    let cell = |text: &str| text.split("   ").map(|it| it.trim().to_owned()).collect::<Vec<_>>();
+    for (words, more) in [
+        (&["services"][..], &["SLOTS", "AFFINITY", "LINE"][..]),
+        (&["backends"], &["SLOT", "STATE", "NODE"]),
+        (&["pods"], &["DEVICE", "FLOWS", "UID"]),
+        (&["routes"], &["DEVICE", "WAY"]),
+        (&["counters"], &["MEANING"]),
+        (&["drops"], &["MEANING"]),
+        (&["affinity"], &["LET GO AFTER", "LEFT"]),
+        (&["maps"], &["ID", "TYPE", "KEY", "VALUE", "FLAGS"]),
+        (&["maps", "dump", "PODS"], &["RAW KEY", "RAW VALUE"]),
+        (&["programs"], &["TAG", "MACHINE CODE", "LOADED", "MAPS"]),
+        (&["neighbours"], &["NUMBER", "CONFIRMED", "USED", "CHANGED"]),
+        (&["features"], &[]),
+    ] {
+        let plain = output(&mut net(stage, words)?)?;
+        let wide = output(net(stage, words)?.args(["-o", "wide"]))?;
+        let header = |text: &str| -> Vec<String> {
+            let cells = cell(text.lines().next().unwrap_or_default());
+            cells.into_iter().filter(|it| !it.is_empty()).collect()
+        };
+        let mut expected = header(&plain);
+        expected.extend(more.iter().map(|it| (*it).to_owned()));
+        ensure!(header(&wide) == expected, "{words:?}: {expected:?}, and it has\n{wide}");
+    }
+    let wide = |words: &[&str]| output(net(stage, words)?.args(["-o", "wide"]));
+    let json = |words: &[&str]| -> Result<Value> {
+        Ok(serde_json::from_str(&output(net(stage, words)?.args(["-o", "json"]))?)?)
+    };
+    let backends = wide(&["backends"])?;
+    let here = backends.lines().filter(|line| line.contains("default/echo")).collect::<Vec<_>>();
+    let near = here.iter().filter(|line| line.ends_with("active   this one")).count();
+    ensure!(near > 0 && near * 2 == here.len(), "one of two is on this node: {backends}");
+    let routes = wide(&["routes"])?;
+    let way = routes.lines().nth(1).unwrap_or_default();
+    ensure!(way.contains("eth0     native") || way.ends_with("tunnel"), "{routes}");
+    let drops = wide(&["drops"])?;
+    ensure!(drops.contains("a service's address, and a port that it does not have"), "{drops}");
+    // The kernel's numbers for maps are those of the programs' maps, and links have their names.
+    let maps = json(&["maps"])?;
+    let pods = row(&maps, "PODS")?;
+    ensure!(pods["type"] == "hash" && pods["keyBytes"] == 16, "{pods}");
+    let programs = json(&["programs"])?;
+    let used = row(&programs, "from_pod")?["maps"].as_array().context("no maps")?;
+    ensure!(used.contains(&pods["id"]), "from_pod uses {used:?}, not {}", pods["id"]);
+    let line = wide(&["programs"])?;
+    let line = line.lines().find(|line| line.starts_with("from_pod ")).context("no from_pod")?;
+    ensure!(line.contains(" s ago   ") && line.contains(&pods["id"].to_string()), "{line}");
+    let links = wide(&["pods"])?;
+    let link = links.lines().nth(1).and_then(|line| line.split_whitespace().rev().nth(2));
+    let mut ip = stage.node()?.place()?.command("ip");
+    let names = output(ip.args(["-o", "link"]))?;
+    ensure!(link.is_some_and(|link| names.contains(&format!("{link}@"))), "{links}{names}");
+    for (words, expected) in [
+        (&["status"][..], &["ENDED", "MACHINE CODE", "MEANING", "\nhealthy"][..]),
+        (&["dns"], &["counted from 20"]),
+        (&["explain", "node", "echo:80"], &["candidates: 10."]),
+    ] {
+        let said = wide(words)?;
+        let missing = expected.iter().find(|word| !said.contains(**word));
+        ensure!(missing.is_none(), "{words:?}: no {missing:?} in\n{said}");
+    }
+    let mut all = stage.cluster.bowline(&["net", "services", "--all-nodes", "-o", "wide"])?;
+    let said = output(all.args(["--name", &stage.cluster.name]))?;
+    ensure!(said.contains("node2:\n") && said.matches("AFFINITY").count() == 2, "{said}");
+    let mut cluster = stage.cluster.bowline(&["status", "-o", "wide"])?;
+    let said = output(cluster.args(["--name", &stage.cluster.name]))?;
+    ensure!(said.contains("RUNTIME") && said.contains("containerd://"), "{said}");
+    let ended = finish(net(stage, &["services"])?.args(["-o", "wild"]))?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(!ended.status.success() && said.contains("possible values: table, wide"), "{said}");
     Ok(())
 }
 

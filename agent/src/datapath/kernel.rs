@@ -17,8 +17,8 @@ use serde::Serialize;
 use super::condition::Condition;
 use super::filters;
 use super::links;
+use super::netns;
 use super::pins::Pins;
-use super::syscall;
 use crate::network::{LinkSeen, Lookup, Netlink, NetlinkRequestFailed, hardware_address};
 
 /// The kernel could not be asked about a network namespace.
@@ -43,6 +43,10 @@ pub struct NeighbourRow {
     pub mac: Option<String>,
     /// As `ip neigh` has it, in lower case.
     pub state: String,
+    /// Since it was last heard that it is there, was last sent to, and its entry last changed.
+    pub confirmed_seconds_ago: Option<u64>,
+    pub used_seconds_ago: Option<u64>,
+    pub updated_seconds_ago: Option<u64>,
 }
 
 /// The neighbours that the kernel knows in a network namespace, the calling thread's if none is
@@ -51,13 +55,20 @@ pub fn neighbours(netns: Option<&Path>) -> Result<Vec<NeighbourRow>, ReadKernelF
     inside(netns, || block_on(async { Ok(Seen::of(&[]).await?.neighbours) }))
 }
 
+/// The names of the links in a network namespace by their numbers, in the calling thread's if none
+/// is named.
+pub fn link_names(netns: Option<&Path>) -> Result<BTreeMap<u32, String>, ReadKernelFailed> {
+    let links = inside(netns, || block_on(async { Ok(Netlink::open()?.links().await?) }))?;
+    Ok(links.into_iter().map(|link| (link.index, link.name)).collect())
+}
+
 /// The number that the kernel has for a network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
 pub fn namespace_cookie(netns: &Path) -> Result<u64, ReadKernelFailed> {
     inside(Some(netns), || {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0")
             .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"));
         let cookie = socket
-            .and_then(|socket| syscall::socket_cookie(socket.as_fd(), nix::libc::SO_NETNS_COOKIE));
+            .and_then(|socket| netns::socket_cookie(socket.as_fd(), nix::libc::SO_NETNS_COOKIE));
         Ok(cookie?)
     })
 }
@@ -99,6 +110,9 @@ impl Seen {
                 link: link.name.clone(),
                 mac: entry.mac.map(|mac| hardware_address(&mac)),
                 state: entry.state.to_string(),
+                confirmed_seconds_ago: entry.age.map(|age| age.confirmed),
+                used_seconds_ago: entry.age.map(|age| age.used),
+                updated_seconds_ago: entry.age.map(|age| age.updated),
             });
         }
         neighbours.sort_unstable();

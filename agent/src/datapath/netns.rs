@@ -19,10 +19,27 @@ use super::syscall::{self, AttachPoint, instruction};
 pub(super) fn cookie(cgroup: &Path) -> io::Result<u64> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     // Linux 5.14, socket(7).
-    match syscall::socket_cookie(socket.as_fd(), libc::SO_NETNS_COOKIE) {
+    match socket_cookie(socket.as_fd(), libc::SO_NETNS_COOKIE) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => told(cgroup, &socket),
         answered => answered,
     }
+}
+
+/// A number that the kernel has for a socket (`SO_COOKIE`) or for its network namespace
+/// (`SO_NETNS_COOKIE`).
+pub(super) fn socket_cookie(socket: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes as many bytes as `length` says to a value of that size.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if status == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Has a program of our own tell it, which sees this one socket connect and is gone then. No packet
@@ -32,7 +49,7 @@ fn told(cgroup: &Path, socket: &UdpSocket) -> io::Result<u64> {
     let whole = cgroup.ancestors().take_while(|directory| is_cgroup2(directory)).last();
     let whole = std::fs::File::open(whole.unwrap_or(cgroup))?;
     let notes = syscall::create_array(size_of::<u64>(), 1)?;
-    let number = syscall::socket_cookie(socket.as_fd(), libc::SO_COOKIE)?;
+    let number = socket_cookie(socket.as_fd(), libc::SO_COOKIE)?;
     let connect = AttachPoint::Connect4;
     let program = syscall::load_program(Some(connect), &note_of(number, notes.as_fd()))?;
     let link = syscall::create_link(program.as_fd(), whole.as_raw_fd() as u32, connect)?;

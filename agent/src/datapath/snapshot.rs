@@ -11,7 +11,7 @@ use std::time::Duration;
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
     ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Traffic,
-    V4_PREFIX_OFFSET, map, protocol,
+    V4_PREFIX_OFFSET, map, pod_flags, protocol, route_flags, state,
 };
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ use super::connections::Connections;
 use super::dump::client_of;
 use super::names::Names;
 use super::pins::Pins;
+use super::shape::MapShape;
 use super::sizes::flag_of;
 use super::store::slots_of;
 use super::table::{ReadMapsFailed, Table};
@@ -42,6 +43,14 @@ pub struct ServiceRow {
     /// Packets and bytes that were translated one by one; others never touch a service.
     pub packets: u64,
     pub bytes: u64,
+    /// Its slots: the first one, and how many follow from there.
+    pub first_slot: u32,
+    pub slots: u32,
+    /// How long a client stays with its backend after its last connection; none: no affinity.
+    pub affinity_seconds: Option<u32>,
+    /// Its place in SERVICE_LINES. None if another service came there first, so that it is looked
+    /// up in SERVICES.
+    pub line: Option<u32>,
 }
 
 /// One backend of one service.
@@ -58,6 +67,10 @@ pub struct BackendRow {
     pub port: u16,
     /// `namespace/name` of the pod.
     pub target: Option<String>,
+    /// The service's slot that points here.
+    pub slot: u32,
+    /// `active`, or `free` where the entry belongs to nobody.
+    pub state: &'static str,
 }
 
 /// One pod of this node.
@@ -73,6 +86,9 @@ pub struct PodRow {
     pub mac: String,
     /// For `nsenter --net=PATH`.
     pub netns: Option<PathBuf>,
+    /// Whether packets for it are looked up in FLOWS: some of its connections were balanced packet
+    /// by packet.
+    pub has_flows: bool,
 }
 
 /// Another node's pod range.
@@ -82,6 +98,8 @@ pub struct RouteRow {
     pub cidr: String,
     pub node: IpAddr,
     pub ifindex: u32,
+    /// Whether the link is a tunnel, which leads to the node.
+    pub tunnel: bool,
 }
 
 /// A client that stays with a backend of a service with session affinity.
@@ -102,6 +120,8 @@ pub struct AffinityRow {
     pub target: Option<String>,
     /// Since it was last used, by the kernel's monotonic clock.
     pub idle_seconds: u64,
+    /// Idle for so long, it is let go.
+    pub affinity_seconds: Option<u32>,
 }
 
 /// How often something happened. Only what happened at all has a row.
@@ -126,6 +146,8 @@ pub struct MapRow {
     pub pressure: bool,
     /// The agent's flag that sets the size, where there is one.
     pub flag: Option<&'static str>,
+    #[serde(flatten)]
+    pub shape: MapShape,
 }
 
 /// All rows.
@@ -221,8 +243,12 @@ impl Snapshot {
                 refused: traffic.iter().map(|t| t.refused).sum(),
                 packets: traffic.iter().map(|t| t.packets).sum(),
                 bytes: traffic.iter().map(|t| t.bytes).sum(),
+                first_slot: service.first_slot,
+                slots: service.slot_count,
+                affinity_seconds: Some(service.affinity_seconds).filter(|seconds| *seconds > 0),
+                line,
             });
-            for (_, slot, backend) in found {
+            for (index, slot, backend) in found {
                 let id = slot.backend;
                 used_backends.insert(id);
                 self.backends.push(BackendRow {
@@ -234,6 +260,8 @@ impl Snapshot {
                     address: backend.address.into(),
                     port: backend.port.get(),
                     target: None,
+                    slot: index,
+                    state: if backend.state == state::FREE { "free" } else { "active" },
                 });
             }
         }
@@ -247,20 +275,21 @@ impl Snapshot {
         let table: Table<AffinityKey, Affinity> = Table::open(maps, map::AFFINITY)?;
         let backend = |row: &BackendRow| (row.id, SocketAddr::new(row.address, row.port));
         let backends: BTreeMap<u32, SocketAddr> = self.backends.iter().map(backend).collect();
-        let services: BTreeMap<u32, (IpAddr, u16)> =
-            self.services.iter().map(|row| (row.id, (row.address, row.port))).collect();
+        let services: BTreeMap<u32, &ServiceRow> =
+            self.services.iter().map(|row| (row.id, row)).collect();
         let entries = table.entries()?;
         let now = monotonic_ns();
         for (key, affinity) in &entries {
             let service = services.get(&key.service);
             self.affinity.push(AffinityRow {
                 service: None,
-                service_address: service.map(|(address, _)| *address),
-                service_port: service.map(|(_, port)| *port),
+                service_address: service.map(|row| row.address),
+                service_port: service.map(|row| row.port),
                 client: client_of(key),
                 backend: backends.get(&affinity.backend).copied(),
                 target: None,
                 idle_seconds: now.saturating_sub(affinity.last_used_ns) / 1_000_000_000,
+                affinity_seconds: service.and_then(|row| row.affinity_seconds),
             });
         }
         self.affinity.sort_by(|a, b| {
@@ -282,6 +311,7 @@ impl Snapshot {
                 ifindex: pod.ifindex,
                 mac: hardware_address(&pod.mac.octets()),
                 netns: None,
+                has_flows: pod.flags & pod_flags::HAS_FLOWS != 0,
             });
         }
         self.pods.sort_by_key(|row| row.address);
@@ -303,6 +333,7 @@ impl Snapshot {
                 cidr: format!("{address}/{prefix}"),
                 node: route.node.into(),
                 ifindex: route.ifindex,
+                tunnel: route.flags & route_flags::TUNNEL != 0,
             });
         }
         self.maps.push(row(&table, entries.len() as u32));
@@ -368,7 +399,8 @@ fn row<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
     used: u32,
 ) -> MapRow {
     let (name, size) = (table.name(), table.size());
-    MapRow { name, used, size, pressure: is_under_pressure(name, used, size), flag: flag_of(name) }
+    let (pressure, flag) = (is_under_pressure(name, used, size), flag_of(name));
+    MapRow { name, used, size, pressure, flag, shape: table.shape() }
 }
 
 pub(super) fn protocol_name(number: u8) -> &'static str {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use super::condition::{Condition, FullMap, LoadedProgram};
 use super::features::FeatureRow;
 use super::kernel::{Attached, ReadKernelFailed, packet_program, pinned_program};
 use super::pins::Pins;
+use super::shape::MapShape;
 use super::sizes::flag_of;
 use super::snapshot::{CounterRow, Snapshot, is_under_pressure};
 use super::syscall;
@@ -47,6 +49,8 @@ pub struct MapStatus {
     pub flag: Option<&'static str>,
     /// What found no room the last time it was written.
     pub full: Option<FullMap>,
+    #[serde(flatten)]
+    pub shape: MapShape,
 }
 
 /// One program.
@@ -67,6 +71,13 @@ pub struct ProgramStatus {
     pub runs: Option<u64>,
     /// What each of these runs took on average.
     pub nanoseconds_per_run: Option<u64>,
+    /// A digest of its instructions, as `bpftool prog` shows it.
+    pub tag: Option<String>,
+    /// Of the machine's own code that was made of it; nothing if the kernel interprets it.
+    pub machine_bytes: Option<u32>,
+    pub loaded_seconds_ago: Option<u64>,
+    /// The kernel's numbers for the maps that it uses.
+    pub maps: Vec<u32>,
 }
 
 /// How a loop of the agent went round the last time.
@@ -212,13 +223,14 @@ fn read_maps(
         let Some(fd) = syscall::open_pin(&path).map_err(|e| not_opened(&path, e))? else {
             continue;
         };
-        let (_, _, size) = syscall::map_shape(fd.as_fd()).map_err(|e| not_opened(&path, e))?;
+        let info = syscall::map_info(fd.as_fd()).map_err(|e| not_opened(&path, e))?;
+        let (size, shape) = (info.max_entries, MapShape::of(&info));
         let bytes = memory(fd.as_raw_fd()).map_err(|e| not_opened(&path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let flag = flag_of(&name);
         let (used, full) = (used.get(name.as_str()).copied(), full.remove(&name));
         let pressure = used.is_some_and(|used| is_under_pressure(&name, used, size));
-        maps.push(MapStatus { used, size, pressure, bytes, flag, full, name });
+        maps.push(MapStatus { used, size, pressure, bytes, flag, full, name, shape });
     }
     Ok(maps)
 }
@@ -274,6 +286,7 @@ fn missing_places(
 
 fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramStatus {
     let facts = syscall::program_facts(loaded.number).ok().flatten();
+    let facts = facts.as_ref();
     let mut attached = loaded.places;
     if matches!(loaded.name.as_str(), "from_pod" | "to_pod") {
         let there = |ifindex: &&u32| {
@@ -294,5 +307,16 @@ fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramSt
         verified: facts.map(|facts| facts.verified).filter(|count| *count > 0),
         runs: facts.map(|facts| facts.runs).filter(|count| *count > 0),
         nanoseconds_per_run: facts.and_then(|facts| facts.run_time_ns.checked_div(facts.runs)),
+        tag: facts.map(|facts| format!("{:016x}", u64::from_be_bytes(facts.tag))),
+        machine_bytes: facts.map(|facts| facts.machine_bytes).filter(|count| *count > 0),
+        loaded_seconds_ago: facts.map(|facts| since_boot(facts.load_time_ns)),
+        maps: facts.map(|facts| facts.maps.clone()).unwrap_or_default(),
     }
+}
+
+/// Seconds since this moment of the clock that goes on while the machine sleeps.
+fn since_boot(then_ns: u64) -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let now = now.map(Duration::from).unwrap_or_default();
+    now.saturating_sub(Duration::from_nanos(then_ns)).as_secs()
 }

@@ -12,6 +12,8 @@ use std::path::Path;
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
+use super::shape::ProgramFacts;
+
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
 const MAP_UPDATE_ELEM: i32 = 2;
@@ -28,23 +30,6 @@ const LINK_CREATE: i32 = 28;
 /// `BPF_F_BEFORE`; before nobody in particular is before all.
 const BEFORE: u32 = 1 << 3;
 const LINK_UPDATE: i32 = 29;
-
-/// A number that the kernel has for a socket (`SO_COOKIE`) or for its network namespace
-/// (`SO_NETNS_COOKIE`).
-pub(super) fn socket_cookie(socket: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
-    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: the kernel writes as many bytes as `length` says to a value of that size.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if status == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
 
 /// Where a program can be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,14 +138,14 @@ struct ProgramLoadAttr {
 
 /// The start of `bpf_map_info`.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct MapInfo {
-    kind: u32,
-    id: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MapInfo {
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
 }
 
 /// `bpf_prog_info` up to what is read here.
@@ -172,7 +157,11 @@ struct ProgramInfo {
     tag: u64,
     jited_length: u32,
     xlated_length: u32,
-    unread: [u64; 5],
+    unread: [u64; 2],
+    load_time_ns: u64,
+    user: u32,
+    map_count: u32,
+    map_ids: u64,
     name: [u8; 16],
     more_unread: [u64; 14],
     run_time_ns: u64,
@@ -433,13 +422,15 @@ pub(super) fn open_pin(path: &Path) -> io::Result<Option<OwnedFd>> {
 
 fn info<T: Plain>(object: BorrowedFd<'_>) -> io::Result<T> {
     let mut info = T::default();
-    let mut attr = InfoAttr {
-        object: raw(object),
-        length: size_of::<T>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    fill(object, &mut info)?;
     Ok(info)
+}
+
+/// What `info` has pointers and lengths for is read, too.
+fn fill<T: Plain>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let length = size_of::<T>() as u32;
+    let info = std::ptr::from_mut(info) as u64;
+    bpf(OBJ_GET_INFO_BY_FD, &mut InfoAttr { object: raw(object), length, info }).map(drop)
 }
 
 /// Makes an array with values of this size in bytes.
@@ -451,9 +442,13 @@ pub(super) fn create_array(value_size: usize, entries: u32) -> io::Result<OwnedF
     bpf(MAP_CREATE, &mut attr).map(owned)
 }
 
+pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map)
+}
+
 /// Sizes of a map's key and value, and how many entries it can hold.
 pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<(u32, u32, u32)> {
-    let info: MapInfo = info(map)?;
+    let info = map_info(map)?;
     Ok((info.key_size, info.value_size, info.max_entries))
 }
 
@@ -557,26 +552,6 @@ pub(super) fn knows_batch_update() -> bool {
     answer.is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
 }
 
-/// What the kernel says of a loaded program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ProgramFacts {
-    name: [u8; 16],
-    pub(super) instructions: u32,
-    /// How many instructions the verifier went through; 0 below Linux 5.16.
-    pub(super) verified: u32,
-    /// Counted while `kernel.bpf_stats_enabled` is on, with their time.
-    pub(super) runs: u64,
-    pub(super) run_time_ns: u64,
-}
-
-impl ProgramFacts {
-    /// Whether it was loaded under this name, of which the kernel keeps 15 bytes.
-    pub(super) fn is_named(&self, name: &str) -> bool {
-        let kept = name.len().min(self.name.len() - 1);
-        self.name[..kept] == name.as_bytes()[..kept] && self.name[kept] == 0
-    }
-}
-
 /// The number of a program.
 pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info::<ProgramInfo>(program)?.id)
@@ -589,9 +564,17 @@ pub(super) fn program_facts(number: u32) -> io::Result<Option<ProgramFacts>> {
         return Ok(None);
     };
     use std::os::fd::AsFd;
-    let info: ProgramInfo = info(owned(program).as_fd())?;
+    let program = owned(program);
+    let info: ProgramInfo = info(program.as_fd())?;
+    let mut maps = vec![0_u32; info.map_count as usize];
+    let (map_count, map_ids) = (info.map_count, maps.as_mut_ptr() as u64);
+    fill(program.as_fd(), &mut ProgramInfo { map_count, map_ids, ..ProgramInfo::default() })?;
     Ok(Some(ProgramFacts {
         name: info.name,
+        tag: info.tag.to_ne_bytes(),
+        machine_bytes: info.jited_length,
+        load_time_ns: info.load_time_ns,
+        maps,
         instructions: info.xlated_length / 8,
         verified: info.verified,
         runs: info.runs,

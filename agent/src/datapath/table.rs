@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
+use super::shape::MapShape;
 use super::sizes::flag_of;
-use super::syscall;
+use super::syscall::{self, MapInfo};
 
 /// A map could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ pub enum ReadMapsFailed {
 pub(super) struct Table<K, V> {
     fd: OwnedFd,
     name: &'static str,
-    size: u32,
+    info: MapInfo,
     per_cpu: bool,
     /// Whether the kernel has not refused to write many entries at once.
     batches: AtomicBool,
@@ -95,13 +96,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
             Ok(None) => return Err(ReadMapsFailed::NotPinned { path }),
             Err(source) => return Err(ReadMapsFailed::NotOpened { path, source }),
         };
-        let (key, value, size) = syscall::map_shape(fd.as_fd())
+        let info = syscall::map_info(fd.as_fd())
             .map_err(|source| ReadMapsFailed::NotRead { map: name, source })?;
-        if (key as usize, value as usize) != (size_of::<K>(), size_of::<V>()) {
+        let (key, value) = (info.key_size as usize, info.value_size as usize);
+        if (key, value) != (size_of::<K>(), size_of::<V>()) {
             return Err(ReadMapsFailed::WrongLayout { map: name });
         }
         let batches = AtomicBool::new(true);
-        Ok(Self { fd, name, size, per_cpu, batches, types: PhantomData })
+        Ok(Self { fd, name, info, per_cpu, batches, types: PhantomData })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -109,7 +111,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     pub(super) fn size(&self) -> u32 {
-        self.size
+        self.info.max_entries
+    }
+
+    pub(super) fn shape(&self) -> MapShape {
+        MapShape::of(&self.info)
     }
 
     fn not_read(&self, source: io::Error) -> ReadMapsFailed {
@@ -119,7 +125,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     fn not_written(&self, source: io::Error) -> WriteMapFailed {
         match (source.raw_os_error(), flag_of(self.name)) {
             (Some(libc::E2BIG | libc::ENOSPC), Some(flag)) => {
-                WriteMapFailed::Full { map: self.name, size: self.size, flag }
+                WriteMapFailed::Full { map: self.name, size: self.size(), flag }
             }
             _ => WriteMapFailed::Refused { map: self.name, source },
         }
@@ -168,7 +174,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         while more.map_err(|source| self.not_read(source))? {
             keys.push(key);
             // A map whose keys are removed while they are read may start over: never without end.
-            if keys.len() > self.size as usize {
+            if keys.len() > self.size() as usize {
                 break;
             }
             let last = key;
@@ -220,7 +226,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             (vec![K::default(); room as usize], vec![V::default(); room as usize]);
         let mut taken = T::default();
         let mut cursor = syscall::Cursor::default();
-        let (mut left, mut first) = (self.size, true);
+        let (mut left, mut first) = (self.size(), true);
         while left > 0 {
             let wanted_now = room.min(left.max(BUCKET)) as usize;
             let batch = syscall::lookup_batch(
@@ -232,7 +238,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             );
             let batch = match batch {
                 // One bucket alone holds more than there is room for.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.size => {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.size() => {
                     return self.fold_batches(room.saturating_mul(4), take);
                 }
                 batch => batch?,
@@ -276,7 +282,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
 impl<V: Plain> Table<u32, V> {
     /// Shows `each` all values of an array with their places, some thousands at a time.
     pub(super) fn visit(&self, mut each: impl FnMut(u32, V)) -> Result<(), ReadMapsFailed> {
-        self.visit_first(self.size, &mut each)
+        self.visit_first(self.size(), &mut each)
     }
 
     /// The same of the first `count`.

@@ -20,6 +20,18 @@ pub(crate) struct NeighbourEntry {
     pub(crate) address: IpAddr,
     pub(crate) mac: Option<Mac>,
     pub(crate) state: NeighbourState,
+    pub(crate) age: Option<NeighbourAge>,
+}
+
+/// Seconds since something happened to a neighbour's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NeighbourAge {
+    /// It was heard that it is there.
+    pub(crate) confirmed: u64,
+    /// Something was sent to it.
+    pub(crate) used: u64,
+    /// Its address or state changed.
+    pub(crate) updated: u64,
 }
 
 /// Where the kernel would send a packet.
@@ -87,8 +99,11 @@ impl Netlink {
     }
 }
 
+/// In how many parts of a second the kernel tells times, on every machine that we build for.
+const USER_HZ: u64 = 100;
+
 fn neighbour_entry(entry: &NeighbourMessage) -> Option<NeighbourEntry> {
-    let (mut address, mut mac) = (None, None);
+    let (mut address, mut mac, mut age) = (None, None, None);
     for attribute in &entry.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
@@ -100,11 +115,18 @@ fn neighbour_entry(entry: &NeighbourMessage) -> Option<NeighbourEntry> {
             NeighbourAttribute::LinkLayerAddress(found) => {
                 mac = Mac::try_from(found.as_slice()).ok();
             }
+            NeighbourAttribute::CacheInfo(found) => {
+                age = Some(NeighbourAge {
+                    confirmed: u64::from(found.confirmed) / USER_HZ,
+                    used: u64::from(found.used) / USER_HZ,
+                    updated: u64::from(found.updated) / USER_HZ,
+                });
+            }
             _ => {}
         }
     }
     let (link, state) = (entry.header.ifindex, entry.header.state);
-    Some(NeighbourEntry { link, address: address?, mac, state })
+    Some(NeighbourEntry { link, address: address?, mac, state, age })
 }
 
 /// `02:00:00:00:00:01`.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::Serialize;
@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bowline status
+  bowline status -o wide
   bowline status --name demo -o json")]
 pub(crate) struct Args {
     /// Name of the cluster [default: the only one]
@@ -70,6 +71,9 @@ struct NodeStatus {
     pod_cidr: String,
     agent_version: String,
     pods: usize,
+    addresses: Vec<String>,
+    kernel_version: String,
+    container_runtime_version: String,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -100,7 +104,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         Err(_) => Some("the server does not answer".to_owned()),
     };
     let printed = match args.output {
-        Format::Table => print(&status).map_err(Into::into),
+        Format::Table | Format::Wide => print(&status, args.output).map_err(Into::into),
         format => output::document(&status, format),
     };
     match trouble {
@@ -195,10 +199,17 @@ async fn ask_server(place: &Place, status: &mut Status) -> anyhow::Result<()> {
         let on_node =
             |pod: &&Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&name);
         let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let addresses = addresses.filter(|address| address.type_ == "InternalIP");
+        let of =
+            |field: fn(&NodeSystemInfo) -> &String| info.map(field).cloned().unwrap_or_default();
         status.nodes.push(NodeStatus {
             ready: ready::is_ready(node),
             pod_cidr: node.spec.as_ref().and_then(|it| it.pod_cidr.clone()).unwrap_or_default(),
-            agent_version: info.map(|info| info.kubelet_version.clone()).unwrap_or_default(),
+            agent_version: of(|info| &info.kubelet_version),
+            kernel_version: of(|info| &info.kernel_version),
+            container_runtime_version: of(|info| &info.container_runtime_version),
+            addresses: addresses.map(|address| address.address.clone()).collect(),
             pods: pods.items.iter().filter(on_node).count(),
             name,
         });
@@ -212,7 +223,7 @@ fn is_pod_ready(pod: &Pod) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn print(status: &Status) -> Result<(), output::WriteOutputFailed> {
+fn print(status: &Status, format: Format) -> Result<(), output::WriteOutputFailed> {
     let server = status.server_version.as_deref().unwrap_or("does not answer");
     output::text(&format!(
         "cluster {}   server {server}   pods {} of {} ready\nkubeconfig {}\n\n",
@@ -232,7 +243,8 @@ fn print(status: &Status) -> Result<(), output::WriteOutputFailed> {
         return Ok(());
     }
     output::line("")?;
-    let mut nodes = Table::new(["node", "ready", "pods", "pod range", "version"]);
+    let columns = ["node", "ready", "pods", "pod range", "version"];
+    let mut nodes = Table::with_more(format, columns, ["address", "kernel", "runtime"]);
     for node in &status.nodes {
         let ready = if node.ready { "yes" } else { "no" };
         nodes.row([
@@ -241,6 +253,9 @@ fn print(status: &Status) -> Result<(), output::WriteOutputFailed> {
             node.pods.to_string(),
             node.pod_cidr.clone(),
             node.agent_version.clone(),
+            node.addresses.join(","),
+            node.kernel_version.clone(),
+            node.container_runtime_version.clone(),
         ]);
     }
     nodes.print()

@@ -34,12 +34,12 @@ pub(super) fn run(cluster: &str, nodes: &[String], format: Format) -> anyhow::Re
         worst = worst.max(ended.status.code().unwrap_or(1));
         let said = String::from_utf8_lossy(&ended.stdout);
         match format {
-            Format::Table => output::text(&format!("{node}:\n{said}\n"))?,
+            _ if format.is_table() => output::text(&format!("{node}:\n{said}\n"))?,
             _ if said.trim().is_empty() => drop(documents.insert(node.clone(), Value::Null)),
             _ => drop(documents.insert(node.clone(), parsed(&said, format)?)),
         }
     }
-    if format != Format::Table {
+    if !format.is_table() {
         output::document(&Value::Object(documents), format)?;
     }
     Ok(worst)

@@ -44,8 +44,8 @@ pub(super) async fn run(sides: &Sides, format: Format) -> anyhow::Result<bool> {
         found.retain(|difference| again.contains(difference));
     }
     let printed = match format {
-        Format::Table if found.is_empty() => Ok(()),
-        Format::Table => table(&found).print().map_err(Into::into),
+        Format::Table | Format::Wide if found.is_empty() => Ok(()),
+        Format::Table | Format::Wide => table(&found).print().map_err(Into::into),
         Format::Json | Format::Yaml => output::document(&found, format),
     };
     output::unless_unread(printed)?;

@@ -14,6 +14,11 @@ pub(super) fn print(run_dir: &Path, format: Format) -> anyhow::Result<()> {
     })?;
     match format {
         Format::Table => Ok(table(&figures.counts).print()?),
+        Format::Wide => {
+            table(&figures.counts).print()?;
+            let DnsFigures { since, written, .. } = &figures;
+            Ok(output::line(&format!("\ncounted from {since:.0} to {written:.0}"))?)
+        }
         _ => output::document(&figures, format),
     }
 }

@@ -56,13 +56,13 @@ pub(super) fn print(bpffs: &Path, wanted: &Wanted, format: Format) -> anyhow::Re
             bail!("map {map} has no entry {key}{}", output::nearest(key, &keys));
         };
         rows = vec![rows.swap_remove(place)];
-        if format != Format::Table {
+        if !format.is_table() {
             return output::document(&rows[0], format);
         }
     }
-    match format {
-        Format::Table => Ok(table(&rows, *raw).print()?),
-        _ => output::document(&rows, format),
+    match format.is_table() {
+        true => Ok(table(&rows, *raw, format).print()?),
+        false => output::document(&rows, format),
     }
 }
 
@@ -74,8 +74,10 @@ fn known(map: &str) -> anyhow::Result<&'static str> {
     }
 }
 
-fn table(rows: &[DumpRow], raw: bool) -> Table {
-    let mut table = Table::new(["key", "value"]);
+/// Wide: what entries mean, and their bytes as well.
+fn table(rows: &[DumpRow], raw: bool, format: Format) -> Table {
+    let format = if raw { Format::Table } else { format };
+    let mut table = Table::with_more(format, ["key", "value"], ["raw key", "raw value"]);
     for row in rows {
         if raw {
             table.row([row.raw_key.clone(), row.raw_value.clone()]);
@@ -83,7 +85,7 @@ fn table(rows: &[DumpRow], raw: bool) -> Table {
         }
         let named = row.key_fields.as_ref().and_then(counter);
         let key = named.map_or_else(|| row.key.clone(), |name| format!("{} {name}", row.key));
-        table.row([key, flat(&row.value)]);
+        table.row([key, flat(&row.value), row.raw_key.clone(), row.raw_value.clone()]);
     }
     table
 }

@@ -179,6 +179,10 @@ mod tests {
             refused: 0,
             packets: 0,
             bytes: 0,
+            first_slot: 0,
+            slots: 1,
+            affinity_seconds: None,
+            line: None,
         };
         let pod = PodRow {
             namespace: Some("shop".to_owned()),
@@ -188,6 +192,7 @@ mod tests {
             ifindex: 7,
             mac: String::new(),
             netns: None,
+            has_flows: false,
         };
         let backend = BackendRow {
             service: None,
@@ -198,6 +203,8 @@ mod tests {
             address: "10.240.1.3".parse().unwrap(),
             port: 9376,
             target: Some("default/nifty-1".to_owned()),
+            slot: 0,
+            state: "active",
         };
         Snapshot {
             services: vec![

@@ -162,7 +162,7 @@ fn of_api(told: &Explanation, node: &Node<'_>) -> anyhow::Result<Vec<LeftOut>> {
 }
 
 fn print(told: &Told, format: Format) -> anyhow::Result<()> {
-    if format != Format::Table {
+    if !format.is_table() {
         return output::document(told, format);
     }
     let mut table = Table::new(["step", "at", "looks up", "finds"]);
@@ -180,7 +180,12 @@ fn print(told: &Told, format: Format) -> anyhow::Result<()> {
         row("-".to_owned(), "tried", &told.told.to.to_string(), &tried.to_string());
     }
     table.print()?;
-    Ok(output::text(&verdict(&told.told))?)
+    output::text(&verdict(&told.told))?;
+    let candidates: Vec<String> = told.told.candidates.iter().map(ToString::to_string).collect();
+    if format == Format::Wide && !candidates.is_empty() {
+        output::line(&format!("candidates: {}", candidates.join(", ")))?;
+    }
+    Ok(())
 }
 
 fn verdict(told: &Explanation) -> String {

@@ -17,6 +17,7 @@ mod listen;
 mod monitor;
 mod neighbours;
 mod probe;
+mod reasons;
 mod rows;
 mod status;
 mod top;
@@ -42,6 +43,7 @@ use crate::output::{self, Format};
   bowline net backends --name demo --node node2 -o json
   bowline net counters --bpffs /sys/fs/bpf
   bowline net status --node node1 --watch
+  bowline net backends --node node1 -o wide
   bowline net drops --all-nodes
   bowline net maps dump PODS --node node1
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
@@ -226,7 +228,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         return Ok(());
     };
-    let clears = args.output == Format::Table && std::io::stdout().is_terminal();
+    let clears = args.output.is_table() && std::io::stdout().is_terminal();
     loop {
         if clears {
             // Clear the screen, and go to its first place (ECMA-48).
@@ -303,7 +305,9 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
         true => snapshot,
         false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),
     };
-    rows::print(&args.what, &snapshot, args.output).map(|()| true)
+    // Links have other names than numbers only in the node's own namespace.
+    let netns = source.local.as_ref().map(|local| local.netns.as_path());
+    rows::print(&args.what, &snapshot, netns, args.output).map(|()| true)
 }
 
 fn must_be_root() -> anyhow::Result<()> {

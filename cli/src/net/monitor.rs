@@ -119,7 +119,7 @@ impl Sink for Shown {
     fn add(&mut self, event: &Event, _packet: &[u8]) -> anyhow::Result<()> {
         let row = self.row(event);
         match self.format {
-            Format::Table => line(&row, &mut self.text),
+            Format::Table | Format::Wide => line(&row, self.format, &mut self.text),
             Format::Json => {
                 self.text.push_str(&serde_json::to_string(&row)?);
                 self.text.push('\n');
@@ -304,7 +304,8 @@ fn protocol_name(number: u8) -> String {
     }
 }
 
-fn line(row: &Row, text: &mut String) {
+/// Wide: with the link, by its number.
+fn line(row: &Row, format: Format, text: &mut String) {
     let clock = row.time.split_once('T').map_or(&*row.time, |(_, clock)| clock);
     let clock = clock.trim_end_matches('Z');
     let mut words =
@@ -314,6 +315,9 @@ fn line(row: &Row, text: &mut String) {
     let ends = [row.source.as_ref(), row.destination.as_ref(), row.becomes.as_ref()];
     words.extend(packet_words(ends, &row.tcp_flags, row.bytes));
     words.extend(row.connect_microseconds.map(|took| format!("connected in {took} us")));
+    if format == Format::Wide && row.ifindex > 0 {
+        words.push(format!("link {}", row.ifindex));
+    }
     text.push_str(&words.join(" "));
     text.push('\n');
 }
@@ -351,6 +355,9 @@ mod tests {
         let text = std::mem::take(&mut shown.text);
         let says = "TCP 10.240.0.5:40000 -> 10.9.8.7:80 => 10.240.1.9:9376 SYN 74 B";
         assert!(text.trim_end().ends_with(says), "{text}");
+        let (mut wide, row) = (String::new(), shown.row(&Event { ifindex: 7, ..event(0, 0) }));
+        line(&row, Format::Wide, &mut wide);
+        assert!(wide.ends_with(" 74 B link 7\n"), "{wide}");
         let there = event(0, 0);
         let answer = Event {
             source: there.becomes,

@@ -10,13 +10,27 @@ use crate::output::{self, Format, Table};
 /// Prints them.
 pub(super) fn print(netns: Option<&Path>, format: Format) -> anyhow::Result<()> {
     let rows = neighbours(netns)?;
-    if format != Format::Table {
+    if !format.is_table() {
         return output::document(&rows, format);
     }
-    let mut table = Table::new(["address", "link", "mac", "state"]);
+    let more = ["number", "confirmed", "used", "changed"];
+    let mut table = Table::with_more(format, ["address", "link", "mac", "state"], more);
+    let ago = |seconds: Option<u64>| match seconds {
+        Some(seconds) => format!("{seconds} s ago"),
+        None => "-".to_owned(),
+    };
     for row in rows {
         let mac = row.mac.unwrap_or_else(|| "-".to_owned());
-        table.row([row.address.to_string(), row.link, mac, row.state]);
+        table.row([
+            row.address.to_string(),
+            row.link,
+            mac,
+            row.state,
+            row.ifindex.to_string(),
+            ago(row.confirmed_seconds_ago),
+            ago(row.used_seconds_ago),
+            ago(row.updated_seconds_ago),
+        ]);
     }
     Ok(table.print()?)
 }

@@ -1,9 +1,10 @@
 //! `bowline net status`: features, maps and programs of a node, for people.
 
 use bowline_agent::datapath::{
-    FeatureRow, LoopStatus, MapStatus, ProgramStatus, RecentDrops, Status,
+    FeatureRow, LoopStatus, MapShape, MapStatus, ProgramStatus, RecentDrops, Status,
 };
 
+use super::reasons::meaning;
 use crate::output::{self, Format, Table};
 
 /// Stands for what is not known.
@@ -11,17 +12,17 @@ const UNKNOWN: &str = "-";
 
 /// Prints all of it; as tables one after the other.
 pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
-    if format != Format::Table {
+    if !format.is_table() {
         return output::document(status, format);
     }
     features(&status.features).print()?;
     output::line("")?;
-    maps(&status.maps, status.map_bytes).print()?;
+    maps(&status.maps, status.map_bytes, format).print()?;
     output::line("")?;
-    programs(&status.programs).print()?;
+    programs(&status.programs, format).print()?;
     output::line("")?;
-    loops(&status.loops).print()?;
-    for text in status.recent_drops.iter().map(dropped) {
+    loops(&status.loops, format).print()?;
+    for text in status.recent_drops.iter().map(|recent| dropped(recent, format)) {
         output::text(&format!("\n{text}"))?;
     }
     for line in without_room(&status.maps) {
@@ -36,17 +37,17 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
 
 /// Prints the features alone.
 pub(super) fn print_features(rows: &[FeatureRow], format: Format) -> anyhow::Result<()> {
-    match format {
-        Format::Table => Ok(features(rows).print()?),
-        _ => output::document(&rows, format),
+    match format.is_table() {
+        true => Ok(features(rows).print()?),
+        false => output::document(&rows, format),
     }
 }
 
 /// Prints the programs alone.
 pub(super) fn print_programs(rows: &[ProgramStatus], format: Format) -> anyhow::Result<()> {
-    match format {
-        Format::Table => Ok(programs(rows).print()?),
-        _ => output::document(&rows, format),
+    match format.is_table() {
+        true => Ok(programs(rows, format).print()?),
+        false => output::document(&rows, format),
     }
 }
 
@@ -61,34 +62,50 @@ fn features(rows: &[FeatureRow]) -> Table {
     table
 }
 
-fn maps(rows: &[MapStatus], total: u64) -> Table {
-    let mut table = Table::new(["map", "used", "size", "memory", "full", "raised by"]);
+fn maps(rows: &[MapStatus], total: u64, format: Format) -> Table {
+    let columns = ["map", "used", "size", "memory", "full", "raised by"];
+    let mut table = Table::with_more(format, columns, SHAPE);
     for row in rows {
-        table.row([
+        let cells = [
             row.name.clone(),
             row.used.map_or_else(|| UNKNOWN.to_owned(), |used| used.to_string()),
             row.size.to_string(),
             bytes(row.bytes),
             fill(row.used, row.size, row.pressure, row.full.is_some()),
             row.flag.unwrap_or(UNKNOWN).to_owned(),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(shape(&row.shape)));
     }
     let empty = String::new;
     table.row(["(all)".to_owned(), empty(), empty(), bytes(total), empty(), empty()]);
     table
 }
 
-fn programs(rows: &[ProgramStatus]) -> Table {
-    let mut table = Table::new([
-        "program",
-        "id",
-        "hook",
-        "instructions",
-        "verified",
-        "runs",
-        "ns per run",
-        "attached to",
-    ]);
+/// More columns of maps.
+pub(super) const SHAPE: [&str; 5] = ["id", "type", "key", "value", "flags"];
+
+/// Their cells.
+pub(super) fn shape(shape: &MapShape) -> [String; 5] {
+    let MapShape { id, r#type, key_bytes, value_bytes, kernel_flags } = shape;
+    [
+        id.to_string(),
+        r#type.clone(),
+        format!("{key_bytes} B"),
+        format!("{value_bytes} B"),
+        list(kernel_flags),
+    ]
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    if items.is_empty() { UNKNOWN.to_owned() } else { items.join(",") }
+}
+
+fn programs(rows: &[ProgramStatus], format: Format) -> Table {
+    let columns =
+        ["program", "id", "hook", "instructions", "verified", "runs", "ns per run", "attached to"];
+    let more = ["tag", "machine code", "loaded", "maps"];
+    let mut table = Table::with_more(format, columns, more);
     let count = |count: Option<u64>| count.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string());
     for row in rows {
         table.row([
@@ -100,6 +117,10 @@ fn programs(rows: &[ProgramStatus]) -> Table {
             count(row.runs),
             count(row.nanoseconds_per_run),
             if row.attached.is_empty() { UNKNOWN.to_owned() } else { row.attached.join(", ") },
+            row.tag.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
+            row.machine_bytes.map_or_else(|| UNKNOWN.to_owned(), |count| bytes(count.into())),
+            row.loaded_seconds_ago.map_or_else(|| UNKNOWN.to_owned(), |n| format!("{n} s ago")),
+            list(&row.maps),
         ]);
     }
     table
@@ -116,28 +137,33 @@ pub(super) fn fill(used: Option<u32>, size: u32, pressure: bool, full: bool) -> 
     }
 }
 
-fn loops(rows: &[LoopStatus]) -> Table {
-    let mut table = Table::new(["loop", "last round", "took", "result"]);
+fn loops(rows: &[LoopStatus], format: Format) -> Table {
+    let columns = ["loop", "last round", "took", "result"];
+    let mut table = Table::with_more(format, columns, ["ended"]);
     for row in rows {
         let result = match &row.failure {
             Some(failure) => format!("failed ({} in a row): {failure}", row.failures),
             None => "done".to_owned(),
         };
         let took = format!("{:.1} ms", row.microseconds as f64 / 1000.0);
-        table.row([row.name.clone(), format!("{} s ago", row.seconds_ago), took, result]);
+        let (ago, ended) = (format!("{} s ago", row.seconds_ago), format!("{:.3}", row.ended));
+        table.row([row.name.clone(), ago, took, result, ended]);
     }
     table
 }
 
-fn dropped(recent: &RecentDrops) -> String {
+fn dropped(recent: &RecentDrops, format: Format) -> String {
     let seconds = recent.seconds;
     if recent.rows.is_empty() {
         return format!("nothing was dropped in the last {seconds} s\n");
     }
-    let mut table = Table::new(["dropped", "direction", "packets", "bytes"]);
+    let columns = ["dropped", "direction", "packets", "bytes"];
+    let mut table = Table::with_more(format, columns, ["meaning"]);
     for row in &recent.rows {
         let (packets, bytes) = (row.packets.to_string(), row.bytes.to_string());
-        table.row([row.reason.to_owned(), row.direction.to_owned(), packets, bytes]);
+        let (reason, direction) = (row.reason.to_owned(), row.direction.to_owned());
+        let meaning = meaning(row.reason).to_owned();
+        table.row([reason, direction, packets, bytes, meaning]);
     }
     format!("in the last {seconds} s:\n{}", table.render(true))
 }
@@ -183,15 +209,18 @@ mod tests {
             bytes: 3 << 19,
             flag: Some("--map-size SLOTS="),
             full: Some(FullMap { message, refused }),
+            shape: MapShape { id: 7, r#type: "array".to_owned(), ..MapShape::default() },
         }
     }
 
     #[test]
     fn a_full_map_is_shown_with_what_it_refused() {
-        let text = maps(&[slots()], 3 << 19).render(false);
+        let text = maps(&[slots()], 3 << 19, Format::Table).render(false);
         let first = text.lines().next().unwrap_or_default();
         let words: Vec<&str> = first.split_whitespace().collect();
         assert_eq!(words, ["SLOTS", "4", "4", "1.5", "MiB", "FULL", "--map-size", "SLOTS="]);
+        let wide = maps(&[slots()], 3 << 19, Format::Wide).render(false);
+        assert!(wide.contains("SLOTS=   7   array   0 B   0 B   -\n"), "{wide}");
         let lines = without_room(&[slots()]);
         assert_eq!(lines.len(), 1);
         assert!(lines[0].ends_with("default/web4 and 2 more"), "{lines:?}");
@@ -215,7 +244,8 @@ mod tests {
             failure: failure.map(str::to_owned),
             failures,
         };
-        let text = loops(&[round(None, 0), round(Some("no link"), 3)]).render(false);
+        let rows = [round(None, 0), round(Some("no link"), 3)];
+        let text = loops(&rows, Format::Table).render(false);
         assert!(text.starts_with("network   2 s ago   1.2 ms   done\n"), "{text}");
         assert!(text.ends_with("failed (3 in a row): no link\n"), "{text}");
         let row = bowline_agent::datapath::CounterRow {
@@ -225,10 +255,13 @@ mod tests {
             packets: 7,
             bytes: 0,
         };
-        let text = dropped(&RecentDrops { seconds: 60, rows: vec![row] });
+        let recent = RecentDrops { seconds: 60, rows: vec![row] };
+        let text = dropped(&recent, Format::Table);
         assert!(text.starts_with("in the last 60 s:\nDROPPED"), "{text}");
         assert!(text.ends_with("no-backend   socket      7         0\n"), "{text}");
-        let nothing = dropped(&RecentDrops { seconds: 9, rows: Vec::new() });
+        let wide = dropped(&recent, Format::Wide);
+        assert!(wide.ends_with("7         0       the service has no ready backend\n"), "{wide}");
+        let nothing = dropped(&RecentDrops { seconds: 9, rows: Vec::new() }, Format::Table);
         assert_eq!(nothing, "nothing was dropped in the last 9 s\n");
     }
 

@@ -123,7 +123,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let (before, last) = (Before::default(), View::default());
     let mut nodes = Nodes { sources, numeric, before, last, failing_since: None };
-    if format == Format::Table && is_live() {
+    if format.is_table() && is_live() {
         return screen::run(args, &mut nodes, stop);
     }
     // The rates of the first table are for its interval.
@@ -215,7 +215,7 @@ fn print(view: &View, shown: Shown, format: Format) -> anyhow::Result<()> {
         Format::Yaml => {
             return Ok(output::text(&format!("---\n{}", output::yaml(&view.only(shown))?))?);
         }
-        Format::Table => {}
+        Format::Table | Format::Wide => {}
     }
     if let Some(problem) = &view.problem {
         tracing::warn!("{problem}");

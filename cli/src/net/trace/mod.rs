@@ -341,7 +341,7 @@ impl<'a> Trace<'a> {
 }
 
 fn print(told: &Told<'_>, format: Format) -> anyhow::Result<()> {
-    if format != Format::Table {
+    if !format.is_table() {
         return output::document(told, format);
     }
     let mut table = Table::new(["time", "node", "hook", "device", "verdict", "reason", "packet"]);

@@ -1,0 +1,102 @@
+//! What a map or a program is, by the kernel's own account.
+
+use serde::Serialize;
+
+use super::syscall::MapInfo;
+
+/// The types of maps that there are here (`enum bpf_map_type`).
+const TYPES: [(u32, &str); 6] = [
+    (1, "hash"),
+    (2, "array"),
+    (6, "percpu_array"),
+    (9, "lru_hash"),
+    (11, "lpm_trie"),
+    (27, "ringbuf"),
+];
+
+/// How maps are made here (`BPF_F_...`).
+const FLAGS: [(u32, &str); 2] = [(1, "no_prealloc"), (1 << 10, "mmapable")];
+
+/// A map as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapShape {
+    /// The kernel's number for it, as `bpftool map` shows it.
+    pub id: u32,
+    /// As `bpftool` names it.
+    pub r#type: String,
+    pub key_bytes: u32,
+    /// Of one entry; of an entry per processor, what each has.
+    pub value_bytes: u32,
+    /// How it was made.
+    pub kernel_flags: Vec<String>,
+}
+
+impl MapShape {
+    pub(super) fn of(info: &MapInfo) -> Self {
+        let known = TYPES.iter().find(|(number, _)| *number == info.kind);
+        let name = known.map(|(_, name)| (*name).to_owned());
+        let mut flags: Vec<String> = Vec::new();
+        let mut left = info.flags;
+        for (flag, name) in FLAGS {
+            if left & flag != 0 {
+                flags.push(name.to_owned());
+                left &= !flag;
+            }
+        }
+        if left != 0 {
+            flags.push(format!("{left:#x}"));
+        }
+        Self {
+            id: info.id,
+            r#type: name.unwrap_or_else(|| format!("type {}", info.kind)),
+            key_bytes: info.key_size,
+            value_bytes: info.value_size,
+            kernel_flags: flags,
+        }
+    }
+}
+
+/// What the kernel says of a loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgramFacts {
+    pub(super) name: [u8; 16],
+    /// A digest of its instructions.
+    pub(super) tag: [u8; 8],
+    /// Of the machine's own code; 0 if it is interpreted or the reader may not know.
+    pub(super) machine_bytes: u32,
+    /// By the clock that counts from the start of the machine and does not stop in its sleep.
+    pub(super) load_time_ns: u64,
+    /// The maps that it uses, by number.
+    pub(super) maps: Vec<u32>,
+    pub(super) instructions: u32,
+    /// How many instructions the verifier went through; 0 below Linux 5.16.
+    pub(super) verified: u32,
+    /// Counted while `kernel.bpf_stats_enabled` is on, with their time.
+    pub(super) runs: u64,
+    pub(super) run_time_ns: u64,
+}
+
+impl ProgramFacts {
+    /// Whether it was loaded under this name, of which the kernel keeps 15 bytes.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        let kept = name.len().min(self.name.len() - 1);
+        self.name[..kept] == name.as_bytes()[..kept] && self.name[kept] == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_name_here_is_shown_as_a_number() {
+        let info = MapInfo { kind: 9, flags: 1, key_size: 4, ..MapInfo::default() };
+        let shape = MapShape::of(&info);
+        assert_eq!((shape.r#type.as_str(), shape.key_bytes), ("lru_hash", 4));
+        assert_eq!(shape.kernel_flags, ["no_prealloc"]);
+        let shape = MapShape::of(&MapInfo { kind: 99, flags: 0x401 | 0x80, ..info });
+        assert_eq!(shape.r#type, "type 99");
+        assert_eq!(shape.kernel_flags, ["no_prealloc", "mmapable", "0x80"]);
+    }
+}
