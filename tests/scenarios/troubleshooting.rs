@@ -2,7 +2,7 @@
 //! the cause, and in which words. The table in `docs/troubleshooting.md` is made here.
 //!
 //! The node's agent is dead meanwhile, so that it mends nothing: a broken node is when these
-//! commands are needed.
+//! commands are needed. It comes back for what only an agent has: loops, and maps that it fills.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,6 +28,8 @@ const TABLE: &str = "docs/troubleshooting.md";
 /// Enough for the stage, and for no service of MANY ports.
 const FEW_SLOTS: &str = "SLOTS=16";
 const MANY: u16 = 20;
+/// From so many of these slots on, 80 % of them are used.
+const NEARLY_FULL: u64 = 13;
 
 /// A packet with a source address that is not the sender's.
 const SPOOF: &str = r"
@@ -96,6 +98,11 @@ async fn play(stage: &EchoStage) -> Result<Vec<Row>> {
     broken.pod_entry()?;
     broken.programs()?;
     broken.map_entry()?;
+    broken.silent_agent().await?;
+    node.start_agent()?;
+    broken.mended("an agent that mends what was broken").await?;
+    broken.failing_loop().await?;
+    broken.nearly_full_map().await?;
     broken.full_map().await?;
     Ok(broken.rows)
 }
@@ -344,21 +351,79 @@ impl Broken<'_> {
         self.names(fault, &["diff"], "missing", 1)
     }
 
-    /// Last, because the agent comes back for it.
-    async fn full_map(&mut self) -> Result<()> {
-        self.stage.node()?.start_agent()?;
+    /// Until `status` says so; what it says then.
+    async fn status_says(&self, what: &str, word: &str) -> Result<String> {
+        wait(what, PATIENCE, async || {
+            let (_, said) = self.net(&["status"])?;
+            Ok(if said.contains(word) { Found::Yes(said) } else { Found::NotYet(said) })
+        })
+        .await
+    }
+
+    /// Until nothing is wrong.
+    async fn mended(&self, what: &str) -> Result<()> {
+        let said = self.status_says(what, "\nhealthy").await?;
+        ensure!(!said.contains("HIGH") && !said.contains("failed ("), "{said}");
+        Ok(())
+    }
+
+    /// It is dead, and was alive half a minute ago.
+    async fn silent_agent(&mut self) -> Result<()> {
+        let says = "the agent has not worked for";
+        self.status_says("an agent that is missed", says).await?;
+        self.names("the agent is dead or hangs", &["status"], says, 1)
+    }
+
+    /// Routes cannot be put back at a link that is down.
+    async fn failing_loop(&mut self) -> Result<()> {
+        Self::ip(&self.place, "link set eth0 down")?;
+        let said = self.status_says("a loop that fails", "loop network failed").await;
+        let named = said.and_then(|said| {
+            ensure!(said.contains("failed (") && said.contains("in a row): "), "{said}");
+            let fault = "the agent cannot do its work";
+            self.names(fault, &["status"], "loop network failed", 1)
+        });
+        Self::ip(&self.place, "link set eth0 up")?;
+        named?;
+        self.mended("a loop that goes round again").await
+    }
+
+    /// A service of so many ports, of which each takes a slot for each server.
+    async fn service(&self, name: &str, count: u16) -> Result<()> {
         let port = |port: u16| json!({ "name": format!("p{port}"), "port": port });
-        let ports: Vec<Value> = (1..=MANY).map(port).collect();
+        let ports: Vec<Value> = (1..=count).map(port).collect();
         let service: Service = serde_json::from_value(json!({
-            "metadata": { "name": "many" },
+            "metadata": { "name": name },
             "spec": { "selector": { "app": "echo" }, "ports": ports },
         }))?;
-        self.stage.cluster.api().await?.of().create(&PostParams::default(), &service).await?;
-        wait("a map that is full", PATIENCE, async || {
-            let (_, said) = self.net(&["status"])?;
-            Ok(if said.contains("without room in") { Found::Yes(()) } else { Found::NotYet(said) })
-        })
-        .await?;
+        let api = self.stage.cluster.api().await?;
+        api.of().create(&PostParams::default(), &service).await.map(drop).map_err(Into::into)
+    }
+
+    async fn nearly_full_map(&mut self) -> Result<()> {
+        let (_, said) = self.net(&["maps", "-o", "json"])?;
+        let maps: Vec<Value> = serde_json::from_str(&said).context(said)?;
+        let slots = maps.iter().find(|map| map["name"] == map::SLOTS).context("no SLOTS")?;
+        let used = slots["used"].as_u64().context("no number of slots")?;
+        ensure!(slots["pressure"] == false && used < NEARLY_FULL, "{slots}");
+        let servers = self.stage.servers.len() as u64;
+        let ports = u16::try_from((NEARLY_FULL - used).div_ceil(servers))?;
+        self.service("some", ports).await?;
+        let says = "% full: raise it with --map-size SLOTS=";
+        let said = self.status_says("a map that is nearly full", says).await?;
+        let row = said.lines().find(|line| line.starts_with("SLOTS ")).context("no row")?;
+        ensure!(row.contains("HIGH, "), "{row}");
+        self.names("a map is nearly full", &["status"], says, 1)?;
+        let (_, said) = self.net(&["maps"])?;
+        ensure!(said.matches("HIGH, ").count() == 1, "{said}");
+        let services = self.stage.cluster.api().await?.of::<Service>();
+        services.delete("some", &DeleteParams::default()).await?;
+        self.mended("a map with room again").await
+    }
+
+    async fn full_map(&mut self) -> Result<()> {
+        self.service("many", MANY).await?;
+        self.status_says("a map that is full", "without room in").await?;
         self.names("a map is full", &["status"], "without room in SLOTS: default/many", 1)
     }
 }
