@@ -17,6 +17,8 @@ mod load;
 #[path = "../../xtask/src/bench/results.rs"]
 #[expect(dead_code, reason = "other suites look at the machine")]
 mod results;
+#[path = "../../tests/benches/screen.rs"]
+mod screen;
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/datapath/world.rs"]
 mod world;
@@ -30,6 +32,7 @@ use bridge::Bridge;
 use clap::Parser;
 use load::{Load, serve_at};
 use results::{Better, Figure, Relation, Run, Statistics, median};
+use screen::Screen;
 use serde_json::json;
 use world::{Namespace, Node, TUNNEL, World};
 
@@ -131,6 +134,8 @@ fn rounds(
 ) -> Vec<Vec<f64>> {
     let mut rates = vec![Vec::new(); ways.len()];
     let turn = Duration::from_millis(arguments.turn);
+    let screen = Screen::new();
+    screen.begin(load.name());
     load.place();
     for round in 0..arguments.rounds as usize {
         for step in 0..ways.len() {
@@ -201,6 +206,7 @@ fn main() {
     serve_at(&far.namespace, far_at);
     serve_at(&world.there.namespace, node_at);
     check(&world, &mut planes, far_at);
+    bridge.check();
     let (pod, node) = (&world.client().namespace, &world.here.namespace);
     let way = |name, client, target| Way { name, client, target, tunnel: false };
     let ways = [

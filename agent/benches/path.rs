@@ -1,12 +1,13 @@
 //! What the way through a service costs beside the pod's own address, and beside the ways of
 //! others. `cargo xtask bench path` runs it; needs root, iptables and nft.
 //!
-//! The same client asks the same kind of server, on another node, by the pod's own address (the
-//! limit), through bowline's socket hooks, through its packet programs, and through the rules that
-//! kube-proxy writes for iptables and for nftables, and through a proxy in user space. Every slice
-//! of time goes to one of them, in turns; figures are ratios to the limit of the same round, as a
-//! median with the least and the most. The way is that of the service in the worst place: the last
-//! one. Everything happens in namespaces and a cgroup of its own; nothing of it is left.
+//! The same client asks the same kind of server, on another node and on its own, by the pod's own
+//! address (the limit), through bowline's socket hooks, through its packet programs, through the
+//! rules that kube-proxy writes for iptables and for nftables, and through a proxy in user space.
+//! Every slice of time goes to one of them, in turns; figures are ratios to the limit of the same
+//! round, as a median with the least and the most. The way is that of the service in the worst
+//! place: the last one. Everything happens in namespaces and a cgroup of its own; nothing of it is
+//! left.
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
 
@@ -20,9 +21,10 @@ mod baselines;
 mod load;
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
-#[expect(dead_code, reason = "another suite changes rules")]
 #[path = "path/rules.rs"]
 mod rules;
+#[path = "../../tests/benches/screen.rs"]
+mod screen;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -35,6 +37,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use load::{Load, serve_at};
 use results::{Better, Figure, Machine, Relation, Run, Statistics, median};
+use screen::Screen;
 use serde_json::{Value, json};
 use world::{Namespace, World};
 
@@ -66,6 +69,36 @@ const HOOKS: &str = "bowline, socket hooks";
 const PROGRAMS: &str = "bowline, packet programs";
 /// Through the last of many services it is to be at least so fast as through the only one.
 const MANY_GOAL: f64 = 0.97;
+
+/// Where the server is, seen from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    OtherNode,
+    OneNode,
+}
+
+/// Which services there are, where they lead, and what is asked of the last one.
+#[derive(Clone, Copy)]
+struct Scene {
+    count: u32,
+    place: Place,
+    load: Load,
+}
+
+impl Scene {
+    /// What is measured, without the way.
+    fn name(self) -> String {
+        let Self { count, place, load } = self;
+        let place = if place == Place::OneNode { ", on one node" } else { "" };
+        format!("{}, {count} services{place}", load.name())
+    }
+
+    /// In which plot it stands.
+    fn plot(self) -> String {
+        let place = if self.place == Place::OneNode { " on the client's node" } else { "" };
+        format!("{}, to the {LIMIT}{place}", self.load.name())
+    }
+}
 
 /// The address of service `number`.
 pub(crate) fn vip(number: u32) -> Ipv4Addr {
@@ -115,26 +148,70 @@ struct Found {
     rates: Vec<f64>,
 }
 
-/// Every way in turns; which one begins differs from round to round.
-fn rounds(arguments: &Arguments, world: &World, ways: &[Way<'_>], load: Load) -> Vec<Found> {
-    let ways: Vec<&Way<'_>> = ways.iter().filter(|way| way.udp || !load.is_udp()).collect();
-    let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
-    let mut all: Vec<Found> = ways.iter().map(found).collect();
-    let turn = Duration::from_millis(arguments.turn);
-    load.place();
-    for round in 0..arguments.rounds as usize {
-        for step in 0..ways.len() {
-            let place = (round + step) % ways.len();
-            let (way, target) = (ways[place], ways[place].target);
-            if way.hooked {
-                world.here.cgroup.enter();
+/// All that is measured.
+struct Stage<'a> {
+    arguments: &'a Arguments,
+    world: &'a World,
+    others: &'a [(Rules, Plain)],
+    /// Without services.
+    bare: &'a Plain,
+}
+
+impl Stage<'_> {
+    /// Writes the rules of others for so many services, of which at least the last one leads to
+    /// this backend, and checks them.
+    fn ways(&self, count: u32, place: Place, backend: Ipv4Addr) -> Vec<Way<'_>> {
+        let direct = SocketAddr::from((backend, BACKEND_PORT));
+        let service = SocketAddr::from((vip(count - 1), PORT));
+        let client = &self.world.client().namespace;
+        let way = |name, client, target, hooked| Way { name, client, target, hooked, udp: true };
+        let mut ways = vec![
+            way(LIMIT, client, direct, false),
+            way(HOOKS, client, service, true),
+            way(PROGRAMS, client, service, false),
+            way("no service, kernel's own routing", &self.bare.client, direct, false),
+        ];
+        for (rules, plain) in self.others {
+            match place {
+                Place::OtherNode => rules.write(plain, count, &[backend]),
+                Place::OneNode => rules.lead_last(plain, count, &[backend]),
             }
-            let rate = way.client.run(move || load.run(target, turn));
-            world.here.cgroup.leave();
-            all[place].rates.push(rate);
+            rules.check(plain, service, &[backend]);
+            ways.push(Way {
+                name: rules.name(),
+                client: &plain.client,
+                target: service,
+                hooked: false,
+                udp: *rules != Rules::Userspace,
+            });
         }
+        ways
     }
-    all
+
+    /// Every way in turns; which one begins differs from round to round.
+    fn rounds(&self, ways: &[Way<'_>], scene: Scene) -> Vec<Found> {
+        let (load, rounds) = (scene.load, self.arguments.rounds as usize);
+        let ways: Vec<&Way<'_>> = ways.iter().filter(|way| way.udp || !load.is_udp()).collect();
+        let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
+        let mut all: Vec<Found> = ways.iter().map(found).collect();
+        let turn = Duration::from_millis(self.arguments.turn);
+        let screen = Screen::new();
+        screen.begin(scene.name());
+        load.place();
+        for round in 0..rounds {
+            for step in 0..ways.len() {
+                let place = (round + step) % ways.len();
+                let (way, target) = (ways[place], ways[place].target);
+                if way.hooked {
+                    self.world.here.cgroup.enter();
+                }
+                let rate = way.client.run(move || load.run(target, turn));
+                self.world.here.cgroup.leave();
+                all[place].rates.push(rate);
+            }
+        }
+        all
+    }
 }
 
 fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
@@ -142,17 +219,16 @@ fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
 }
 
 /// Every way beside the first one, which is the limit; that one as it is.
-fn figures(count: u32, load: Load, all: &[Found]) -> Vec<Figure> {
-    let limit = &all[0].rates;
-    let name = |way: &str| format!("{}, {count} services: {way}", load.name());
-    let plot = format!("{}, to the {LIMIT}", load.name());
+fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
+    let (limit, load) = (&all[0].rates, scene.load);
+    let name = |way: &str| format!("{}: {way}", scene.name());
     let figure = |found: &Found| {
         if found.way == LIMIT {
             return Figure::new(name(LIMIT), load.unit(), None, limit.clone());
         }
         let ours = [HOOKS, PROGRAMS].contains(&found.way).then_some(Better::More);
         Figure::new(name(found.way), "ratio", ours, ratios(&found.rates, limit))
-            .at(&plot, found.way, count, "services")
+            .at(&scene.plot(), found.way, scene.count, "services")
             .goal((found.way == HOOKS).then(|| load.goal()))
             .beside(LIMIT, Relation::Ratio)
             .from(load.unit(), &found.rates)
@@ -162,26 +238,21 @@ fn figures(count: u32, load: Load, all: &[Found]) -> Vec<Figure> {
 
 /// What else there are goals for: the hooks beside kube-proxy's rules, and beside themselves with
 /// the first number of services.
-fn comparisons(
-    count: u32,
-    load: Load,
-    all: &[Found],
-    first: Option<&(u32, Vec<f64>)>,
-) -> Vec<Figure> {
+fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> Vec<Figure> {
     let Some(hooks) = all.iter().find(|found| found.way == HOOKS) else { return Vec::new() };
     let mut figures = Vec::new();
     let mut add = |other: &str, samples: Vec<f64>, goal: f64| {
-        let name = format!("{}, {count} services: {HOOKS}, to {other}", load.name());
+        let name = format!("{}: {HOOKS}, to {other}", scene.name());
         let figure = Figure::new(name, "ratio", Better::More, samples);
         figures.push(figure.goal(goal).beside(other, Relation::Ratio));
     };
-    if matches!(load, Load::Fresh { .. }) {
+    if matches!(scene.load, Load::Fresh { .. }) {
         let others = [Rules::Iptables, Rules::Nftables].map(Rules::name);
         for found in all.iter().filter(|found| others.contains(&found.way)) {
             add(found.way, ratios(&hooks.rates, &found.rates), 1.0);
         }
     }
-    if let Some((few, then)) = first.filter(|(few, _)| *few < count) {
+    if let Some((few, then)) = first.filter(|(few, _)| *few < scene.count) {
         let now = ratios(&hooks.rates, &all[0].rates);
         let other = format!("the same with {few}, each to the {LIMIT}");
         add(&other, ratios(&now, then), MANY_GOAL);
@@ -190,8 +261,8 @@ fn comparisons(
 }
 
 /// Prints the ratios to the first way, which is the limit.
-fn report(count: u32, load: Load, all: &[Found], figures: &[Figure]) {
-    println!("\n{count} services, {}", load.name());
+fn report(scene: Scene, all: &[Found], figures: &[Figure]) {
+    println!("\n{}", scene.name());
     for (found, figure) in all.iter().zip(figures) {
         let [middle, least, most] = match found.way {
             LIMIT => [1.0; 3],
@@ -201,7 +272,7 @@ fn report(count: u32, load: Load, all: &[Found], figures: &[Figure]) {
         println!(
             "  {:<34} {middle:>6.3}  [{least:.3} .. {most:.3}]   {:<14}{}",
             found.way,
-            load.shown(median(&found.rates)),
+            scene.load.shown(median(&found.rates)),
             if noisy { "  (too noisy to tell)" } else { "" }
         );
     }
@@ -220,51 +291,39 @@ fn main() {
     );
     let world = World::new();
     let (mut here, _there) = world.open();
-    let backends = [world.backends()[1].address];
-    let direct = SocketAddr::from((backends[0], BACKEND_PORT));
-    // Rules are checked with two, and timed with one: nobody's is nearer than another's.
-    let several = [backends[0], Ipv4Addr::from(u32::from(backends[0]) + 1)];
+    let [near, far] = world.backends();
     many_ports(&world.client().namespace);
-    serve_at(&world.backends()[1].namespace, direct);
-    let plain: Vec<(Rules, Plain)> =
-        Rules::ALL.into_iter().map(|rules| (rules, Plain::new(&several))).collect();
-    let bare = Plain::new(&several);
-    for (rules, plain) in &plain {
-        rules.write(plain, 3, &several);
-        rules.check(plain, SocketAddr::from((vip(2), PORT)), &several);
+    for pod in [near, far] {
+        serve_at(&pod.namespace, SocketAddr::from((pod.address, BACKEND_PORT)));
     }
-
+    // Rules are checked with two, and timed with one: nobody's is nearer than another's.
+    let several = [near, far].map(|pod| [pod.address, Ipv4Addr::from(u32::from(pod.address) + 1)]);
+    let plain = || Plain::new(&several[0], &several[1]);
+    let others: Vec<(Rules, Plain)> = Rules::ALL.map(|rules| (rules, plain())).into();
+    let bare = plain();
+    for (rules, plain) in &others {
+        rules.write(plain, 3, &several[1]);
+        rules.check(plain, SocketAddr::from((vip(2), PORT)), &several[1]);
+    }
+    let stage = Stage { arguments: &arguments, world: &world, others: &others, bare: &bare };
+    // The first number's ratios of the hooks to the limit, by place and load.
     let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
     for &count in &arguments.services {
-        here.apply_services(&services(count, &backends)).unwrap();
-        let service = SocketAddr::from((vip(count - 1), PORT));
-        let client = &world.client().namespace;
-        let way = |name, client, target, hooked| Way { name, client, target, hooked, udp: true };
-        let mut ways = vec![
-            way(LIMIT, client, direct, false),
-            way(HOOKS, client, service, true),
-            way(PROGRAMS, client, service, false),
-            way("no service, kernel's own routing", &bare.client, direct, false),
-        ];
-        for (rules, plain) in &plain {
-            rules.write(plain, count, &backends);
-            rules.check(plain, service, &backends);
-            ways.push(Way {
-                name: rules.name(),
-                client: &plain.client,
-                target: service,
-                hooked: false,
-                udp: *rules != Rules::Userspace,
-            });
-        }
-        for (place, load) in Load::ALL.into_iter().enumerate() {
-            let all = rounds(&arguments, &world, &ways, load);
-            let ways = figures(count, load, &all);
-            report(count, load, &all, &ways);
-            run.extend(ways);
-            run.extend(comparisons(count, load, &all, first.get(place)));
-            if first.len() == place {
-                first.push((count, ratios(&all[1].rates, &all[0].rates)));
+        let mut part = 0;
+        for (place, pod) in [(Place::OtherNode, far), (Place::OneNode, near)] {
+            here.apply_services(&services(count, &[pod.address])).unwrap();
+            let ways = stage.ways(count, place, pod.address);
+            for load in Load::ALL {
+                let scene = Scene { count, place, load };
+                let all = stage.rounds(&ways, scene);
+                let ways = figures(scene, &all);
+                report(scene, &all, &ways);
+                run.extend(ways);
+                run.extend(comparisons(scene, &all, first.get(part)));
+                if first.len() == part {
+                    first.push((count, ratios(&all[1].rates, &all[0].rates)));
+                }
+                part += 1;
             }
         }
     }
@@ -287,8 +346,8 @@ fn about(arguments: &Arguments, machine: &Machine) -> String {
     let Machine { cpu, cpus, kernel, .. } = machine;
     format!(
         "Ratios to the pod's own address in the same round: the median of {} rounds, and the least \
-         and the most of them; {} ms a turn, every way in turns; across two nodes, through the \
-         last of the services. {cpus} CPUs ({cpu}), Linux {kernel}.",
+         and the most of them; {} ms a turn, every way in turns; across two nodes and on one, \
+         through the last of the services. {cpus} CPUs ({cpu}), Linux {kernel}.",
         arguments.rounds, arguments.turn,
     )
 }

@@ -18,6 +18,8 @@ mod lab;
 #[path = "../../xtask/src/bench/results.rs"]
 #[expect(dead_code, reason = "other suites look at their figures at the end")]
 mod results;
+#[path = "../../tests/benches/screen.rs"]
+mod screen;
 #[path = "sockets/stay.rs"]
 mod stay;
 
@@ -31,6 +33,7 @@ use clap::Parser;
 use frame::{ACK, Body, Packet, SYN};
 use lab::{BACKEND_PORT, CLIENT_PORT, Hook, Lab, Net, PORT, Verdict, nets};
 use results::{Better, Figure, Relation, Run, Statistics};
+use screen::Screen;
 use serde_json::json;
 use stay::stay;
 
@@ -278,9 +281,12 @@ fn main() {
         let mut all: Vec<Measured> =
             cases().into_iter().map(|case| Measured::new(lab, case)).collect();
         // A class's rounds are far apart: a processor that is slow for a second is slow in one.
-        for _ in 0..arguments.rounds {
+        let screen = Screen::new();
+        for round in 1..=arguments.rounds {
+            screen.begin(format!("round {round} of {}", arguments.rounds));
             all.iter_mut().for_each(|one| one.measure(lab, &arguments, counter.as_ref()));
         }
+        drop(screen);
         for figures in all.into_iter().map(Measured::figures) {
             print(&figures);
             run.extend(figures);

@@ -15,6 +15,8 @@ mod world;
 #[expect(dead_code, reason = "other suites look at their figures at the end")]
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
+#[path = "../../tests/benches/screen.rs"]
+mod screen;
 #[path = "sockets/stay.rs"]
 mod stay;
 
@@ -29,6 +31,7 @@ use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use results::{Better, Figure, Relation, Run, Statistics};
+use screen::Screen;
 use serde_json::json;
 use stay::stay;
 use world::World;
@@ -236,8 +239,11 @@ fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32
         cases.iter().map(|case| empty(world, arguments.calls, case.program)).collect();
     // What was measured, and the same of the empty program: a sample a round.
     let mut samples = vec![(Vec::new(), Vec::new()); cases.len()];
+    let screen = Screen::new();
     // A case's rounds are far apart: a processor that is slow for a second is slow in one.
-    for _ in 0..arguments.rounds {
+    for round in 1..=arguments.rounds {
+        let name = services_name("socket programs", count);
+        screen.begin(format!("{name}: round {round} of {}", arguments.rounds));
         for ((case, empty), (raw, none)) in cases.iter().zip(&empties).zip(&mut samples) {
             world.there.cgroup.enter();
             let runs = || nothing.runs(case.program);
@@ -249,6 +255,7 @@ fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32
             world.here.cgroup.leave();
         }
     }
+    drop(screen);
     let mut found = Vec::new();
     for (case, (raw, none)) in cases.iter().zip(samples) {
         let costs = raw.iter().zip(&none).map(|(raw, none)| raw - none).collect();
@@ -306,6 +313,8 @@ fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
             drop::<Option<TcpStream>>(stream.ok());
         }
     });
+    let screen = Screen::new();
+    screen.begin(services_name("TCP connect()", count));
     world.here.cgroup.enter();
     let times: Vec<[f64; 2]> = world.client().namespace.run(move || {
         let round = |round: u32| {
@@ -326,6 +335,7 @@ fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
         (0..rounds).map(round).collect()
     });
     world.here.cgroup.leave();
+    drop(screen);
     accepting.join().unwrap();
     let through: Vec<f64> = times.iter().map(|[_, through]| *through).collect();
     let ratios = times.iter().map(|[direct, through]| through / direct).collect();

@@ -9,6 +9,7 @@ mod programming;
 #[expect(dead_code, reason = "other suites look at the machine")]
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
+mod screen;
 mod suite;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use bowline_tests::alone::Alone;
 use bowline_tests::interrupts;
 use clap::{Parser, Subcommand};
 use results::{Run, Statistics};
-use suite::Screen;
+use screen::Screen;
 use tokio::sync::watch;
 
 /// Measure whole clusters, or a server.
@@ -92,7 +93,7 @@ async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Resul
         Ok(_) = interrupted.wait_for(|yes| *yes) => Err(anyhow!("interrupted")),
         figures = suite => figures,
     };
-    screen.end();
+    drop(screen);
     run.extend(figures?);
     println!("median [least .. most of the rounds]\n{}", suite::Table(run.figures()));
     run.end(options.json.as_deref()).context("cannot write the figures")

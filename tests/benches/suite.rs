@@ -1,41 +1,8 @@
-//! What the suites have in common: a screen that shows how far they are, and the table of figures.
+//! What the suites have in common: the table of figures, and what it is made of.
 
 use std::fmt;
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::results::{Figure, for_people};
-
-/// One moving line on a terminal; elsewhere a line for each part that is over.
-pub(crate) struct Screen(ProgressBar);
-
-impl Screen {
-    pub(crate) fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self(bar)
-    }
-
-    /// What is measured from now on.
-    pub(crate) fn begin(&self, what: impl Into<String>) {
-        let what = what.into();
-        if self.0.is_hidden() {
-            eprintln!("{what}");
-        } else {
-            self.0.set_message(what);
-            self.0.reset_elapsed();
-        }
-    }
-
-    /// Takes the moving line away.
-    pub(crate) fn end(&self) {
-        self.0.finish_and_clear();
-    }
-}
 
 /// The figures, for people: one a line, with its goal and whether the machine was too noisy.
 pub(crate) struct Table<'a>(pub(crate) &'a [Figure]);

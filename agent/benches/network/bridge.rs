@@ -1,7 +1,7 @@
 //! The way of others: pods on a Linux bridge, the kernel's routing between nodes, and an iptables
 //! rule that gives what leaves a node the node's address.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::BACKEND_PORT;
@@ -13,8 +13,8 @@ pub(crate) struct Bridge {
     pub(crate) client: Namespace,
     pub(crate) near: SocketAddr,
     pub(crate) far: SocketAddr,
-    /// The nodes and the servers.
-    _others: Vec<Namespace>,
+    /// Both servers, and then the nodes.
+    others: Vec<Namespace>,
 }
 
 /// What the name says of the node with this number.
@@ -79,6 +79,19 @@ impl Bridge {
         let ends = [here_too, beyond].map(|address| SocketAddr::from((address, BACKEND_PORT)));
         serve_at(&near, ends[0]);
         serve_at(&far, ends[1]);
-        Self { client, near: ends[0], far: ends[1], _others: vec![near, far, here, there] }
+        Self { client, near: ends[0], far: ends[1], others: vec![near, far, here, there] }
+    }
+
+    /// That on one node the server sees the client's own address, and on the other its node's.
+    pub(crate) fn check(&self) {
+        let expected = [pod_address(1, 5), node_address(1)];
+        for ((server, at), seen) in self.others.iter().zip([self.near, self.far]).zip(expected) {
+            let at = SocketAddr::from((at.ip(), 0));
+            let listener = server.run(move || TcpListener::bind(at).unwrap());
+            let at = listener.local_addr().unwrap();
+            let _open = self.client.run(move || TcpStream::connect(at).unwrap());
+            let (_, client) = listener.accept().unwrap();
+            assert_eq!(client.ip(), IpAddr::from(seen), "who {at} sees");
+        }
     }
 }

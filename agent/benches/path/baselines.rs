@@ -13,17 +13,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::load::serve_at;
-use crate::rules::{Services, iptables, nftables, redirects};
+use crate::rules::{Services, iptables, iptables_change, nftables, nftables_change, redirects};
 use crate::world::Namespace;
 use crate::{BACKEND_PORT, PORT, vip};
 
-/// Two nodes without bowline: a pod with the client on one, pods that answer on the other.
+/// Two nodes without bowline: a pod with the client on one, pods that answer on both.
 pub(crate) struct Plain {
     pub(crate) client: Namespace,
     node: Namespace,
     /// Where the proxy in user space leads.
     proxied: Arc<Mutex<Vec<Ipv4Addr>>>,
-    /// The other node, and the pods on it.
+    /// The other node, and the pods that answer.
     _others: Vec<Namespace>,
 }
 
@@ -61,7 +61,8 @@ fn wire(node: &Namespace, pod: &Namespace, address: Ipv4Addr, link: &str) {
 }
 
 impl Plain {
-    pub(crate) fn new(backends: &[Ipv4Addr]) -> Self {
+    /// Pods answer at these addresses, on the client's node and on the other.
+    pub(crate) fn new(near: &[Ipv4Addr], far: &[Ipv4Addr]) -> Self {
         let [client, node, other] = [(); 3].map(|()| Namespace::new());
         let tid = tid(&other);
         node.ip_batch(format!("link add eth0 type veth peer name eth0 netns {tid}\n"));
@@ -77,11 +78,13 @@ impl Plain {
         wire(&node, &client, CLIENT, "pod0");
         many_ports(&client);
         let mut others = Vec::new();
-        for (number, address) in backends.iter().enumerate() {
-            let pod = Namespace::new();
-            wire(&other, &pod, *address, &format!("pod{number}"));
-            serve_at(&pod, SocketAddr::from((*address, BACKEND_PORT)));
-            others.push(pod);
+        for (node, backends) in [(&node, near), (&other, far)] {
+            for (number, address) in backends.iter().enumerate() {
+                let pod = Namespace::new();
+                wire(node, &pod, *address, &format!("backend{number}"));
+                serve_at(&pod, SocketAddr::from((*address, BACKEND_PORT)));
+                others.push(pod);
+            }
         }
         others.push(other);
         Self { client, node, proxied: Arc::default(), _others: others }
@@ -108,6 +111,10 @@ impl Plain {
 struct Alike<'a> {
     backends: &'a [Ipv4Addr],
 }
+
+/// How `iptables-restore` leaves the rules that it is not given.
+const KEEP: &[&str] = &["--noflush"];
+const NFT: &[&str] = &["-f", "-"];
 
 impl Services for Alike<'_> {
     const PROTOCOLS: &'static [&'static str] = &["tcp", "udp"];
@@ -147,15 +154,25 @@ impl Rules {
         let all = Alike { backends };
         match self {
             Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(&all, count)),
-            Self::Nftables => {
-                plain.load("nft", &["-f", "-"], nftables(&all, count, count).concat());
-            }
+            Self::Nftables => plain.load("nft", NFT, nftables(&all, count, count).concat()),
             Self::Userspace => {
                 let rules = redirects(&all, count, (NODES[0], PROXY_PORT));
                 plain.load("iptables-legacy-restore", &[], rules);
                 *plain.proxied.lock().unwrap() = backends.to_vec();
                 proxy(plain);
             }
+        }
+    }
+
+    /// The last of so many services leads to these backends from now on.
+    pub(crate) fn lead_last(self, plain: &Plain, count: u32, backends: &[Ipv4Addr]) {
+        let (all, last) = (Alike { backends }, count - 1);
+        match self {
+            Self::Iptables => {
+                plain.load("iptables-legacy-restore", KEEP, iptables_change(&all, count, last));
+            }
+            Self::Nftables => plain.load("nft", NFT, nftables_change(&all, last)),
+            Self::Userspace => *plain.proxied.lock().unwrap() = backends.to_vec(),
         }
     }
 

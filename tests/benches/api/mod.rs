@@ -28,7 +28,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::results::{Better, Figure, Relation, median};
-use crate::suite::{Screen, quantile};
+use crate::screen::Screen;
+use crate::suite::quantile;
 use watchers::Watchers;
 use work::{Turn, Work, turn};
 

@@ -19,7 +19,7 @@ use bowline_tests::{Cluster, Wishes};
 use serde_json::{Value, json};
 
 use crate::results::{Better, Figure};
-use crate::suite::Screen;
+use crate::screen::Screen;
 
 /// What to measure.
 #[derive(clap::Args)]

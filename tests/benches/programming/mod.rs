@@ -26,7 +26,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::results::{Better, Figure, Relation, median};
-use crate::suite::{Screen, quantile};
+use crate::screen::Screen;
+use crate::suite::quantile;
 use changes::{Change, Churn, change, changed};
 use fleet::Fleet;
 use others::{Rules, Writer};
