@@ -42,16 +42,16 @@ pub(super) enum Suite {
     Programming(Programming),
     /// What a cluster takes: `up`; pods from `apply` to Ready, away again and to another version;
     /// memory and processor time, idle, with 100 pods, with 10,000 services.
-    Cluster(Rounds<7>),
+    Cluster(Rounds),
     /// What the API costs its clients: create, update, get and list with 1, 16 and 256 of them,
     /// one change told to 1,000 watchers, a list of 10,000 pods.
-    Api(Rounds<9>),
+    Api(Rounds),
     /// What the packet programs cost: nanoseconds, and instructions where the processor counts
     /// them, of each class of packets, beside a program that does nothing.
-    Programs(Rounds<15>),
+    Programs(Rounds),
     /// What the network of pods costs, on one node and to another, natively and by VXLAN, beside
     /// node to node without pods and beside Linux bridges: requests, streams, datagrams.
-    Network(Rounds<25>),
+    Network(Rounds),
 }
 
 #[derive(clap::Args)]
@@ -100,13 +100,14 @@ pub(super) struct Programming {
 
 /// What is asked of suites that have nothing else to choose.
 #[derive(clap::Args)]
-pub(super) struct Rounds<const DEFAULT: u32> {
+pub(super) struct Rounds {
     #[command(flatten)]
     extent: Extent,
-    /// Rounds; in each, everything has its turn.
-    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT, conflicts_with = "quick")]
+    /// Rounds; in each, everything has its turn [default: api 9, cluster 7, network 25, programs
+    /// 15].
+    #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
-    rounds: u32,
+    rounds: Option<u32>,
 }
 
 /// Which program measures.
@@ -119,18 +120,16 @@ enum Program {
 }
 
 /// A suite with numbers for its program, by their flags.
-struct Call {
-    name: &'static str,
+pub(super) struct Call {
+    pub(super) name: &'static str,
     program: Program,
-    numbers: Vec<(&'static str, u32)>,
+    pub(super) numbers: Vec<(&'static str, u32)>,
 }
 
 impl Suite {
     /// Every suite, in the order in which all of them are run.
     pub(super) fn all(extent: &Extent) -> Vec<Self> {
-        fn rounds<const DEFAULT: u32>(extent: &Extent) -> Rounds<DEFAULT> {
-            Rounds { extent: extent.clone(), rounds: DEFAULT }
-        }
+        let rounds = || Rounds { extent: extent.clone(), rounds: None };
         let (services, extent) = (Vec::new(), extent.clone());
         vec![
             Self::Sockets(Sockets {
@@ -139,11 +138,11 @@ impl Suite {
                 pairs: 20_000,
                 rounds: 9,
             }),
-            Self::Programs(rounds(&extent)),
+            Self::Programs(rounds()),
             Self::Path(Way { extent: extent.clone(), services: services.clone(), rounds: 15 }),
-            Self::Network(rounds(&extent)),
-            Self::Api(rounds(&extent)),
-            Self::Cluster(rounds(&extent)),
+            Self::Network(rounds()),
+            Self::Api(rounds()),
+            Self::Cluster(rounds()),
             Self::Programming(Programming { extent, services, rounds: 7 }),
         ]
     }
@@ -164,7 +163,7 @@ impl Suite {
         self.call().name
     }
 
-    fn call(&self) -> Call {
+    pub(super) fn call(&self) -> Call {
         let quick = self.extent().quick;
         let (name, program, numbers) = match self {
             Self::Path(Way { services, rounds, .. }) => {
@@ -195,23 +194,24 @@ impl Suite {
             Self::Cluster(Rounds { rounds, .. }) => {
                 let (rounds, single, pods, services, window) = match quick {
                     true => (5, 10, 30, 1_000, 2_000),
-                    false => (*rounds, 30, 100, 10_000, 5_000),
+                    false => (rounds.unwrap_or(7), 30, 100, 10_000, 5_000),
                 };
                 let mut numbers = vec![("rounds", rounds), ("single", single), ("pods", pods)];
                 numbers.extend([("services", services), ("window", window)]);
                 ("cluster", Program::Clusters, numbers)
             }
             Self::Api(Rounds { rounds, .. }) => {
-                let (rounds, turn, changes) = if quick { (5, 200, 10) } else { (*rounds, 500, 20) };
+                let (rounds, turn, changes) =
+                    if quick { (5, 200, 10) } else { (rounds.unwrap_or(9), 500, 20) };
                 let numbers = vec![("rounds", rounds), ("turn", turn), ("changes", changes)];
                 ("api", Program::Clusters, numbers)
             }
             Self::Programs(Rounds { rounds, .. }) => {
-                let rounds = if quick { 5 } else { *rounds };
+                let rounds = if quick { 5 } else { rounds.unwrap_or(15) };
                 ("programs", Program::Agent, vec![("rounds", rounds)])
             }
             Self::Network(Rounds { rounds, .. }) => {
-                let (rounds, turn) = if quick { (15, 50) } else { (*rounds, 100) };
+                let (rounds, turn) = if quick { (15, 50) } else { (rounds.unwrap_or(25), 100) };
                 ("network", Program::Agent, vec![("rounds", rounds), ("turn", turn)])
             }
         };

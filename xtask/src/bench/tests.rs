@@ -438,3 +438,36 @@ fn every_suite_is_among_all_and_on_the_page() {
     assert_eq!(all, asked);
     assert_eq!(told, asked);
 }
+
+#[test]
+fn each_suite_has_its_own_number_of_rounds() {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(subcommand)]
+        suite: Suite,
+    }
+    let rounds = |words: &str| {
+        let words = std::iter::once("bench").chain(words.split_whitespace());
+        let parsed = <CommandLine as clap::Parser>::try_parse_from(words).ok()?;
+        let numbers = parsed.suite.call().numbers;
+        numbers.into_iter().find_map(|(flag, number)| (flag == "rounds").then_some(number))
+    };
+    let table = [
+        ("path", Some(15)),
+        ("sockets", Some(9)),
+        ("programming", Some(7)),
+        ("cluster", Some(7)),
+        ("api", Some(9)),
+        ("programs", Some(15)),
+        ("network", Some(25)),
+        ("api --quick", Some(5)),
+        ("network --quick", Some(15)),
+        ("api --rounds 6", Some(6)),
+        ("api --rounds 4", None),
+        ("api --rounds 6 --quick", None),
+        ("path --services 1 --quick", None),
+    ];
+    for (words, expected) in table {
+        assert_eq!(rounds(words), expected, "{words}");
+    }
+}
