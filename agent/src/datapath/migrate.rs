@@ -10,7 +10,7 @@
 //! ends that takeover, and does his own, if there is one to do, from its beginning.
 //! Guarantees: no program sees a map that is not filled; what the old programs remember while the
 //! work goes on is carried over at its end. A crash at any point is recovered at the next start, of
-//! this build or of the other: a set without the description of its layouts was never whole and is
+//! this build or of the other: a set without the description of its layouts is not whole and is
 //! made anew, one with it is whole.
 //! What cannot be converted starts empty, with one line. Counters start at zero.
 
@@ -81,7 +81,8 @@ impl Migration {
         let mut migration = Self { own: own.clone(), others, carried: Carried::default() };
         migration.end_what_began()?;
         if migration.is_to_be_filled() {
-            for path in paths_in(&own.maps)? {
+            // Of a set that was removed half way, programs may still run, behind another's.
+            for path in paths_in(&own.links)?.into_iter().chain(paths_in(&own.maps)?) {
                 std::fs::remove_file(&path).map_err(at(&path))?;
             }
         }
@@ -98,8 +99,8 @@ impl Migration {
         let all = self.others.iter().chain([&self.own]);
         let begun = all.filter_map(|pins| Some((begun(pins)?, Side::pinned(pins)?)));
         let mut begun: Vec<(u32, Side<'_>)> = begun.collect();
-        begun.sort_by_key(|(number, _)| *number);
-        let Some((number, first)) = begun.pop() else { return Ok(()) };
+        begun.sort_by_key(|(value, _)| takeover::number(*value));
+        let Some((value, first)) = begun.pop() else { return Ok(()) };
         if begun.is_empty() {
             return Ok(());
         }
@@ -108,17 +109,17 @@ impl Migration {
                 SEEN.iter().try_for_each(|map| carry(side, &first, map, Rule::Missing).map(drop))
             })
         };
-        carry()?;
-        let takeover: Table<u32, u32> = Table::open(&first.pins.maps, map::TAKEOVER)?;
-        takeover.put(&0, &takeover::value(number, takeover::DONE))?;
-        std::thread::sleep(PROGRAM_RUN);
-        carry()?;
-        let behind: Vec<PathBuf> =
-            begun.iter().map(|(_, side)| side.pins.directory.clone()).collect();
-        for directory in &behind {
-            remove(directory)?;
+        if takeover::stage(value) != takeover::DONE {
+            carry()?;
+            let takeover: Table<u32, u32> = Table::open(&first.pins.maps, map::TAKEOVER)?;
+            let done = takeover::value(takeover::number(value), takeover::DONE);
+            takeover.put(&0, &done)?;
+            std::thread::sleep(PROGRAM_RUN);
+            carry()?;
         }
-        self.others.retain(|other| !behind.contains(&other.directory));
+        let behind: Vec<Pins> = begun.iter().map(|(_, side)| side.pins.clone()).collect();
+        behind.iter().try_for_each(remove)?;
+        self.others.retain(|other| behind.iter().all(|gone| gone.directory != other.directory));
         self.own.make().map_err(at(&self.own.directory))
     }
 
@@ -162,8 +163,8 @@ impl Migration {
                 flows.delete(&key)?;
             }
             self.carry_flows()?;
-            let last = self.others.iter().filter_map(begun).max();
-            let number = last.map_or(0, |last| last + 1);
+            let numbers = self.others.iter().filter_map(begun).map(takeover::number);
+            let number = numbers.max().map_or(0, |last| last + 1);
             takeover.put(&0, &takeover::value(number, takeover::FOLLOWED))?;
             // What the old programs were at when that was written.
             std::thread::sleep(PROGRAM_RUN);
@@ -171,7 +172,7 @@ impl Migration {
             self.carry_all(&REMEMBERED)?;
             takeover.put(&0, &takeover::value(number, takeover::DONE))?;
         }
-        self.others.iter().try_for_each(|other| remove(&other.directory))
+        self.others.iter().try_for_each(remove)
     }
 
     /// From those that ever saw a packet: who died while he waited has old copies of our own, in
@@ -188,14 +189,14 @@ impl Migration {
     }
 }
 
-/// How often a build had taken over when the packet programs of this set began, if they did.
+/// What TAKEOVER of this set holds, if its packet programs ever began.
 fn begun(pins: &Pins) -> Option<u32> {
     if !pins.layouts.exists() {
         return None;
     }
     // A set that was removed half way has no such map.
     let value = Table::<u32, u32>::open(&pins.maps, map::TAKEOVER).ok()?.get(&0).ok()??;
-    (value != takeover::WAITS).then(|| takeover::number(value))
+    (value != takeover::WAITS).then_some(value)
 }
 
 /// Carries entries over and says how many.
@@ -233,9 +234,14 @@ fn carry(
     Ok(copied.unwrap_or(0))
 }
 
-fn remove(set: &Path) -> Result<(), MigrateFailed> {
-    std::fs::remove_dir_all(set).map_err(at(set))?;
-    tracing::info!("the data plane at {} is gone", set.display());
+/// The description goes first: without it nobody takes the set for whole.
+fn remove(set: &Pins) -> Result<(), MigrateFailed> {
+    match std::fs::remove_file(&set.layouts) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::remove_dir_all(&set.directory),
+    }
+    .map_err(at(&set.directory))?;
+    tracing::info!("the data plane at {} is gone", set.directory.display());
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! A build takes over what another left behind that died in the middle of its own takeover.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
 use bowline_agent::datapath::Raw;
 use bowline_ebpf_abi::{ABI_VERSION, Flow, FlowKey, flow_ended, map, takeover};
 
@@ -94,6 +96,45 @@ fn a_takeover_is_broken_off(own_is_before: bool) {
         let value = takeover::value(number, takeover::DONE);
         assert_eq!(stage(&own).get(&0, 0).unwrap(), value);
         assert_eq!(closed(&own), (2, 4), "both ways of two connections");
+    });
+}
+
+/// The numbers of the packet programs' links.
+fn packet_links(set: &Path) -> BTreeSet<u32> {
+    let links = fs::read_dir(set.join("links")).unwrap().map(|entry| entry.unwrap().path());
+    let of_packets = links.filter(|path| path.to_string_lossy().contains('-'));
+    let link = |path: PathBuf| FdLink::from(PinnedLink::from_pin(path).unwrap()).info().unwrap();
+    of_packets.map(|path| link(path).id()).collect()
+}
+
+/// Another build that died while it removed this one's set left its links, which come behind.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn what_is_left_of_a_set_that_was_removed_half_way_is_made_anew() {
+    let world = World::new();
+    let sets = world.here.bpffs().join("bowline");
+    let [own, other] = [ABI_VERSION, ABI_VERSION - 1].map(|v| sets.join(format!("v{v}")));
+    let behind = world.here.bpffs().join("behind");
+    let rename = |from: &Path, to: &Path| {
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        world.here.namespace.run(move || fs::rename(from, to).unwrap());
+    };
+    drop(world.here.open());
+    rename(&own, &behind);
+    drop(world.here.open());
+    rename(&own, &other);
+    rename(&behind, &own);
+    let set = own.clone();
+    let before = world.here.namespace.run(move || {
+        fs::remove_file(set.join("layouts")).unwrap();
+        packet_links(&set)
+    });
+    drop(world.here.open());
+    world.here.namespace.run(move || {
+        let after = packet_links(&own);
+        assert_eq!(before.len(), after.len());
+        assert!(before.is_disjoint(&after), "{before:?} {after:?}");
+        assert_eq!(stage(&own).get(&0, 0).unwrap(), takeover::value(1, takeover::DONE));
     });
 }
 
