@@ -30,7 +30,7 @@ use std::time::Duration;
 use bowline_agent::datapath::{Datapath, Hop};
 use bridge::Bridge;
 use clap::Parser;
-use load::{Load, serve_at};
+use load::{Kind, Load, serve_at};
 use results::{Better, Figure, Relation, Run, Statistics, median};
 use screen::Screen;
 use serde_json::json;
@@ -62,8 +62,12 @@ const NEAR: &str = "bowline, on one node";
 const BRIDGE: &str = "bridge and masquerade, to another node";
 const NEAR_BRIDGE: &str = "bridge, on one node";
 
-const LOADS: [Load; 4] =
-    [Load::Kept { connections: 1 }, Load::Kept { connections: 32 }, Load::Stream, Load::Datagrams];
+const LOADS: [Load; 4] = [
+    Load::one(Kind::Kept),
+    Load::many(Kind::Kept),
+    Load::one(Kind::Stream),
+    Load::one(Kind::Datagrams),
+];
 
 /// One way to a server.
 struct Way<'a> {
@@ -117,7 +121,7 @@ fn check(world: &World, planes: &mut Planes, target: SocketAddr) {
     for tunnel in [true, false] {
         planes.lead(world, tunnel);
         let before = tunnelled(&world.here.namespace);
-        let load = Load::Kept { connections: 1 };
+        let load = Load::one(Kind::Kept);
         world.client().namespace.run(move || load.run(target, Duration::from_millis(5)));
         let used = tunnelled(&world.here.namespace) > before;
         assert_eq!(used, tunnel, "whether packets took the tunnel");
@@ -150,7 +154,7 @@ fn rounds(
 
 /// What a way is to reach of the limit.
 fn goal(way: &str, load: Load) -> Option<f64> {
-    (way == NATIVE).then_some(if load == Load::Stream { 1.0 } else { 0.95 })
+    (way == NATIVE).then_some(if load.kind == Kind::Stream { 1.0 } else { 0.95 })
 }
 
 /// Every way beside the limit, and bowline's beside a bridge's; the limit as it is. Prints them.

@@ -35,7 +35,7 @@ use bowline_agent::datapath::{ServiceTable, service_table};
 use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use load::{Load, serve_at};
+use load::{Kind, Load, serve_at};
 use results::{Better, Figure, Machine, Relation, Run, Statistics, median};
 use screen::Screen;
 use serde_json::{Value, json};
@@ -51,11 +51,11 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load
-    #[arg(long, value_name = "COUNT", default_value_t = 15)]
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
     /// How long a turn lasts, in milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 100)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 80)]
     turn: u64,
     /// Given by `cargo bench`, and of no meaning here
     #[arg(long, hide = true)]
@@ -246,7 +246,7 @@ fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> 
         let figure = Figure::new(name, "ratio", Better::More, samples);
         figures.push(figure.goal(goal).beside(other, Relation::Ratio));
     };
-    if matches!(scene.load, Load::Fresh { .. }) {
+    if scene.load.kind == Kind::Fresh {
         let others = [Rules::Iptables, Rules::Nftables].map(Rules::name);
         for found in all.iter().filter(|found| others.contains(&found.way)) {
             add(found.way, ratios(&hooks.rates, &found.rates), 1.0);

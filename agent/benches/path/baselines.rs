@@ -114,6 +114,8 @@ struct Alike<'a> {
 
 /// How `iptables-restore` leaves the rules that it is not given.
 const KEEP: &[&str] = &["--noflush"];
+/// Of so many services nft writes rules in one transaction. The kernel takes far longer for more.
+const PART: u32 = 1_000;
 const NFT: &[&str] = &["-f", "-"];
 
 impl Services for Alike<'_> {
@@ -154,7 +156,11 @@ impl Rules {
         let all = Alike { backends };
         match self {
             Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(&all, count)),
-            Self::Nftables => plain.load("nft", NFT, nftables(&all, count, count).concat()),
+            Self::Nftables => {
+                for part in nftables(&all, count, PART) {
+                    plain.load("nft", NFT, part);
+                }
+            }
             Self::Userspace => {
                 let rules = redirects(&all, count, (NODES[0], PROXY_PORT));
                 plain.load("iptables-legacy-restore", &[], rules);

@@ -20,44 +20,59 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many there were before anything was bound to one.
 static CPUS: OnceLock<usize> = OnceLock::new();
 
-/// What a client does for its turn.
+/// What a client does for its turn, over so many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Load {
+pub(crate) struct Load {
+    pub(crate) kind: Kind,
+    connections: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
     /// Questions and answers over connections that stay open.
-    Kept {
-        connections: usize,
-    },
+    Kept,
     /// A connection for each question.
-    Fresh {
-        connections: usize,
-    },
+    Fresh,
     Stream,
-    /// Questions and answers as datagrams of one connected socket.
+    /// Questions and answers as datagrams of connected sockets.
     Datagrams,
 }
 
 impl Load {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Kept { connections: 1 },
-        Self::Kept { connections: 32 },
-        Self::Fresh { connections: 1 },
-        Self::Fresh { connections: 32 },
-        Self::Stream,
-        Self::Datagrams,
+    pub(crate) const ALL: [Self; 8] = [
+        Self::one(Kind::Kept),
+        Self::many(Kind::Kept),
+        Self::one(Kind::Fresh),
+        Self::many(Kind::Fresh),
+        Self::one(Kind::Stream),
+        Self::many(Kind::Stream),
+        Self::one(Kind::Datagrams),
+        Self::many(Kind::Datagrams),
     ];
 
+    pub(crate) const fn one(kind: Kind) -> Self {
+        Self { kind, connections: 1 }
+    }
+
+    pub(crate) const fn many(kind: Kind) -> Self {
+        Self { kind, connections: 32 }
+    }
+
     pub(crate) fn is_udp(self) -> bool {
-        self == Self::Datagrams
+        self.kind == Kind::Datagrams
     }
 
     pub(crate) fn name(self) -> String {
-        match self {
-            Self::Kept { connections } => format!("TCP request/response, {connections} at once"),
-            Self::Fresh { connections } => {
-                format!("TCP connect/request/close, {connections} at once")
-            }
-            Self::Stream => "TCP stream".to_owned(),
-            Self::Datagrams => "UDP request/response".to_owned(),
+        let Self { kind, connections } = self;
+        let name = match kind {
+            Kind::Kept => "TCP request/response",
+            Kind::Fresh => "TCP connect/request/close",
+            Kind::Stream => "TCP stream",
+            Kind::Datagrams => "UDP request/response",
+        };
+        match kind {
+            Kind::Stream | Kind::Datagrams if connections == 1 => name.to_owned(),
+            _ => format!("{name}, {connections} at once"),
         }
     }
 
@@ -66,8 +81,7 @@ impl Load {
     /// times as long or not, by chance. With many connections all CPUs are at work.
     pub(crate) fn place(self) {
         let last = CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let alone =
-            !matches!(self, Self::Kept { connections: 2.. } | Self::Fresh { connections: 2.. });
+        let alone = self.connections == 1;
         let mut cpus = CpuSet::new();
         for cpu in if alone { last - 1..*last } else { 0..*last } {
             cpus.set(cpu).unwrap();
@@ -82,11 +96,11 @@ impl Load {
 
     /// What bowline's socket hooks are to reach of the limit.
     pub(crate) fn goal(self) -> f64 {
-        if matches!(self, Self::Fresh { .. }) { 0.95 } else { 0.99 }
+        if self.kind == Kind::Fresh { 0.95 } else { 0.99 }
     }
 
     pub(crate) fn unit(self) -> &'static str {
-        if self == Self::Stream { "bytes a second" } else { "operations a second" }
+        if self.kind == Kind::Stream { "bytes a second" } else { "operations a second" }
     }
 
     /// A rate, for people.
@@ -97,20 +111,18 @@ impl Load {
 
     /// Puts it on `target` for this long, and gives the rate.
     pub(crate) fn run(self, target: SocketAddr, turn: Duration) -> f64 {
-        match self {
-            Self::Kept { connections } => at_once(connections, turn, move |end| {
+        at_once(self.connections, turn, move |end| match self.kind {
+            Kind::Kept => {
                 let mut stream = connect(target);
                 counted(end, || ask(&mut stream))
-            }),
-            Self::Fresh { connections } => {
-                at_once(connections, turn, move |end| counted(end, || ask(&mut connect(target))))
             }
-            Self::Stream => at_once(1, turn, move |end| {
+            Kind::Fresh => counted(end, || ask(&mut connect(target))),
+            Kind::Stream => {
                 let mut stream = connect(target);
                 let part = vec![b's'; PART];
                 counted(end, || stream.write_all(&part).unwrap()) * PART as u64
-            }),
-            Self::Datagrams => at_once(1, turn, move |end| {
+            }
+            Kind::Datagrams => {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 socket.connect(target).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -119,8 +131,8 @@ impl Load {
                     socket.send(&[b'e'; MESSAGE]).unwrap();
                     socket.recv(&mut answer).unwrap();
                 })
-            }),
-        }
+            }
+        })
     }
 }
 

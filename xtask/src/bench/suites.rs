@@ -63,7 +63,7 @@ pub(super) struct Way {
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load.
-    #[arg(long, value_name = "COUNT", default_value_t = 15, conflicts_with = "quick")]
+    #[arg(long, value_name = "COUNT", default_value_t = 9, conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
 }
@@ -139,7 +139,7 @@ impl Suite {
                 rounds: 9,
             }),
             Self::Programs(rounds()),
-            Self::Path(Way { extent: extent.clone(), services: services.clone(), rounds: 15 }),
+            Self::Path(Way { extent: extent.clone(), services: services.clone(), rounds: 9 }),
             Self::Network(rounds()),
             Self::Api(rounds()),
             Self::Cluster(rounds()),
@@ -168,8 +168,8 @@ impl Suite {
         let (name, program, numbers) = match self {
             Self::Path(Way { services, rounds, .. }) => {
                 let (services, rounds, turn) = match quick {
-                    true => (&[1, 1_000][..], 15, 40),
-                    false => (&services[..], *rounds, 100),
+                    true => (&[1, 1_000][..], 11, 40),
+                    false => (&services[..], *rounds, 80),
                 };
                 let mut numbers = repeated(services);
                 numbers.extend([("rounds", rounds), ("turn", turn)]);
