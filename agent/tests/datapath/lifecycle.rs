@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{Datapath, MapSizes, ServiceSummary};
 
-use crate::servers::{Connection, SERVICE, SERVICE6, Server, service_with, services_of};
+use crate::servers::{
+    BACKEND_PORT, Connection, SERVICE, SERVICE6, Server, service_with, services_of,
+};
 use crate::world::{Pod, World};
 
 /// The backends that a service has one after the other, again and again.
@@ -189,6 +191,11 @@ fn change_a_thousand_times_under_load(kind: Kind, service: SocketAddr, in_cgroup
         SocketAddr::V6(_) => pod.address6.into(),
     };
     let [a, b] = pods.map(address);
+    for backend in [a, b] {
+        // Nodes that do not know each other yet ask again after a second, as this test would.
+        let backend = SocketAddr::from((backend, BACKEND_PORT));
+        world.client().namespace.run(move || Connection::open(backend).unwrap());
+    }
     // Shared backends, and none.
     let cycle = vec![vec![a], vec![a, b], vec![b], vec![a], vec![b], vec![a, b]];
     let history = History::of(cycle);
