@@ -135,6 +135,9 @@ fn make(namespace: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make network namespace {}", pin.display()))?;
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        // No two links have one address here, and while a node looks for a second one it cannot ask
+        // for its neighbours: the first connection to another node would wait for a second.
+        set("net/ipv6/conf/default/accept_dad", "0")?;
         let own = Some("/proc/thread-self/ns/net");
         mount(own, &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .with_context(|| format!("cannot pin network namespace {}", pin.display()))
@@ -219,16 +222,19 @@ async fn add_gateways(handle: &Handle, link: u32, uplinks: &[UplinkAddress]) -> 
 
 /// Makes the namespace that the calling thread is in a router.
 fn forward() -> anyhow::Result<()> {
-    for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-        match fs::write(Path::new("/proc/sys").join(setting), "1") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot set {setting}"));
-            }
-            // A kernel without IPv6: nodes have no such address either.
-            _ => {}
+    set("net/ipv4/ip_forward", "1")?;
+    set("net/ipv6/conf/all/forwarding", "1")
+}
+
+/// Changes a setting of the namespace that the calling thread is in.
+fn set(setting: &str, value: &str) -> anyhow::Result<()> {
+    match fs::write(Path::new("/proc/sys").join(setting), value) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot set {setting}"))
         }
+        // A kernel without IPv6: nodes have no such address either.
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn set_up_uplink(handle: &Handle, uplinks: &[UplinkAddress]) -> anyhow::Result<()> {
