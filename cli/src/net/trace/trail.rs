@@ -99,6 +99,14 @@ pub(super) struct Found {
     pub(super) about: bool,
 }
 
+impl Found {
+    /// Whether the other is the same but for the time.
+    fn is_again(&self, other: &Self) -> bool {
+        let untimed = |it: &Self| Sighting { time_ns: 0, ..it.seen.sighting.clone() };
+        self.seen.node == other.seen.node && untimed(self) == untimed(other)
+    }
+}
+
 /// All of them, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Trail(pub(super) Vec<Found>);
@@ -116,7 +124,15 @@ impl Trail {
             let about = !seen.same_clock;
             (!is_later).then_some(Found { way, seen, since, about })
         });
-        let mut all: Vec<Found> = found.collect();
+        let mut all: Vec<Found> = Vec::new();
+        for it in found {
+            // Where nobody answers, the sender's stack asks again.
+            match all.iter_mut().find(|first| first.is_again(&it)) {
+                Some(first) if it.since < first.since => *first = it,
+                Some(_) => {}
+                None => all.push(it),
+            }
+        }
         let has_other = all.iter().any(|it| it.about);
         all.sort_by_cached_key(|it| match (it.about, it.way) {
             (true, _) => (1, it.seen.node.clone(), it.since),
@@ -216,6 +232,20 @@ mod tests {
         let trail = Trail::of(&packet(Protocol::Tcp), &sent(2000), all);
         let found: Vec<(Way, i64)> = trail.0.iter().map(|it| (it.way, it.since)).collect();
         assert_eq!(found, [(Way::There, 100), (Way::Back, 900)]);
+    }
+
+    #[test]
+    fn a_packet_that_is_sent_again_is_told_once() {
+        let all = vec![
+            seen("node1", true, 900_001_100, THERE, SYN),
+            seen("node1", true, 1100, THERE, SYN),
+            seen("node2", false, 900_001_200, THERE, SYN),
+        ];
+        let trail = Trail::of(&packet(Protocol::Tcp), &Sent { answer: None, ..sent(2000) }, all);
+        let found: Vec<(&str, bool)> =
+            trail.0.iter().map(|it| (&*it.seen.node, it.about)).collect();
+        assert_eq!(found, [("node1", false), ("node2", true)]);
+        assert_eq!(trail.0[0].since, 100);
     }
 
     #[test]
