@@ -32,25 +32,7 @@ const PARENT: &str = "/var/lib/bowline";
 async fn main() -> ExitCode {
     let options = Options::parse();
     // From here on an interrupt is an error like any other: the cluster is removed.
-    let interrupted = match interrupts::watch_interrupts() {
-        Ok(interrupted) => interrupted,
-        Err(error) => {
-            eprintln!("error: cannot watch signals: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let ended = run(&options, interrupted.clone()).await;
-    match ended {
-        _ if *interrupted.borrow() => {
-            eprintln!("error: interrupted; what was made is removed");
-            ExitCode::from(interrupts::STATUS)
-        }
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    interrupts::end_of(1, async |interrupted| run(&options, interrupted).await).await
 }
 
 async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Result<()> {

@@ -25,6 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Nobody's.
 const STRANGER: &str = "10.240.99.99";
 
+/// Where a packet between pods of two nodes and its answer are seen.
+const ACROSS: [&str; 6] = [
+    "HERE client sends",
+    "HERE from-pod remote-node",
+    "THERE from-uplink local-pod",
+    "THERE from-pod remote-node",
+    "HERE from-uplink local-pod",
+    "HERE client is answered",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn a_packet_is_followed_from_hook_to_hook() -> Result<()> {
@@ -190,17 +200,10 @@ impl<'a> Traced<'a> {
     }
 
     fn to_pods(&self, link: &str) -> Result<()> {
-        let across = [
-            "HERE client sends",
-            "HERE from-pod remote-node",
-            "THERE from-uplink local-pod",
-            "THERE from-pod remote-node",
-            "HERE from-uplink local-pod",
-            "HERE client is answered",
-        ];
-        let on_node = [across[0], "HERE from-pod local-pod", "HERE from-pod local-pod", across[5]];
+        let [sends, .., answered] = ACROSS;
+        let on_node = [sends, "HERE from-pod local-pod", "HERE from-pod local-pod", answered];
         let far = address(self.far)?.to_string();
-        for (pod, way) in [(self.near, &on_node[..]), (self.far, &across)] {
+        for (pod, way) in [(self.near, &on_node[..]), (self.far, &ACROSS)] {
             let tcp = self.trace(&[&self.client, &Self::end(pod, 9376)?])?;
             tcp.ended(0, "answered", "the connection opens")?;
             let mut expected = self.hooks(way);
@@ -242,14 +245,6 @@ impl<'a> Traced<'a> {
     /// The same between addresses of IPv6.
     fn whole_v6(&self) -> Result<()> {
         let far = address_v6(self.far)?;
-        let hooks = [
-            "HERE client sends",
-            "HERE from-pod remote-node",
-            "THERE from-uplink local-pod",
-            "THERE from-pod remote-node",
-            "HERE from-uplink local-pod",
-            "HERE client is answered",
-        ];
         let end = |port: u16| format!("[{far}]:{port}");
         // The servers have IPv4 only.
         for (words, says) in [
@@ -258,7 +253,7 @@ impl<'a> Traced<'a> {
         ] {
             let story = self.trace(&[&[&*self.client], words].concat())?;
             story.ended(0, "answered", says)?;
-            story.met(&self.hooks(&hooks))?;
+            story.met(&self.hooks(&ACROSS))?;
         }
         self.trace(&[&self.client, &end(9376)])?.ended(0, "answered", "(RST)")?;
         for words in [&["--udp"][..], &["--udp", "--past-hooks"]] {
