@@ -1,4 +1,4 @@
-//! The HTTPS server of the agent: health, metrics and, for the API server, logs.
+//! The HTTPS server of the agent: health, metrics and, for the API server, logs and events.
 //!
 //! Guarantees: only clients with a certificate of the cluster's authority whose organization is
 //! `system:masters` get an answer to anything. A client that is slow to shake hands holds up

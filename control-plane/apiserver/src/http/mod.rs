@@ -11,6 +11,7 @@ mod agent;
 mod body;
 mod document;
 mod documents;
+mod events;
 mod logs;
 mod negotiate;
 mod options;
@@ -46,9 +47,6 @@ use query::Query;
 
 /// Clients that ask to be somebody else would otherwise act as themselves, with more rights.
 const IMPERSONATE: &str = "impersonate-user";
-
-/// Which of a node's events somebody wants; the agent knows these names.
-const EVENTS: [&str; 4] = ["protocol", "port", "address", "seconds"];
 
 /// What the handlers work with.
 pub(crate) struct Api {
@@ -137,7 +135,7 @@ async fn dispatch(
         }
         Route::Events(node) => {
             masters_may("listen to nodes")?;
-            relay::serve(api, node, "/bowline/events", &EVENTS, query).await
+            events::serve(api, node, query).await
         }
         _ => documents::serve(api, &route, request.headers()),
     }

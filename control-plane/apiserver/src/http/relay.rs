@@ -4,8 +4,8 @@
 //! about is the client's answer, cut off; a stream ends when the server does. Not here: who may
 //! ask.
 
+use super::Api;
 use super::query::Query;
-use super::{Api, respond};
 use crate::objects::Place;
 use axum::body::Body;
 use axum::response::Response;
@@ -13,6 +13,7 @@ use bowline_api::resource::find;
 use bowline_api::status::Status;
 use futures::StreamExt;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -54,10 +55,11 @@ pub(super) async fn serve(
         return Err(complaint(answer).await);
     }
     let stop = api.stop.clone();
-    let stream = answer.into_body().into_data_stream();
-    let lines = stream.take_until(async move { stop.cancelled().await });
-    let mut response = respond::text(StatusCode::OK, "");
-    *response.body_mut() = Body::from_stream(lines);
+    let (head, body) = answer.into_parts();
+    let parts = body.into_data_stream().take_until(async move { stop.cancelled().await });
+    let mut response = Response::new(Body::from_stream(parts));
+    let media_type = head.headers.get(CONTENT_TYPE);
+    response.headers_mut().extend(media_type.map(|it| (CONTENT_TYPE, it.clone())));
     Ok(response)
 }
 
