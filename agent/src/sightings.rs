@@ -21,12 +21,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use bowline_ebpf_abi::{Address, Direction, Event, NO_SERVICE, Reason, U16Be, protocol};
+use bowline_ebpf_abi::{Address, Direction, Event, Reason, U16Be, protocol};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use crate::datapath::{Filter, LEASE, ListenFailed, Listener, NodePlace};
+use crate::datapath::{Filter, LEASE, ListenFailed, Listener, NodePlace, link_names};
 
 /// Bytes of a packet that reach its ICMP header, behind all options of an IPv4 header.
 const HEADERS: u32 = 14 + 60 + 8;
@@ -106,21 +106,18 @@ pub struct Echo {
 impl Sighting {
     /// What an event says, with the beginning of its packet and the names of the node's links.
     pub fn of(event: &Event, packet: &[u8], links: &BTreeMap<u32, String>) -> Self {
-        let reason = Reason::ALL.into_iter().find(|it| *it as u32 == u32::from(event.reason));
-        let hook = Direction::ALL.into_iter().find(|it| *it as u32 == u32::from(event.direction));
-        let refused = reason.is_some_and(Reason::is_drop);
+        let (reason, hook) = (Reason::of(event.reason), Direction::of(event.direction));
         let end = |address: Address, port: U16Be| SocketAddr::new(address.into(), port.get());
-        let is_changed = event.service != NO_SERVICE && !refused;
         let link = || format!("link {}", event.ifindex);
         Self {
             time_ns: event.time_ns,
             hook: hook.map_or("unknown", Direction::name).to_owned(),
             device: links.get(&event.ifindex).cloned().unwrap_or_else(link),
             reason: reason.map_or("unknown", Reason::name).to_owned(),
-            refused,
+            refused: reason.is_some_and(Reason::is_drop),
             source: end(event.source, event.source_port),
             destination: end(event.destination, event.destination_port),
-            becomes: is_changed.then(|| end(event.becomes, event.becomes_port)),
+            becomes: event.is_changed().then(|| end(event.becomes, event.becomes_port)),
             tcp_flags: event.tcp_flags,
             echo: Echo::of(event.protocol, packet),
             bytes: event.bytes,
@@ -187,7 +184,7 @@ impl Ear {
     pub fn open(place: &NodePlace, filter: &Filter) -> Result<Self, ListenFailed> {
         let listener = Listener::open(&place.bpffs, filter)?;
         // Links have numbers where this fails.
-        let links = place.link_names().unwrap_or_default();
+        let links = link_names(place.netns.as_deref()).unwrap_or_default();
         Ok(Self { listener, links, renewed: Instant::now() })
     }
 
@@ -260,6 +257,8 @@ async fn more(ear: &mut Ear, end: Instant) -> Result<Option<String>, ListenFaile
 
 #[cfg(test)]
 mod tests {
+    use bowline_ebpf_abi::NO_SERVICE;
+
     use super::*;
 
     fn frame(head: &[u8], rest: &[u8]) -> Vec<u8> {

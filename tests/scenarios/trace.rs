@@ -183,6 +183,13 @@ impl<'a> Traced<'a> {
         hooks.iter().map(|it| it.replace("THERE", there).replace("HERE", here)).collect()
     }
 
+    /// The same where a socket connects.
+    fn connects(&self, hooks: &[&str]) -> Vec<String> {
+        let mut hooks = self.hooks(hooks);
+        hooks[0] = format!("{} client connects", self.here.name);
+        hooks
+    }
+
     /// Nothing is wrong; `link` is where packets of other nodes come in.
     fn whole(&self, link: &str) -> Result<()> {
         self.to_pods(link).context("from pod to pod")?;
@@ -206,9 +213,7 @@ impl<'a> Traced<'a> {
         for (pod, way) in [(self.near, &on_node[..]), (self.far, &ACROSS)] {
             let tcp = self.trace(&[&self.client, &Self::end(pod, 9376)?])?;
             tcp.ended(0, "answered", "the connection opens")?;
-            let mut expected = self.hooks(way);
-            expected[0] = format!("{} client connects", self.here.name);
-            tcp.met(&expected)?;
+            tcp.met(&self.connects(way))?;
             let udp = self.trace(&[&self.client, &Self::end(pod, 7007)?, "--udp"])?;
             udp.ended(0, "answered", "a datagram")?;
             udp.met(&self.hooks(way))?;
@@ -376,24 +381,14 @@ impl<'a> Traced<'a> {
     fn through_the_api(&self) -> Result<()> {
         let far = Self::end(self.far, 9376)?;
         let kubeconfig = self.stage.cluster.kubeconfig().display().to_string();
-        let across = |verb: &str| {
-            self.hooks(&[
-                &format!("HERE client {verb}"),
-                "HERE from-pod remote-node",
-                "THERE from-uplink local-pod",
-                "THERE from-pod remote-node",
-                "HERE from-uplink local-pod",
-                "HERE client is answered",
-            ])
-        };
         let words = [&*self.client, &far, "--kubeconfig", &kubeconfig];
         let story = Self::told(self.remote(&words)?)?;
         story.ended(0, "answered", "the connection opens")?;
-        story.met(&across("connects"))?;
+        story.met(&self.connects(&ACROSS))?;
         let far = address(self.far)?.to_string();
         let words = [&*self.client, &far, "--icmp", "--kubeconfig", &kubeconfig];
         let story = Self::told(self.remote(&words)?)?;
-        story.met(&across("sends"))?;
+        story.met(&self.hooks(&ACROSS))?;
         let story = Self::told(self.remote(&[&self.client, &far, "--icmp"])?)?;
         let deaf = story.said["notListenedTo"].to_string();
         ensure!(story.code == 0 && deaf.contains("--kubeconfig names the API"), "{story:?}");
@@ -443,7 +438,7 @@ impl<'a> Traced<'a> {
     fn has_senders(&self) -> Result<bool> {
         for node in [self.here, self.there] {
             for entry in fs::read_dir(node.cgroup())? {
-                if entry?.file_name().to_string_lossy().starts_with("explain-") {
+                if entry?.file_name().to_string_lossy().starts_with("client-") {
                     return Ok(true);
                 }
             }

@@ -7,7 +7,6 @@
 
 mod services;
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -68,14 +67,6 @@ pub struct NodePlace {
     pub netns: Option<PathBuf>,
     pub names_file: PathBuf,
     pub condition_file: PathBuf,
-}
-
-impl NodePlace {
-    /// The names of its links by their numbers.
-    pub fn link_names(&self) -> Result<BTreeMap<u32, String>, ReadKernelFailed> {
-        let seen = Seen::inside(self.netns.as_deref(), &[])?;
-        Ok(seen.links.into_iter().map(|(number, link)| (number, link.name)).collect())
-    }
 }
 
 /// One thing that is looked at on the way.

@@ -8,12 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_api::cidr::Cidr;
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Pod, Reason,
     ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Traffic,
     V4_PREFIX_OFFSET, map, pod_flags, protocol, route_flags, state,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::connections::Connections;
 use super::dump::client_of;
@@ -95,11 +96,16 @@ pub struct PodRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRow {
-    pub cidr: String,
+    #[serde(serialize_with = "as_text")]
+    pub cidr: Cidr,
     pub node: IpAddr,
     pub ifindex: u32,
     /// Whether the link is a tunnel, which leads to the node.
     pub tunnel: bool,
+}
+
+fn as_text<S: Serializer>(cidr: &Cidr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(cidr)
 }
 
 /// A client that stays with a backend of a service with session affinity.
@@ -211,6 +217,12 @@ impl Snapshot {
             }
         }
         self
+    }
+
+    /// The node whose ranges have this address: by the longest that does, as programs choose.
+    pub fn node_of(&self, address: IpAddr) -> Option<IpAddr> {
+        let routes = self.routes.iter().filter(|row| row.cidr.contains(address));
+        routes.max_by_key(|row| row.cidr.prefix()).map(|row| row.node)
     }
 
     fn read_services(&mut self, maps: &Path) -> Result<(), ReadMapsFailed> {
@@ -329,8 +341,10 @@ impl Snapshot {
                 IpAddr::V4(_) => key.prefix_len.saturating_sub(V4_PREFIX_OFFSET),
                 IpAddr::V6(_) => key.prefix_len,
             };
+            let cidr = u8::try_from(prefix).ok().and_then(|it| Cidr::containing(address, it));
             self.routes.push(RouteRow {
-                cidr: format!("{address}/{prefix}"),
+                // The kernel keeps no longer prefix than an address has bits.
+                cidr: cidr.unwrap_or_else(|| Cidr::host(address)),
                 node: route.node.into(),
                 ifindex: route.ifindex,
                 tunnel: route.flags & route_flags::TUNNEL != 0,
@@ -405,4 +419,38 @@ fn row<K: bowline_ebpf_abi::Plain, V: bowline_ebpf_abi::Plain>(
 
 pub(super) fn protocol_name(number: u8) -> &'static str {
     if number == protocol::UDP { "UDP" } else { "TCP" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_at_the_node_with_the_longest_range() {
+        let route = |cidr: &str, node: &str| RouteRow {
+            cidr: cidr.parse().unwrap(),
+            node: node.parse().unwrap(),
+            ifindex: 2,
+            tunnel: false,
+        };
+        let routes = vec![
+            route("10.240.0.0/16", "172.30.0.1"),
+            route("10.240.1.9/32", "172.30.0.3"),
+            route("10.240.1.0/24", "172.30.0.2"),
+            route("fd00:10:240::/48", "172.30.0.4"),
+        ];
+        let snapshot = Snapshot { routes, ..Snapshot::default() };
+        for (address, node) in [
+            ("10.240.1.9", Some("172.30.0.3")),
+            ("10.240.1.8", Some("172.30.0.2")),
+            ("10.240.2.8", Some("172.30.0.1")),
+            ("fd00:10:240::8", Some("172.30.0.4")),
+            ("10.241.0.8", None),
+        ] {
+            let found = snapshot.node_of(address.parse().unwrap());
+            assert_eq!(found, node.map(|node| node.parse().unwrap()), "{address}");
+        }
+        let row = serde_json::to_value(&snapshot.routes[0]).unwrap();
+        assert_eq!(row["cidr"], "10.240.0.0/16");
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_agent::datapath::Snapshot;
-use bowline_ebpf_abi::{Direction, Event, MOST_SNAP, NO_SERVICE, Reason};
+use bowline_ebpf_abi::{Direction, Event, MOST_SNAP, Reason};
 use clap::ValueEnum;
 use pcap_file::DataLink;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -184,17 +184,15 @@ impl Sink for Capture {
 
 /// What became of a packet, and where.
 fn comment(event: &Event, names: &Names) -> String {
-    let reason = Reason::ALL.into_iter().find(|it| *it as u32 == u32::from(event.reason));
-    let hook = Direction::ALL.into_iter().find(|it| *it as u32 == u32::from(event.direction));
+    let (reason, hook) = (Reason::of(event.reason), Direction::of(event.direction));
     let verdict = if reason.is_some_and(Reason::is_drop) { "refused" } else { "passed" };
     let mut text = format!(
         "{verdict}: {} at {}",
         reason.map_or("unknown", Reason::name),
         hook.map_or("unknown", Direction::name)
     );
-    let changed = event.service != NO_SERVICE && verdict == "passed";
     let (address, port) = (IpAddr::from(event.becomes), event.becomes_port.get());
-    if let Some(end) = names.end(address, port).filter(|_| changed) {
+    if let Some(end) = names.end(address, port).filter(|_| event.is_changed()) {
         let answer = reason == Some(Reason::AnswerTranslated);
         let which = if answer { "source" } else { "destination" };
         text.push_str(&format!(", {which} becomes {}", end.shown()));

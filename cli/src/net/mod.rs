@@ -20,6 +20,7 @@ mod probe;
 mod reasons;
 mod rows;
 mod status;
+mod tcp;
 mod top;
 mod trace;
 

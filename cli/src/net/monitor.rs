@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use bowline_agent::datapath::{Snapshot, monotonic_ns, namespace_cookie};
-use bowline_ebpf_abi::{Direction, Event, NO_SERVICE, Reason, protocol};
+use bowline_ebpf_abi::{Direction, Event, Reason, protocol};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::{self, Selection, Sink};
+use super::tcp;
 use crate::output::{self, Format};
 
 /// Connections whose answer is waited for, to tell how long it took.
@@ -18,13 +19,6 @@ const MOST_OPENING: usize = 4096;
 
 /// Longer than any stack asks for a connection.
 const LONGEST_OPENING_NS: u64 = 130_000_000_000;
-
-mod tcp {
-    pub(super) const NAMES: [(u8, &str); 6] =
-        [(0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x20, "URG")];
-    pub(super) const SYN: u8 = 0x02;
-    pub(super) const SYN_ACK: u8 = 0x12;
-}
 
 /// What to show; without any of these, everything.
 #[derive(Clone, Debug, clap::Args)]
@@ -214,12 +208,9 @@ impl Shown {
     }
 
     fn row(&mut self, event: &Event) -> Row {
-        let reason = Reason::ALL.into_iter().find(|it| *it as u32 == u32::from(event.reason));
-        let direction =
-            Direction::ALL.into_iter().find(|it| *it as u32 == u32::from(event.direction));
+        let (reason, direction) = (Reason::of(event.reason), Direction::of(event.direction));
         let names = &self.names;
         let is_call = direction == Some(Direction::Socket);
-        let changed = event.service != NO_SERVICE && reason.is_some_and(|it| !it.is_drop());
         let port = |port: bowline_ebpf_abi::U16Be| port.get();
         let becomes = names.end(event.becomes.into(), port(event.becomes_port));
         Row {
@@ -231,8 +222,8 @@ impl Shown {
             caller: is_call.then(|| names.caller(event.netns)),
             source: names.end(event.source.into(), port(event.source_port)),
             destination: names.end(event.destination.into(), port(event.destination_port)),
-            becomes: becomes.filter(|_| changed),
-            tcp_flags: flag_names(event.tcp_flags),
+            becomes: becomes.filter(|_| event.is_changed()),
+            tcp_flags: tcp::flag_names(event.tcp_flags),
             bytes: event.bytes,
             ifindex: event.ifindex,
             connect_microseconds: self.took(event),
@@ -267,12 +258,6 @@ impl Shown {
             _ => None,
         }
     }
-}
-
-/// The names of the bits that are set in a TCP header.
-pub(super) fn flag_names(flags: u8) -> Vec<&'static str> {
-    let set = tcp::NAMES.iter().filter(|(bit, _)| flags & bit != 0);
-    set.map(|(_, name)| *name).collect()
 }
 
 /// What a packet is, in words: from where to where, what is changed, and what it carries.
@@ -351,7 +336,7 @@ mod tests {
     #[test]
     fn a_line_says_from_where_to_where_and_how_long_it_took() {
         let mut shown = Shown::new(None, Format::Table);
-        shown.add(&event(0x02, 1_000_000), &[]).unwrap();
+        shown.add(&event(tcp::SYN, 1_000_000), &[]).unwrap();
         let text = std::mem::take(&mut shown.text);
         let says = "TCP 10.240.0.5:40000 -> 10.9.8.7:80 => 10.240.1.9:9376 SYN 74 B";
         assert!(text.trim_end().ends_with(says), "{text}");
@@ -365,7 +350,7 @@ mod tests {
             destination: there.source,
             destination_port: there.source_port,
             reason: Reason::AnswerTranslated as u16,
-            ..event(0x12, 1_250_000)
+            ..event(tcp::SYN_ACK, 1_250_000)
         };
         assert_eq!(shown.row(&answer).connect_microseconds, Some(250));
         assert_eq!(shown.row(&answer).connect_microseconds, None);

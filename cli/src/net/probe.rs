@@ -135,7 +135,7 @@ fn end(text: &str) -> Option<SocketAddr> {
 }
 
 /// What the names of such cgroups begin with.
-const OWN: &str = "explain-";
+const OWN: &str = "client-";
 
 /// Removes what one left that was killed.
 fn forget_dead(parent: &Path) {

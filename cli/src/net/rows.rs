@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bowline_agent::datapath::{
-    AffinityRow, BackendRow, Cidr, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
-    link_names,
+    AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot, link_names,
 };
 
 use super::What;
@@ -129,9 +128,7 @@ fn node_of(row: &BackendRow, snapshot: &Snapshot) -> String {
     if snapshot.pods.iter().any(|pod| pod.address == row.address) {
         return "this one".to_owned();
     }
-    let range = |route: &RouteRow| route.cidr.parse::<Cidr>().ok();
-    let holds = |route: &&RouteRow| range(route).is_some_and(|it| it.contains(row.address));
-    known(snapshot.routes.iter().find(holds).map(|route| route.node))
+    known(snapshot.node_of(row.address))
 }
 
 fn pods(rows: &[PodRow], devices: &BTreeMap<u32, String>, format: Format) -> Table {
@@ -157,7 +154,7 @@ fn routes(rows: &[RouteRow], devices: &BTreeMap<u32, String>, format: Format) ->
     let mut table = Table::with_more(format, ["pod range", "node", "link"], ["device", "way"]);
     for row in rows {
         table.row([
-            row.cidr.clone(),
+            row.cidr.to_string(),
             row.node.to_string(),
             row.ifindex.to_string(),
             known(devices.get(&row.ifindex)),
@@ -294,7 +291,7 @@ mod tests {
             state: "active",
         };
         let route = |cidr: &str, node: &str| RouteRow {
-            cidr: cidr.to_owned(),
+            cidr: cidr.parse().unwrap(),
             node: node.parse().unwrap(),
             ifindex: 2,
             tunnel: true,

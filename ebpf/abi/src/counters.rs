@@ -26,6 +26,11 @@ pub enum Direction {
 impl Direction {
     pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::Socket];
 
+    /// The one with this number, as an event has it; none if another build made it.
+    pub fn of(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| *it as u32 == u32::from(number))
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::FromPod => "from-pod",
@@ -132,6 +137,11 @@ impl Reason {
         Self::PortTaken,
     ];
 
+    /// The one with this number, as an event has it; none if another build made it.
+    pub fn of(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| *it as u32 == u32::from(number))
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::LocalPod => "local-pod",
@@ -201,11 +211,15 @@ mod tests {
         let mut names = BTreeSet::new();
         for reason in Reason::ALL {
             assert!(names.insert(reason.name()));
+            assert_eq!(Reason::of(reason as u16), Some(reason));
             for direction in Direction::ALL {
                 let index = reason.index(direction);
                 assert!(index < Reason::COUNTERS);
                 assert!(places.insert(index));
+                assert_eq!(Direction::of(direction as u16), Some(direction));
             }
         }
+        assert_eq!(Reason::of(Reason::ALL.len() as u16), None);
+        assert_eq!(Direction::of(Direction::ALL.len() as u16), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What the programs tell whoever listens: `bowline net monitor`.
 
-use crate::{Address, U16Be};
+use crate::{Address, Reason, U16Be};
 
 /// MONITOR value: what somebody wants to be told. All zeros: nothing.
 #[repr(C)]
@@ -81,6 +81,14 @@ pub struct Event {
     pub bytes: u32,
     /// [`crate::Service::id`], or [`NO_SERVICE`].
     pub service: u32,
+}
+
+impl Event {
+    /// Whether an end was changed to what `becomes` says.
+    pub fn is_changed(&self) -> bool {
+        let passed = Reason::of(self.reason).is_some_and(|reason| !reason.is_drop());
+        passed && self.service != NO_SERVICE
+    }
 }
 
 /// TOLD value, one a processor.

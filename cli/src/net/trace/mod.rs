@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use bowline_agent::datapath::{
-    Became, Cidr, Client, Explanation, Filter, Outcome as Foretold, Question, Snapshot, explain,
+    Became, Client, Explanation, Filter, Outcome as Foretold, Question, Snapshot, explain,
     namespace_cookie,
 };
 use bowline_agent::{Followed, Sighting};
@@ -275,12 +275,8 @@ impl<'a> Trace<'a> {
         let candidates = self.foretold.candidates.iter().map(SocketAddr::ip);
         let mut found = BTreeSet::new();
         for end in candidates.chain([to]).filter(|end| !self.own_pods.contains(end)) {
-            let routes = self.known.routes.iter();
-            let routes = routes.filter_map(|row| Some((row.cidr.parse::<Cidr>().ok()?, row.node)));
-            let route = routes.filter(|(range, _)| range.contains(end));
-            let node = route.min_by_key(|(range, _)| range.size()).map(|(_, node)| node);
             let is_node = self.nodes.others.iter().any(|node| node.addresses.contains(&end));
-            found.extend(node.or(is_node.then_some(end)));
+            found.extend(self.known.node_of(end).or(is_node.then_some(end)));
         }
         found
     }

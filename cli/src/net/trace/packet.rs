@@ -8,31 +8,29 @@ use std::net::{IpAddr, SocketAddr};
 use bowline_ebpf_abi::protocol;
 
 use super::sender::Answer;
+use crate::net::tcp;
 
-/// Offsets and bits of the TCP header (RFC 9293).
-mod tcp {
+/// The TCP header's length, and where in it what is (RFC 9293).
+mod header {
     pub(super) const LENGTH: usize = 20;
     /// In words of four bytes, in the upper half of a byte.
     pub(super) const OWN_LENGTH: usize = 12;
     pub(super) const FLAGS: usize = 13;
     pub(super) const WINDOW: usize = 14;
     pub(super) const CHECKSUM: usize = 16;
-    pub(super) const SYN: u8 = 0x02;
-    pub(super) const RESET: u8 = 0x04;
-    pub(super) const SYN_ACK: u8 = 0x12;
 }
 
 /// What opens a connection.
 pub(super) fn opening(source: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
-    let mut segment = vec![0; tcp::LENGTH];
+    let mut segment = vec![0; header::LENGTH];
     segment[..2].copy_from_slice(&source.port().to_be_bytes());
     segment[2..4].copy_from_slice(&to.port().to_be_bytes());
     segment[4..8].copy_from_slice(&sequence.to_be_bytes());
-    segment[tcp::OWN_LENGTH] = (tcp::LENGTH as u8 / 4) << 4;
-    segment[tcp::FLAGS] = tcp::SYN;
-    segment[tcp::WINDOW..tcp::CHECKSUM].copy_from_slice(&u16::MAX.to_be_bytes());
+    segment[header::OWN_LENGTH] = (header::LENGTH as u8 / 4) << 4;
+    segment[header::FLAGS] = tcp::SYN;
+    segment[header::WINDOW..header::CHECKSUM].copy_from_slice(&u16::MAX.to_be_bytes());
     let sum = checksum(Some((source.ip(), to.ip(), protocol::TCP)), &segment);
-    segment[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    segment[header::CHECKSUM..header::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
     segment
 }
 
@@ -70,13 +68,13 @@ pub(super) fn echo(to: IpAddr, identifier: u16, text: &[u8]) -> Vec<u8> {
 
 /// What a segment that came in answers to the one of this port that opened a connection.
 pub(super) fn answer_to_opening(segment: &[u8], port: u16, to: SocketAddr) -> Option<Answer> {
-    let flags = *segment.get(tcp::FLAGS)?;
+    let flags = *segment.get(header::FLAGS)?;
     let ends = [to.port().to_be_bytes(), port.to_be_bytes()].concat();
     if segment.get(..4)? != ends {
         return None;
     }
     match flags {
-        _ if flags & tcp::RESET != 0 => Some(Answer::Reset),
+        _ if flags & tcp::RST != 0 => Some(Answer::Reset),
         _ if flags & tcp::SYN_ACK == tcp::SYN_ACK => Some(Answer::SynAck),
         _ => None,
     }
@@ -157,10 +155,10 @@ mod tests {
         let from: SocketAddr = "10.240.0.5:40000".parse().unwrap();
         let mut segment = opening(to, from, 1);
         assert_eq!(answer_to_opening(&segment, 40_000, to), None);
-        segment[tcp::FLAGS] = 0x12;
+        segment[header::FLAGS] = tcp::SYN_ACK;
         assert_eq!(answer_to_opening(&segment, 40_000, to), Some(Answer::SynAck));
         assert_eq!(answer_to_opening(&segment, 40_001, to), None);
-        segment[tcp::FLAGS] = 0x14;
+        segment[header::FLAGS] = 0x14;
         assert_eq!(answer_to_opening(&segment, 40_000, to), Some(Answer::Reset));
         assert_eq!(answer_to_opening(&segment[..12], 40_000, to), None);
 

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::ears::{Ears, Seen};
 use super::sender::{Answer, ControlError, Protocol, Sent};
-use super::trail::{Found, Packet, SYN, Trail, Way, difference};
-use crate::net::monitor::{End, Names, flag_names};
+use super::trail::{Found, Packet, Trail, Way, difference};
+use crate::net::monitor::{End, Names};
+use crate::net::tcp::{SYN, flag_names};
 
 /// The hook of what the sender itself says.
 const CLIENT: &str = "client";

@@ -14,11 +14,7 @@ use serde::Serialize;
 
 use super::ears::Seen;
 use super::sender::{Protocol, Sent};
-
-/// Bits of the TCP header.
-pub(super) const SYN: u8 = 0x02;
-const RESET: u8 = 0x04;
-const SYN_ACK: u8 = 0x12;
+use crate::net::tcp::{RST, SYN, SYN_ACK};
 
 /// What was sent, and from where.
 #[derive(Clone, Debug)]
@@ -61,7 +57,7 @@ impl Packet {
         let opens = self.protocol != Protocol::Tcp || seen.tcp_flags & SYN_ACK == SYN;
         let answers = self.protocol != Protocol::Tcp
             || seen.tcp_flags & SYN_ACK == SYN_ACK
-            || seen.tcp_flags & RESET != 0;
+            || seen.tcp_flags & RST != 0;
         if there && is_own(from.ip()) && opens {
             return Some(Way::There);
         }
@@ -225,7 +221,7 @@ mod tests {
             seen("node1", true, 1900, BACK, SYN_ACK),
             seen("node1", true, 1100, THERE, SYN),
             seen("node1", true, 1950, THERE, 0x10),
-            seen("node1", true, 2500, BACK, RESET),
+            seen("node1", true, 2500, BACK, RST),
             seen("node1", true, 1200, ["10.240.0.5:40001", "10.240.1.9:80"], SYN),
             seen("node1", true, 1300, ["10.240.0.6:40000", "10.240.1.9:80"], SYN),
         ];
