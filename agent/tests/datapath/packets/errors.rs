@@ -136,6 +136,205 @@ fn about_translated_flows() {
     });
 }
 
+/// A change of a packet's header, with its name.
+type Dressing = (&'static str, fn(Packet) -> Packet);
+
+/// IPv4 options.
+const OPTIONS: [Dressing; 3] = [
+    ("4 bytes of options", |packet| packet.options(&[1, 1, 1, 0])),
+    ("a record route", |packet| packet.options(&[7, 7, 4, 0, 0, 0, 0, 0])),
+    ("40 bytes of options", |packet| packet.options(&[1; 40])),
+];
+
+const PADDING: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];
+const USED_UP: [u8; 7] = [0, 4, 0, 0, 0, 0, 0];
+
+/// IPv6 extension headers.
+const EXTENSIONS: [Dressing; 5] = [
+    ("hop-by-hop", |packet| packet.extension(0, &PADDING)),
+    ("destination options", |packet| packet.extension(60, &PADDING)),
+    ("a route that is used up", |packet| packet.extension(43, &USED_UP)),
+    ("a fragment header on a whole packet", |packet| packet.fragment(0, false)),
+    ("five headers", |packet| {
+        let packet = packet.extension(0, &PADDING).extension(60, &PADDING);
+        packet.extension(43, &USED_UP).extension(60, &PADDING).fragment(0, false)
+    }),
+];
+
+fn dressings(net: &Net) -> &'static [Dressing] {
+    if net.client.is_ipv4() { &OPTIONS } else { &EXTENSIONS }
+}
+
+/// The quoted transport header is not where it is in a plain packet.
+fn about_dressed(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let client = (net.client, CLIENT_PORT);
+    let kind = kinds(net)[0].1;
+    for (dressing, dress) in dressings(net) {
+        for (body, content) in [("TCP", Body::Tcp(SYN)), ("UDP", Body::Udp)] {
+            for bytes in [8, FULL] {
+                let row = |what: &str, hook, packet| {
+                    let about = format!("{body} with {dressing}, {bytes} bytes quoted");
+                    Row::new(format!("{}: about {about}, {what}", net.name), hook, packet)
+                };
+                let sent = Packet::new(client, (net.vips.remote, PORT), content.clone());
+                let seen = dress(sent.clone().to((net.remote, BACKEND_PORT)).hops(7));
+                let wanted = dress(sent.clone().hops(7));
+                for (who, from, named) in [
+                    ("of a router", net.outside, net.outside),
+                    ("of the backend", net.remote, net.vips.remote),
+                ] {
+                    let packet = error(net, from, kind, &seen, bytes);
+                    let out = error(net, named, kind, &wanted, bytes);
+                    let service = net.service(REMOTE);
+                    rows.push(
+                        row(who, Hook::FromUplink, packet.clone())
+                            .after(Hook::FromPod, sent.clone())
+                            .into_pod_as(CLIENT_MAC, out.clone())
+                            .continues(service, Reason::ErrorTranslated),
+                    );
+                    rows.push(
+                        row(&format!("{who}, from the stack"), Hook::ToPod, packet)
+                            .after(Hook::FromPod, sent.clone())
+                            .into_stack_as(out)
+                            .continues(service, Reason::ErrorTranslated),
+                    );
+                }
+                let sent = sent.to((net.vips.local, PORT));
+                let seen = dress(sent.clone().to((net.local, BACKEND_PORT)));
+                let packet = error(net, net.local, kind, &seen, bytes);
+                let out = error(net, net.vips.local, kind, &dress(sent.clone()), bytes);
+                rows.push(
+                    row("of a pod beside it", Hook::FromPod, packet)
+                        .after(Hook::FromPod, sent.clone())
+                        .into_pod_as(CLIENT_MAC, out)
+                        .continues(net.service(LOCAL), Reason::ErrorTranslated),
+                );
+                let answer = |from| dress(Packet::new(from, client, content.clone()));
+                let packet = error(net, net.client, kind, &answer((net.vips.local, PORT)), bytes);
+                let real = answer((net.local, BACKEND_PORT));
+                rows.push(
+                    row("of the client", Hook::FromPod, packet)
+                        .after(Hook::FromPod, sent)
+                        .into_pod_as(LOCAL_MAC, error(net, net.client, kind, &real, bytes))
+                        .continues(net.service(LOCAL), Reason::ErrorTranslated),
+                );
+            }
+        }
+        let direct = dress(Packet::new((net.remote, BACKEND_PORT), client, Body::Udp));
+        let packet = error(net, net.client, kind, &direct, 8);
+        let what = format!("{}: about a direct packet with {dressing}", net.name);
+        rows.push(Row::new(what, Hook::FromPod, packet).into_node());
+    }
+    rows
+}
+
+/// The quoted header ends too soon, or has no end: a pod may not say that, and from elsewhere it is
+/// nothing to translate.
+fn about_unreadable(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let client = (net.client, CLIENT_PORT);
+    let (kind, (at, header)) = (kinds(net)[0].1, fine_quote(net));
+    let mut table = Vec::new();
+    for (dressing, dress) in dressings(net) {
+        for there in [header, header + 3] {
+            let what = format!("{dressing}, of which {} bytes are there", there - header);
+            table.push((what, *dress, Some(at + there), Reason::Malformed));
+        }
+    }
+    if net.client.is_ipv6() {
+        let six: fn(Packet) -> Packet =
+            |packet| (0..6).fold(packet, |packet, _| packet.extension(60, &PADDING));
+        table.push(("six headers".to_owned(), six, None, Reason::TooManyHeaders));
+    }
+    for (what, dress, length, reason) in table {
+        let shortened = |packet| match length {
+            Some(length) => shorten(net, packet, length),
+            None => packet,
+        };
+        let what = format!("{}: about a packet with {what}", net.name);
+        let received = dress(Packet::new((net.local, BACKEND_PORT), client, Body::Udp));
+        let said = shortened(error(net, net.client, kind, &received, 8));
+        rows.push(Row::new(what.clone(), Hook::FromPod, said).dropped(reason));
+        let sent = Packet::new(client, (net.vips.remote, PORT), Body::Udp);
+        let seen = dress(sent.clone().to((net.remote, BACKEND_PORT)));
+        let heard = shortened(error(net, net.outside, kind, &seen, 8));
+        rows.push(
+            Row::new(format!("{what} (uplink)"), Hook::FromUplink, heard)
+                .after(Hook::FromPod, sent)
+                .into_pod(CLIENT_MAC),
+        );
+    }
+    // A piece has no ports to be known by.
+    let piece = Packet::new((net.remote, BACKEND_PORT), client, Body::Udp).fragment(1480, true);
+    let packet = error(net, net.client, kind, &piece, 8);
+    rows.push(Row::new(format!("{}: about a piece", net.name), Hook::FromPod, packet).into_node());
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn about_packets_with_options() {
+    Lab::run(|lab| {
+        let about = |net| [about_dressed(net), about_unreadable(net)].concat();
+        let rows: Vec<Row> = nets().iter().flat_map(about).collect();
+        lab.check("errors about packets with options", &rows);
+    });
+}
+
+/// An ICMP checksum that is wrong stays as wrong as it was: the receiver has to see it.
+fn with_wrong_checksums(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let client = (net.client, CLIENT_PORT);
+    let kind = kinds(net)[0].1;
+    let wrong = |packet: Packet| packet.off_by_one(packet.body_at() + 2);
+    let row = |what: &str, hook, packet| {
+        let what = format!("{}: a wrong checksum of an {what}", net.name);
+        Row::new(what, hook, wrong(packet))
+    };
+    for (body, content) in [("TCP", Body::Tcp(SYN)), ("UDP", Body::Udp)] {
+        let sent = Packet::new(client, (net.vips.remote, PORT), content.clone());
+        let seen = sent.clone().to((net.remote, BACKEND_PORT)).hops(7);
+        let wanted = sent.clone().hops(7);
+        for (who, from, named) in
+            [("a router", net.outside, net.outside), ("the backend", net.remote, net.vips.remote)]
+        {
+            let what = format!("error about {body} of {who}");
+            let packet = error(net, from, kind, &seen, 8);
+            let out = wrong(error(net, named, kind, &wanted, 8));
+            let service = net.service(REMOTE);
+            rows.push(
+                row(&what, Hook::FromUplink, packet.clone())
+                    .after(Hook::FromPod, sent.clone())
+                    .into_pod_as(CLIENT_MAC, out.clone())
+                    .continues(service, Reason::ErrorTranslated),
+            );
+            rows.push(
+                row(&format!("{what}, from the stack"), Hook::ToPod, packet)
+                    .after(Hook::FromPod, sent.clone())
+                    .into_stack_as(out)
+                    .continues(service, Reason::ErrorTranslated),
+            );
+        }
+    }
+    let received = Packet::new((net.remote, BACKEND_PORT), client, Body::Udp);
+    let said = error(net, net.client, kind, &received, 8);
+    rows.push(row("error about a direct packet", Hook::FromPod, said).into_node());
+    let echo = Body::Icmp(if net.client.is_ipv4() { 8 } else { 128 });
+    let echo = Packet::new(client, (net.local, 0), echo);
+    rows.push(row("echo request", Hook::FromPod, echo).into_pod(LOCAL_MAC));
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn wrong_checksums() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(with_wrong_checksums).collect();
+        lab.check("errors with wrong checksums", &rows);
+    });
+}
+
 fn about_others(net: &Net) -> Vec<Row> {
     let mut rows = Vec::new();
     let client = (net.client, CLIENT_PORT);

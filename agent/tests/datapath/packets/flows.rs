@@ -7,8 +7,8 @@ use bowline_ebpf_abi::{Flow, FlowKey, Reason, U16Be, flow_ended, flow_idle, flow
 
 use super::frame::{ACK, Body, FIN, Packet, RST, SYN, TCP};
 use super::lab::{
-    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, DEVICE, Hook, LOCAL, LOCAL_MAC, Lab, Net, OWN, PORT,
-    REMOTE, Row, STICKY, nets,
+    AFFINITY_SECONDS, BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, DEVICE, Hook, LOCAL, LOCAL_MAC, Lab,
+    Net, OWN, PORT, REMOTE, Row, STICKY, nets,
 };
 
 fn to(net: &Net, vip: IpAddr, body: Body) -> Packet {
@@ -374,6 +374,70 @@ fn a_client_is_known_again() {
             assert_eq!(chosen.len(), 20);
             assert!(chosen.iter().all(|backend| *backend == chosen[0]), "{chosen:?}");
             assert!(chosen[0] / 4 == net.service(STICKY));
+        }
+    });
+}
+
+/// The first packet of a flow to the service with affinity, of which each backend is one row.
+fn known(net: &Net) -> Vec<Row> {
+    let timeout = u64::from(AFFINITY_SECONDS);
+    let mut rows = Vec::new();
+    for (body, content) in [("TCP", Body::Tcp(SYN)), ("UDP", Body::Udp)] {
+        let packet = to(net, net.vips.sticky, content);
+        for (idle, seconds_ago) in [("a moment", 0), ("nearly as long as it may be", timeout - 5)] {
+            let row = |backend| {
+                let what = format!("{}: {body} of a client that was idle {idle}", net.name);
+                let row = Row::new(what, Hook::FromPod, packet.clone());
+                row.known(net.client, backend, seconds_ago)
+            };
+            let near = packet.clone().to((net.local, BACKEND_PORT));
+            let far = packet.clone().to((net.remote, BACKEND_PORT));
+            let id = net.service(STICKY);
+            rows.push(row(0).into_pod_as(LOCAL_MAC, near).opens(id));
+            rows.push(row(1).into_node_as(far).opens(id));
+        }
+    }
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_client_keeps_its_backend_until_it_was_idle_for_too_long() {
+    const TRIES: u32 = 40;
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(known).collect();
+        lab.check("affinity", &rows);
+        let timeout = u64::from(AFFINITY_SECONDS);
+        for net in nets() {
+            let send = |lab: &mut Lab, seconds_ago, backend| {
+                lab.clear();
+                lab.add_client(net.client, backend, seconds_ago);
+                let packet = to(&net, net.vips.sticky, Body::Tcp(SYN));
+                lab.send(Hook::FromPod, &packet.bytes()).unwrap();
+                let flows = lab.flows().into_iter().map(|(_, flow)| flow);
+                let sent: Vec<u32> = flows
+                    .filter(|flow| flow.kind == flow_kind::TO_BACKEND)
+                    .map(|flow| flow.backend - 4 * net.service(STICKY))
+                    .collect();
+                let (kept, idle) = lab.client(net.client);
+                assert_eq!(sent, [kept], "{}: what was chosen is what is kept to", net.name);
+                (kept, idle)
+            };
+            for backend in [0, 1] {
+                // The time of a use is written when a sixteenth of the time-out has passed.
+                let (kept, idle) = send(lab, timeout / 16 - 5, backend);
+                assert!(kept == backend && idle >= timeout / 16 - 5, "{kept} {idle}");
+                let (kept, idle) = send(lab, timeout / 16 + 5, backend);
+                assert!(kept == backend && idle < 5, "{kept} {idle}");
+                // One that was idle for too long goes anywhere.
+                let moved = (0..TRIES).filter(|_| {
+                    let (kept, idle) = send(lab, timeout + 5, backend);
+                    assert!(idle < 5, "{}: {idle} s", net.name);
+                    kept != backend
+                });
+                let moved = moved.count();
+                assert!(moved > 0 && moved < TRIES as usize, "{}: {moved} moved", net.name);
+            }
         }
     });
 }

@@ -118,6 +118,15 @@ impl Packet {
         Self { cut: Some(length), ..self }
     }
 
+    /// With the checksum at this offset one too large, and nothing else written over.
+    pub(crate) fn off_by_one(&self, at: usize) -> Self {
+        let clean = Self { patches: Vec::new(), ..self.clone() };
+        let bytes = clean.bytes();
+        let sum = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        assert!(sum < 0xfff0, "wraps");
+        clean.patch(at, &(sum + 1).to_be_bytes())
+    }
+
     fn is_v4(&self) -> bool {
         self.source.0.is_ipv4()
     }

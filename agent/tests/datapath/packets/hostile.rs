@@ -7,7 +7,8 @@ use bowline_ebpf_abi::Reason;
 
 use super::frame::{ACK, Body, End, Packet, SYN};
 use super::lab::{
-    BACKEND_PORT, CLIENT_PORT, EMPTY, Hook, LOCAL, LOCAL_MAC, Lab, Net, PORT, Row, Verdict, nets,
+    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, EMPTY, Hook, LOCAL, LOCAL_MAC, Lab, Net, PORT, REMOTE,
+    Row, Verdict, nets,
 };
 
 fn client(net: &Net) -> End {
@@ -191,6 +192,71 @@ fn cut_short() {
     });
 }
 
+/// Lengths in transport headers that contradict the IP header. No program needs them, and the
+/// receiver, who does, gets them as they are.
+fn lying_lengths(net: &Net) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let datagram = [
+        ("UDP that says 0 bytes", 0u16),
+        ("UDP that says less than its header", 7),
+        ("UDP that says to have no data", 8),
+        ("UDP that says one byte less", 24),
+        ("UDP that says one byte more", 26),
+        ("UDP that says 65,535 bytes", u16::MAX),
+    ];
+    let datagram =
+        datagram.map(|(what, length)| (what, Body::Udp, 4, length.to_be_bytes().to_vec()));
+    let segment = [
+        ("TCP that says its header has 0 bytes", 0x00),
+        ("TCP that says its header has 16 bytes", 0x40),
+        ("TCP that says its header is longer than the packet", 0xf0),
+    ];
+    let segment = segment.map(|(what, offset)| (what, Body::Tcp(SYN), 12, vec![offset]));
+    for (what, body, at, bytes) in datagram.into_iter().chain(segment) {
+        let lying = |packet: Packet| {
+            let at = packet.body_at() + at;
+            packet.patch(at, &bytes)
+        };
+        let row = |rest: &str, hook, packet: Packet| {
+            Row::new(format!("{}: {what}, {rest}", net.name), hook, lying(packet))
+        };
+        let service = Packet::new(client(net), (net.vips.remote, PORT), body.clone());
+        let direct = service.clone().to((net.local, PORT));
+        let far = service.clone().to((net.remote, BACKEND_PORT));
+        rows.push(row("to a pod", Hook::FromPod, direct.clone()).into_pod(LOCAL_MAC));
+        rows.push(row("to another node's pod", Hook::FromPod, far.clone()).into_node());
+        let arriving = direct.from((net.remote, PORT));
+        rows.push(row("on the uplink", Hook::FromUplink, arriving).into_pod(LOCAL_MAC));
+        rows.push(
+            row("to a service", Hook::FromPod, service.clone())
+                .into_node_as(lying(far))
+                .opens(net.service(REMOTE)),
+        );
+        let content = match body {
+            Body::Tcp(_) => Body::Tcp(SYN | ACK),
+            other => other,
+        };
+        let answer = Packet::new((net.remote, BACKEND_PORT), client(net), content);
+        let named = lying(answer.clone().from((net.vips.remote, PORT)));
+        rows.push(
+            row("an answer of a service", Hook::FromUplink, answer)
+                .after(Hook::FromPod, service)
+                .into_pod_as(CLIENT_MAC, named)
+                .continues(net.service(REMOTE), Reason::AnswerTranslated),
+        );
+    }
+    rows
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn lengths_that_only_the_receiver_reads() {
+    Lab::run(|lab| {
+        let rows: Vec<Row> = nets().iter().flat_map(lying_lengths).collect();
+        lab.check("lying lengths", &rows);
+    });
+}
+
 /// A base packet and the bytes that spoil it.
 fn spoiled() -> Vec<Row> {
     let [v4, v6] = nets();
@@ -279,15 +345,15 @@ fn wrong_checksums() {
             for (body, content, offset) in [("TCP", Body::Tcp(SYN), 16), ("UDP", Body::Udp, 6)] {
                 let right = Packet::new(client(&net), (net.vips.local, PORT), content);
                 let at = right.body_at() + offset;
-                let (wrong, out) = (off_by_one(&right, at), right.to((net.local, BACKEND_PORT)));
-                let out = off_by_one(&out, at);
+                let (wrong, out) = (right.off_by_one(at), right.to((net.local, BACKEND_PORT)));
+                let out = out.off_by_one(at);
                 let what = format!("{}: {body} with a wrong checksum", net.name);
                 rows.push(
                     Row::new(format!("{what} to a service"), Hook::FromPod, wrong.clone())
                         .into_pod_as(LOCAL_MAC, out)
                         .opens(net.service(LOCAL)),
                 );
-                let direct = off_by_one(&wrong.to((net.local, PORT)), at);
+                let direct = wrong.to((net.local, PORT)).off_by_one(at);
                 rows.push(
                     Row::new(format!("{what} to a pod"), Hook::FromPod, direct).into_pod(LOCAL_MAC),
                 );
@@ -309,11 +375,11 @@ fn wrong_header_checksums() -> Vec<Row> {
     // As it leaves, one hop later.
     let wrong_after = |packet: &Packet| {
         let hop_limit = packet.hop_limit;
-        Packet { hop_limit, ..off_by_one(&packet.clone().hops(hop_limit - 1), AT) }
+        Packet { hop_limit, ..packet.clone().hops(hop_limit - 1).off_by_one(AT) }
     };
     let row = |what: &str, packet: &Packet| {
         let what = format!("IPv4: a wrong header checksum to {what}");
-        Row::new(what, Hook::FromPod, off_by_one(packet, AT))
+        Row::new(what, Hook::FromPod, packet.off_by_one(AT))
     };
     vec![
         row("a pod", &direct).into_pod_as(LOCAL_MAC, wrong_after(&direct)),
@@ -411,15 +477,6 @@ fn random_frames_are_counted_once() {
         // Both from pods, and all else is left to the stack or goes to a pod.
         assert!(verdicts.len() >= 6 && verdicts.values().all(|count| *count > 10), "{verdicts:?}");
     });
-}
-
-/// The packet with the checksum at this offset one too large.
-fn off_by_one(packet: &Packet, at: usize) -> Packet {
-    let clean = Packet { patches: Vec::new(), ..packet.clone() };
-    let bytes = clean.bytes();
-    let sum = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    assert!(sum < 0xfff0, "wraps");
-    clean.patch(at, &(sum + 1).to_be_bytes())
 }
 
 /// Every way to be refused is on some row of these tables, or is said to need a fault that cannot

@@ -10,11 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use bowline_agent::datapath::Raw;
+use bowline_agent::datapath::{Raw, monotonic_ns};
 use bowline_ebpf_abi::{
-    Address, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Mac, Plain, Pod, Reason,
-    Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, map, protocol,
-    route_flags, size, state,
+    Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Mac, Plain, Pod,
+    Reason, Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be,
+    affinity_kind, map, protocol, route_flags, size, state,
 };
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
@@ -80,6 +80,9 @@ pub(crate) struct Row {
     before: Vec<(Hook, Packet)>,
     /// Flows written by hand, with how many seconds ago they were used.
     flows: Vec<(FlowKey, Flow, u32)>,
+    /// A client of the service with affinity that is known: the backend's place among the
+    /// service's, and how many seconds ago it was used.
+    known: Option<(IpAddr, u32, u64)>,
     packet: Packet,
     verdict: Verdict,
     out: Packet,
@@ -97,6 +100,7 @@ impl Row {
             hook,
             before: Vec::new(),
             flows: Vec::new(),
+            known: None,
             out: packet.clone(),
             packet,
             verdict: Verdict::Unknown(0),
@@ -119,6 +123,10 @@ impl Row {
     pub(crate) fn flow(mut self, key: FlowKey, flow: Flow, seconds_ago: u32) -> Self {
         self.flows.push((key, flow, seconds_ago));
         self
+    }
+
+    pub(crate) fn known(self, client: IpAddr, backend: u32, seconds_ago: u64) -> Self {
+        Self { known: Some((client, backend, seconds_ago)), ..self }
     }
 
     fn ends(mut self, verdict: Verdict, out: Packet, reason: Reason) -> Self {
@@ -240,6 +248,9 @@ pub(crate) const OWN: u32 = 5;
 pub(crate) const STICKY: u32 = 6;
 const SERVICES: u32 = 7;
 
+/// How long the service that knows its clients again does so.
+pub(crate) const AFFINITY_SECONDS: u32 = 3600;
+
 pub(crate) const CLIENT_PORT: u16 = 40_000;
 pub(crate) const PORT: u16 = 80;
 pub(crate) const BACKEND_PORT: u16 = 8080;
@@ -351,6 +362,14 @@ pub(crate) struct Lab {
     pub(crate) object: Ebpf,
 }
 
+/// A client of its family's service with affinity.
+fn sticky_key(client: IpAddr) -> AffinityKey {
+    let [v4, v6] = nets();
+    let net = if client.is_ipv4() { v4 } else { v6 };
+    let (kind, client) = (affinity_kind::ADDRESS, client.into());
+    AffinityKey { service: net.service(STICKY), kind, client }
+}
+
 /// One for all tests of a process: the verifier takes longer than all rows together.
 static LOADED: Mutex<Option<Lab>> = Mutex::new(None);
 
@@ -447,11 +466,12 @@ impl Lab {
             self.array(map::SLOTS, first_slot + n as u32, Slot { backend, tag: key.tag() });
         }
         let sticky = id % SERVICES == STICKY;
+        let affinity_seconds = if sticky { AFFINITY_SECONDS } else { 0 };
         let service = Service {
             id,
             first_slot,
             slot_count: backends.len() as u32,
-            affinity_seconds: if sticky { 3600 } else { 0 },
+            affinity_seconds,
             ..Service::default()
         };
         self.table(map::SERVICES).insert(Raw(key), Raw(service), 0).unwrap();
@@ -475,7 +495,7 @@ impl Lab {
         for key in keys {
             flows.remove(&key).unwrap();
         }
-        let mut clients = self.table::<AffinityKey, bowline_ebpf_abi::Affinity>(map::AFFINITY);
+        let mut clients = self.table::<AffinityKey, Affinity>(map::AFFINITY);
         let keys: Vec<_> = clients.keys().map(Result::unwrap).collect();
         for key in keys {
             clients.remove(&key).unwrap();
@@ -495,6 +515,23 @@ impl Lab {
                 pods.insert(Raw(address), Raw(Pod { flags: 1, ..pod }), 0).unwrap();
             }
         }
+    }
+
+    /// Makes a client known to the service with affinity, since so many seconds.
+    pub(crate) fn add_client(&mut self, client: IpAddr, backend: u32, seconds_ago: u64) {
+        let key = sticky_key(client);
+        // The machine may have been up for less.
+        let last_used_ns = monotonic_ns().wrapping_sub(seconds_ago * 1_000_000_000);
+        let entry = Affinity { last_used_ns, backend: 4 * key.service + backend, pad: 0 };
+        self.table(map::AFFINITY).insert(Raw(key), Raw(entry), 0).unwrap();
+    }
+
+    /// The backend that it keeps to, and how many seconds ago that was used.
+    pub(crate) fn client(&mut self, client: IpAddr) -> (u32, u64) {
+        let key = sticky_key(client);
+        let Raw(entry): Raw<Affinity> = self.table(map::AFFINITY).get(&Raw(key), 0).unwrap();
+        let idle = monotonic_ns().wrapping_sub(entry.last_used_ns);
+        (entry.backend - 4 * key.service, idle / 1_000_000_000)
     }
 
     /// Gives one of a family's services another backend.
@@ -621,6 +658,9 @@ impl Lab {
         }
         for (key, flow, seconds_ago) in &row.flows {
             self.add_flow(key, *flow, *seconds_ago);
+        }
+        if let Some((client, backend, seconds_ago)) = row.known {
+            self.add_client(client, backend, seconds_ago);
         }
         let frame = row.packet.bytes();
         let (before, services) = (self.counters(), self.service_counters());
