@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use bowline_ebpf_abi::Reason;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
 use crate::packets::{Body, Packet};
-use crate::servers::{PATIENCE, SERVICE, SERVICE6, services_of};
+use crate::servers::{BACKEND_PORT, PATIENCE, SERVICE, SERVICE6, services_of};
 use crate::world::{Namespace, Node, UPLINK, World};
 
 /// What is counted as refused: packets and bytes by direction and reason.
@@ -19,7 +20,7 @@ fn refusals(node: &Node) -> BTreeMap<(&'static str, &'static str), (u64, u64)> {
 }
 
 /// The ways to ask for a service, each the business of a program of its own.
-fn calls(to: SocketAddr) -> [(&'static str, std::io::Result<()>); 3] {
+pub(crate) fn calls(to: SocketAddr) -> [(&'static str, std::io::Result<()>); 3] {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let datagrams = || UdpSocket::bind(any).unwrap();
     [
@@ -113,6 +114,9 @@ fn send_raw(namespace: &Namespace, through: LinkAddr, frames: Vec<Vec<u8>>) {
     });
 }
 
+/// The hardware address of the node's end of each pod's link.
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0xff, 1];
+
 /// Frames of both families that end within the IP header, or right before it.
 fn short_frames(from: &[IpAddr], to: [u8; 6], mac: [u8; 6]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
@@ -132,7 +136,6 @@ fn short_frames(from: &[IpAddr], to: [u8; 6], mac: [u8; 6]) -> Vec<Vec<u8>> {
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]
 fn frames_that_end_within_the_ip_header_are_dropped_by_name() {
-    const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0xff, 1];
     let world = World::new();
     let (_here, _there) = world.open();
     let pod = world.client();
@@ -152,11 +155,7 @@ fn frames_that_end_within_the_ip_header_are_dropped_by_name() {
     }
 
     // To the uplink from the other node, and to the pod from its own.
-    let left = |direction: &str| {
-        let rows = world.here.snapshot().counters;
-        let row = rows.iter().find(|row| (row.direction, row.reason) == (direction, "stack"));
-        row.map_or(0, |row| row.packets)
-    };
+    let left = |direction: &str| counted(&world.here, direction, Reason::Stack);
     let before = ["from-uplink", "to-pod"].map(left);
     let uplinks = [&world.here, &world.there].map(|node| device(&node.namespace, UPLINK));
     let [here_mac, there_mac] = uplinks.map(|uplink| uplink.addr().unwrap());
@@ -171,4 +170,91 @@ fn frames_that_end_within_the_ip_header_are_dropped_by_name() {
         assert_eq!(malformed(&world.here, direction), (0, 0));
     }
     assert_eq!(malformed(&world.here, "from-pod"), (3 * count, 3 * bytes));
+}
+
+/// The packet with VLAN tags before what it carries, the outer one first: kind and content.
+fn tagged(packet: &Packet, tags: &[(u16, u16)]) -> Vec<u8> {
+    let mut frame = packet.bytes();
+    let tags = tags.iter().flat_map(|(kind, tag)| [kind.to_be_bytes(), tag.to_be_bytes()]);
+    frame.splice(12..12, tags.flatten());
+    frame
+}
+
+/// A priority without a VLAN.
+const PRIORITY: &[(u16, u16)] = &[(0x8100, 6 << 13)];
+
+/// What tags there are: of a VLAN, a priority, a provider's, and one in another.
+const TAGS: [&[(u16, u16)]; 4] =
+    [&[(0x8100, 5)], PRIORITY, &[(0x88a8, 5)], &[(0x88a8, 5), (0x8100, 6)]];
+
+/// The kernel takes a tag off a frame before a program sees it and keeps it beside the packet,
+/// which then looks like any other; the rows of a test-run have theirs in the frame. A pod's are
+/// dropped by their name. On the uplink they are left to the stack, which has no such VLAN, and
+/// takes a frame with a priority for one without a tag.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn frames_of_a_vlan_reach_nobody() {
+    const TAGGED: u16 = 40_001;
+    const PLAIN: u16 = 40_002;
+    let world = World::new();
+    let (_here, _there) = world.open();
+    let (pod, [near, far]) = (world.client(), world.backends());
+    let uplinks = [&world.here, &world.there].map(|node| device(&node.namespace, UPLINK));
+    let [here_mac, there_mac] = uplinks.map(|uplink| uplink.addr().unwrap());
+    let link = device(&pod.namespace, "eth0");
+    // Who sends through what to whom, with which hardware addresses, and what becomes of it.
+    let ways = [
+        (&pod.namespace, link, [pod, near], [GATEWAY, pod.link.mac], ("from-pod", Reason::Vlan)),
+        (
+            &world.there.namespace,
+            uplinks[1],
+            [far, pod],
+            [here_mac, there_mac],
+            ("from-uplink", Reason::Stack),
+        ),
+    ];
+    for (sender, through, [source, receiver], [to, from], (direction, reason)) in ways {
+        for family in [SERVICE.ip(), SERVICE6.ip()] {
+            let name = SocketAddr::from((receiver.like(family), BACKEND_PORT));
+            let socket = receiver.namespace.run(move || UdpSocket::bind(name).unwrap());
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let packet = |port| {
+                let source = (source.like(family), port);
+                Packet { to, from, ..Packet::new(source, (name.ip(), name.port()), Body::Udp) }
+            };
+            for tags in TAGS {
+                let what = format!("{tags:04x?} to {name}");
+                let frame = tagged(&packet(TAGGED), tags);
+                let mut expected = refusals(&world.here);
+                if reason.is_drop() {
+                    let count = expected.entry((direction, reason.name())).or_default();
+                    // A program sees it without its outer tag.
+                    *count = (count.0 + 1, count.1 + frame.len() as u64 - 4);
+                }
+                let before = counted(&world.here, direction, reason);
+                send_raw(sender, through, vec![frame]);
+                let start = Instant::now();
+                while counted(&world.here, direction, reason) == before {
+                    assert!(start.elapsed() < PATIENCE, "{what}: no {} counted", reason.name());
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                // The same without a tag comes after it and arrives.
+                send_raw(sender, through, vec![packet(PLAIN).bytes()]);
+                let by_stack = !reason.is_drop() && tags == PRIORITY;
+                let arrive = if by_stack { &[TAGGED, PLAIN][..] } else { &[PLAIN] };
+                for port in arrive {
+                    let (_, peer) = socket.recv_from(&mut [0; 64]).unwrap();
+                    assert_eq!(peer.port(), *port, "{what}");
+                }
+                assert_eq!(refusals(&world.here), expected, "{what}");
+            }
+        }
+    }
+}
+
+/// How many packets a node has counted by this reason in this direction.
+fn counted(node: &Node, direction: &str, reason: Reason) -> u64 {
+    let rows = node.snapshot().counters;
+    let row = rows.iter().find(|row| (row.direction, row.reason) == (direction, reason.name()));
+    row.map_or(0, |row| row.packets)
 }
