@@ -1,16 +1,23 @@
 //! Full maps: the error names the map, its size and the flag; what was programmed keeps working;
-//! `bowline net status` reads of it.
+//! `bowline net status` reads of it. Maps that programs fill on their own have no error to give:
+//! what was not used for longest gives way in them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{
     Cidr, Datapath, FullMap, Hop, MapSizes, PodLink, ServiceTable, Status, service_table,
 };
+use bowline_ebpf_abi::map;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
-use crate::servers::{BACKEND_PORT, Connection, Server};
+use crate::servers::{
+    BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, service_with,
+};
+use crate::sockets::datagrams;
 use crate::world::World;
 
 /// A service `default/<name>` at this address, TCP port 80, with these backends.
@@ -203,6 +210,168 @@ fn routes_without_room_are_named_and_the_first_one_works() {
     // What needs less room has some.
     here.set_routes(&[(first, hop)].into()).unwrap();
     assert_eq!(full(&world.here.status(), "ROUTES"), None);
+}
+
+/// How many entries a map has.
+fn used(world: &World, map: &str) -> u32 {
+    let maps = world.here.snapshot().maps;
+    maps.into_iter().find(|row| row.name == map).unwrap().used
+}
+
+/// FLOWS refuses nobody: what was not used for longest gives way, so a new connection always finds
+/// room. An open one whose entries are gone is balanced anew with its client's next packet. It goes
+/// on where that comes to the same backend, and is reset at once where it comes to another, which
+/// knows nothing of it: its client neither waits nor is answered by a stranger.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn open_flows_give_way_to_new_ones() {
+    const ROOM: u32 = 64;
+    const OPEN: usize = 20;
+    const NEW: usize = 200;
+    let world = World::new();
+    let _servers = world.backends().map(Server::start);
+    let here = world.here.open_with(MapSizes { flows: ROOM, ..MapSizes::default() });
+    let mut here = attach_pods(&world, here);
+    here.apply_services(&service_with(&world.backends().map(|pod| pod.address))).unwrap();
+    // Outside the cgroup no socket hook runs: each connection has an entry a direction.
+    let (kept, cut) = world.client().namespace.run(|| {
+        let ask = |connection: &mut Connection, line: &str| {
+            let answer = connection.ask(line)?;
+            assert_eq!(answer.line, line);
+            Ok::<_, std::io::Error>(answer.backend)
+        };
+        let mut open = Vec::new();
+        for _ in 0..OPEN {
+            let mut connection = Connection::open(SERVICE).unwrap();
+            let backend = ask(&mut connection, "first").unwrap();
+            open.push((connection, backend));
+        }
+        for round in 0..NEW {
+            let mut connection = Connection::open(SERVICE).unwrap();
+            ask(&mut connection, &format!("new {round}")).unwrap();
+        }
+        let (mut kept, mut cut) = (0, Vec::new());
+        for (connection, backend) in &mut open {
+            let start = Instant::now();
+            match ask(connection, "second") {
+                Ok(same) => {
+                    assert_eq!(same, *backend, "answered by a stranger");
+                    kept += 1;
+                }
+                Err(error) => cut.push((error.kind(), start.elapsed())),
+            }
+        }
+        (kept, cut)
+    });
+    let used = used(&world, map::FLOWS);
+    println!("{used} of {ROOM} entries; of {OPEN} open connections {kept} went on, cut: {cut:?}");
+    assert!(used <= ROOM);
+    assert!(kept > 0 && !cut.is_empty(), "{kept} went on, {} did not", cut.len());
+    let reset = |(kind, took): &(ErrorKind, Duration)| {
+        *kind == ErrorKind::ConnectionReset && *took < PATIENCE / 2
+    };
+    assert!(cut.iter().all(reset), "{cut:?}");
+    assert_eq!(world.here.counted("flow-not-stored"), 0);
+}
+
+/// REVERSE refuses nobody, either: a datagram is sent and arrives, and an answer that is read while
+/// its entry is there has its service's name. One whose entry is gone shows its backend's own,
+/// never another's, until its socket asks again.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn names_of_answers_give_way_to_newer_ones() {
+    const ROOM: u32 = 16;
+    const SOCKETS: usize = 100;
+    let world = World::new();
+    let _servers = world.backends().map(Server::start);
+    let here = world.here.open_with(MapSizes { reverse: ROOM, ..MapSizes::default() });
+    let mut here = attach_pods(&world, here);
+    let services = [FIRST, SECOND].into_iter().zip(world.backends());
+    let services: Vec<TestService> = services
+        .map(|(vip, pod)| TestService::new(&format!("s{vip}"), vip, &[pod.address]))
+        .collect();
+    here.apply_services(&TestService::tables(&services.iter().collect::<Vec<_>>())).unwrap();
+    let [first, second] = [FIRST, SECOND].map(|vip| SocketAddr::from((vip, 80)));
+    let own = SocketAddr::from((world.backends()[1].address, BACKEND_PORT));
+    world.here.cgroup.enter();
+    let late = world.client().namespace.run(move || {
+        let receive = |socket: &UdpSocket| socket.recv_from(&mut [0; 64]).unwrap().1;
+        let ask = |socket: &UdpSocket, name| {
+            socket.send_to(b"hello", name).unwrap();
+            receive(socket)
+        };
+        let sockets: Vec<UdpSocket> = (0..SOCKETS).map(|_| datagrams()).collect();
+        for socket in &sockets {
+            // The first name is in PEERS, each socket's own; the second one goes to REVERSE.
+            assert_eq!(ask(socket, first), first);
+            assert_eq!(ask(socket, second), second);
+        }
+        // All questions are on their way before the first answer is read.
+        for socket in &sockets {
+            socket.send_to(b"hello", second).unwrap();
+        }
+        let late: Vec<SocketAddr> = sockets.iter().map(receive).collect();
+        for socket in &sockets {
+            assert_eq!(ask(socket, second), second, "asked again");
+            assert_eq!(ask(socket, first), first);
+        }
+        late
+    });
+    world.here.cgroup.leave();
+    let named = |name| late.iter().filter(|from| **from == name).count();
+    let (named, unnamed) = (named(second), named(own));
+    println!("of {SOCKETS} late answers {named} had their name, {unnamed} their backend's own");
+    assert_eq!(named + unnamed, SOCKETS, "{late:?}");
+    assert!(unnamed >= SOCKETS - ROOM as usize && used(&world, map::REVERSE) <= ROOM);
+    assert_eq!(world.here.counted("flow-not-stored"), 0);
+}
+
+/// AFFINITY refuses nobody, either: a client whose entry gave way is balanced anew, and keeps to
+/// what it comes to then.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn clients_that_were_forgotten_are_balanced_anew() {
+    const ROOM: u32 = 16;
+    const SERVICES: u8 = 60;
+    let world = World::new();
+    let _servers = world.backends().map(Server::start);
+    let here = world.here.open_with(MapSizes { affinity: ROOM, ..MapSizes::default() });
+    let mut here = attach_pods(&world, here);
+    let backends = world.backends().map(|pod| pod.address);
+    let vips: Vec<Ipv4Addr> = (1..=SERVICES).map(|n| Ipv4Addr::new(10, 9, 9, n)).collect();
+    let services: Vec<TestService> = vips
+        .iter()
+        .map(|vip| TestService::new(&format!("s{vip}"), *vip, &backends).sticky(3600))
+        .collect();
+    here.apply_services(&TestService::tables(&services.iter().collect::<Vec<_>>())).unwrap();
+    for hooked in [true, false] {
+        if hooked {
+            world.here.cgroup.enter();
+        }
+        let vips = vips.clone();
+        let rounds = world.client().namespace.run(move || {
+            let ask = |vip: &Ipv4Addr| {
+                let mut connection = Connection::open(SocketAddr::from((*vip, 80))).unwrap();
+                connection.ask("hello").unwrap().backend
+            };
+            let round = |_| {
+                let kept = |vip| {
+                    let chosen = ask(vip);
+                    assert_eq!(ask(vip), chosen, "{vip} was asked just now");
+                    chosen
+                };
+                vips.iter().map(kept).collect::<Vec<_>>()
+            };
+            [0, 1].map(round)
+        });
+        world.here.cgroup.leave();
+        let [first, second] = &rounds;
+        let moved = first.iter().zip(second).filter(|(first, second)| first != second).count();
+        println!("of {SERVICES} clients {moved} moved, at the sockets: {hooked}");
+        assert!(moved > 0 && moved < usize::from(SERVICES), "{moved} moved");
+        let used = used(&world, map::AFFINITY);
+        assert!(used > 0 && used <= ROOM, "{used} of {ROOM}");
+    }
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn session_affinity_holds_until_the_client_was_idle_or_the_backend_goes() {
 }
 
 /// An unconnected UDP socket of the calling thread.
-fn datagrams() -> UdpSocket {
+pub(crate) fn datagrams() -> UdpSocket {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
