@@ -1,18 +1,20 @@
 //! What `cargo xtask kernels` runs in every guest: all programs at work between two nodes, in one
 //! world, because software emulation makes each world dear.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{Datapath, Feature, ProgramStatus};
+use nix::errno::Errno;
 
+use crate::refusals::calls;
 use crate::servers::{
-    BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, service_with, services_of,
+    BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, VIP, services_of,
 };
 use crate::sockets::all_reach_each_other;
-use crate::world::{Node, Pod, TUNNEL, World};
+use crate::world::{Node, Pod, TUNNEL, UPLINK, World};
 
 /// Also says what the guest's row in the table needs.
 #[test]
@@ -32,15 +34,17 @@ fn traffic_flows_between_two_nodes() {
     let count = status.programs.iter().filter(at_work).count();
     println!("bowline-fact programs {count}/{}", status.programs.len());
     assert!(count >= 11 && count == status.programs.len(), "{:?}", status.programs);
+    all_hooks_see_packets(&world);
     flows_between_two_nodes(&world, &mut here);
     packets_take_the_short_ways(&world);
     all_reach_each_other(&world);
+    let nodes = [&world.here, &world.there];
+    let before = nodes.map(|node| sent(node, TUNNEL));
+    assert!(before.iter().all(|packets| *packets < OTHERS), "{before:?} went through the tunnel");
 
     let (mut here, _there) = world.tunnel(here, there);
     let far = world.backends()[1];
     let _server = Server::start(far);
-    let nodes = [&world.here, &world.there];
-    let before = nodes.map(|node| sent(node, TUNNEL));
     flows_to(&world, &mut here, far);
     let through = [0, 1].map(|n| sent(nodes[n], TUNNEL) - before[n]);
     assert!(through.iter().all(|packets| *packets > 30), "{through:?} went through the tunnel");
@@ -71,23 +75,106 @@ fn traffic_flows_without_the_features_that_have_another_way() {
     let left = world.here.link_pins();
     assert!(!left.iter().any(|pin| pin.contains("_pod") || pin.contains("uplink")), "{left:?}");
 
-    let mut here = refused_with(&world, here, ErrorKind::PermissionDenied);
+    all_hooks_see_packets(&world);
+    let here = lost_filters_are_missed(&world, here);
+
+    let mut here = refused_with(&world, here, Errno::EPERM);
     flows_between_two_nodes(&world, &mut here);
     let here = world.open_without(&[]);
     let error = match before.iter().any(|name| name == "set-retval") {
-        true => ErrorKind::ConnectionRefused,
-        false => ErrorKind::PermissionDenied,
+        true => Errno::ECONNREFUSED,
+        false => Errno::EPERM,
     };
     let mut here = refused_with(&world, here, error);
+    all_hooks_see_packets(&world);
     flows_between_two_nodes(&world, &mut here);
 }
 
-fn refused_with(world: &World, mut here: Datapath, expected: ErrorKind) -> Datapath {
-    here.apply_services(&service_with(&[])).unwrap();
+/// A service without backends refuses every call with this error, by both families and by IPv4 on
+/// a socket of IPv6.
+fn refused_with(world: &World, mut here: Datapath, expected: Errno) -> Datapath {
+    here.apply_services(&services_of(&[])).unwrap();
+    let mapped = SocketAddr::from((VIP.to_ipv6_mapped(), SERVICE.port()));
     world.here.cgroup.enter();
-    let refused = world.client().namespace.run(|| Connection::open(SERVICE).err());
+    for to in [SERVICE, SERVICE6, mapped] {
+        for namespace in [&world.client().namespace, &world.here.namespace] {
+            let start = Instant::now();
+            for (call, result) in namespace.run(move || calls(to)) {
+                let error = result.err().and_then(|error| error.raw_os_error());
+                assert_eq!(error.map(Errno::from_raw), Some(expected), "{call} to {to}");
+            }
+            assert!(start.elapsed() < PATIENCE, "{to} is refused at once");
+        }
+    }
     world.here.cgroup.leave();
-    assert_eq!(refused.map(|error| error.kind()), Some(expected));
+    here
+}
+
+/// Every packet program of both nodes runs where it should, by what the kernel says, and sees what
+/// the nodes' own processes and the pods send each other.
+fn all_hooks_see_packets(world: &World) {
+    const DATAGRAMS: u32 = 50;
+    let nodes = [&world.here, &world.there];
+    let problems = nodes.map(|node| node.status().problems);
+    assert_eq!(problems, [Vec::<String>::new(), Vec::new()]);
+    let _servers = world.backends().map(Server::start);
+    // A node's stack hands packets to a pod beside it, and answers come from there; from the other
+    // node's pod they come by the uplink.
+    let expected = [&["to-pod", "from-pod", "from-uplink"][..], &["from-uplink", "from-pod"]];
+    for v6 in [false, true] {
+        let before = nodes.map(seen);
+        for pod in world.backends() {
+            let to = if v6 { pod.address6.into() } else { pod.address.into() };
+            world.here.namespace.run(move || ping_pong((to, BACKEND_PORT), DATAGRAMS));
+        }
+        for ((node, before), expected) in nodes.into_iter().zip(before).zip(expected) {
+            let after = seen(node);
+            for direction in expected {
+                let [before, after] = [&before, &after].map(|all| all.get(direction).copied());
+                let more = after.unwrap_or_default() - before.unwrap_or_default();
+                assert!(more >= u64::from(DATAGRAMS), "{direction}: {more}, IPv6: {v6}");
+            }
+        }
+    }
+}
+
+/// How many packets each packet program of a node has counted on their way, by direction.
+fn seen(node: &Node) -> BTreeMap<&'static str, u64> {
+    let mut all = BTreeMap::new();
+    let rows = node.snapshot().counters.into_iter();
+    let ways = ["local-pod", "remote-node", "stack"];
+    for row in rows.filter(|row| ways.contains(&row.reason)) {
+        *all.entry(row.direction).or_default() += row.packets;
+    }
+    all
+}
+
+/// A filter that somebody removed is missed, and put back.
+fn lost_filters_are_missed(world: &World, mut here: Datapath) -> Datapath {
+    let link = &world.client().link;
+    for (program, side, device, ifindex) in [
+        ("from_pod", "ingress", link.name.as_str(), link.ifindex),
+        ("to_pod", "egress", link.name.as_str(), link.ifindex),
+        ("from_uplink", "ingress", UPLINK, world.here.namespace.ifindex(UPLINK)),
+    ] {
+        let place = format!("link {ifindex}");
+        let is_said_there = || {
+            let status = world.here.status();
+            let found = status.programs.iter().find(|found| found.name == program);
+            (found.unwrap().attached.contains(&place), status.problems)
+        };
+        assert_eq!(is_said_there(), (true, Vec::new()));
+        world.here.namespace.tc(&format!("filter del dev {device} {side} prio 1"));
+        let problem = format!("program {program} does not run at {place}: no filter of ours is");
+        let (_, problems) = is_said_there();
+        assert!(problems.len() == 1 && problems[0].contains(&problem), "{problems:?}");
+        let repairs;
+        (here, repairs) = world.here.verify(here);
+        let [repair] = &repairs[..] else { panic!("{program}: {repairs:?}") };
+        let words = [program, "its filter was gone", "attached again"];
+        assert!(words.iter().all(|word| repair.contains(word)), "{repair}");
+        assert_eq!(is_said_there(), (true, Vec::new()));
+    }
     here
 }
 
@@ -119,12 +206,13 @@ fn flows_to(world: &World, here: &mut Datapath, backend: &Pod) {
     }
 }
 
+/// Other packets that may be on the way meanwhile: what stacks say of themselves.
+const OTHERS: u64 = 20;
+
 /// Packets of a pod go straight into the network namespace of a pod beside it, and to another node
 /// past their own node's stack.
 fn packets_take_the_short_ways(world: &World) {
     const DATAGRAMS: u32 = 200;
-    /// Other packets that may be on the way meanwhile.
-    const OTHERS: u64 = 20;
     let _servers = world.backends().map(Server::start);
     for (backend, way) in world.backends().into_iter().zip(["redirect_peer", "redirect_neigh"]) {
         for address in [IpAddr::from(backend.address), backend.address6.into()] {

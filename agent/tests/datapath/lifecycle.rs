@@ -444,7 +444,7 @@ fn pods_come_and_go() {
     drop(here);
     here = world.here.open();
     let found = row(&world).unwrap();
-    assert_eq!(found.mac, "02:00:00:00:00:05");
+    assert_eq!(found.mac, "0a:62:0a:f0:01:05");
     let here = world.here.namespace.run({
         let addresses = pod.link.addresses.clone();
         move || {

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
-use crate::world::{Pod, World};
+use crate::world::{NODE, Pod, World};
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
 pub(crate) const SERVICE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(VIP, 80));
@@ -103,7 +103,12 @@ impl TestService {
 
     pub(crate) fn tables(all: &[&Self]) -> ServiceTable {
         let services = all.iter().map(|one| &one.service);
-        service_table(services, all.iter().map(|one| &one.slice), "node1")
+        service_table(services, all.iter().map(|one| &one.slice), NODE)
+    }
+
+    /// As the API has it.
+    pub(crate) fn objects(&self) -> (Service, EndpointSlice) {
+        (self.service.clone(), self.slice.clone())
     }
 }
 

@@ -13,7 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bowline_agent::datapath::{
-    Cidr, Config, Datapath, Feature, Hop, MapSizes, PodLink, Snapshot, Status,
+    ApiObjects, Cidr, Config, Datapath, Difference, Feature, Hop, MapSizes, PodLink, Snapshot,
+    Status, differences,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -84,14 +85,22 @@ impl Namespace {
 
     /// One command of `ip` a line, in one process: processes are dear in an emulated machine.
     pub(crate) fn ip_batch(&self, lines: String) {
+        self.batch("ip", lines);
+    }
+
+    pub(crate) fn tc(&self, arguments: &str) {
+        self.batch("tc", arguments.to_owned());
+    }
+
+    fn batch(&self, name: &'static str, lines: String) {
         self.run(move || {
-            let mut ip = Command::new("ip");
-            ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
-            let mut ip = ip.stderr(Stdio::piped()).spawn().unwrap();
-            ip.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-            let output = ip.wait_with_output().unwrap();
+            let mut program = Command::new(name);
+            program.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+            let mut program = program.stderr(Stdio::piped()).spawn().unwrap();
+            program.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+            let output = program.wait_with_output().unwrap();
             let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "ip: {lines}: {errors}");
+            assert!(output.status.success(), "{name}: {lines}: {errors}");
         });
     }
 
@@ -189,6 +198,8 @@ pub(crate) struct Node {
     number: u8,
 }
 
+/// The name of the first one.
+pub(crate) const NODE: &str = "node1";
 pub(crate) const UPLINK: &str = "eth0";
 pub(crate) const TUNNEL: &str = "vxlan0";
 
@@ -290,6 +301,25 @@ impl Node {
         self.namespace.run(move || Snapshot::read(&bpffs).unwrap().with_names(&names))
     }
 
+    /// What a verification mends, one line each.
+    pub(crate) fn verify(&self, mut datapath: Datapath) -> (Datapath, Vec<String>) {
+        self.namespace.run(move || {
+            let verified = datapath.verify();
+            assert!(verified.failures.is_empty(), "{:?}", verified.failures);
+            (datapath, verified.repairs.iter().map(ToString::to_string).collect())
+        })
+    }
+
+    /// What `bowline net diff` would say, `kind difference object` each.
+    pub(crate) fn differences(&self, objects: ApiObjects) -> Vec<String> {
+        let (bpffs, names, condition) = (self.bpffs(), self.names_file(), self.condition_file());
+        let found = self
+            .namespace
+            .run(move || differences(&objects, NODE, &bpffs, &names, &condition).unwrap());
+        let line = |it: Difference| format!("{} {} {}", it.kind, it.difference, it.object);
+        found.into_iter().map(line).collect()
+    }
+
     /// How often something happened, in all directions together.
     pub(crate) fn counted(&self, reason: &str) -> u64 {
         let rows = self.snapshot().counters;
@@ -312,13 +342,14 @@ impl Node {
         let last = u16::from(number);
         let address6 = Ipv6Addr::new(0xfd00, 10, 240, self.number.into(), 0, 0, 0, last);
         let address = Ipv4Addr::new(10, 240, self.number, number);
+        let [a, b, c, d] = address.octets();
         let link = PodLink {
             uid: format!("uid-{number}"),
             namespace: "default".to_owned(),
             ifindex: 0,
             name: format!("pod{number}"),
             addresses: vec![address.into(), address6.into()],
-            mac: [2, 0, 0, 0, 0, number],
+            mac: [0x0a, b'b', a, b, c, d],
             netns: PathBuf::from(format!("/proc/{}/ns/net", namespace.tid)),
         };
         self.pods.push(Pod { namespace, address, address6, link });
@@ -336,8 +367,8 @@ impl Node {
     fn wire_pod(&mut self, index: usize) {
         let pod = &mut self.pods[index];
         let (address, address6, tid) = (pod.address, pod.address6, pod.namespace.tid);
-        let (host, number) = (&pod.link.name, pod.link.mac[5]);
-        let (gateway, mac) = ("02:00:00:00:ff:01", format!("02:00:00:00:00:{number:02x}"));
+        let (host, gateway) = (&pod.link.name, "02:00:00:00:ff:01");
+        let mac = pod.link.mac.map(|byte| format!("{byte:02x}")).join(":");
         self.namespace.ip_batch(format!(
             "link add {host} type veth peer name eth0 netns {tid}\n\
              link set {host} address {gateway} up\n\
