@@ -27,7 +27,7 @@ mod remove;
 mod report;
 mod runtime;
 mod server;
-mod sightings;
+mod trace_events;
 mod watch;
 
 use std::{
@@ -49,7 +49,7 @@ pub use config::{
 };
 pub use data_plane::{CONDITION_FILE, NAMES_FILE};
 pub use remove::{RemoveStateFailed, remove_node_state};
-pub use sightings::{Ear, Echo, Followed, Line, Sighting, boot};
+pub use trace_events::{Echo, StreamMessage, Subscription, TraceEvent, TraceFilter, boot_id};
 
 use converge::NodeNetwork;
 use data_plane::DataPlane;
@@ -185,7 +185,7 @@ impl Agent {
             dns,
             meters,
         });
-        let events = sightings::router(NodePlace {
+        let events = trace_events::router(NodePlace {
             bpffs: parts.config.bpffs.clone(),
             netns: None,
             names_file: parts.config.run_dir.join(NAMES_FILE),

@@ -14,13 +14,17 @@ use bowline_tests::command::{finish, output};
 use bowline_tests::maps::address_key;
 use bowline_tests::{EchoStage, Node, Wishes};
 use k8s_openapi::api::core::v1::Pod;
+use kube::client::Body;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::monitor::{Monitor, knows_cookies};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who listens is told nothing any more that has not read for so long.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// Nobody's.
 const STRANGER: &str = "10.240.99.99";
@@ -39,17 +43,20 @@ const ACROSS: [&str; 6] = [
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn a_packet_is_followed_from_hook_to_hook() -> Result<()> {
     let stage = EchoStage::up(&Wishes { nodes: 2, ..Wishes::default() }).await?;
-    let played = Traced::of(&stage).and_then(|traced| {
+    let played = async {
+        let traced = Traced::of(&stage)?;
         traced.whole("eth0")?;
         traced.refused()?;
         traced.one_at_a_time()?;
         traced.through_the_api()?;
+        traced.events().await.context("the events of a node")?;
         traced.bad_input()?;
         traced.interrupted()?;
+        traced.stalled()?;
         traced.broken()?;
         traced.leaves_nothing()
-    });
-    played.map_err(|error| stage.cluster.with_logs(error))
+    };
+    played.await.map_err(|error| stage.cluster.with_logs(error))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +133,7 @@ impl Story {
         let times = self.steps().iter().map(|step| step["nanoseconds"].as_i64());
         let times: Vec<i64> = times.collect::<Option<_>>().context("no times")?;
         ensure!(times.is_sorted() && times[0] == 0, "{times:?}");
-        ensure!(self.said["notListenedTo"] == serde_json::json!([]), "{self:?}");
+        ensure!(self.said["notListenedTo"] == json!([]), "{self:?}");
         Ok(())
     }
 
@@ -135,6 +142,16 @@ impl Story {
         ensure!(causes.contains(words), "no `{words}`: {self:?}");
         Ok(())
     }
+}
+
+/// Waits until something is so.
+fn until(otherwise: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(start.elapsed() < PATIENCE, "{otherwise}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 impl<'a> Traced<'a> {
@@ -234,8 +251,8 @@ impl<'a> Traced<'a> {
         ensure!(came_in["device"] == link, "{came_in}");
         ensure!(came_in["source"]["name"] == format!("default/{}", self.client), "{came_in}");
         ensure!(came_in["destination"]["address"] == far.as_str(), "{came_in}");
-        ensure!(came_in["tcpFlags"] == serde_json::json!(["SYN"]), "{came_in}");
-        ensure!(story.steps()[3]["tcpFlags"] == serde_json::json!(["SYN", "ACK"]), "{story:?}");
+        ensure!(came_in["tcpFlags"] == json!(["SYN"]), "{came_in}");
+        ensure!(story.steps()[3]["tcpFlags"] == json!(["SYN", "ACK"]), "{story:?}");
         let node = self.trace(&["node", &Self::end(self.far, 9376)?])?;
         node.ended(0, "answered", "the connection opens")?;
         node.met(&self.hooks(&[
@@ -365,6 +382,13 @@ impl<'a> Traced<'a> {
         ensure!(why.starts_with("somebody else listens on this node"), "{deaf}");
         let hooks = self.hooks(&["THERE from-uplink local-pod", "THERE from-pod remote-node"]);
         ensure!(story.hooks()[1..3] == hooks, "{story:?}");
+        // What is refused where nobody looks is not tried again: one packet is one.
+        let monitor = Monitor::run(self.stage, &["monitor", "-o", "json", "--port", "9"])?;
+        let story = self.trace(&[&self.client, &Self::end(self.near, 9)?])?;
+        let (shown, _) = monitor.stop()?;
+        story.ended(1, "refused", "refused, where is not known: ")?;
+        let openings = shown.lines().filter(|line| line.contains(r#""tcpFlags":["SYN"]"#));
+        ensure!(openings.count() == 1, "{shown}");
         Ok(())
     }
 
@@ -396,6 +420,31 @@ impl<'a> Traced<'a> {
         Ok(())
     }
 
+    /// What the API server passes on, as it comes.
+    async fn events(&self) -> Result<()> {
+        let node = &self.there.name;
+        let get = |query: &str| {
+            let path = format!("/bowline/v1/nodes/{node}/events?{query}");
+            http::Request::get(path).body(Body::empty())
+        };
+        let client = self.stage.cluster.api().await?.client();
+        let answer = client.send(get("protocol=6&port=1&seconds=1")?).await?;
+        let media_type = answer.headers().get("content-type").cloned();
+        ensure!(media_type.is_some_and(|it| it == "application/x-ndjson"), "{answer:?}");
+        let body = answer.into_body().collect_bytes().await?;
+        let lines: Vec<Value> = body
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(serde_json::from_slice)
+            .collect::<Result<_, _>>()?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let listening = json!({ "listening": { "bootId": boot.trim() } });
+        ensure!(lines == [listening, json!({ "lost": 0 })], "{lines:?}");
+        let refused = client.send(get("port=1")?).await?;
+        ensure!(refused.status() == 400, "{refused:?}");
+        Ok(())
+    }
+
     fn bad_input(&self) -> Result<()> {
         let client = &*self.client;
         for (words, says) in [
@@ -407,6 +456,7 @@ impl<'a> Traced<'a> {
             (&[client, "echo:80", "--source", "fd00::1"], "is not of the family".to_owned()),
             (&[client, "echo:80", "--watch"], "leave --watch out".to_owned()),
             (&[client, "echo:80", "--udp", "--icmp"], "cannot be used with".to_owned()),
+            (&[client, "echo:80", "--kubeconfig", "x"], "cannot be used with".to_owned()),
         ] {
             let ended = finish(&mut self.command(words)?)?;
             let said = String::from_utf8_lossy(&ended.stderr).into_owned();
@@ -422,16 +472,40 @@ impl<'a> Traced<'a> {
         let child = command.spawn()?;
         let start = Instant::now();
         // Its sender waits.
-        while !self.has_senders()? {
-            ensure!(start.elapsed() < PATIENCE, "no sender was started");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until("no sender was started", || self.has_senders())?;
         kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
         let ended = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         ensure!(ended.status.code() == Some(2) && said.contains("interrupted"), "{said}");
         ensure!(start.elapsed() < PATIENCE, "it took {:?}", start.elapsed());
         Ok(())
+    }
+
+    /// Who does not read for longer than a lease has missed something, and says so.
+    fn stalled(&self) -> Result<()> {
+        let mut command =
+            self.command(&[&self.client, "192.0.2.1:9", "--wait", "2", "-o", "json"])?;
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        until("nobody listens", || Ok(self.listener(self.here)? != "[]"))?;
+        let process = Pid::from_raw(i32::try_from(child.id())?);
+        kill(process, Signal::SIGSTOP)?;
+        std::thread::sleep(LEASE + Duration::from_secs(1));
+        kill(process, Signal::SIGCONT)?;
+        let ended = child.wait_with_output()?;
+        let said = serde_json::from_slice(&ended.stdout)?;
+        let story = Story { code: ended.status.code().context("killed")?, said };
+        let named = &story.said["notListenedTo"][0];
+        ensure!(named["node"] == self.here.name.as_str(), "{story:?}");
+        let why = named["why"].as_str().unwrap_or_default();
+        ensure!(why.starts_with("who reads this was too slow"), "{story:?}");
+        Ok(())
+    }
+
+    /// What the programs of a node were asked to tell.
+    fn listener(&self, node: &Node) -> Result<String> {
+        let mut dump = self.stage.cluster.bowline(&["net", "maps", "dump", "MONITOR"])?;
+        dump.args(["-o", "json", "--node", &node.name, "--name", &self.stage.cluster.name]);
+        Ok(output(&mut dump)?.trim().to_owned())
     }
 
     /// Whether a cgroup is there that senders are made in.
@@ -487,10 +561,8 @@ impl<'a> Traced<'a> {
     fn leaves_nothing(&self) -> Result<()> {
         ensure!(!self.has_senders()?, "a cgroup is left");
         for node in [self.here, self.there] {
-            let mut dump = self.stage.cluster.bowline(&["net", "maps", "dump", "MONITOR"])?;
-            dump.args(["-o", "json", "--node", &node.name, "--name", &self.stage.cluster.name]);
-            let left = output(&mut dump)?;
-            ensure!(left.trim() == "[]", "{}: {left}", node.name);
+            let left = self.listener(node)?;
+            ensure!(left == "[]", "{}: {left}", node.name);
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ pub enum ListenFailed {
     Open { path: PathBuf, source: io::Error },
     #[error("the data plane was replaced, by another build or with other map sizes: listen anew")]
     Replaced,
+    #[error("who reads this was too slow, so that nothing was told for a while: listen anew")]
+    Lapsed,
     #[error("map EVENTS cannot be read: {0}")]
     Events(#[from] MapError),
     #[error(transparent)]

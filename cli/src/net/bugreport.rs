@@ -18,6 +18,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
 
+use super::LOCAL;
 use crate::output;
 
 /// How long one part may take.
@@ -67,10 +68,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Kubeconfig file of the cluster, with --bpffs
-    #[arg(long, value_name = "FILE", requires = "bpffs")]
+    #[arg(long, value_name = "FILE", requires = "bpffs", conflicts_with_all = LOCAL)]
     kubeconfig: Option<PathBuf>,
     /// The agent's --node-name, with --bpffs
-    #[arg(long, value_name = "NAME", requires = "bpffs")]
+    #[arg(long, value_name = "NAME", requires = "bpffs", conflicts_with_all = LOCAL)]
     node_name: Option<String>,
 }
 

@@ -19,6 +19,7 @@ use kube::Api;
 use kube::api::ListParams;
 use serde::Serialize;
 
+use super::LOCAL;
 use super::diff::is_an_agent_at_work;
 use super::ends;
 use super::probe::{self, Tried};
@@ -56,7 +57,7 @@ pub(super) struct Args {
     #[arg(long)]
     run: bool,
     /// With --bpffs: the node's network namespace [default: this one]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
 }
 

@@ -138,11 +138,14 @@ enum What {
     Diff(DiffArgs),
 }
 
+/// What names nodes of a local cluster, of which all is known that flags beside --bpffs tell.
+const LOCAL: [&str; 3] = ["name", "node", "all_nodes"];
+
 /// The node's network namespace; that of a local cluster's node is known.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct NetnsArgs {
     /// With --bpffs: the node's network namespace [default: this one]
-    #[arg(long, value_name = "PATH", requires = "bpffs")]
+    #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
 }
 
@@ -150,10 +153,10 @@ struct NetnsArgs {
 #[derive(Clone, Debug, Default, clap::Args)]
 struct DiffArgs {
     /// Kubeconfig file of the cluster, with --bpffs
-    #[arg(long, value_name = "FILE", requires = "bpffs")]
+    #[arg(long, value_name = "FILE", requires = "bpffs", conflicts_with_all = LOCAL)]
     kubeconfig: Option<PathBuf>,
     /// The agent's --node-name, with --bpffs
-    #[arg(long, value_name = "NAME", requires = "bpffs")]
+    #[arg(long, value_name = "NAME", requires = "bpffs", conflicts_with_all = LOCAL)]
     node_name: Option<String>,
 }
 
@@ -216,6 +219,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return tell(follow(args, of));
     }
     if let What::Bugreport(of) = &args.what {
+        if args.watch.is_some() {
+            bail!("bugreport writes one archive: leave --watch out");
+        }
         must_be_root()?;
         return bugreport::run(of, &subject(args, of)?);
     }
@@ -473,9 +479,38 @@ fn of_node(place: &Place, nodes: &[(&str, &str)], wanted: Option<&str>) -> anyho
 mod tests {
     use std::path::Path;
 
+    use clap::Args as _;
+    use clap::error::ErrorKind;
+
     use super::*;
 
     const NODES: [(&str, &str); 2] = [("node1", "bl-x-node1"), ("node2", "bl-x-node2")];
+
+    #[test]
+    fn flags_for_a_machine_of_its_own_are_not_for_local_clusters() {
+        let of = |words: &str| {
+            let command = Args::augment_args(clap::Command::new("net"));
+            command.try_get_matches_from(words.split(' ')).map(drop).map_err(|it| it.kind())
+        };
+        for words in [
+            "net trace a b --kubeconfig x",
+            "net trace a b --node-name x",
+            "net trace a b --netns x",
+            "net explain a b --netns x",
+            "net neighbours --netns x",
+            "net diff --kubeconfig x",
+            "net diff --node-name x",
+            "net bugreport --kubeconfig x",
+            "net bugreport --node-name x",
+        ] {
+            assert_eq!(of(&format!("{words} --bpffs y")), Ok(()), "{words}");
+            assert_eq!(of(words), Err(ErrorKind::MissingRequiredArgument), "{words}");
+            for local in ["--name c", "--node n", "--all-nodes"] {
+                let all = format!("{words} {local}");
+                assert_eq!(of(&all), Err(ErrorKind::ArgumentConflict), "{all}");
+            }
+        }
+    }
 
     #[test]
     fn the_first_node_is_the_default() {

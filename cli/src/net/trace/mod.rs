@@ -2,18 +2,22 @@
 //! it.
 //!
 //! Guarantees: one packet is sent (the kernel sends what opens a connection again after a second,
-//! if it is waited for so long), and whatever connection opens is broken off. The packet is known
-//! by a source port, or an identifier, that its sender holds, and the kernels filter by that.
-//! Nodes are listened to for as long as it takes; one that cannot be listened to is named, and the
-//! rest is told. What a node's own network stack does between hooks is not seen; where a packet is
-//! lost there, what the maps and the kernel's tables say of its way is told as well (`explain`).
+//! if it is waited for so long), and whatever connection opens is broken off. A call to a service
+//! that a hook refused, so that nothing was sent, is made again to learn why; where a node was not
+//! listened to that is not known, and it is not made again. The packet is known by a source port,
+//! or an identifier, that its sender holds, and the kernels filter by that. Nodes are listened to
+//! for as long as it takes; one that cannot be listened to is named, and the rest is told. What a
+//! node's own network stack does between hooks is not seen; where a packet is lost there, what the
+//! maps and the kernel's tables say of its way is told as well (`explain`).
 
-mod ears;
+#[cfg(test)]
+mod fixtures;
 mod nodes;
 mod packet;
 mod sender;
 mod start;
 mod story;
+mod subscriptions;
 mod trail;
 
 use std::collections::BTreeSet;
@@ -26,18 +30,19 @@ use bowline_agent::datapath::{
     Became, Client, Explanation, Filter, Outcome as Foretold, Question, Snapshot, explain,
     namespace_cookie,
 };
-use bowline_agent::{Followed, Sighting};
+use bowline_agent::{TraceEvent, TraceFilter};
+use bowline_ebpf_abi::Direction;
 use serde::Serialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::monitor::{Names, packet_words};
-use super::{ends, listen, probe};
+use super::{LOCAL, ends, listen, probe};
 use crate::output::{self, Format, Table};
-use ears::{Deaf, Ears};
-use sender::Protocol;
+use sender::{Protocol, Sent};
 use start::Sender;
 use story::{Outcome, Step, Story};
+use subscriptions::{Subscriptions, Unreachable};
 use trail::Packet;
 
 pub(super) use nodes::{Here, Nodes};
@@ -88,13 +93,13 @@ pub(super) struct Args {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=60))]
     wait: u64,
     /// With --bpffs: the node's network namespace [default: this one]
-    #[arg(long, value_name = "PATH", requires = "bpffs")]
+    #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
     /// With --bpffs: kubeconfig file of the cluster, through whose API other nodes are listened to
-    #[arg(long, value_name = "FILE", requires = "bpffs")]
+    #[arg(long, value_name = "FILE", requires = "bpffs", conflicts_with_all = LOCAL)]
     kubeconfig: Option<PathBuf>,
     /// With --bpffs: the agent's --node-name
-    #[arg(long, value_name = "NAME", requires = "bpffs")]
+    #[arg(long, value_name = "NAME", requires = "bpffs", conflicts_with_all = LOCAL)]
     node_name: Option<String>,
 }
 
@@ -113,15 +118,18 @@ impl Args {
 #[serde(rename_all = "camelCase")]
 struct Told<'a> {
     protocol: &'static str,
-    /// The source port, or the identifier of an echo request.
-    mark: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_port: Option<u16>,
+    /// Of an echo request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identifier: Option<u16>,
     to: SocketAddr,
     outcome: Outcome,
     verdict: &'a str,
     steps: &'a [Step],
     /// What is wrong where it ended, by `explain` there.
     causes: Vec<String>,
-    not_listened_to: &'a [Deaf],
+    not_listened_to: &'a [Unreachable],
     lost_events: u64,
 }
 
@@ -135,31 +143,31 @@ pub(super) async fn run(
 ) -> anyhow::Result<bool> {
     let trace = Trace::prepare(args, nodes)?;
     let sender = Sender::start(&trace.words(), trace.netns(), trace.hooks()).await?;
-    let packet = trace.packet(sender.mark);
-    let mut ears = Ears::default();
-    trace.open(&mut ears, sender.mark).await;
-    let sent = sender.send(args.wait, &mut ears, stop).await?;
+    let packet = trace.packet(sender.identifier);
+    let mut subscriptions = Subscriptions::default();
+    trace.open(&mut subscriptions, sender.identifier).await;
+    let sent = sender.send(args.wait, &mut subscriptions, stop).await?;
     sleep(SETTLE).await;
-    ears.listen();
-    ears.close();
-    let is_unseen = !ears.seen.iter().any(|seen| packet.is_in(seen, &sent));
-    let refused = match &sent.error {
-        Some(_) if is_unseen && packet.calls => trace.why_refused(stop).await?,
-        _ => None,
+    subscriptions.poll();
+    subscriptions.close();
+    let refused = match trace.was_refused(&packet, &sent, &subscriptions) {
+        true => trace.why_refused(stop).await?,
+        false => None,
     };
     let names = Names::of(if numeric { None } else { Some(&trace.known) });
-    let story = story::tell(&packet, &sent, &mut ears, refused.as_ref(), &names);
+    let story = story::tell(&packet, &sent, &mut subscriptions, refused.as_ref(), &names);
     let went_well = matches!(story.outcome, Outcome::Answered | Outcome::Delivered);
     let told = Told {
         protocol: packet.protocol.name(),
-        mark: packet.mark,
+        source_port: Some(packet.identifier).filter(|_| !args.icmp),
+        identifier: Some(packet.identifier).filter(|_| args.icmp),
         to: packet.to,
         outcome: story.outcome,
         verdict: &story.verdict,
         steps: &story.steps,
         causes: if went_well { Vec::new() } else { trace.causes(&story) },
-        not_listened_to: &ears.deaf,
-        lost_events: ears.lost,
+        not_listened_to: &subscriptions.unreachable,
+        lost_events: subscriptions.lost(),
     };
     output::unless_unread(print(&told, format))?;
     Ok(went_well)
@@ -238,14 +246,14 @@ impl<'a> Trace<'a> {
         words
     }
 
-    fn packet(&self, mark: u16) -> Packet {
+    fn packet(&self, identifier: u16) -> Packet {
         let client = match self.question.from {
             Client::Pod(address) => Some(address),
             Client::Node => None,
         };
         Packet {
             protocol: self.args.protocol(),
-            mark,
+            identifier,
             source: self.args.source.or(client),
             to: self.question.to,
             calls: self.calls(),
@@ -256,17 +264,17 @@ impl<'a> Trace<'a> {
     }
 
     /// Listens to the client's node, and to those where the packet may come to.
-    async fn open(&self, ears: &mut Ears, mark: u16) {
+    async fn open(&self, subscriptions: &mut Subscriptions, identifier: u16) {
         let to = self.question.to.ip();
         let is_icmp = self.args.icmp;
-        let followed = Followed {
+        let filter = TraceFilter {
             protocol: self.args.protocol().number(to),
-            port: (!is_icmp).then_some(mark),
+            port: (!is_icmp).then_some(identifier),
             address: is_icmp.then_some(to),
             seconds: self.args.wait + MARGIN,
         };
         let kubeconfig = self.args.kubeconfig.as_deref();
-        self.nodes.listen(ears, &self.others(), &followed, kubeconfig).await;
+        self.nodes.listen(subscriptions, &self.others(), &filter, kubeconfig).await;
     }
 
     /// The addresses of the other nodes where it may come to.
@@ -281,9 +289,17 @@ impl<'a> Trace<'a> {
         found
     }
 
+    /// Whether a hook of sockets refused the call, so that nothing was sent.
+    fn was_refused(&self, packet: &Packet, sent: &Sent, told: &Subscriptions) -> bool {
+        let is_service = self.known.services.iter().any(|row| row.address == packet.to.ip());
+        let is_seen = told.seen.iter().any(|seen| packet.is_in(seen, sent));
+        let could_be = packet.calls && is_service && sent.error.is_some();
+        could_be && told.are_whole() && !is_seen
+    }
+
     /// Has the hook of sockets say why it refuses this client's call, by making it again: the call
     /// has no port to be known by, only its network namespace.
-    async fn why_refused(&self, stop: &CancellationToken) -> anyhow::Result<Option<Sighting>> {
+    async fn why_refused(&self, stop: &CancellationToken) -> anyhow::Result<Option<TraceEvent>> {
         let own = Path::new("/proc/thread-self/ns/net");
         // Kernels before 5.14 do not tell it.
         let Ok(cookie) = namespace_cookie(self.netns().unwrap_or(own)) else { return Ok(None) };
@@ -295,12 +311,16 @@ impl<'a> Trace<'a> {
             ..Filter::default()
         };
         let node = &self.nodes.own;
-        let mut ears = Ears::default();
-        ears.here(&node.name, &node.place(), &filter);
         let sender = Sender::start(&self.words(), self.netns(), self.hooks()).await?;
-        sender.send(self.args.wait, &mut ears, stop).await?;
-        ears.listen();
-        let mut seen = ears.seen.into_iter().map(|seen| seen.sighting);
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.here(&node.name, &node.place(), &filter);
+        if !subscriptions.are_whole() {
+            // Somebody else was faster; it would be told nothing.
+            return Ok(None);
+        }
+        sender.send(self.args.wait, &mut subscriptions, stop).await?;
+        subscriptions.poll();
+        let mut seen = subscriptions.seen.into_iter().map(|seen| seen.event);
         Ok(seen.rfind(|it| it.refused && it.destination == to))
     }
 
@@ -309,12 +329,12 @@ impl<'a> Trace<'a> {
         let (node, question) = match &story.last {
             None => (Some(&self.nodes.own), self.question.clone()),
             Some(seen) => {
-                let sighting = &seen.sighting;
-                let from = match &*sighting.hook {
-                    "from-pod" => Client::Pod(sighting.source.ip()),
+                let event = &seen.event;
+                let from = match &*event.hook {
+                    it if it == Direction::FromPod.name() => Client::Pod(event.source.ip()),
                     _ => Client::Node,
                 };
-                let to = sighting.becomes.unwrap_or(sighting.destination);
+                let to = event.becomes.unwrap_or(event.destination);
                 let node = self.nodes.all().find(|node| node.name == seen.node);
                 (node, Question { from, to, udp: self.args.udp })
             }
@@ -361,7 +381,7 @@ fn print(told: &Told<'_>, format: Format) -> anyhow::Result<()> {
     for cause in &told.causes {
         text.push_str(&format!("  {cause}\n"));
     }
-    for Deaf { node, why } in told.not_listened_to {
+    for Unreachable { node, why } in told.not_listened_to {
         text.push_str(&format!("not listened to: {node}: {why}\n"));
     }
     if told.lost_events > 0 {

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bowline_agent::datapath::NodePlace;
-use bowline_agent::{CONDITION_FILE, Followed, NAMES_FILE};
+use bowline_agent::{CONDITION_FILE, NAMES_FILE, TraceFilter};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::ListParams;
 use tokio::time::timeout;
 
 use super::Args;
-use super::ears::Ears;
+use super::subscriptions::Subscriptions;
 use crate::verbs::client::{Connection, connect_file};
 
 /// How long the API may take to say which nodes there are.
@@ -71,42 +71,55 @@ impl Nodes {
     /// the API of this kubeconfig.
     pub(super) async fn listen(
         &self,
-        ears: &mut Ears,
+        subscriptions: &mut Subscriptions,
         others: &BTreeSet<IpAddr>,
-        followed: &Followed,
+        filter: &TraceFilter,
         kubeconfig: Option<&Path>,
     ) {
-        let own = &self.own;
-        ears.here(&own.name, &own.place(), &followed.filter());
+        let mut here = vec![&self.own];
         let mut elsewhere = Vec::new();
         for (number, address) in others.iter().enumerate() {
             match self.others.iter().find(|node| node.addresses.contains(address)) {
                 _ if number >= MOST_NODES => {
                     let why = format!("it may come to more than {MOST_NODES} nodes");
-                    ears.are_deaf(&[*address], &why);
+                    subscriptions.note_all_unreachable(&[*address], &why);
                 }
-                Some(node) => ears.here(&node.name, &node.place(), &followed.filter()),
+                Some(node) => here.push(node),
                 None => elsewhere.push(*address),
             }
         }
-        if elsewhere.is_empty() {
-            return;
+        // These may take their time, and what is open on this machine has to be read every second.
+        listen_elsewhere(subscriptions, &elsewhere, filter, kubeconfig).await;
+        for node in here {
+            subscriptions.here(&node.name, &node.place(), &filter.filter());
         }
-        let Some(kubeconfig) = kubeconfig else {
-            let why = "--kubeconfig names the API through which it is asked";
-            return ears.are_deaf(&elsewhere, why);
-        };
-        match named(kubeconfig).await {
-            Ok((api, known)) => {
-                let strange: Vec<IpAddr> =
-                    elsewhere.iter().filter(|it| !known.contains_key(it)).copied().collect();
-                ears.are_deaf(&strange, "the API knows no node with this address");
-                let names = elsewhere.iter().filter_map(|address| known.get(address));
-                let names: Vec<&str> = names.map(String::as_str).collect();
-                ears.there(&names, &api, followed).await;
-            }
-            Err(error) => ears.are_deaf(&elsewhere, &format!("{error:#}")),
+    }
+}
+
+/// Listens to the nodes with these addresses through the API.
+async fn listen_elsewhere(
+    subscriptions: &mut Subscriptions,
+    nodes: &[IpAddr],
+    filter: &TraceFilter,
+    kubeconfig: Option<&Path>,
+) {
+    if nodes.is_empty() {
+        return;
+    }
+    let Some(kubeconfig) = kubeconfig else {
+        let why = "--kubeconfig names the API through which it is asked";
+        return subscriptions.note_all_unreachable(nodes, why);
+    };
+    match named(kubeconfig).await {
+        Ok((api, known)) => {
+            let strange: Vec<IpAddr> =
+                nodes.iter().filter(|it| !known.contains_key(it)).copied().collect();
+            subscriptions.note_all_unreachable(&strange, "the API knows no node with this address");
+            let names = nodes.iter().filter_map(|address| known.get(address));
+            let names: Vec<&str> = names.map(String::as_str).collect();
+            subscriptions.there(&names, &api, filter).await;
         }
+        Err(error) => subscriptions.note_all_unreachable(nodes, &format!("{error:#}")),
     }
 }
 

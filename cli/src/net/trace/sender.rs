@@ -73,7 +73,7 @@ pub(in crate::net) struct Args {
 /// The first line: by which source port, or identifier of an echo request, the packet is known.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Ready {
-    pub(super) mark: u16,
+    pub(super) identifier: u16,
 }
 
 /// The second line: what was sent, and what came of it as far as the sender knows.
@@ -122,7 +122,7 @@ pub(super) struct ControlError {
 /// Sends, and prints what came of it.
 pub(in crate::net) fn send(args: &Args) -> anyhow::Result<()> {
     let probe = Probe::open(args).context("cannot make a socket")?;
-    output::line(&serde_json::to_string(&Ready { mark: probe.mark })?)?;
+    output::line(&serde_json::to_string(&Ready { identifier: probe.identifier })?)?;
     let mut go = String::new();
     if io::stdin().read_line(&mut go)? == 0 {
         return Ok(());
@@ -133,7 +133,7 @@ pub(in crate::net) fn send(args: &Args) -> anyhow::Result<()> {
 /// The sockets of a sender.
 struct Probe<'a> {
     args: &'a Args,
-    mark: u16,
+    identifier: u16,
     /// Holds the port, and sends unless there is a raw one.
     holder: Option<Socket>,
     raw: Option<Socket>,
@@ -182,7 +182,7 @@ impl<'a> Probe<'a> {
             true => Some(socket(args, Type::RAW, number, args.source)?),
             false => None,
         };
-        Ok(Self { args, mark: port.unwrap_or_else(some_number), holder, raw })
+        Ok(Self { args, identifier: port.unwrap_or_else(some_number), holder, raw })
     }
 
     fn send(&self) -> Sent {
@@ -246,21 +246,21 @@ impl<'a> Probe<'a> {
         wait: Duration,
         sent: &mut Sent,
     ) -> io::Result<Answer> {
-        let (to, mark) = (self.args.to, self.mark);
+        let (to, identifier) = (self.args.to, self.identifier);
         raw.connect(&SocketAddr::new(to.ip(), 0).into())?;
         let own = raw.local_addr()?.as_socket().map_or(to.ip(), |end| end.ip());
-        let source = SocketAddr::new(own, if holder.is_some() { mark } else { 0 });
+        let source = SocketAddr::new(own, if holder.is_some() { identifier } else { 0 });
         sent.source = Some(source);
         let message = match self.args.protocol {
             Protocol::Tcp => packet::opening(source, to, monotonic_ns() as u32),
             Protocol::Udp => packet::datagram(source, to, TEXT),
-            Protocol::Icmp => packet::echo(to.ip(), mark, TEXT),
+            Protocol::Icmp => packet::echo(to.ip(), identifier, TEXT),
         };
         let end = Instant::now() + wait;
         sent.sent_ns = monotonic_ns();
         raw.send(&message)?;
         // The kernel gives datagrams to who holds the port.
-        let ear = match (self.args.protocol, holder) {
+        let listener = match (self.args.protocol, holder) {
             (Protocol::Udp, Some(holder)) => holder,
             _ => raw,
         };
@@ -268,13 +268,13 @@ impl<'a> Probe<'a> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             // Nothing would stand for no limit.
-            ear.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            let count = (&*ear).read(&mut buffer)?;
+            listener.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            let count = (&*listener).read(&mut buffer)?;
             let message = packet::without_header(&buffer[..count], to.ip());
             let answer = match self.args.protocol {
-                Protocol::Tcp => packet::answer_to_opening(message, mark, to),
+                Protocol::Tcp => packet::answer_to_opening(message, identifier, to),
                 Protocol::Udp => Some(Answer::Datagram),
-                Protocol::Icmp => packet::answer_to_echo(message, mark, to.ip()),
+                Protocol::Icmp => packet::answer_to_echo(message, identifier, to.ip()),
             };
             match answer {
                 Some(answer) => return Ok(answer),
@@ -358,7 +358,7 @@ mod tests {
         let probe = Probe::open(&wanted).unwrap();
         let sent = probe.send();
         assert_eq!((sent.answer, sent.far_end), (Some(Answer::SynAck), Some(to)));
-        assert_eq!(sent.source, Some(SocketAddr::new(to.ip(), probe.mark)));
+        assert_eq!(sent.source, Some(SocketAddr::new(to.ip(), probe.identifier)));
         assert!(sent.answered_ns >= sent.sent_ns && sent.sent_ns > 0);
         drop(listener);
         let wanted = args(Protocol::Tcp, to);

@@ -12,8 +12,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::ears::Ears;
 use super::sender::{Ready, Sent};
+use super::subscriptions::Subscriptions;
 use crate::net::probe::{OwnCgroup, at_client};
 
 /// Between two looks at what was seen.
@@ -28,7 +28,7 @@ pub(super) struct Sender {
     go: ChildStdin,
     says: Lines<BufReader<ChildStdout>>,
     /// Its source port, or the identifier of its echo request.
-    pub(super) mark: u16,
+    pub(super) identifier: u16,
     /// After the process.
     _cgroup: Option<OwnCgroup>,
 }
@@ -48,10 +48,10 @@ impl Sender {
         let go = child.stdin.take().context("the sender has no input")?;
         let stdout = child.stdout.take().context("the sender has no output")?;
         let says = BufReader::new(stdout).lines();
-        let mut sender = Self { child, go, says, mark: 0, _cgroup: cgroup };
+        let mut sender = Self { child, go, says, identifier: 0, _cgroup: cgroup };
         let ready: Ready =
             timeout(PATIENCE, sender.line()).await.context("the sender does not start")??;
-        sender.mark = ready.mark;
+        sender.identifier = ready.identifier;
         Ok(sender)
     }
 
@@ -72,15 +72,13 @@ impl Sender {
     pub(super) async fn send(
         mut self,
         wait: u64,
-        ears: &mut Ears,
+        subscriptions: &mut Subscriptions,
         stop: &CancellationToken,
     ) -> anyhow::Result<Sent> {
-        // Whoever was listened to first may have waited for the others.
-        ears.listen();
         self.go.write_all(b"\n").await.context("the sender has gone")?;
         let listen = async {
             loop {
-                ears.listen();
+                subscriptions.poll();
                 sleep(PAUSE).await;
             }
         };

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use bowline_agent::Sighting;
+use bowline_agent::TraceEvent;
+use bowline_ebpf_abi::Reason;
 use serde::Serialize;
 
-use super::ears::{Ears, Seen};
 use super::sender::{Answer, ControlError, Protocol, Sent};
-use super::trail::{Found, Packet, Trail, Way, difference};
+use super::subscriptions::{Seen, Subscriptions};
+use super::trail::{FlowDirection, Found, Packet, Trail, difference};
 use crate::net::monitor::{End, Names};
 use crate::net::tcp::{SYN, flag_names};
 
@@ -42,7 +43,7 @@ pub(super) struct Step {
     pub(super) hook: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device: Option<String>,
-    way: Way,
+    flow_direction: FlowDirection,
     pub(super) verdict: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) reason: String,
@@ -71,13 +72,13 @@ pub(super) struct Story {
 pub(super) fn tell(
     packet: &Packet,
     sent: &Sent,
-    ears: &mut Ears,
-    refused: Option<&Sighting>,
+    subscriptions: &mut Subscriptions,
+    refused: Option<&TraceEvent>,
     names: &Names,
 ) -> Story {
-    let trail = Trail::of(packet, sent, std::mem::take(&mut ears.seen));
-    let is_deaf = !ears.deaf.is_empty();
-    let teller = Teller { packet, sent, trail: &trail, names, is_deaf };
+    let trail = Trail::of(packet, sent, std::mem::take(&mut subscriptions.seen));
+    let is_partial = !subscriptions.are_whole();
+    let teller = Teller { packet, sent, trail: &trail, names, is_partial };
     let (outcome, verdict) = match refused {
         Some(refused) => teller.refused_call(refused),
         None => teller.end(),
@@ -92,12 +93,12 @@ struct Teller<'a> {
     sent: &'a Sent,
     trail: &'a Trail,
     names: &'a Names,
-    /// Somebody could not be listened to.
-    is_deaf: bool,
+    /// Some node could not be listened to, or has lost events.
+    is_partial: bool,
 }
 
 impl Teller<'_> {
-    fn refused_call(&self, refused: &Sighting) -> (Outcome, String) {
+    fn refused_call(&self, refused: &TraceEvent) -> (Outcome, String) {
         let (node, hook, reason) = (&self.packet.node, self.call(), &refused.reason);
         (Outcome::Refused, format!("refused at {node} {hook} [{reason}]: nothing was sent"))
     }
@@ -119,18 +120,18 @@ impl Teller<'_> {
             let verdict = format!("answered after {} by {}: {says}", self.waited(), self.whom());
             return (Outcome::Answered, verdict);
         }
-        if let Some(Found { way, seen, since, .. }) =
-            self.trail.0.iter().rfind(|it| it.seen.sighting.refused)
+        if let Some(Found { direction, seen, since, .. }) =
+            self.trail.0.iter().rfind(|it| it.seen.event.refused)
         {
-            let what = if *way == Way::There { "" } else { "its answer was " };
-            let Sighting { hook, device, reason, .. } = &seen.sighting;
+            let what = if *direction == FlowDirection::Request { "" } else { "its answer was " };
+            let TraceEvent { hook, device, reason, .. } = &seen.event;
             let (node, after) = (&seen.node, shown(*since));
             let verdict =
                 format!("{what}refused at {node} {hook} on {device} [{reason}] after {after}");
             return (Outcome::Refused, verdict);
         }
         match &sent.error {
-            Some(error) if !was_seen && self.is_deaf => {
+            Some(error) if !was_seen && self.is_partial => {
                 let verdict = format!("refused, where is not known: {}", error.text);
                 (Outcome::Refused, verdict)
             }
@@ -154,16 +155,19 @@ impl Teller<'_> {
 
     fn unanswered(&self) -> (Outcome, String) {
         let wait = self.packet.wait;
-        let last = self.trail.last(Way::Back).or_else(|| self.trail.last(Way::There));
+        let last = self
+            .trail
+            .last(FlowDirection::Reply)
+            .or_else(|| self.trail.last(FlowDirection::Request));
         let Some(last) = last else {
-            let whose = if self.is_deaf { " that is listened to" } else { "" };
+            let whose = if self.is_partial { " that is listened to" } else { "" };
             let verdict =
                 format!("lost: no hook{whose} saw it, and nothing answered within {wait} s");
             return (Outcome::Lost, verdict);
         };
-        let Sighting { hook, device, reason, .. } = &last.seen.sighting;
+        let TraceEvent { hook, device, reason, .. } = &last.seen.event;
         let (node, after) = (&last.seen.node, shown(last.since));
-        let is_there = last.way == Way::There;
+        let is_there = last.direction == FlowDirection::Request;
         if is_there && self.packet.is_handed(&last.seen) {
             let whom = self.whom();
             return match self.packet.protocol {
@@ -185,8 +189,8 @@ impl Teller<'_> {
         }
         let what = if is_there { "last seen" } else { "its answer was last seen" };
         let went = match &**reason {
-            "remote-node" => "sent to the other node",
-            "stack" => "left to the node's own stack",
+            it if it == Reason::RemoteNode.name() => "sent to the other node",
+            it if it == Reason::Stack.name() => "left to the node's own stack",
             other => other,
         };
         let verdict = format!(
@@ -203,7 +207,7 @@ impl Teller<'_> {
 
     /// Whom it was for in the end.
     fn far_end(&self) -> SocketAddr {
-        let there = self.trail.last(Way::There).map(|it| &it.seen.sighting);
+        let there = self.trail.last(FlowDirection::Request).map(|it| &it.seen.event);
         let seen = there.map(|seen| seen.becomes.unwrap_or(seen.destination));
         seen.or(self.sent.far_end).unwrap_or(self.packet.to)
     }
@@ -219,10 +223,10 @@ impl Teller<'_> {
         if self.packet.to.is_ipv4() { "connect4" } else { "connect6" }
     }
 
-    fn steps(&self, refused: Option<&Sighting>, outcome: Outcome) -> Vec<Step> {
+    fn steps(&self, refused: Option<&TraceEvent>, outcome: Outcome) -> Vec<Step> {
         let mut steps = Vec::new();
-        let there = self.trail.0.iter().find(|it| it.way == Way::There);
-        let first = there.map(|it| it.seen.sighting.destination);
+        let there = self.trail.0.iter().find(|it| it.direction == FlowDirection::Request);
+        let first = there.map(|it| it.seen.event.destination);
         let to = self.packet.to;
         let backend = self.sent.far_end.or(first).filter(|end| self.packet.calls && *end != to);
         let verb = match self.packet.protocol {
@@ -230,14 +234,14 @@ impl Teller<'_> {
             Protocol::Tcp if self.packet.calls => "connects",
             _ => "sends",
         };
-        steps.push(self.own(verb, Way::There, 0));
+        steps.push(self.own(verb, FlowDirection::Request, 0));
         if refused.is_some() || backend.is_some() {
             steps.push(Step {
                 hook: self.call().to_owned(),
                 verdict: if refused.is_some() { "refused" } else { "passed" },
-                reason: refused.map_or("balanced", |refused| &refused.reason).to_owned(),
+                reason: refused.map_or(Reason::Balanced.name(), |it| &it.reason).to_owned(),
                 becomes: backend.and_then(|end| self.names.end(end.ip(), end.port())),
-                ..self.own("", Way::There, 0)
+                ..self.own("", FlowDirection::Request, 0)
             });
         }
         steps.extend(self.trail.0.iter().map(|found| self.step(found)));
@@ -245,17 +249,18 @@ impl Teller<'_> {
             let after = difference(self.sent.answered_ns, self.sent.sent_ns);
             let is_answer = outcome == Outcome::Answered;
             let verdict = if is_answer { "is answered" } else { "is turned back" };
-            steps.push(self.own(verdict, Way::Back, after));
+            steps.push(self.own(verdict, FlowDirection::Reply, after));
         }
         steps
     }
 
     /// What the sender itself does, or what comes of it.
-    fn own(&self, verdict: &'static str, way: Way, nanoseconds: i64) -> Step {
+    fn own(&self, verdict: &'static str, direction: FlowDirection, nanoseconds: i64) -> Step {
         let packet = self.packet;
-        let (is_there, is_tcp) = (way == Way::There, packet.protocol == Protocol::Tcp);
+        let is_there = direction == FlowDirection::Request;
+        let is_tcp = packet.protocol == Protocol::Tcp;
         let source = packet.source_of(self.sent);
-        let port = if packet.protocol == Protocol::Icmp { 0 } else { packet.mark };
+        let port = if packet.protocol == Protocol::Icmp { 0 } else { packet.identifier };
         let end = |end: SocketAddr| self.names.end(end.ip(), end.port()).filter(|_| is_there);
         Step {
             nanoseconds,
@@ -263,7 +268,7 @@ impl Teller<'_> {
             node: packet.node.clone(),
             hook: CLIENT.to_owned(),
             device: None,
-            way,
+            flow_direction: direction,
             verdict,
             reason: String::new(),
             source: source.and_then(|source| end(SocketAddr::new(source, port))),
@@ -276,21 +281,21 @@ impl Teller<'_> {
 
     fn step(&self, found: &Found) -> Step {
         let end = |end: SocketAddr| self.names.end(end.ip(), end.port());
-        let sighting = &found.seen.sighting;
+        let event = &found.seen.event;
         Step {
             nanoseconds: found.since,
             about: found.about,
             node: found.seen.node.clone(),
-            hook: sighting.hook.clone(),
-            device: Some(sighting.device.clone()),
-            way: found.way,
-            verdict: if sighting.refused { "refused" } else { "passed" },
-            reason: sighting.reason.clone(),
-            source: end(sighting.source),
-            destination: end(sighting.destination),
-            becomes: sighting.becomes.and_then(end),
-            tcp_flags: flag_names(sighting.tcp_flags),
-            bytes: sighting.bytes,
+            hook: event.hook.clone(),
+            device: Some(event.device.clone()),
+            flow_direction: found.direction,
+            verdict: if event.refused { "refused" } else { "passed" },
+            reason: event.reason.clone(),
+            source: end(event.source),
+            destination: end(event.destination),
+            becomes: event.becomes.and_then(end),
+            tcp_flags: flag_names(event.tcp_flags),
+            bytes: event.bytes,
         }
     }
 }
@@ -305,50 +310,45 @@ pub(super) fn shown(nanoseconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures;
     use super::*;
+    use crate::net::tcp::SYN_ACK;
     use crate::net::trace::sender::Failure;
 
+    /// One to a service that no hook of sockets sees.
     fn packet(protocol: Protocol) -> Packet {
-        Packet {
-            protocol,
-            mark: 40_000,
-            source: Some("10.240.0.5".parse().unwrap()),
-            to: "10.9.8.7:80".parse().unwrap(),
-            calls: false,
-            node: "node1".to_owned(),
-            pods: ["10.240.0.5".parse().unwrap()].into(),
-            wait: 1,
-        }
+        let to = "10.9.8.7:80".parse().unwrap();
+        Packet { protocol, to, calls: false, ..fixtures::packet() }
     }
 
     /// At this node and hook, for this reason; `refused` if that is marked with a `!`.
-    fn seen(time_ns: u64, place: &str, way: Way) -> Seen {
+    fn seen(time_ns: u64, place: &str, direction: FlowDirection) -> Seen {
         let mut words = place.split_whitespace().map(str::to_owned);
         let mut word = || words.next().unwrap_or_default();
         let (node, hook, reason) = (word(), word(), word());
         let (client, far) =
             ("10.240.0.5:40000".parse().unwrap(), "10.240.1.9:9376".parse().unwrap());
-        let (source, destination) = if way == Way::There { (client, far) } else { (far, client) };
-        let sighting = Sighting {
+        let (source, destination, tcp_flags) = match direction {
+            FlowDirection::Request => (client, far, SYN),
+            FlowDirection::Reply => (far, client, SYN_ACK),
+        };
+        let event = TraceEvent {
             time_ns,
             hook,
-            device: "bl0".to_owned(),
             refused: reason.ends_with('!'),
             reason: reason.trim_end_matches('!').to_owned(),
             source,
             destination,
-            becomes: None,
-            tcp_flags: if way == Way::There { SYN } else { 0x12 },
-            echo: None,
-            bytes: 74,
+            tcp_flags,
+            ..fixtures::seen().event
         };
-        Seen { node, same_clock: true, sighting }
+        Seen { node, same_clock: true, event }
     }
 
     fn ended(protocol: Protocol, sent: &Sent, seen: &[Seen]) -> (Outcome, String) {
-        let mut ears = Ears::default();
-        ears.seen.extend_from_slice(seen);
-        let told = tell(&packet(protocol), sent, &mut ears, None, &Names::of(None));
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.seen.extend_from_slice(seen);
+        let told = tell(&packet(protocol), sent, &mut subscriptions, None, &Names::of(None));
         assert_eq!(told.last.as_ref(), seen.last());
         (told.outcome, told.verdict)
     }
@@ -357,10 +357,10 @@ mod tests {
     fn an_end_is_told_in_words() {
         use Outcome::{Delivered, Lost, Refused};
         let sent = Sent { sent_ns: 1000, answered_ns: 1_000_001_000, ..Sent::default() };
-        let left = seen(2000, "node1 from-pod remote-node", Way::There);
-        let got = seen(3000, "node2 from-uplink local-pod", Way::There);
+        let left = seen(2000, "node1 from-pod remote-node", FlowDirection::Request);
+        let got = seen(3000, "node2 from-uplink local-pod", FlowDirection::Request);
         let own = "node1 from-uplink stack";
-        let answered = seen(4000, "node2 from-pod remote-node", Way::Back);
+        let answered = seen(4000, "node2 from-pod remote-node", FlowDirection::Reply);
         for (protocol, all, outcome, verdict) in [
             (Protocol::Tcp, vec![], Lost, "lost: no hook saw it, and nothing answered within 1 s"),
             (
@@ -386,14 +386,14 @@ mod tests {
             ),
             (
                 Protocol::Udp,
-                vec![left.clone(), got, answered, seen(5000, own, Way::Back)],
+                vec![left.clone(), got, answered, seen(5000, own, FlowDirection::Reply)],
                 Lost,
                 "lost: its answer was last seen at node1 from-uplink on bl0 after 4.0 us, left to \
                  the node's own stack; no answer came within 1 s",
             ),
             (
                 Protocol::Tcp,
-                vec![left, seen(3000, "node2 from-pod spoofed-source!", Way::Back)],
+                vec![left, seen(3000, "node2 from-pod spoofed-source!", FlowDirection::Reply)],
                 Refused,
                 "its answer was refused at node2 from-pod on bl0 [spoofed-source] after 2.0 us",
             ),
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn who_says_that_a_port_is_nobodys_matters() {
-        let left = [seen(2000, "node1 from-pod remote-node", Way::There)];
+        let left = [seen(2000, "node1 from-pod remote-node", FlowDirection::Request)];
         let from = |address: &str| Sent {
             answered_ns: 20_000_000,
             control: Some(ControlError {
@@ -426,19 +426,19 @@ mod tests {
     fn a_refusal_is_a_reset_only_if_the_packet_was_seen() {
         let failure = Failure { text: "refused".to_owned(), refused: true };
         let sent = Sent { sent_ns: 1000, error: Some(failure), ..Sent::default() };
-        let left = [seen(2000, "node1 from-pod remote-node", Way::There)];
+        let left = [seen(2000, "node1 from-pod remote-node", FlowDirection::Request)];
         assert_eq!(ended(Protocol::Tcp, &sent, &left).0, Outcome::Answered);
         let unsent = (Outcome::Unsent, "not sent: refused".to_owned());
         assert_eq!(ended(Protocol::Tcp, &sent, &[]), unsent);
-        let mut ears = Ears::default();
-        ears.is_deaf("node1", &"of nothing");
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.note_unreachable("node1", &"of nothing");
         let names = Names::of(None);
-        let told = tell(&packet(Protocol::Tcp), &sent, &mut ears, None, &names);
+        let told = tell(&packet(Protocol::Tcp), &sent, &mut subscriptions, None, &names);
         assert_eq!(told.verdict, "refused, where is not known: refused");
         // The hook said why.
-        let mut refused = seen(1500, "node1 socket no-backend!", Way::There).sighting;
+        let mut refused = seen(1500, "node1 socket no-backend!", FlowDirection::Request).event;
         refused.destination = "10.9.8.7:80".parse().unwrap();
-        let told = tell(&packet(Protocol::Tcp), &sent, &mut ears, Some(&refused), &names);
+        let told = tell(&packet(Protocol::Tcp), &sent, &mut subscriptions, Some(&refused), &names);
         assert_eq!(told.verdict, "refused at node1 connect4 [no-backend]: nothing was sent");
         let hooks: Vec<&str> = told.steps.iter().map(|step| &*step.hook).collect();
         assert_eq!(hooks, ["client", "connect4"]);

@@ -1,7 +1,7 @@
-//! Which sightings are of a packet and of its answer, and in which order they were.
+//! Which events are of a packet and of its answer, and in which order they were.
 //!
 //! Order: what was seen by the sender's clock (all that runs on its machine) is in order of time.
-//! Another machine's clock says nothing beside it, so its sightings are put where they must have
+//! Another machine's clock says nothing beside it, so its events are put where they must have
 //! happened: after the packet's last one at the sender's, and before the answer's first one there;
 //! among themselves in order of their own time. Their times are moved into the middle of that gap,
 //! and marked as being about right.
@@ -9,11 +9,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use bowline_agent::Sighting;
+use bowline_agent::TraceEvent;
+use bowline_ebpf_abi::{Direction, Reason};
 use serde::Serialize;
 
-use super::ears::Seen;
 use super::sender::{Protocol, Sent};
+use super::subscriptions::Seen;
 use crate::net::tcp::{RST, SYN, SYN_ACK};
 
 /// What was sent, and from where.
@@ -21,7 +22,7 @@ use crate::net::tcp::{RST, SYN, SYN_ACK};
 pub(super) struct Packet {
     pub(super) protocol: Protocol,
     /// Its source port, or the identifier of an echo request.
-    pub(super) mark: u16,
+    pub(super) identifier: u16,
     /// The address that it is sent with, if that was known before.
     pub(super) source: Option<IpAddr>,
     pub(super) to: SocketAddr,
@@ -34,39 +35,42 @@ pub(super) struct Packet {
     pub(super) wait: u64,
 }
 
+/// Which of the two it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Way {
-    There,
-    Back,
+pub(super) enum FlowDirection {
+    /// The packet that was sent.
+    Request,
+    /// Its answer.
+    Reply,
 }
 
 impl Packet {
-    /// Whether a sighting is of this packet or of its answer. The rest of a connection that was
+    /// Whether an event is of this packet or of its answer. The rest of a connection that was
     /// opened is of neither.
-    fn way(&self, seen: &Sighting, source: Option<IpAddr>) -> Option<Way> {
+    fn direction(&self, seen: &TraceEvent, source: Option<IpAddr>) -> Option<FlowDirection> {
         let is_own = |address: IpAddr| source.is_none_or(|own| own == address);
         let (from, to) = (seen.source, seen.destination);
-        let (there, back) = match self.protocol {
+        let (asks, replies) = match self.protocol {
             Protocol::Icmp => {
-                let echo = seen.echo.filter(|echo| echo.identifier == self.mark)?;
+                let echo = seen.echo.filter(|echo| echo.identifier == self.identifier)?;
                 (!echo.reply, echo.reply)
             }
-            _ => (from.port() == self.mark, to.port() == self.mark),
+            _ => (from.port() == self.identifier, to.port() == self.identifier),
         };
         let opens = self.protocol != Protocol::Tcp || seen.tcp_flags & SYN_ACK == SYN;
         let answers = self.protocol != Protocol::Tcp
             || seen.tcp_flags & SYN_ACK == SYN_ACK
             || seen.tcp_flags & RST != 0;
-        if there && is_own(from.ip()) && opens {
-            return Some(Way::There);
+        if asks && is_own(from.ip()) && opens {
+            return Some(FlowDirection::Request);
         }
-        (back && is_own(to.ip()) && answers).then_some(Way::Back)
+        (replies && is_own(to.ip()) && answers).then_some(FlowDirection::Reply)
     }
 
-    /// Whether a sighting is of this packet or of its answer.
+    /// Whether an event is of this packet or of its answer.
     pub(super) fn is_in(&self, seen: &Seen, sent: &Sent) -> bool {
-        self.way(&seen.sighting, self.source_of(sent)).is_some()
+        self.direction(&seen.event, self.source_of(sent)).is_some()
     }
 
     /// The address that it was sent from.
@@ -76,18 +80,19 @@ impl Packet {
 
     /// Whether this handed it to a pod.
     pub(super) fn is_handed(&self, seen: &Seen) -> bool {
-        let Seen { node, sighting, .. } = seen;
-        let to = sighting.becomes.unwrap_or(sighting.destination).ip();
+        let Seen { node, event, .. } = seen;
+        let to = event.becomes.unwrap_or(event.destination).ip();
         let is_own = *node == self.node && self.pods.contains(&to);
-        let is_local = sighting.reason == "local-pod" || sighting.hook == "to-pod";
-        !sighting.refused && (is_local || is_own && sighting.becomes.is_some())
+        let is_local =
+            event.reason == Reason::LocalPod.name() || event.hook == Direction::ToPod.name();
+        !event.refused && (is_local || is_own && event.becomes.is_some())
     }
 }
 
-/// A sighting of the packet or of its answer.
+/// An event of the packet or of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    pub(super) way: Way,
+    pub(super) direction: FlowDirection,
     pub(super) seen: Seen,
     /// Nanoseconds since it was sent.
     pub(super) since: i64,
@@ -98,7 +103,7 @@ pub(super) struct Found {
 impl Found {
     /// Whether the other is the same but for the time.
     fn is_again(&self, other: &Self) -> bool {
-        let untimed = |it: &Self| Sighting { time_ns: 0, ..it.seen.sighting.clone() };
+        let untimed = |it: &Self| TraceEvent { time_ns: 0, ..it.seen.event.clone() };
         self.seen.node == other.seen.node && untimed(self) == untimed(other)
     }
 }
@@ -111,14 +116,13 @@ impl Trail {
     pub(super) fn of(packet: &Packet, sent: &Sent, seen: Vec<Seen>) -> Self {
         let source = packet.source_of(sent);
         let found = seen.into_iter().filter_map(|seen| {
-            let way = packet.way(&seen.sighting, source)?;
+            let direction = packet.direction(&seen.event, source)?;
             // What came after the sender was content is of something else.
-            let is_later = seen.same_clock
-                && sent.answer.is_some()
-                && seen.sighting.time_ns > sent.answered_ns;
-            let since = difference(seen.sighting.time_ns, sent.sent_ns);
+            let is_later =
+                seen.same_clock && sent.answer.is_some() && seen.event.time_ns > sent.answered_ns;
+            let since = difference(seen.event.time_ns, sent.sent_ns);
             let about = !seen.same_clock;
-            (!is_later).then_some(Found { way, seen, since, about })
+            (!is_later).then_some(Found { direction, seen, since, about })
         });
         let mut all: Vec<Found> = Vec::new();
         for it in found {
@@ -130,9 +134,9 @@ impl Trail {
             }
         }
         let has_other = all.iter().any(|it| it.about);
-        all.sort_by_cached_key(|it| match (it.about, it.way) {
+        all.sort_by_cached_key(|it| match (it.about, it.direction) {
             (true, _) => (1, it.seen.node.clone(), it.since),
-            (false, Way::Back) if has_other => (2, String::new(), it.since),
+            (false, FlowDirection::Reply) if has_other => (2, String::new(), it.since),
             (false, _) => (0, String::new(), it.since),
         });
         let came = sent.answer.map(|_| difference(sent.answered_ns, sent.sent_ns));
@@ -140,9 +144,9 @@ impl Trail {
         Self(all)
     }
 
-    /// The last one of this way.
-    pub(super) fn last(&self, way: Way) -> Option<&Found> {
-        self.0.iter().rfind(|it| it.way == way)
+    /// The last one of this direction.
+    pub(super) fn last(&self, direction: FlowDirection) -> Option<&Found> {
+        self.0.iter().rfind(|it| it.direction == direction)
     }
 }
 
@@ -154,9 +158,11 @@ pub(super) fn difference(later: u64, earlier: u64) -> i64 {
 /// Moves the times of other clocks between those of the sender's; `answered` is when the sender had
 /// its answer.
 fn move_into_gap(all: &mut [Found], answered: Option<i64>) {
-    let own = |way: Way| all.iter().filter(move |it| it.way == way && !it.about);
-    let left = own(Way::There).next_back().map_or(0, |it| it.since);
-    let came = own(Way::Back).next().map(|it| it.since).or(answered);
+    let own = |direction: FlowDirection| {
+        all.iter().filter(move |it| it.direction == direction && !it.about)
+    };
+    let left = own(FlowDirection::Request).next_back().map_or(0, |it| it.since);
+    let came = own(FlowDirection::Reply).next().map(|it| it.since).or(answered);
     for its in all.chunk_by_mut(|a, b| a.about == b.about && a.seen.node == b.seen.node) {
         let (Some(first), Some(last)) = (its.first(), its.last()) else { continue };
         if !first.about {
@@ -174,37 +180,14 @@ fn move_into_gap(all: &mut [Found], answered: Option<i64>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{self, packet};
     use super::*;
-
-    fn packet(protocol: Protocol) -> Packet {
-        Packet {
-            protocol,
-            mark: 40_000,
-            source: Some("10.240.0.5".parse().unwrap()),
-            to: "10.240.1.9:80".parse().unwrap(),
-            calls: true,
-            node: "node1".to_owned(),
-            pods: BTreeSet::new(),
-            wait: 1,
-        }
-    }
 
     fn seen(node: &str, same_clock: bool, time_ns: u64, ends: [&str; 2], flags: u8) -> Seen {
         let [source, destination] = ends.map(|end| end.parse().unwrap());
-        let sighting = Sighting {
-            time_ns,
-            hook: "from-pod".to_owned(),
-            device: "bl0".to_owned(),
-            reason: "remote-node".to_owned(),
-            refused: false,
-            source,
-            destination,
-            becomes: None,
-            tcp_flags: flags,
-            echo: None,
-            bytes: 74,
-        };
-        Seen { node: node.to_owned(), same_clock, sighting }
+        let event = fixtures::seen().event;
+        let event = TraceEvent { time_ns, source, destination, tcp_flags: flags, ..event };
+        Seen { node: node.to_owned(), same_clock, event }
     }
 
     const THERE: [&str; 2] = ["10.240.0.5:40000", "10.240.1.9:80"];
@@ -225,9 +208,10 @@ mod tests {
             seen("node1", true, 1200, ["10.240.0.5:40001", "10.240.1.9:80"], SYN),
             seen("node1", true, 1300, ["10.240.0.6:40000", "10.240.1.9:80"], SYN),
         ];
-        let trail = Trail::of(&packet(Protocol::Tcp), &sent(2000), all);
-        let found: Vec<(Way, i64)> = trail.0.iter().map(|it| (it.way, it.since)).collect();
-        assert_eq!(found, [(Way::There, 100), (Way::Back, 900)]);
+        let trail = Trail::of(&packet(), &sent(2000), all);
+        let found: Vec<(FlowDirection, i64)> =
+            trail.0.iter().map(|it| (it.direction, it.since)).collect();
+        assert_eq!(found, [(FlowDirection::Request, 100), (FlowDirection::Reply, 900)]);
     }
 
     #[test]
@@ -237,7 +221,7 @@ mod tests {
             seen("node1", true, 1100, THERE, SYN),
             seen("node2", false, 900_001_200, THERE, SYN),
         ];
-        let trail = Trail::of(&packet(Protocol::Tcp), &Sent { answer: None, ..sent(2000) }, all);
+        let trail = Trail::of(&packet(), &Sent { answer: None, ..sent(2000) }, all);
         let found: Vec<(&str, bool)> =
             trail.0.iter().map(|it| (&*it.seen.node, it.about)).collect();
         assert_eq!(found, [("node1", false), ("node2", true)]);
@@ -251,9 +235,10 @@ mod tests {
             seen("node1", true, 1200, ["10.240.0.5:0", "10.240.1.9:0"], 0),
         ];
         let echo = |identifier| Some(bowline_agent::Echo { identifier, reply: false });
-        all[0].sighting.echo = echo(40_000);
-        all[1].sighting.echo = echo(7);
-        let trail = Trail::of(&packet(Protocol::Icmp), &sent(2000), all);
+        all[0].event.echo = echo(40_000);
+        all[1].event.echo = echo(7);
+        let packet = Packet { protocol: Protocol::Icmp, ..packet() };
+        let trail = Trail::of(&packet, &sent(2000), all);
         assert_eq!(trail.0.len(), 1);
     }
 
@@ -265,7 +250,7 @@ mod tests {
             seen("node1", true, 1100, THERE, SYN),
             seen("node2", false, 50, THERE, SYN),
         ];
-        let trail = Trail::of(&packet(Protocol::Tcp), &sent(2000), all.clone());
+        let trail = Trail::of(&packet(), &sent(2000), all.clone());
         let order: Vec<(&str, i64, bool)> =
             trail.0.iter().map(|it| (&*it.seen.node, it.since, it.about)).collect();
         let expected = [
@@ -277,7 +262,7 @@ mod tests {
         assert_eq!(order, expected);
         // Nothing came back: right after it was last seen here.
         let lost = Sent { answer: None, ..sent(2000) };
-        let trail = Trail::of(&packet(Protocol::Tcp), &lost, all[2..].to_vec());
+        let trail = Trail::of(&packet(), &lost, all[2..].to_vec());
         let order: Vec<(&str, i64)> = trail.0.iter().map(|it| (&*it.seen.node, it.since)).collect();
         assert_eq!(order, [("node1", 100), ("node2", 100)]);
     }

@@ -1,13 +1,15 @@
-//! Where packets were seen: what the programs tell of them, with names instead of this build's
-//! numbers, for who follows one across nodes; and `GET /bowline/events` of the agent's HTTPS
-//! server, which tells it as it happens.
+//! What the programs tell of packets, with names instead of this build's numbers, for who follows
+//! one across nodes; and `GET /bowline/events` of the agent's HTTPS server, which tells it as it
+//! happens.
 //!
 //! Guarantees: the kernel filters; a stream ends by itself after the seconds that were asked for,
-//! and when its reader is gone, and says how many events were lost. As one listens to a node at a
-//! time, a second one is refused. Not here: who may ask (`server`).
+//! and when its reader is gone; its last message says how many events were lost, or why it ended
+//! early. As one listens to a node at a time, a second one is refused. Not here: who may ask
+//! (`server`).
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -22,9 +24,9 @@ use axum::{
     routing::get,
 };
 use bowline_ebpf_abi::{Address, Direction, Event, Reason, U16Be, protocol};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::datapath::{Filter, LEASE, ListenFailed, Listener, NodePlace, link_names};
 
@@ -45,7 +47,7 @@ const LONGEST: u64 = 120;
 
 /// Which packets to tell of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Followed {
+pub struct TraceFilter {
     /// The number of the protocol in the IP header.
     pub protocol: u8,
     /// Of either end.
@@ -56,7 +58,7 @@ pub struct Followed {
     pub seconds: u64,
 }
 
-impl Followed {
+impl TraceFilter {
     /// What the kernel is asked for.
     pub fn filter(&self) -> Filter {
         let is_control = matches!(self.protocol, protocol::ICMP | protocol::ICMPV6);
@@ -74,7 +76,7 @@ impl Followed {
 /// A packet at a hook, or a call on a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Sighting {
+pub struct TraceEvent {
     /// By the monotonic clock of the node's kernel.
     pub time_ns: u64,
     /// As [`Direction::name`] has it.
@@ -103,7 +105,7 @@ pub struct Echo {
     pub reply: bool,
 }
 
-impl Sighting {
+impl TraceEvent {
     /// What an event says, with the beginning of its packet and the names of the node's links.
     pub fn of(event: &Event, packet: &[u8], links: &BTreeMap<u32, String>) -> Self {
         let (reason, hook) = (Reason::of(event.reason), Direction::of(event.direction));
@@ -146,19 +148,21 @@ impl Echo {
 
 /// A line of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Line {
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum StreamMessage {
     /// The first: from now on nothing is missed. Machines that run since the same boot have one
     /// clock.
     Listening {
-        boot: String,
+        boot_id: String,
     },
-    Seen(Sighting),
-    /// How many events found no room so far; the last line says it in any case.
+    Event(TraceEvent),
+    /// How many events found no room so far; the last one of a stream that was not broken off.
     Lost(u64),
+    /// The last one of a stream that ends early: why.
+    Failed(String),
 }
 
-impl Line {
+impl StreamMessage {
     fn text(&self) -> String {
         // It has no part that JSON could not have.
         serde_json::to_string(self).unwrap_or_default() + "\n"
@@ -166,42 +170,58 @@ impl Line {
 }
 
 /// What is the same for all that runs since this machine was started.
-pub fn boot() -> String {
+pub fn boot_id() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     text.unwrap_or_default().trim().to_owned()
 }
 
-/// Somebody who follows packets on this machine.
+/// What somebody wants to know of packets on a node of this machine.
 #[derive(Debug)]
-pub struct Ear {
+pub struct Subscription {
     listener: Listener,
     links: BTreeMap<u32, String>,
     renewed: Instant,
 }
 
-impl Ear {
+impl Subscription {
     /// Begins to listen to a node.
     pub fn open(place: &NodePlace, filter: &Filter) -> Result<Self, ListenFailed> {
+        let renewed = Instant::now();
         let listener = Listener::open(&place.bpffs, filter)?;
         // Links have numbers where this fails.
         let links = link_names(place.netns.as_deref()).unwrap_or_default();
-        Ok(Self { listener, links, renewed: Instant::now() })
+        Ok(Self { listener, links, renewed })
     }
 
-    /// What was seen meanwhile, so many at most. To be called every second, or it goes deaf.
-    pub fn hear(&mut self, most: usize) -> Result<Vec<Sighting>, ListenFailed> {
-        if self.renewed.elapsed() > LEASE / 3 {
-            self.listener.renew()?;
-            self.renewed = Instant::now();
-        }
+    /// Adds what happened meanwhile, so many events at most, also before it fails. To be called
+    /// every second: whoever does not for the time of [`LEASE`] has missed something.
+    pub fn poll(&mut self, most: usize, into: &mut Vec<TraceEvent>) -> Result<(), ListenFailed> {
+        let renewed = self.renew();
         let (listener, links) = (&mut self.listener, &self.links);
         let events = std::iter::from_fn(|| listener.read()).take(most);
-        Ok(events.map(|(event, packet)| Sighting::of(&event, &packet, links)).collect())
+        into.extend(events.map(|(event, packet)| TraceEvent::of(&event, &packet, links)));
+        renewed
+    }
+
+    fn renew(&mut self) -> Result<(), ListenFailed> {
+        let (now, since) = (Instant::now(), self.renewed.elapsed());
+        if since <= LEASE / 3 {
+            return Ok(());
+        }
+        if since <= LEASE {
+            self.listener.renew()?;
+        }
+        // What that took counts, too.
+        if self.renewed.elapsed() > LEASE {
+            return Err(ListenFailed::Lapsed);
+        }
+        self.renewed = now;
+        Ok(())
     }
 
     /// How many events found no room.
     pub fn lost(&self) -> u64 {
-        // Maps that cannot be read any more are told of by `hear`.
+        // Maps that cannot be read any more are told of by `poll`.
         self.listener.lost().unwrap_or_default()
     }
 }
@@ -211,10 +231,13 @@ pub(crate) fn router(place: NodePlace) -> Router {
     Router::new().route("/bowline/events", get(events)).with_state(Arc::new(place))
 }
 
-async fn events(State(place): State<Arc<NodePlace>>, Query(wanted): Query<Followed>) -> Response {
-    let opened = tokio::task::spawn_blocking(move || Ear::open(&place, &wanted.filter()));
-    let ear = match opened.await {
-        Ok(Ok(ear)) => ear,
+async fn events(
+    State(place): State<Arc<NodePlace>>,
+    Query(wanted): Query<TraceFilter>,
+) -> Response {
+    let opened = spawn_blocking(move || Subscription::open(&place, &wanted.filter()));
+    let subscription = match opened.await {
+        Ok(Ok(subscription)) => subscription,
         Ok(Err(error)) => {
             let code = match error {
                 ListenFailed::Busy => StatusCode::CONFLICT,
@@ -225,33 +248,44 @@ async fn events(State(place): State<Arc<NodePlace>>, Query(wanted): Query<Follow
         Err(_) => return (StatusCode::INTERNAL_SERVER_ERROR, "it ended early").into_response(),
     };
     let end = Instant::now() + Duration::from_secs(wanted.seconds.clamp(1, LONGEST));
-    let first = Line::Listening { boot: boot() }.text();
-    let rest = stream::unfold(Some(ear), move |ear| async move {
-        let mut ear = ear?;
-        match more(&mut ear, end).await {
-            Ok(Some(lines)) => Some((Ok(lines), Some(ear))),
-            Ok(None) => Some((Ok(Line::Lost(ear.lost()).text()), None)),
-            Err(error) => Some((Err(error), None)),
-        }
+    let first = StreamMessage::Listening { boot_id: boot_id() }.text();
+    let rest = stream::unfold(Some(subscription), move |subscription| async move {
+        let mut subscription = subscription?;
+        let last = match more(&mut subscription, end).await {
+            Ok(Some(lines)) => return Some((lines, Some(subscription))),
+            Ok(None) => StreamMessage::Lost(subscription.lost()),
+            Err(error) => StreamMessage::Failed(error.to_string()),
+        };
+        Some((last.text(), None))
     });
-    let lines = stream::iter([Ok::<_, ListenFailed>(first)]).chain(rest).map_ok(Bytes::from);
+    let lines = stream::iter([first]).chain(rest).map(|it| Ok::<_, Infallible>(Bytes::from(it)));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
 /// The next lines, none after the end.
-async fn more(ear: &mut Ear, end: Instant) -> Result<Option<String>, ListenFailed> {
+async fn more(
+    subscription: &mut Subscription,
+    end: Instant,
+) -> Result<Option<String>, ListenFailed> {
     while Instant::now() < end {
-        let heard = ear.hear(BATCH)?;
-        if !heard.is_empty() {
-            let mut lines: String = heard.into_iter().map(|seen| Line::Seen(seen).text()).collect();
-            match ear.lost() {
+        let mut events = Vec::new();
+        let polled = subscription.poll(BATCH, &mut events);
+        if events.is_empty() {
+            polled?;
+        } else {
+            // What failed fails the next time, too.
+            let messages = events.into_iter().map(StreamMessage::Event);
+            let mut lines: String = messages.map(|message| message.text()).collect();
+            match subscription.lost() {
                 0 => {}
-                lost => lines.push_str(&Line::Lost(lost).text()),
+                lost => lines.push_str(&StreamMessage::Lost(lost).text()),
             }
             return Ok(Some(lines));
         }
         sleep(PAUSE).await;
     }
+    // Nothing is missing only if it was listened to until now.
+    subscription.renew()?;
     Ok(None)
 }
 
@@ -299,16 +333,16 @@ mod tests {
             ..Event::default()
         };
         let links = BTreeMap::from([(3, "bl0".to_owned())]);
-        let seen = Sighting::of(&event, &[], &links);
+        let seen = TraceEvent::of(&event, &[], &links);
         assert_eq!((&*seen.hook, &*seen.reason, &*seen.device), ("from-pod", "balanced", "bl0"));
         assert_eq!(seen.becomes, Some("10.240.1.9:9376".parse().unwrap()));
         // What is no service's changes nothing; a link that nobody knows has its number.
         let event = Event { service: NO_SERVICE, ifindex: 4, ..event };
-        let seen = Sighting::of(&event, &[], &links);
+        let seen = TraceEvent::of(&event, &[], &links);
         assert_eq!((seen.becomes, &*seen.device), (None, "link 4"));
         // Another build's numbers, which this one has no names for.
         let event = Event { reason: 999, direction: 9, ..event };
-        let seen = Sighting::of(&event, &[], &links);
+        let seen = TraceEvent::of(&event, &[], &links);
         assert_eq!((&*seen.reason, &*seen.hook, seen.refused), ("unknown", "unknown", false));
     }
 }
