@@ -11,6 +11,7 @@
 
 #[path = "network/bridge.rs"]
 mod bridge;
+mod interrupts;
 #[expect(dead_code, reason = "the way through services has more loads")]
 #[path = "path/load.rs"]
 mod load;
@@ -25,6 +26,7 @@ mod world;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bowline_agent::datapath::{Datapath, Hop};
@@ -143,6 +145,7 @@ fn rounds(
     load.place();
     for round in 0..arguments.rounds as usize {
         for step in 0..ways.len() {
+            interrupts::check();
             let place = (round + step) % ways.len();
             let target = ways[place].target;
             planes.lead(world, ways[place].tunnel);
@@ -195,8 +198,12 @@ fn report(load: Load, ways: &[Way<'_>], rates: &[Vec<f64>]) -> Vec<Figure> {
     figures
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
+}
+
+fn suite(arguments: &Arguments) {
     let parameters =
         [("rounds", json!(arguments.rounds)), ("turn_milliseconds", json!(arguments.turn))];
     let mut run = Run::begin("network", &parameters, Statistics::Off);
@@ -223,7 +230,7 @@ fn main() {
     ];
     println!("ratios to `{LIMIT}` in the same round: median [least .. most of the rounds]");
     for load in LOADS {
-        let rates = rounds(&arguments, &world, &mut planes, &ways, load);
+        let rates = rounds(arguments, &world, &mut planes, &ways, load);
         run.extend(report(load, &ways, &rates));
     }
     run.end(arguments.json.as_deref()).unwrap();

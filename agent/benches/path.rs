@@ -17,8 +17,10 @@ mod world;
 
 #[path = "path/baselines.rs"]
 mod baselines;
+mod interrupts;
 #[path = "path/load.rs"]
 mod load;
+#[expect(dead_code, reason = "other suites have quantiles")]
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
 #[path = "path/rules.rs"]
@@ -28,6 +30,7 @@ mod screen;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use baselines::{Plain, Rules, many_ports};
@@ -200,6 +203,7 @@ impl Stage<'_> {
         load.place();
         for round in 0..rounds {
             for step in 0..ways.len() {
+                interrupts::check();
                 let place = (round + step) % ways.len();
                 let (way, target) = (ways[place], ways[place].target);
                 if way.hooked {
@@ -278,8 +282,12 @@ fn report(scene: Scene, all: &[Found], figures: &[Figure]) {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
+}
+
+fn suite(arguments: &Arguments) {
     let mut run = Run::begin(
         "path",
         &[
@@ -305,7 +313,7 @@ fn main() {
         rules.write(plain, 3, &several[1]);
         rules.check(plain, SocketAddr::from((vip(2), PORT)), &several[1]);
     }
-    let stage = Stage { arguments: &arguments, world: &world, others: &others, bare: &bare };
+    let stage = Stage { arguments, world: &world, others: &others, bare: &bare };
     // The first number's ratios of the hooks to the limit, by place and load.
     let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
     for &count in &arguments.services {
@@ -328,7 +336,7 @@ fn main() {
         }
     }
     goals(run.figures());
-    println!("\n{}", about(&arguments, run.machine()));
+    println!("\n{}", about(arguments, run.machine()));
     run.end(arguments.json.as_deref()).unwrap();
 }
 
@@ -343,11 +351,12 @@ fn goals(figures: &[Figure]) {
 
 /// What the figures are, and of which machine.
 fn about(arguments: &Arguments, machine: &Machine) -> String {
-    let Machine { cpu, cpus, kernel, .. } = machine;
     format!(
         "Ratios to the pod's own address in the same round: the median of {} rounds, and the least \
          and the most of them; {} ms a turn, every way in turns; across two nodes and on one, \
-         through the last of the services. {cpus} CPUs ({cpu}), Linux {kernel}.",
-        arguments.rounds, arguments.turn,
+         through the last of the services. {}.",
+        arguments.rounds,
+        arguments.turn,
+        machine.shown()
     )
 }

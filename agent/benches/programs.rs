@@ -12,6 +12,7 @@
 #[expect(dead_code, reason = "the tables use all of it")]
 #[path = "../tests/datapath/packets/frame.rs"]
 mod frame;
+mod interrupts;
 #[expect(dead_code, reason = "the tables use all of it")]
 #[path = "../tests/datapath/packets/lab.rs"]
 mod lab;
@@ -26,6 +27,7 @@ mod stay;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use aya::programs::SchedClassifier;
 use bowline_agent::datapath::{Instructions, Repeat, Repeated};
@@ -262,8 +264,12 @@ fn print(figures: &[Figure]) {
     println!("{name:<58} {median:>7.1} ns  [{min:.1} .. {max:.1}]  {count:>6}{noisy}");
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
+}
+
+fn suite(arguments: &Arguments) {
     let parameters = [
         ("rounds", json!(arguments.rounds)),
         ("turns", json!(arguments.turns)),
@@ -284,7 +290,10 @@ fn main() {
         let screen = Screen::new();
         for round in 1..=arguments.rounds {
             screen.begin(format!("round {round} of {}", arguments.rounds));
-            all.iter_mut().for_each(|one| one.measure(lab, &arguments, counter.as_ref()));
+            for one in &mut all {
+                interrupts::check();
+                one.measure(lab, arguments, counter.as_ref());
+            }
         }
         drop(screen);
         for figures in all.into_iter().map(Measured::figures) {

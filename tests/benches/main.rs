@@ -5,12 +5,16 @@
 
 mod api;
 mod cluster;
+mod fleet;
 mod programming;
 #[expect(dead_code, reason = "other suites look at the machine")]
 #[path = "../../xtask/src/bench/results.rs"]
 mod results;
+#[expect(dead_code, reason = "another suite has a proxy in user space, too")]
+#[path = "../../agent/benches/path/rules.rs"]
+mod rules;
 mod screen;
-mod suite;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +25,7 @@ use bowline_tests::interrupts;
 use clap::{Parser, Subcommand};
 use results::{Run, Statistics};
 use screen::Screen;
+use table::Table;
 use tokio::sync::watch;
 
 /// Measure whole clusters, or a server.
@@ -77,6 +82,6 @@ async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Resul
     };
     drop(screen);
     run.extend(figures?);
-    println!("median [least .. most of the rounds]\n{}", suite::Table(run.figures()));
+    println!("median [least .. most of the rounds]\n{}", Table(run.figures()));
     run.end(options.json.as_deref()).context("cannot write the figures")
 }

@@ -3,11 +3,12 @@
 //! Guarantees: prints each figure beside its goal, reached or not; a goal that is missed is no
 //! failure, because a busy machine misses all of them. What fails is `compare`, when something got
 //! worse beyond the noise, and `--gate`, when a check does not hold: both then end with the status
-//! 1, and with 2 when they could not find out, as diff and grep do. The programs measured are those
-//! that users run, in a release build. Suites that need no cluster are benchmarks of the agent
-//! (`agent/benches`), those that do are one program (`tests/benches`). Every suite writes the same
-//! format (`bench/results.rs`) into one folder, with a page of all that is there. An interrupt is a
-//! suite's own to end: it removes what it made.
+//! 1, and with 2 when they could not find out, as diff and grep do. Suites that need no cluster are
+//! benchmarks of the agent (`agent/benches`), in the development profile: what they time is in the
+//! kernel, and the programs there are the same in each. Those that need one are one program
+//! (`tests/benches`); what they time is what users run, in a release build. Every suite writes the
+//! same format (`bench/results.rs`) into one folder, with a page of all that is there. A suite that
+//! is interrupted, or whose xtask is killed, removes what it made and ends.
 
 mod compare;
 mod gate;
@@ -77,8 +78,12 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let outcome = match (&args.gate, &args.what) {
         (Some(gate), _) => gate::run(gate, &args.json),
         (None, Some(What::Compare(files))) => compare::run(files),
-        (None, Some(What::Suite(suite))) => measure(std::slice::from_ref(suite)),
-        (None, Some(What::All(extent))) => measure(&Suite::all(extent)),
+        (None, Some(What::Suite(suite))) => {
+            measure(std::slice::from_ref(suite)).map(|_| Outcome::Good)
+        }
+        (None, Some(What::All(extent))) => {
+            Suite::all(extent).and_then(|all| measure(&all)).map(|_| Outcome::Good)
+        }
         (None, None) => Err(anyhow!("say what to measure, or give a gate: see --help")),
     };
     let (status, error) = status(outcome);
@@ -97,8 +102,9 @@ fn status(outcome: Result<Outcome>) -> (u8, Option<String>) {
     }
 }
 
-/// Builds, measures, prints, and makes the page anew after each suite.
-fn measure(suites: &[Suite]) -> Result<Outcome> {
+/// Builds, measures, prints, and makes the page anew after each suite; where the figures are.
+fn measure(suites: &[Suite]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     for (place, suite) in suites.iter().enumerate() {
         if suites.len() > 1 {
             eprintln!("= {}, {} of {}", suite.name(), place + 1, suites.len());
@@ -111,6 +117,7 @@ fn measure(suites: &[Suite]) -> Result<Outcome> {
         }
         eprintln!("figures: {}", json.display());
         eprintln!("page:    {}", page.display());
+        files.push(json);
     }
-    Ok(Outcome::Good)
+    Ok(files)
 }

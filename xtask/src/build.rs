@@ -4,7 +4,11 @@
 //! Cargo is always asked for the whole workspace, so that dependencies keep one set of features
 //! and are compiled once for building, testing and the demo.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::{bpf, process, workspace};
 
@@ -41,6 +45,19 @@ pub(crate) fn binaries(release: bool) -> Result<()> {
         cargo.arg("--release");
     }
     process::run(&mut cargo)
+}
+
+/// Has cargo build; where the one program is whose source ends with this path.
+pub(crate) fn executable(cargo: &mut Command, source: &str) -> Result<PathBuf> {
+    let text = process::printed(cargo.args(["--message-format", "json-render-diagnostics"]))?;
+    let found = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| {
+            message["target"]["src_path"].as_str().is_some_and(|path| path.ends_with(source))
+        })
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    found.with_context(|| format!("cargo built no program of {source}"))
 }
 
 /// The binary with other map layouts, at `target/next/debug/bowline`: what upgrades and downgrades

@@ -25,7 +25,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs it like [`run`], in a group of its own to which interrupts are sent on: what the program
-/// made it removes then, and we wait for that.
+/// made it removes then, and we wait for that. Who is killed sends nothing: that the program ends
+/// then, too, is to be asked for when it is started.
 pub(crate) fn run_to_its_end(command: &mut Command) -> Result<()> {
     let line = shown(command);
     eprintln!("+ {line}");
@@ -71,6 +72,16 @@ fn checked(line: &str, status: ExitStatus) -> Result<()> {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
+}
+
+/// Runs it like [`run`], and gives what it prints on standard output.
+pub(crate) fn printed(command: &mut Command) -> Result<String> {
+    let line = shown(command);
+    eprintln!("+ {line}");
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start `{line}`"))?;
+    checked(&line, output.status)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Becomes the program; returns only when that failed.

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::interrupts;
 use crate::load::serve_at;
 use crate::rules::{Services, iptables, iptables_change, nftables, nftables_change, redirects};
 use crate::world::Namespace;
@@ -158,6 +159,7 @@ impl Rules {
             Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(&all, count)),
             Self::Nftables => {
                 for part in nftables(&all, count, PART) {
+                    interrupts::check();
                     plain.load("nft", NFT, part);
                 }
             }

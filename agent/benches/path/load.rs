@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::results::for_people;
+use crate::results;
 use crate::world::Namespace;
 
 /// Bytes of a question and of its answer.
@@ -105,8 +105,7 @@ impl Load {
 
     /// A rate, for people.
     pub(crate) fn shown(self, rate: f64) -> String {
-        let (number, unit) = for_people(rate, self.unit());
-        format!("{number} {unit}")
+        results::shown(rate, self.unit())
     }
 
     /// Puts it on `target` for this long, and gives the rate.

@@ -16,20 +16,20 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bowline_tests::alone::Alone;
 use bowline_tests::api::connect;
 use bowline_tests::server::Server;
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, PostParams};
-use kube::client::Body;
 use kube::core::Request;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use crate::results::{Better, Figure, Relation, median};
+use crate::results::{Better, Figure, Relation, median, quantile};
 use crate::screen::Screen;
-use crate::suite::quantile;
 use watchers::Watchers;
 use work::{Turn, Work, turn};
 
@@ -152,7 +152,7 @@ impl Stage<'_> {
             .iter()
             .flat_map(|clients| Work::ALL.map(|work| Found::new(work, *clients)))
             .collect();
-        let mut durable = Vec::new();
+        let (mut durable, mut turns) = (Vec::new(), 0);
         for round in 0..=self.options.rounds {
             self.screen.begin(match round {
                 0 => "requests: connecting and warming up".to_owned(),
@@ -160,7 +160,8 @@ impl Stage<'_> {
             });
             let written = tokio::task::block_in_place(|| write_durably(directory, length))?;
             for found in &mut all {
-                let seen = turn(found.work, &self.clients[..found.clients], length).await?;
+                turns += 1;
+                let seen = turn(found.work, &self.clients[..found.clients], length, turns).await?;
                 if found.work == Work::Create {
                     work::clear(&self.clients[0]).await?;
                 }
@@ -242,14 +243,18 @@ impl Stage<'_> {
         let (mut whole, mut paged, mut bytes) = (Vec::new(), Vec::new(), 0);
         for round in 0..=self.options.rounds {
             self.screen.begin(format!("listing {count} pods"));
-            let start = Instant::now();
-            bytes = list(&self.clients[0], None).await?;
-            let took = start.elapsed().as_secs_f64() * 1e3;
-            let start = Instant::now();
-            list(&self.clients[0], Some(PAGE)).await?;
-            if round > 0 {
-                whole.push(took);
-                paged.push(start.elapsed().as_secs_f64() * 1e3);
+            for (page, times) in [(None, &mut whole), (Some(PAGE), &mut paged)] {
+                let start = Instant::now();
+                let bodies = list(&self.clients[0], page).await?;
+                let took = start.elapsed().as_secs_f64() * 1e3;
+                let listed = items(&bodies)?;
+                ensure!(listed == count as usize, "{listed} of {count} pods in pages of {page:?}");
+                if round > 0 {
+                    times.push(took);
+                }
+                if page.is_none() {
+                    bytes = bodies.iter().map(|body| body.as_ref().len()).sum();
+                }
             }
         }
         let rates = whole.iter().map(|took| bytes as f64 / (took / 1e3)).collect();
@@ -350,17 +355,30 @@ fn pod(number: u32) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Lists all pods, at once or in pages; how many bytes that were.
-async fn list(client: &kube::Client, page: Option<u32>) -> Result<usize> {
-    let (mut bytes, mut params) = (0, ListParams { limit: page, ..ListParams::default() });
+/// Lists all pods, at once or in pages: the answers.
+async fn list(client: &kube::Client, page: Option<u32>) -> Result<Vec<impl AsRef<[u8]>>> {
+    let (mut bodies, mut params) = (Vec::new(), ListParams { limit: page, ..Default::default() });
     loop {
-        let request = Request::new(PODS).list(&params)?;
-        let response = client.send(request.map(Body::from)).await?;
-        let body = response.into_body().collect_bytes().await?;
-        bytes += body.len();
-        let Some(next) = page.and_then(|_| next_page(&body)) else { return Ok(bytes) };
+        let body = work::answer(client, Request::new(PODS).list(&params)?).await?;
+        let next = page.and_then(|_| next_page(body.as_ref()));
+        bodies.push(body);
+        let Some(next) = next else { return Ok(bodies) };
         params.continue_token = Some(next);
     }
+}
+
+/// How many there are in all these lists.
+fn items(lists: &[impl AsRef<[u8]>]) -> Result<usize> {
+    #[derive(Deserialize)]
+    struct List {
+        items: Vec<IgnoredAny>,
+    }
+    let mut count = 0;
+    for list in lists {
+        let List { items } = serde_json::from_slice(list.as_ref()).context("no list")?;
+        count += items.len();
+    }
+    Ok(count)
 }
 
 /// Where the next page begins: the list's own metadata come before its items.
@@ -403,6 +421,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), figures.len(), "each name once");
+    }
+
+    #[test]
+    fn what_pages_hold_is_counted_and_what_is_no_list_is_an_error() {
+        let list = |count: usize| json!({ "metadata": {}, "items": vec![json!({}); count] });
+        let pages = [list(500), list(3)].map(|list| list.to_string());
+        assert_eq!(items(&pages).unwrap(), 503);
+        assert!(items(&[json!({ "kind": "Status" }).to_string()]).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use kube::api::{GetParams, ListParams, PostParams};
 use kube::client::Body;
 use kube::core::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 /// Objects that every client works with.
@@ -65,12 +65,21 @@ impl Work {
                 objects.replace(&name, &post, body)?
             }
         };
-        let response = client.send(request.map(Body::from)).await?;
-        let status = response.status();
-        let bytes = response.into_body().collect_bytes().await?;
-        ensure!(status.is_success(), "{}: {status}: {}", self.name(), text(&bytes));
-        Ok(bytes.len())
+        let answer = answer(client, request).await.with_context(|| self.name())?;
+        Ok(answer.as_ref().len())
     }
+}
+
+/// What the server answers, as it came. An error if it refuses.
+pub(super) async fn answer(
+    client: &kube::Client,
+    request: http::Request<Vec<u8>>,
+) -> Result<impl AsRef<[u8]>> {
+    let response = client.send(request.map(Body::from)).await?;
+    let status = response.status();
+    let bytes = response.into_body().collect_bytes().await?;
+    ensure!(status.is_success(), "{status}: {}", text(&bytes));
+    Ok(bytes)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -137,8 +146,24 @@ pub(crate) struct Turn {
     pub(crate) times: Vec<f64>,
 }
 
-/// Every client asks for so long.
-pub(crate) async fn turn(work: Work, clients: &[kube::Client], length: Duration) -> Result<Turn> {
+/// The revision of what was written last.
+async fn revision(client: &kube::Client) -> Result<u64> {
+    let request = Request::new(OBJECTS).list(&ListParams::default().limit(1))?;
+    let list: Value = client.request(request).await?;
+    let revision = list["metadata"]["resourceVersion"].as_str();
+    Ok(revision.context("a list without a revision")?.parse()?)
+}
+
+/// Every client asks for so long. What it writes is new in each turn, and whether the server wrote
+/// all of it is looked at afterwards: it writes nothing when it is told what it has.
+pub(crate) async fn turn(
+    work: Work,
+    clients: &[kube::Client],
+    length: Duration,
+    turn: u32,
+) -> Result<Turn> {
+    let client = clients.first().context("no clients")?;
+    let before = if work.is_write() { revision(client).await? } else { 0 };
     let start = Instant::now();
     let mut asking = JoinSet::new();
     for (number, client) in clients.iter().cloned().enumerate() {
@@ -146,7 +171,8 @@ pub(crate) async fn turn(work: Work, clients: &[kube::Client], length: Duration)
             let mut times = Vec::new();
             while start.elapsed() < length {
                 let asked = Instant::now();
-                work.ask(&client, number, times.len() as u64).await?;
+                let count = (u64::from(turn) << 32) + times.len() as u64;
+                work.ask(&client, number, count).await?;
                 times.push(asked.elapsed().as_secs_f64() * 1e3);
             }
             anyhow::Ok(times)
@@ -156,5 +182,11 @@ pub(crate) async fn turn(work: Work, clients: &[kube::Client], length: Duration)
     while let Some(done) = asking.join_next().await {
         times.extend(done??);
     }
-    Ok(Turn { a_second: times.len() as f64 / start.elapsed().as_secs_f64(), times })
+    let a_second = times.len() as f64 / start.elapsed().as_secs_f64();
+    if work.is_write() {
+        let written = revision(client).await?.saturating_sub(before);
+        let asked = times.len();
+        ensure!(written >= asked as u64, "{}: {written} of {asked} were written", work.name());
+    }
+    Ok(Turn { a_second, times })
 }

@@ -1,6 +1,6 @@
 //! What a cluster takes: `cargo xtask bench cluster`.
 //!
-//! Clusters of three nodes are started and removed, once a round. The last one stays, with a
+//! Clusters of three nodes are started and removed, once a round. Another one stays, with a
 //! registry: in it pods are applied, scaled down and updated, their image at hand on each node, and
 //! beside one pod the same container is started by containerd's own client (`ctr`), without
 //! bowline. What the client takes (`bowline apply`, `ctr`) is part of it. Memory and processor time
@@ -18,8 +18,10 @@ use bowline_tests::alone::Alone;
 use bowline_tests::{Cluster, Wishes};
 use serde_json::{Value, json};
 
+use crate::fleet::memory_goal;
 use crate::results::{Better, Figure};
 use crate::screen::Screen;
+use usage::Goals;
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -77,28 +79,22 @@ pub(crate) async fn measure(
     alone: &Alone,
     screen: &Screen,
 ) -> Result<Vec<Figure>> {
-    let (mut ups, mut downs, mut last) = (Vec::new(), Vec::new(), None);
+    let (mut ups, mut downs) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         screen.begin(format!("starting {NODES} nodes, round {round} of {}", options.rounds));
-        if let Some(cluster) = last.take() {
-            let start = Instant::now();
-            drop::<Cluster>(cluster);
-            downs.push(start.elapsed().as_secs_f64());
-        }
+        let cluster = Cluster::up(&alone.wishes(NODES))?;
+        ups.push(cluster.up_took.as_secs_f64());
+        let start = Instant::now();
+        drop::<Cluster>(cluster);
+        downs.push(start.elapsed().as_secs_f64());
         // What is dropped at an interrupt is this function, which has to be asked for it.
         tokio::task::yield_now().await;
-        let registry = round == options.rounds;
-        let cluster = Cluster::up(&Wishes { registry, ..alone.wishes(NODES) })?;
-        ups.push(cluster.up_took.as_secs_f64());
-        last = Some(cluster);
     }
     let figure = |name: String, samples: Vec<f64>| Figure::new(name, "s", Better::Less, samples);
     let up = figure(format!("`up` to all {NODES} nodes Ready"), ups).goal(UP_GOAL);
-    let mut figures = vec![up];
-    if !downs.is_empty() {
-        figures.push(figure(format!("`down` of {NODES} nodes"), downs));
-    }
-    let Some(cluster) = last else { return Ok(figures) };
+    let mut figures = vec![up, figure(format!("`down` of {NODES} nodes"), downs)];
+    screen.begin(format!("starting {NODES} nodes with a registry"));
+    let cluster = Cluster::up(&Wishes { registry: true, ..alone.wishes(NODES) })?;
     let stage = Stage { options, screen, cluster: &cluster };
     let measured = stage.with_pods().await;
     figures.extend(measured.map_err(|error| cluster.with_logs(error))?);
@@ -116,18 +112,20 @@ pub(crate) async fn measure(
 impl Stage<'_> {
     async fn with_pods(&self) -> Result<Vec<Figure>> {
         let api = self.cluster.api().await?;
-        let mut figures = self.usage("idle").await?;
+        let mut figures = self.usage("idle", Goals::IDLE).await?;
         self.fetch_images(&api).await?;
         let count = self.options.pods;
         let label = self.many(&api, count).await?;
-        figures.extend(self.usage(&format!("with {count} pods")).await?);
+        figures.extend(self.usage(&format!("with {count} pods"), Goals::default()).await?);
         self.remove(&api, &label).await?;
         figures.extend(self.pods(&api).await?);
         Ok(figures)
     }
 
     async fn with_services(&self) -> Result<Vec<Figure>> {
+        let count = self.options.services;
         self.services(&self.cluster.api().await?).await?;
-        self.usage(&format!("with {} services", self.options.services)).await
+        let goals = Goals { agent: memory_goal(count), ..Goals::default() };
+        self.usage(&format!("with {count} services"), goals).await
     }
 }

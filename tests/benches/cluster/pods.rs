@@ -135,16 +135,14 @@ impl Stage<'_> {
         found: &mut Found,
     ) -> Result<()> {
         found.bare.push(tokio::task::block_in_place(|| bare.start())?);
-        let start = Instant::now();
+        let mut took = Vec::new();
         for number in 0..=self.options.single {
             let name = format!("single-{round}-{number}");
-            let took = self.apply(api, &pod(&name, &name), &name, 1).await?;
-            if number == 0 {
-                found.one.push(took * 1e3);
-            }
+            took.push(self.apply(api, &pod(&name, &name), &name, 1).await?);
         }
-        let all = start.elapsed().as_secs_f64() - found.one.last().copied().unwrap_or(0.0) / 1e3;
-        found.single.push(all);
+        let row = took.split_off(1);
+        found.one.extend(took.into_iter().map(|seconds| seconds * 1e3));
+        found.single.push(row.iter().sum());
         let all = ListParams::default().labels("bench");
         api.of::<Pod>().delete_collection(&DeleteParams::default(), &all).await?;
         api.no_pods("bench", PATIENCE).await

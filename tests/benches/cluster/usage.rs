@@ -7,21 +7,28 @@ use bowline_tests::Node;
 use bowline_tests::api::Api;
 
 use super::{PATIENCE, Stage};
-use crate::programming::fleet::Fleet;
-use crate::programming::rules::Services as _;
+use crate::fleet::Fleet;
 use crate::results::{Better, Figure};
+use crate::rules::Services as _;
 
 /// After this long what was made last is dealt with.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Megabytes: of an idle server, of an idle agent, of an agent with 10,000 services.
-const SERVER_GOAL: f64 = 80.0;
-const AGENT_GOAL: f64 = 40.0;
-const SERVICES_GOAL: f64 = 120.0;
 const ENDPOINTS: u32 = 10;
+
+/// What may be taken of memory, in megabytes, as far as there are goals.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Goals {
+    pub(super) server: Option<f64>,
+    pub(super) agent: Option<f64>,
+}
+
+impl Goals {
+    pub(super) const IDLE: Self = Self { server: Some(80.0), agent: Some(40.0) };
+}
 
 impl Stage<'_> {
     /// What is used while nothing changes: a sample a window, as many as there are rounds.
-    pub(super) async fn usage(&self, when: &str) -> Result<Vec<Figure>> {
+    pub(super) async fn usage(&self, when: &str, goals: Goals) -> Result<Vec<Figure>> {
         self.screen.begin(format!("memory and processor time, {when}"));
         tokio::time::sleep(SETTLE).await;
         let (mut server, mut agent) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
@@ -45,12 +52,9 @@ impl Stage<'_> {
             let parts = before.1.into_iter().zip(after.1);
             agent[1].push(parts.map(|(before, after)| part(before, after)).fold(0.0, f64::max));
         }
-        let many = when.ends_with("10000 services").then_some(SERVICES_GOAL);
-        let idle = when == "idle";
-        let goals = [idle.then_some(SERVER_GOAL), many.or(idle.then_some(AGENT_GOAL))];
         let mut figures = Vec::new();
         for (who, goal, [memory, cpu]) in
-            [("server", goals[0], server), ("largest agent", goals[1], agent)]
+            [("server", goals.server, server), ("largest agent", goals.agent, agent)]
         {
             let figure = |what: &str, unit: &str, samples: Vec<f64>| {
                 Figure::new(format!("{who}, {when}: {what}"), unit, Better::Less, samples)

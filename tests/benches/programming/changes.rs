@@ -1,7 +1,5 @@
 //! One endpoint of a service becomes another: how long it takes until nodes' maps have it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +9,12 @@ use bowline_tests::maps::Services;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
-use super::fleet::{Fleet, Names};
-use super::rules::Services as _;
+use crate::fleet::{Fleet, Names};
+use crate::rules::Services as _;
 
 /// How long a change may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,43 +99,73 @@ async fn follow(
     Ok((follow, heard))
 }
 
+/// What churn has done to its services so far. The next one goes on from there: a server writes
+/// nothing when it is told what it has.
+pub(crate) struct Churned {
+    fleet: Fleet,
+    /// How many changes there were.
+    steps: u32,
+    /// Of the last of them.
+    revision: u64,
+}
+
+impl Churned {
+    /// Nothing yet, of so many services at most.
+    pub(crate) fn new(endpoints: u32, most: u32) -> Self {
+        Self { fleet: Fleet::new(endpoints, most), steps: 0, revision: 0 }
+    }
+
+    /// Changes the next one of so many services. An error if nothing was written.
+    async fn change(&mut self, api: &Api, count: u32) -> Result<()> {
+        let number = changed(self.steps, count) + 1;
+        self.steps += 1;
+        let names = Names::of(number);
+        self.fleet.change(number);
+        let slices = kube::Api::namespaced(api.client(), &names.namespace);
+        let new = self.fleet.slice(number)?;
+        let written = slices.replace(&names.slice, &PostParams::default(), &new).await?;
+        // What is not written keeps its revision, which is not above that of a later change.
+        let revision = written.metadata.resource_version.context("no revision")?.parse()?;
+        ensure!(revision > self.revision, "a change of service {number} wrote nothing");
+        self.revision = revision;
+        Ok(())
+    }
+}
+
 /// Other services that change all the time, until this value is dropped.
 pub(crate) struct Churn {
     /// It ends with its set.
-    running: JoinSet<Result<()>>,
-    done: Arc<AtomicU32>,
+    running: JoinSet<Result<Churned>>,
+    /// Dropping it asks for the end.
+    end: oneshot::Sender<()>,
     since: Instant,
+    /// How many changes there had been before.
+    before: u32,
 }
 
 impl Churn {
-    pub(crate) fn begin(api: &Api, endpoints: u32, count: u32) -> Self {
-        let (api, done) = (api.clone(), Arc::new(AtomicU32::new(0)));
-        let counted = done.clone();
+    pub(crate) fn begin(api: &Api, mut churned: Churned, count: u32) -> Self {
+        let (api, before) = (api.clone(), churned.steps);
+        let (end, mut ended) = oneshot::channel();
         let mut running = JoinSet::new();
         running.spawn(async move {
-            let mut fleet = Fleet::new(endpoints, count);
             let mut pace = tokio::time::interval(CHURN);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            for step in 0.. {
+            while let Err(oneshot::error::TryRecvError::Empty) = ended.try_recv() {
                 pace.tick().await;
-                let number = changed(step, count) + 1;
-                let names = Names::of(number);
-                fleet.change(number);
-                let slices = kube::Api::namespaced(api.client(), &names.namespace);
-                let new = fleet.slice(number)?;
-                slices.replace(&names.slice, &PostParams::default(), &new).await?;
-                counted.fetch_add(1, Ordering::Relaxed);
+                churned.change(&api, count).await?;
             }
-            Ok(())
+            Ok(churned)
         });
-        Self { running, done, since: Instant::now() }
+        Self { running, end, since: Instant::now(), before }
     }
 
-    /// How many changes a second there were.
-    pub(crate) fn end(mut self) -> Result<f64> {
-        if let Some(ended) = self.running.try_join_next() {
-            ended?.context("services should have gone on changing")?;
-        }
-        Ok(f64::from(self.done.load(Ordering::Relaxed)) / self.since.elapsed().as_secs_f64())
+    /// How many changes a second there were, and where the next churn goes on.
+    pub(crate) async fn end(mut self) -> Result<(f64, Churned)> {
+        drop(self.end);
+        let ended = self.running.join_next().await.context("nothing churned")?;
+        let churned = ended?.context("services should have gone on changing")?;
+        let done = f64::from(churned.steps - self.before);
+        Ok((done / self.since.elapsed().as_secs_f64(), churned))
     }
 }

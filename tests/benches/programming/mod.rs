@@ -9,11 +9,7 @@
 //! Making the services is measured once.
 
 mod changes;
-pub(crate) mod fleet;
 mod others;
-#[expect(dead_code, reason = "another suite has a proxy in user space, too")]
-#[path = "../../../agent/benches/path/rules.rs"]
-pub(crate) mod rules;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,13 +21,12 @@ use bowline_tests::{Cluster, Node, api::Api};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::results::{Better, Figure, Relation, median};
+use crate::fleet::{Fleet, memory_goal};
+use crate::results::{Better, Figure, Relation, median, quantile};
+use crate::rules::Services as _;
 use crate::screen::Screen;
-use crate::suite::quantile;
-use changes::{Change, Churn, change, changed};
-use fleet::Fleet;
+use changes::{Change, Churn, Churned, change, changed};
 use others::{Rules, Writer};
-use rules::Services as _;
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -52,9 +47,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     changes: u32,
-    /// Rules of others are written for so many services at most: of more it takes minutes
+    /// kube-proxy's rules are written for so many services at most: of more it takes minutes
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
-    others: u32,
+    rules: u32,
 }
 
 const NODES: usize = 3;
@@ -64,11 +59,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const SETTLE: Duration = Duration::from_secs(3);
 /// Room for all the endpoints, and for those that were replaced and rest.
 const ROOM: [&str; 2] = ["--map-size", "BACKENDS=262144"];
-/// Of the agent with 10,000 services: seconds, milliseconds, megabytes.
+/// Of the agent with 10,000 services: seconds, milliseconds.
 const GOALS_WITH: u32 = 10_000;
 const START_GOAL: f64 = 2.0;
 const CHANGE_GOAL: f64 = 3.0;
-const MEMORY_GOAL: f64 = 120.0;
 /// nft writes all rules in each round only for so many services: of ten thousand it takes minutes.
 const NFT_ROUNDS: u32 = 1_000;
 /// How many changes rules of others see in a round.
@@ -81,7 +75,7 @@ impl Options {
             ("endpoints", json!(self.endpoints)),
             ("rounds", json!(self.rounds)),
             ("changes", json!(self.changes)),
-            ("others", json!(self.others)),
+            ("rules", json!(self.rules)),
         ]
     }
 }
@@ -120,6 +114,8 @@ struct Stage<'a> {
     fleet: Fleet,
     /// How many changes there were.
     step: u32,
+    /// What churn has done so far; nothing while it goes on.
+    churned: Option<Churned>,
     directory: TempDir,
     figures: Vec<Figure>,
 }
@@ -136,11 +132,14 @@ pub(crate) async fn measure(
     let cluster = Cluster::up(&wishes)?;
     let (api, directory) = (cluster.api().await?, alone.directory()?);
     let fleet = Fleet::new(options.endpoints, 0);
-    let (cluster, figures) = (&cluster, Vec::new());
-    let mut stage = Stage { options, screen, cluster, api, fleet, step: 0, directory, figures };
     let mut counts = options.services.clone();
     counts.sort_unstable();
     counts.dedup();
+    let most = counts.last().copied().unwrap_or(0);
+    let churned = Some(Churned::new(options.endpoints, most));
+    let (cluster, figures) = (&cluster, Vec::new());
+    let mut stage =
+        Stage { options, screen, cluster, api, fleet, step: 0, churned, directory, figures };
     for count in counts {
         stage.with(count).await.map_err(|error| cluster.with_logs(error))?;
     }
@@ -188,7 +187,7 @@ impl Stage<'_> {
         let made = start.elapsed().as_secs_f64();
         let what = What { count, plot: "made through the API", line: BOWLINE, unit: "s" };
         self.add(what, vec![made], None);
-        let writers = if count <= self.options.others { &Writer::ALL[..] } else { &[] };
+        let writers = if count <= self.options.rules { &Writer::ALL[..] } else { &[] };
         let rules = self.starts(count, writers).await?;
         self.changes_on_one_node(count, &rules).await?;
         drop(rules);
@@ -238,7 +237,7 @@ impl Stage<'_> {
             self.beside(what, &ours, writer.name(), theirs);
         }
         let what = What { plot: "agent's memory", unit: "MB", ..what };
-        self.add(what, memory, goal(count, MEMORY_GOAL));
+        self.add(what, memory, memory_goal(count));
         Ok(rules.into_iter().map(|(_, rules)| rules).collect())
     }
 
@@ -312,18 +311,20 @@ impl Stage<'_> {
         theirs: &mut [Samples],
     ) -> Result<Samples> {
         let mut found: BTreeMap<(&str, &str), Samples> = BTreeMap::new();
-        let mut churned = Samples::new();
+        let mut churn_rates = Samples::new();
         for round in 1..=self.options.rounds {
             self.screen.begin(format!(
                 "{count} services: changes, {place}, round {round} of {}",
                 self.options.rounds
             ));
             for when in ["idle", "churn"] {
-                let churn = (when == "churn")
-                    .then(|| Churn::begin(&self.api, self.options.endpoints, count));
+                let churned = self.churned.take_if(|_| when == "churn");
+                let churn = churned.map(|before| Churn::begin(&self.api, before, count));
                 let changes = self.round(count, maps).await?;
                 if let Some(churn) = churn {
-                    churned.push(churn.end()?);
+                    let (rate, after) = churn.end().await?;
+                    churn_rates.push(rate);
+                    self.churned = Some(after);
                 }
                 let write: Samples = changes.iter().map(|change| change.from_write).collect();
                 let event: Samples = changes.iter().map(|change| change.from_event).collect();
@@ -348,7 +349,7 @@ impl Stage<'_> {
             self.add(What { count, plot: &plot, line: when, unit: "ms" }, samples, goal);
         }
         let name = format!("{count} services: other changes under churn, {place}");
-        self.figures.push(Figure::new(name, "operations a second", None, churned));
+        self.figures.push(Figure::new(name, "operations a second", None, churn_rates));
         Ok(ours)
     }
 

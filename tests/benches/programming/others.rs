@@ -1,7 +1,8 @@
 //! kube-proxy's rules for the same services, written by `iptables-restore` and by nft.
 //!
 //! Guarantees: rules are only ever written in a namespace that was made for them, which goes with
-//! this process; before anything is timed, the rules of a changed service are read back.
+//! this process; after each writing that is timed, the rules of one service are read back, and a
+//! writing that did not do its work ends the run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bowline_tests::command::{command, output, shown};
 use bowline_tests::{Place, Running};
 
-use super::fleet::Fleet;
-use super::rules::{self, Services as _};
+use crate::fleet::Fleet;
+use crate::rules::{self, Services as _};
 
 /// So many services are written at once where all of them would take the kernel minutes.
 const PART: u32 = 100;

@@ -3,9 +3,10 @@
 //! Guarantees: a figure has changed when the intervals of its median (`results.rs`) in the two runs
 //! have nothing in common, and the medians are further apart than two runs of one build are, which
 //! find other pages and other neighbours on the machine: by default a twentieth of what was
-//! measured, before a baseline was taken from it. What has no interval, says nothing of bowline, or
-//! is no ratio and was measured on another kind of machine or on one of another speed (its baseline
-//! changed, too), is shown and not judged.
+//! measured, before a baseline was taken from it. What has no interval, says nothing of bowline,
+//! was measured with other parameters or in another unit, or is no ratio and was measured on
+//! another kind of machine or on one of another speed (its baseline changed, too), is shown and not
+//! judged.
 //!
 //! Does not: correct for the number of figures. Each interval misses its median once in sixteen
 //! runs at most, both in opposite ways far less often.
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::results::{Better, Figure, Machine, Relation, Results, for_people, median};
+use super::results::{Better, Figure, Machine, Relation, Results, median, shown};
 use super::{Outcome, read};
 
 /// Two runs of one suite.
@@ -42,6 +43,10 @@ pub(super) enum Change {
     Same,
     /// Changed, and neither is better: it says something of the machine or of others.
     Other,
+    /// The runs had other parameters: other things were measured, or less exactly.
+    OtherParameters,
+    /// One is not in the unit of the other.
+    OtherUnit,
     /// Fewer than five rounds on one side.
     TooFew,
     /// No ratio, and the machines differ.
@@ -61,6 +66,8 @@ impl fmt::Display for Change {
             Self::Worse => "WORSE",
             Self::Same => "same within the noise",
             Self::Other => "changed; not bowline's",
+            Self::OtherParameters => "other parameters: not judged",
+            Self::OtherUnit => "another unit: not judged",
             Self::TooFew => "too few rounds to tell",
             Self::OtherMachine => "another machine: not judged",
             Self::OtherSpeed => "its baseline changed, too: not judged",
@@ -73,9 +80,9 @@ impl fmt::Display for Change {
 /// One line of the table.
 pub(super) struct Row {
     name: String,
-    unit: String,
-    before: Option<f64>,
-    after: Option<f64>,
+    /// Each value with its unit.
+    before: Option<(f64, String)>,
+    after: Option<(f64, String)>,
     pub(super) change: Change,
 }
 
@@ -84,10 +91,12 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let (before, after) = (read::results(&args.before)?, read::results(&args.after)?);
     let rows = rows(&before, &after, args.ignore / 100.0)?;
     for (name, results) in [("A", &before), ("B", &after)] {
-        println!("{name}: {}", about(results));
+        let load = results.machine.load_at_begin[0];
+        println!("{name}: {}, load {load:.2}", results.machine.shown());
     }
     if before.parameters != after.parameters {
-        println!("The parameters differ: {}", differences(&before, &after));
+        let differences = differences(&before, &after);
+        println!("The parameters differ, so that nothing is judged: {differences}");
     }
     print!("{}", Table(&rows));
     let worse = rows.iter().filter(|row| row.change == Change::Worse).count();
@@ -96,18 +105,6 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         return Ok(Outcome::Bad(format!("{worse} of {all} figures got worse beyond the noise")));
     }
     Ok(Outcome::Good)
-}
-
-fn about(results: &Results) -> String {
-    let Machine { kernel, cpu, cpus, load_at_begin, version, commit, changed, .. } =
-        &results.machine;
-    let commit = commit.as_deref().map_or("unknown", |commit| commit.get(..12).unwrap_or(commit));
-    let changed = if *changed == Some(true) { " with changes" } else { "" };
-    format!(
-        "bowline {version}, commit {commit}{changed}; {cpus} CPUs ({cpu}), Linux {kernel}, load \
-         {:.2}",
-        load_at_begin[0]
-    )
 }
 
 fn differences(before: &Results, after: &Results) -> String {
@@ -130,25 +127,29 @@ pub(super) fn rows(before: &Results, after: &Results, ignored: f64) -> Result<Ve
     if before.suite != after.suite {
         bail!("A is of the suite `{}`, B of `{}`: not to compare", before.suite, after.suite);
     }
-    let alike = is_same_machine(&before.machine, &after.machine);
+    let machine = is_same_machine(&before.machine, &after.machine);
+    let parameters = before.parameters == after.parameters;
+    let judged = |one: &Figure, other: &Figure| match (one.unit == other.unit, parameters) {
+        (false, _) => Change::OtherUnit,
+        (true, false) => Change::OtherParameters,
+        (true, true) => change(one, other, machine, ignored),
+    };
     let find = |results: &Results, name: &str| {
         results.figures.iter().find(|figure| figure.name == name).cloned()
     };
     let row = |before: Option<&Figure>, after: Option<&Figure>, change| {
-        let any = before.or(after);
+        let value = |figure: &Figure| (figure.median, figure.unit.clone());
         Row {
-            name: any.map(|figure| figure.name.clone()).unwrap_or_default(),
-            unit: any.map(|figure| figure.unit.clone()).unwrap_or_default(),
-            before: before.map(|figure| figure.median),
-            after: after.map(|figure| figure.median),
+            name: before.or(after).map(|figure| figure.name.clone()).unwrap_or_default(),
+            before: before.map(value),
+            after: after.map(value),
             change,
         }
     };
     let mut rows = Vec::new();
     for one in &before.figures {
         let other = find(after, &one.name);
-        let change =
-            other.as_ref().map_or(Change::Gone, |other| change(one, other, alike, ignored));
+        let change = other.as_ref().map_or(Change::Gone, |other| judged(one, other));
         rows.push(row(Some(one), other.as_ref(), change));
     }
     let new = after.figures.iter().filter(|figure| find(before, &figure.name).is_none());
@@ -208,20 +209,18 @@ impl fmt::Display for Table<'_> {
         let name = longest.max("FIGURE".len());
         writeln!(f, "{:name$}  {:>16}  {:>16}  {:>8}  VERDICT", "FIGURE", "A", "B", "CHANGE")?;
         for row in self.0 {
-            let [a, b] = [row.before, row.after].map(|value| shown(value, &row.unit));
-            let change = match (row.before, row.after) {
-                (Some(a), Some(b)) if a != 0.0 => format!("{:+.1}%", (b - a) / a.abs() * 100.0),
+            let change = match (&row.before, &row.after) {
+                (Some((a, unit)), Some((b, other))) if *a != 0.0 && unit == other => {
+                    format!("{:+.1}%", (b - a) / a.abs() * 100.0)
+                }
                 _ => "-".to_owned(),
             };
+            let [a, b] = [&row.before, &row.after].map(|value| match value {
+                Some((value, unit)) => shown(*value, unit),
+                None => "-".to_owned(),
+            });
             writeln!(f, "{:name$}  {a:>16}  {b:>16}  {change:>8}  {}", row.name, row.change)?;
         }
         Ok(())
     }
-}
-
-/// A value with its unit.
-fn shown(value: Option<f64>, unit: &str) -> String {
-    let Some(value) = value else { return "-".to_owned() };
-    let (number, unit) = for_people(value, unit);
-    format!("{number} {unit}").trim_end().to_owned()
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::results::{Figure, Relation, Results};
-use super::{Outcome, Suite, read};
+use super::{Outcome, Suite, measure, read};
 
 const FORMAT: &str = "bowline-bench-gate";
 const VERSION: u32 = 1;
@@ -78,13 +78,6 @@ impl std::fmt::Display for Bound {
     }
 }
 
-/// A suite with its arguments.
-#[derive(clap::Parser)]
-struct CommandLine {
-    #[command(subcommand)]
-    suite: Suite,
-}
-
 /// Checks results that are there, or runs the suites that the gate names.
 pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<Outcome> {
     let gate = gate(file)?;
@@ -113,7 +106,7 @@ pub(super) fn gate(file: &Path) -> Result<Gate> {
         if asked.checks.is_empty() {
             bail!("{}: the suite `{name}` has no checks", file.display());
         }
-        asked.suite(name).with_context(|| file.display().to_string())?;
+        Suite::parsed(name, &asked.arguments).with_context(|| file.display().to_string())?;
         let unclear = asked.checks.iter().find(|check| check.bound().is_none());
         if let Some(Check { figure, .. }) = unclear {
             let shown = file.display();
@@ -121,20 +114,6 @@ pub(super) fn gate(file: &Path) -> Result<Gate> {
         }
     }
     Ok(gate)
-}
-
-impl Asked {
-    fn suite(&self, name: &str) -> Result<Suite> {
-        let words = ["bench", name].into_iter().chain(self.arguments.iter().map(String::as_str));
-        match <CommandLine as clap::Parser>::try_parse_from(words) {
-            Ok(CommandLine { suite }) => Ok(suite),
-            Err(error) => {
-                let text = error.to_string();
-                let line = text.lines().next().unwrap_or_default();
-                bail!("suite `{name}`: {}", line.trim_start_matches("error: "))
-            }
-        }
-    }
 }
 
 impl Gate {
@@ -189,13 +168,9 @@ impl Check {
 
 /// Every suite that the gate names, measured now.
 fn measured(gate: &Gate) -> Result<Vec<Results>> {
-    let mut all = Vec::new();
-    for (name, asked) in &gate.suites {
-        let suite = asked.suite(name)?;
-        let json = suite.run(&suite.extent().folder()?)?;
-        all.push(read::results(&json)?);
-    }
-    Ok(all)
+    let suites = gate.suites.iter().map(|(name, asked)| Suite::parsed(name, &asked.arguments));
+    let files = measure(&suites.collect::<Result<Vec<_>>>()?)?;
+    files.iter().map(|file| read::results(file)).collect()
 }
 
 /// The results that were given: one of each suite that the gate names.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::plot::{dots, escaped, lines, names};
 use super::read;
-use super::results::{Figure, Machine, Results, Verdict, for_people};
+use super::results::{Figure, Results, Verdict, for_people, shown};
 
 /// What the page is called in its folder.
 const NAME: &str = "index.html";
@@ -88,8 +88,8 @@ fn suite(results: &Results) -> String {
     let _ = writeln!(text, "<p><small>{}</small></p>", escaped(&machine(results)));
     text.push_str(&goals(&results.figures));
     for (plot, figures) in plots(&results.figures) {
-        let of = figures[0].spot.as_ref().map_or("", |spot| spot.of.as_str());
-        let unit = if figures[0].unit == "ratio" { "" } else { &figures[0].unit };
+        let of = figures[0].point.as_ref().map_or("", |point| point.of.as_str());
+        let unit = if figures[0].unit == "ratio" { "" } else { heading(&figures[0].unit) };
         let _ = writeln!(text, "<h3>{}</h3>", escaped(plot));
         let legend = names(&figures).into_iter().map(|(line, colour)| {
             format!("<i style=\"background:{colour}\"></i>{}", escaped(&line))
@@ -99,25 +99,28 @@ fn suite(results: &Results) -> String {
         text.push_str(&lines(&figures));
     }
     for (unit, figures) in rest(&results.figures) {
-        let title = if unit == "ratio" { "ratios" } else { unit };
+        let title = if unit == "ratio" { "ratios" } else { heading(unit) };
         let _ = writeln!(text, "<h3>{}</h3>", escaped(title));
         text.push_str(&dots(&figures));
     }
     text
 }
 
+/// What the numbers of a plot are in, as they are shown, and not as short as beside each of them.
+fn heading(unit: &str) -> &str {
+    match for_people(0.0, unit).1 {
+        "/s" => unit,
+        shown => shown,
+    }
+}
+
 /// Where and how it was measured, in one line.
 fn machine(results: &Results) -> String {
-    let Machine { kernel, cpu, cpus, memory_bytes, version, commit, changed, .. } =
-        &results.machine;
-    let commit = commit.as_deref().map_or("unknown", |commit| commit.get(..12).unwrap_or(commit));
-    let changed = if *changed == Some(true) { " with changes" } else { "" };
     let parameters: Vec<String> =
         results.parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
     format!(
-        "bowline {version}, commit {commit}{changed}; {cpus} CPUs ({cpu}), {:.0} GB, Linux \
-         {kernel}; load {:.2} before, {:.2} after; {:.0} s; {}",
-        *memory_bytes as f64 / 1e9,
+        "{}; load {:.2} before, {:.2} after; {:.0} s; {}",
+        results.machine.shown(),
         results.machine.load_at_begin[0],
         results.machine.load_at_end[0],
         results.seconds,
@@ -137,10 +140,8 @@ fn goals(figures: &[Figure]) -> String {
     );
     for figure in with_goal {
         let Figure { name, unit, .. } = figure;
-        let cells = [figure.median, figure.min, figure.max].map(|value| {
-            let (number, unit) = for_people(value, unit);
-            format!("<td>{number} {unit}</td>")
-        });
+        let cells = [figure.median, figure.min, figure.max]
+            .map(|value| format!("<td>{}</td>", shown(value, unit)));
         let class = match figure.verdict() {
             Some(Verdict::Reached) => "reached",
             Some(Verdict::Missed) => "missed",
@@ -158,14 +159,14 @@ fn goals(figures: &[Figure]) -> String {
 fn plots(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
     let mut plots: Vec<(&str, Vec<&Figure>)> = Vec::new();
     for figure in figures {
-        let Some(spot) = figure.spot.as_ref() else { continue };
-        match plots.iter_mut().find(|(plot, _)| *plot == spot.plot) {
+        let Some(point) = figure.point.as_ref() else { continue };
+        match plots.iter_mut().find(|(plot, _)| *plot == point.plot) {
             Some((_, all)) => all.push(figure),
-            None => plots.push((&spot.plot, vec![figure])),
+            None => plots.push((&point.plot, vec![figure])),
         }
     }
     plots.retain(|(_, all)| {
-        let at = |figure: &&Figure| figure.spot.as_ref().map(|spot| spot.at);
+        let at = |figure: &&Figure| figure.point.as_ref().map(|point| point.at);
         let first = all.first().and_then(at);
         all.iter().any(|figure| at(figure) != first)
     });
@@ -177,7 +178,8 @@ fn rest(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
     let shown: Vec<&str> = plots(figures).into_iter().map(|(plot, _)| plot).collect();
     let mut units: Vec<(&str, Vec<&Figure>)> = Vec::new();
     for figure in figures {
-        if figure.spot.as_ref().is_some_and(|spot| shown.contains(&spot.plot.as_str())) {
+        let of_lines = figure.point.as_ref();
+        if of_lines.is_some_and(|point| shown.contains(&point.plot.as_str())) {
             continue;
         }
         match units.iter_mut().find(|(unit, _)| *unit == figure.unit) {

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::results::{Better, Figure, Verdict, for_people};
+use super::results::{Better, Figure, Point, Verdict, shown};
 
 const WIDTH: f64 = 720.0;
 /// Where dots may be.
@@ -16,7 +16,7 @@ const ROW: f64 = 36.0;
 const LINES: [f64; 2] = [60.0, 700.0];
 const HEIGHT: f64 = 230.0;
 const TOP: f64 = 10.0;
-/// What is further apart than this is shown by its digits.
+/// What is further apart than this is shown by its logarithm.
 const FAR: f64 = 50.0;
 
 /// Colours that people with any colour vision tell apart: Okabe's and Ito's, one blue a bit paler.
@@ -28,20 +28,15 @@ pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn shown(value: f64, unit: &str) -> String {
-    let (number, unit) = for_people(value, unit);
-    format!("{number} {unit}").trim_end().to_owned()
-}
-
 /// Values to places along one side.
 struct Scale {
     values: [f64; 2],
     places: [f64; 2],
-    digits: bool,
+    is_logarithmic: bool,
 }
 
 impl Scale {
-    /// For the medians of these and their goals: from nothing on, or by digits if they are far
+    /// For the medians of these and their goals: from nothing on, or logarithmic if they are far
     /// apart.
     fn new(figures: &[&Figure], places: [f64; 2]) -> Self {
         let values = figures.iter().flat_map(|figure| {
@@ -51,15 +46,16 @@ impl Scale {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if least > 0.0 && most / least > FAR {
-            return Self { values: [least / 2.0, most * 2.0], places, digits: true };
+            let values = [least / 2.0, most * 2.0];
+            return Self { values, places, is_logarithmic: true };
         }
         let most = if most > 0.0 { most * 1.2 } else { 1.0 };
-        Self { values: [least.min(0.0) * 1.2, most], places, digits: false }
+        Self { values: [least.min(0.0) * 1.2, most], places, is_logarithmic: false }
     }
 
     fn place(&self, value: f64) -> f64 {
         let part = |value: f64, [from, to]: [f64; 2]| (value - from) / (to - from);
-        let part = match self.digits {
+        let part = match self.is_logarithmic {
             true => part(value.max(self.values[0]).ln(), self.values.map(f64::ln)),
             false => part(value, self.values),
         };
@@ -68,20 +64,17 @@ impl Scale {
     }
 
     /// Where people look for orientation.
-    fn marks(&self) -> Vec<f64> {
+    fn ticks(&self) -> Vec<f64> {
         let [from, to] = self.values;
-        if !self.digits {
+        if !self.is_logarithmic {
             let ten = 10_f64.powf(((to - from) / 5.0).log10().floor());
             let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * ten);
             let step = steps.into_iter().find(|step| (to - from) / step <= 5.0).unwrap_or(to);
             let (first, last) = ((from / step).ceil() as i32, (to / step).floor() as i32);
             return (first..=last).map(|count| f64::from(count) * step).collect();
         }
-        let steps = if to / from > FAR { &[1.0][..] } else { &[1.0, 2.0, 5.0] };
         let tens = from.log10().floor() as i32..=to.log10().ceil() as i32;
-        tens.flat_map(|ten| steps.iter().map(move |step| step * 10_f64.powi(ten)))
-            .filter(|value| (from..=to).contains(value))
-            .collect()
+        tens.map(|ten| 10_f64.powi(ten)).filter(|value| (from..=to).contains(value)).collect()
     }
 }
 
@@ -102,7 +95,7 @@ pub(super) fn dots(figures: &[&Figure]) -> String {
     let scale = Scale::new(figures, DOTS);
     let height = ROW * figures.len() as f64 + 24.0;
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n");
-    for value in scale.marks() {
+    for value in scale.ticks() {
         let (x, bottom) = (scale.place(value), height - 18.0);
         // As much as the baseline.
         let one = if unit == "ratio" && (value - 1.0).abs() < 1e-9 { " one" } else { "" };
@@ -163,7 +156,7 @@ fn row(figure: &Figure, scale: &Scale, top: f64) -> String {
 pub(super) fn lines(figures: &[&Figure]) -> String {
     let unit = figures.first().map_or("", |figure| figure.unit.as_str());
     let up = Scale::new(figures, [HEIGHT - 26.0, TOP]);
-    let mut counts: Vec<f64> = spots(figures).map(|(_, at)| at).collect();
+    let mut counts: Vec<f64> = points(figures).map(|(point, _)| point.at).collect();
     counts.sort_unstable_by(f64::total_cmp);
     counts.dedup();
     let across = |at: f64| {
@@ -171,7 +164,7 @@ pub(super) fn lines(figures: &[&Figure]) -> String {
         LINES[0] + (LINES[1] - LINES[0]) * (place + 0.5) / counts.len().max(1) as f64
     };
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n");
-    for value in up.marks() {
+    for value in up.ticks() {
         let (y, [left, right]) = (up.place(value), LINES);
         let _ = writeln!(
             svg,
@@ -193,40 +186,53 @@ pub(super) fn lines(figures: &[&Figure]) -> String {
     for (place, (name, colour)) in names.iter().enumerate() {
         // Beside each other, so that their bars can be told apart.
         let aside = (place as f64 - (names.len() - 1) as f64 / 2.0) * 7.0;
-        let mut points = String::new();
-        for figure in figures.iter().filter(|figure| line_of(figure) == Some(name)) {
-            let x = across(figure.spot.as_ref().map_or(0.0, |spot| spot.at)) + aside;
-            let [middle, least, most] =
-                [figure.median, figure.min, figure.max].map(|value| up.place(value));
-            let _ = write!(points, "{x:.1},{middle:.1} ");
-            let _ = writeln!(
-                svg,
-                "<g>{}<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{least:.1}\" y2=\"{most:.1}\" \
-                 stroke=\"{colour}\" stroke-opacity=\".45\" stroke-width=\"4\"/>\
-                 <circle cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\" fill=\"{colour}\"/></g>",
-                title(figure)
-            );
+        let mut of_line: Vec<_> =
+            points(figures).filter(|(point, _)| point.line == *name).collect();
+        of_line.sort_by(|(one, _), (other, _)| one.at.total_cmp(&other.at));
+        let mut corners = String::new();
+        for (point, figure) in of_line {
+            let x = across(point.at) + aside;
+            let _ = write!(corners, "{x:.1},{:.1} ", up.place(figure.median));
+            svg.push_str(&dot(figure, colour, x, &up));
         }
-        let _ = writeln!(svg, "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\"/>");
+        let _ = writeln!(svg, "<polyline points=\"{corners}\" fill=\"none\" stroke=\"{colour}\"/>");
     }
     svg + "</svg>\n"
 }
 
-fn spots<'a>(figures: &'a [&Figure]) -> impl Iterator<Item = (&'a str, f64)> {
-    let spots = figures.iter().filter_map(|figure| figure.spot.as_ref());
-    spots.map(|spot| (spot.line.as_str(), spot.at))
+/// One figure of a line, and its goal.
+fn dot(figure: &Figure, colour: &str, x: f64, up: &Scale) -> String {
+    let [middle, least, most] =
+        [figure.median, figure.min, figure.max].map(|value| up.place(value));
+    let fill = if figure.noisy == Some(true) { "none" } else { colour };
+    let mut dot = format!(
+        "<g>{}<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{least:.1}\" y2=\"{most:.1}\" \
+         stroke=\"{colour}\" stroke-opacity=\".45\" stroke-width=\"4\"/>\
+         <circle cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\" fill=\"{fill}\" stroke=\"{colour}\" \
+         stroke-width=\"1.5\"/>",
+        title(figure)
+    );
+    if let Some(goal) = figure.goal {
+        let (y, left, right) = (up.place(goal), x - 7.0, x + 7.0);
+        let _ = write!(
+            dot,
+            "<line class=\"goal\" x1=\"{left:.1}\" x2=\"{right:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"
+        );
+    }
+    dot + "</g>\n"
 }
 
-fn line_of(figure: &Figure) -> Option<&String> {
-    figure.spot.as_ref().map(|spot| &spot.line)
+/// Those that stand in a plot of lines, with their places in it.
+fn points<'a>(figures: &'a [&Figure]) -> impl Iterator<Item = (&'a Point, &'a Figure)> {
+    figures.iter().filter_map(|figure| Some((figure.point.as_ref()?, *figure)))
 }
 
 /// The lines of a plot, in the order in which they come, with their colours.
 pub(super) fn names(figures: &[&Figure]) -> Vec<(String, &'static str)> {
     let mut names: Vec<(String, &'static str)> = Vec::new();
-    for (name, _) in spots(figures) {
-        if names.iter().all(|(other, _)| other != name) {
-            names.push((name.to_owned(), COLOURS[names.len() % COLOURS.len()]));
+    for (Point { line, .. }, _) in points(figures) {
+        if names.iter().all(|(other, _)| other != line) {
+            names.push((line.clone(), COLOURS[names.len() % COLOURS.len()]));
         }
     }
     names

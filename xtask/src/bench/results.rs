@@ -51,6 +51,21 @@ pub(crate) struct Machine {
     pub(crate) changed: Option<bool>,
 }
 
+impl Machine {
+    /// What was measured and where, in one line.
+    pub(crate) fn shown(&self) -> String {
+        let Self { kernel, cpu, cpus, memory_bytes, version, commit, changed, .. } = self;
+        let commit = commit.as_deref().unwrap_or("unknown");
+        let commit = commit.get(..12).unwrap_or(commit);
+        let changed = if *changed == Some(true) { " with changes" } else { "" };
+        let memory = *memory_bytes as f64 / 1e9;
+        format!(
+            "bowline {version}, commit {commit}{changed}; {cpus} CPUs ({cpu}), {memory:.0} GB, \
+             Linux {kernel}"
+        )
+    }
+}
+
 /// The kernel's statistics of BPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,7 +111,7 @@ pub(crate) struct Absolute {
 
 /// Where a figure stands in a plot of lines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Spot {
+pub(crate) struct Point {
     /// What the plot shows.
     pub(crate) plot: String,
     pub(crate) line: String,
@@ -117,7 +132,8 @@ pub(crate) struct Figure {
     pub(crate) goal: Option<f64>,
     pub(crate) baseline: Option<Baseline>,
     /// Nothing for what stands alone.
-    pub(crate) spot: Option<Spot>,
+    #[serde(alias = "spot")]
+    pub(crate) point: Option<Point>,
     pub(crate) samples: Vec<f64>,
     pub(crate) absolute: Option<Absolute>,
     pub(crate) median: f64,
@@ -161,7 +177,7 @@ impl Figure {
             better: better.into(),
             goal: None,
             baseline: None,
-            spot: None,
+            point: None,
             median: median(&samples),
             min: samples.iter().copied().fold(f64::INFINITY, f64::min),
             max: samples.iter().copied().fold(f64::NEG_INFINITY, f64::max),
@@ -192,7 +208,7 @@ impl Figure {
 
     pub(crate) fn at(mut self, plot: &str, line: &str, count: u32, of: &str) -> Self {
         let [plot, line, of] = [plot, line, of].map(str::to_owned);
-        self.spot = Some(Spot { plot, line, at: f64::from(count), of });
+        self.point = Some(Point { plot, line, at: f64::from(count), of });
         self
     }
 
@@ -238,6 +254,12 @@ pub(crate) fn for_people(value: f64, unit: &str) -> (String, &str) {
     }
 }
 
+/// A value with its unit, as people read it.
+pub(crate) fn shown(value: f64, unit: &str) -> String {
+    let (number, unit) = for_people(value, unit);
+    format!("{number} {unit}").trim_end().to_owned()
+}
+
 /// Three digits that say something, and no point behind large numbers.
 fn three_digits(value: f64) -> String {
     match value.abs() {
@@ -258,6 +280,14 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
         Some(middle) if odd => *middle,
         Some(middle) => f64::midpoint(sorted[half - 1], *middle),
     }
+}
+
+/// The sample that so large a part of all is not above.
+pub(crate) fn quantile(samples: &[f64], part: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let place = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 /// Where the true median is, by the order of the samples.

@@ -1,5 +1,6 @@
 //! The suites: what each measures, how it is asked, and what it is run with.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,7 +15,7 @@ pub(super) struct Extent {
     /// that is there [default: target/bench].
     #[arg(long, value_name = "DIRECTORY")]
     folder: Option<PathBuf>,
-    /// Fewer and shorter rounds, and less of what takes long: about two minutes at most.
+    /// Shorter turns or fewer rounds, and less of what takes long: about two minutes at most.
     #[arg(long)]
     quick: bool,
 }
@@ -27,6 +28,20 @@ impl Extent {
             .with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(std::path::absolute(folder)?)
     }
+
+    /// As it was said on the command line.
+    fn words(&self) -> Vec<OsString> {
+        let folder = self.folder.iter().flat_map(|it| [OsStr::new("--folder"), it.as_os_str()]);
+        let quick = self.quick.then_some(OsStr::new("--quick"));
+        folder.chain(quick).map(OsStr::to_owned).collect()
+    }
+}
+
+/// A suite with its arguments.
+#[derive(clap::Parser)]
+struct CommandLine {
+    #[command(subcommand)]
+    suite: Suite,
 }
 
 #[derive(clap::Subcommand)]
@@ -127,24 +142,26 @@ pub(super) struct Call {
 }
 
 impl Suite {
-    /// Every suite, in the order in which all of them are run.
-    pub(super) fn all(extent: &Extent) -> Vec<Self> {
-        let rounds = || Rounds { extent: extent.clone(), rounds: None };
-        let (services, extent) = (Vec::new(), extent.clone());
-        vec![
-            Self::Sockets(Sockets {
-                extent: extent.clone(),
-                services: 30_000,
-                pairs: 20_000,
-                rounds: 9,
-            }),
-            Self::Programs(rounds()),
-            Self::Path(Way { extent: extent.clone(), services: services.clone(), rounds: 9 }),
-            Self::Network(rounds()),
-            Self::Api(rounds()),
-            Self::Cluster(rounds()),
-            Self::Programming(Programming { extent, services, rounds: 7 }),
-        ]
+    /// In the order in which all of them are run.
+    const NAMES: [&str; 7] =
+        ["sockets", "programs", "path", "network", "api", "cluster", "programming"];
+
+    /// Every suite, as it is run when nothing else is said of it.
+    pub(super) fn all(extent: &Extent) -> Result<Vec<Self>> {
+        Self::NAMES.into_iter().map(|name| Self::parsed(name, &extent.words())).collect()
+    }
+
+    /// The suite with this name, asked with the words of a command line.
+    pub(super) fn parsed<W: AsRef<OsStr>>(name: &str, words: &[W]) -> Result<Self> {
+        let line = ["bench", name].map(OsStr::new).into_iter().chain(words.iter().map(W::as_ref));
+        match <CommandLine as clap::Parser>::try_parse_from(line) {
+            Ok(CommandLine { suite }) => Ok(suite),
+            Err(error) => {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or_default();
+                bail!("suite `{name}`: {}", line.trim_start_matches("error: "))
+            }
+        }
     }
 
     pub(super) fn extent(&self) -> &Extent {
@@ -176,19 +193,17 @@ impl Suite {
                 ("path", Program::Agent, numbers)
             }
             Self::Sockets(Sockets { services, pairs, rounds, .. }) => {
-                let (rounds, batches, pairs) =
-                    if quick { (5, 4, 5_000) } else { (*rounds, 8, *pairs) };
-                let mut numbers = vec![("services", *services), ("pairs", pairs)];
-                numbers.extend([("rounds", rounds), ("batches", batches)]);
+                let (rounds, pairs) = if quick { (5, 5_000) } else { (*rounds, *pairs) };
+                let numbers = vec![("services", *services), ("pairs", pairs), ("rounds", rounds)];
                 ("sockets", Program::Agent, numbers)
             }
             Self::Programming(Programming { services, rounds, .. }) => {
-                let (services, rounds, changes, others) = match quick {
+                let (services, rounds, changes, rules) = match quick {
                     true => (&[1_000, 10_000][..], 5, 40, 1_000),
                     false => (&services[..], *rounds, 100, 10_000),
                 };
                 let mut numbers = repeated(services);
-                numbers.extend([("rounds", rounds), ("changes", changes), ("others", others)]);
+                numbers.extend([("rounds", rounds), ("changes", changes), ("rules", rules)]);
                 ("programming", Program::Clusters, numbers)
             }
             Self::Cluster(Rounds { rounds, .. }) => {
@@ -226,7 +241,7 @@ impl Suite {
         bpf::build()?;
         let Call { name, program, numbers } = self.call();
         let mut command = match program {
-            Program::Agent => of_agent(name),
+            Program::Agent => of_agent(name)?,
             Program::Clusters => of_clusters(name)?,
         };
         for (flag, number) in numbers {
@@ -242,30 +257,30 @@ fn repeated(services: &[u32]) -> Vec<(&'static str, u32)> {
     services.iter().map(|count| ("services", *count)).collect()
 }
 
-fn of_agent(name: &str) -> Command {
-    let mut bench = workspace::cargo();
+/// Cargo builds it and does not run it: an interrupt would end cargo at once, and nobody would wait
+/// for the benchmark to remove what it made.
+fn of_agent(name: &str) -> Result<Command> {
+    let mut cargo = workspace::cargo();
     // The whole workspace is named so that dependencies keep one set of features.
-    bench.current_dir(workspace::root()).args([
-        "bench",
-        "--workspace",
-        "--profile",
-        "dev",
-        "--bench",
-        name,
-        "--",
-    ]);
-    bench
+    cargo.current_dir(workspace::root()).args(["bench", "--no-run", "--workspace"]);
+    cargo.args(["--profile", "dev", "--bench", name]);
+    Ok(watched(&build::executable(&mut cargo, &format!("agent/benches/{name}.rs"))?))
 }
 
-/// It is told when we are killed, and removes its clusters.
+/// A program in the workspace's root, which is told when we are killed.
+fn watched(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.current_dir(workspace::root()).args(["--pdeathsig", "TERM"]).arg(program);
+    command
+}
+
 fn of_clusters(name: &str) -> Result<Command> {
     // What runs in pods, and what users run: here the speed of our own code counts, the clients'
     // included.
     build::workload()?;
     build::binaries(true)?;
     let release = workspace::target().join("release");
-    let mut bench = Command::new("setpriv");
-    bench.current_dir(workspace::root()).env("BOWLINE_BIN", release.join("bowline"));
-    bench.args(["--pdeathsig", "TERM"]).arg(release.join("bowline-bench")).arg(name);
+    let mut bench = watched(&release.join("bowline-bench"));
+    bench.env("BOWLINE_BIN", release.join("bowline")).arg(name);
     Ok(bench)
 }

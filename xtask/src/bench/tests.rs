@@ -1,7 +1,9 @@
 use std::path::PathBuf;
 
 use super::compare::{self, Change};
-use super::results::{Better, Figure, Relation, Results, Run, Statistics, Verdict, median};
+use super::results::{
+    Better, Figure, Relation, Results, Run, Statistics, Verdict, median, quantile,
+};
 use super::suites::{Extent, Suite};
 use super::{gate, page, read, status};
 
@@ -14,6 +16,14 @@ fn the_median_is_the_middle_or_between_two() {
     assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
     assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
     assert!(median(&[]).is_nan());
+}
+
+#[test]
+fn quantiles_are_samples() {
+    let samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+    assert_eq!([0.5, 0.99, 1.0].map(|part| quantile(&samples, part)), [100.0, 198.0, 200.0]);
+    assert_eq!(quantile(&[7.0], 0.99), 7.0);
+    assert!(quantile(&[], 0.5).is_nan());
 }
 
 #[test]
@@ -190,6 +200,24 @@ fn what_is_no_ratio_is_not_judged_on_another_machine() {
     assert_eq!(changes(&before, &after), [Change::Worse; 2]);
     after.machine.cpu = "another".to_owned();
     assert_eq!(changes(&before, &after), [Change::OtherMachine, Change::Worse]);
+}
+
+#[test]
+fn runs_with_other_parameters_or_units_are_not_judged() {
+    let of = |samples: [f64; 5], unit: &str| {
+        let time = Figure::new("time", unit, Better::Less, samples.to_vec());
+        results("path", vec![named("ratio", Better::Less, samples), time])
+    };
+    let changes = |before: &Results, after: &Results| {
+        let rows = compare::rows(before, after, 0.05).unwrap();
+        rows.iter().map(|row| row.change).collect::<Vec<_>>()
+    };
+    let (before, mut after) = (of(LOW, "s"), of(HIGH, "s"));
+    assert_eq!(changes(&before, &after), [Change::Worse; 2]);
+    let other = of(HIGH, "ms");
+    assert_eq!(changes(&before, &other), [Change::Worse, Change::OtherUnit]);
+    after.parameters.insert("rounds".to_owned(), 5.into());
+    assert_eq!(changes(&before, &after), [Change::OtherParameters; 2]);
 }
 
 #[test]
@@ -402,6 +430,34 @@ fn the_page_shows_each_figure_once_and_the_goals_as_a_table() {
 }
 
 #[test]
+fn a_plot_of_lines_goes_by_the_count_and_shows_goals_and_noise() {
+    let at = |count: u32, samples: [f64; 5]| {
+        let name = format!("f, {count}");
+        let figure = Figure::new(name, "bytes a second", Better::More, samples.to_vec());
+        figure.at("streams", "hooks", count, "services")
+    };
+    let wide = [0.5, 0.6, 0.9, 1.2, 1.3];
+    let figures = vec![at(1_000, HIGH).goal(0.9), at(1, wide), at(100, LOW)];
+    let page = page::page(&[results("path", figures)]);
+    assert!(is_well_formed(&page), "{page}");
+    let between = |text: &str, from: &str, to: &str| {
+        let (_, rest) = text.split_once(from).unwrap();
+        rest.split_once(to).unwrap().0.to_owned()
+    };
+    let corners = between(&page, "<polyline points=\"", "\"");
+    let corner = |corner: &str| corner.split_once(',').unwrap().0.parse().unwrap();
+    let across: Vec<f64> = corners.split_whitespace().map(corner).collect();
+    assert_eq!(across.len(), 3);
+    assert!(across.is_sorted(), "from few to many: {corners}");
+    // The noisy one is a ring, the others are dots; one has a goal.
+    assert_eq!(page.matches("r=\"3.5\" fill=\"none\"").count(), 1, "{page}");
+    assert_eq!(page.matches("<line class=\"goal\"").count(), 1, "{page}");
+    // The heading is in what the ticks are in.
+    assert_eq!(page.matches("<small>Gbit/s over services:").count(), 1, "{page}");
+    assert!(!page.contains("bytes a second"), "{page}");
+}
+
+#[test]
 fn the_page_is_of_all_that_is_in_the_folder_and_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -428,7 +484,9 @@ fn every_suite_is_among_all_and_on_the_page() {
         extent: Extent,
     }
     let parsed = <CommandLine as clap::Parser>::try_parse_from(["all", "--quick"]).unwrap();
-    let mut all: Vec<&str> = Suite::all(&parsed.extent).iter().map(Suite::name).collect();
+    let suites = Suite::all(&parsed.extent).unwrap();
+    assert!(suites.iter().all(|suite| !suite.call().numbers.contains(&("rounds", 9))), "quick");
+    let mut all: Vec<&str> = suites.iter().map(Suite::name).collect();
     let mut told: Vec<&str> = page::ABOUT.iter().map(|(suite, _)| *suite).collect();
     let command = <Suite as clap::Subcommand>::augment_subcommands(clap::Command::new("bench"));
     let mut asked: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
@@ -441,15 +499,9 @@ fn every_suite_is_among_all_and_on_the_page() {
 
 #[test]
 fn each_suite_has_its_own_number_of_rounds() {
-    #[derive(clap::Parser)]
-    struct CommandLine {
-        #[command(subcommand)]
-        suite: Suite,
-    }
     let rounds = |words: &str| {
-        let words = std::iter::once("bench").chain(words.split_whitespace());
-        let parsed = <CommandLine as clap::Parser>::try_parse_from(words).ok()?;
-        let numbers = parsed.suite.call().numbers;
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let numbers = Suite::parsed(words[0], &words[1..]).ok()?.call().numbers;
         numbers.into_iter().find_map(|(flag, number)| (flag == "rounds").then_some(number))
     };
     let table = [

@@ -19,9 +19,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::{bpf, process, setup, workspace};
+use crate::{bpf, build, setup, workspace};
 use guest::{Guest, Report};
 use release::{Kernel, RELEASES};
 
@@ -126,22 +126,10 @@ fn verdict(reports: &[Report], whole: bool) -> Result<()> {
 
 /// The data plane's integration tests, built.
 fn test_binary() -> Result<PathBuf> {
-    let text = process::output(
-        workspace::cargo()
-            .current_dir(workspace::root())
-            // The whole workspace, for one set of features; of it only this test.
-            .args(["build", "--workspace", "--test", "datapath"])
-            .args(["--message-format", "json-render-diagnostics"]),
-    )?;
-    let path = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| {
-            let source = message["target"]["src_path"].as_str();
-            source.is_some_and(|path| path.ends_with("agent/tests/datapath/main.rs"))
-        })
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    path.context("cargo built no test called datapath")
+    let mut cargo = workspace::cargo();
+    // The whole workspace, for one set of features; of it only this test.
+    cargo.current_dir(workspace::root()).args(["build", "--workspace", "--test", "datapath"]);
+    build::executable(&mut cargo, "agent/tests/datapath/main.rs")
 }
 
 fn print(reports: &[Report]) {

@@ -1,10 +1,10 @@
-//! What the suites have in common: the table of figures, and what it is made of.
+//! The figures of a suite as a table, for people.
 
 use std::fmt;
 
 use crate::results::{Figure, for_people};
 
-/// The figures, for people: one a line, with its goal and whether the machine was too noisy.
+/// One a line, with its goal and whether the machine was too noisy.
 pub(crate) struct Table<'a>(pub(crate) &'a [Figure]);
 
 impl fmt::Display for Table<'_> {
@@ -30,26 +30,10 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// The sample that so large a part of all is not above.
-pub(crate) fn quantile(samples: &[f64], part: f64) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let place = (sorted.len() as f64 * part).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::results::Better;
-
-    #[test]
-    fn quantiles_are_samples() {
-        let samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
-        assert_eq!([0.5, 0.99, 1.0].map(|part| quantile(&samples, part)), [100.0, 198.0, 200.0]);
-        assert_eq!(quantile(&[7.0], 0.99), 7.0);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
 
     #[test]
     fn a_line_has_the_figure_its_spread_and_what_became_of_its_goal() {

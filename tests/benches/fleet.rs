@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::PostParams;
 use serde_json::json;
 
-use super::rules;
+use crate::rules;
 
 const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 9, 16, 0);
 const FIRST_ENDPOINT: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
@@ -21,6 +21,12 @@ const FULL: u32 = 10_000;
 const VERSIONS: u32 = 8;
 /// How many objects are made at once.
 const AT_ONCE: usize = 32;
+
+/// What an agent may take of memory with so many services, in megabytes; there is a goal for one
+/// number of them.
+pub(crate) fn memory_goal(count: u32) -> Option<f64> {
+    (count == FULL).then_some(120.0)
+}
 
 /// Service `number` is the same for everybody, and so are its endpoints once it was changed so
 /// often.
@@ -151,8 +157,8 @@ impl Fleet {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::rules::Services as _;
     use super::*;
+    use crate::rules::Services as _;
 
     #[test]
     fn a_change_gives_a_service_one_other_endpoint_that_nobody_has() {
