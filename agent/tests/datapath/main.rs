@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
 
+mod benches;
 mod clients;
 mod kernels;
 mod lifecycle;
