@@ -2,6 +2,7 @@
 //! by hand.
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -16,6 +17,8 @@ use bowline_ebpf_abi::{
 const KEY: usize = size_of::<ServiceKey>();
 const VALUE: usize = size_of::<Service>();
 const ADDRESS: usize = size_of::<Address>();
+const SLOT: usize = size_of::<Slot>();
+const POD: usize = size_of::<Pod>();
 
 /// The pins of one node.
 pub struct Maps {
@@ -40,11 +43,9 @@ impl Maps {
         let data = self.open(name)?;
         Ok(match name {
             map::SERVICES => Box::new(Keyed::<KEY, VALUE>::try_from(Map::HashMap(data))?),
-            map::PODS => {
-                Box::new(Keyed::<ADDRESS, { size_of::<Pod>() }>::try_from(Map::HashMap(data))?)
-            }
+            map::PODS => Box::new(Keyed::<ADDRESS, POD>::try_from(Map::HashMap(data))?),
             map::ROUTES => Box::new(Routes::try_from(Map::LpmTrie(data))?),
-            map::SLOTS => Box::new(Places::<{ size_of::<Slot>() }>::try_from(Map::Array(data))?),
+            map::SLOTS => Box::new(Places::<SLOT>::try_from(Map::Array(data))?),
             map::BACKENDS => {
                 Box::new(Places::<{ size_of::<Backend>() }>::try_from(Map::Array(data))?)
             }
@@ -121,20 +122,27 @@ fn place(key: &[u8]) -> Result<u32> {
 
 /// A key of ROUTES: the length of the prefix, and then the address.
 fn range(key: &[u8]) -> Result<Key<[u8; ADDRESS]>> {
-    let (length, address) = key.split_at(std::mem::offset_of!(RouteKey, address));
+    let (length, address) = key.split_at(offset_of!(RouteKey, address));
     Ok(Key::new(place(length)?, address.try_into()?))
 }
 
-/// What a node's maps hold of services, as bytes. A service that is written anew has other slots,
-/// whatever else stays the same.
+/// An entry of SERVICES, and the entries of SLOTS that it has.
+type Slotted = ([u8; VALUE], Vec<[u8; SLOT]>);
+
+/// What a node's maps hold by which packets find their way, as bytes. A service that is written
+/// anew has other slots, whatever else stays the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump {
-    services: BTreeMap<[u8; KEY], [u8; VALUE]>,
+    services: BTreeMap<[u8; KEY], Slotted>,
+    /// Those of BACKENDS that are not empty.
     backends: BTreeMap<usize, [u8; size_of::<Backend>()]>,
+    /// Without what the programs note in PODS.
+    pods: BTreeMap<[u8; ADDRESS], [u8; POD]>,
+    routes: BTreeMap<(u32, [u8; ADDRESS]), [u8; size_of::<Route>()]>,
 }
 
 impl Dump {
-    /// Takes the TCP and UDP entries of an address out; how many there were.
+    /// Takes the TCP and UDP entries of an address out, with their slots; how many there were.
     pub fn take_service(&mut self, address: Ipv4Addr) -> usize {
         let before = self.services.len();
         let wanted = &key(address, 0)[..ADDRESS];
@@ -144,11 +152,32 @@ impl Dump {
 }
 
 impl Maps {
-    /// Everything that matters to a connection.
+    /// What SERVICES, SLOTS, BACKENDS, PODS and ROUTES hold.
     pub fn dump(&self) -> Result<Dump> {
+        let slots = Places::<SLOT>::try_from(Map::Array(self.open(map::SLOTS)?))?;
+        let mut services = BTreeMap::new();
+        for (key, value) in self.services()?.dump()? {
+            let word = |at| word(&value, at);
+            let first = word(offset_of!(Service, first_slot));
+            let end = first + word(offset_of!(Service, slot_count));
+            let own = (first..end).map(|index| slots.get(&index, 0)).collect::<Result<_, _>>()?;
+            services.insert(key, (value, own));
+        }
         let backends = self.backends()?.into_iter().enumerate();
         let backends = backends.filter(|(_, entry)| entry.iter().any(|byte| *byte != 0)).collect();
-        Ok(Dump { services: self.services()?.dump()?, backends })
+        let pods = Keyed::<ADDRESS, POD>::try_from(Map::HashMap(self.open(map::PODS)?))?;
+        let pods = pods.iter().map(|entry| {
+            let (address, mut pod) = entry?;
+            pod[offset_of!(Pod, flags)..][..size_of::<u16>()].fill(0);
+            Ok((address, pod))
+        });
+        let pods = pods.collect::<Result<_>>()?;
+        let routes = Routes::try_from(Map::LpmTrie(self.open(map::ROUTES)?))?;
+        let routes = routes.iter().map(|entry| {
+            let (range, route) = entry?;
+            Ok(((range.prefix_len(), range.data()), route))
+        });
+        Ok(Dump { services, backends, pods, routes: routes.collect::<Result<_>>()? })
     }
 
     fn backends(&self) -> Result<Vec<[u8; size_of::<Backend>()]>> {
@@ -159,14 +188,13 @@ impl Maps {
 
     /// How many entries of BACKENDS take connections.
     pub fn active_backends(&self) -> Result<usize> {
-        let at = std::mem::offset_of!(Backend, state);
+        let at = offset_of!(Backend, state);
         Ok(self.backends()?.iter().filter(|entry| entry[at] == state::ACTIVE).count())
     }
 }
 
 impl Services {
-    /// Every entry, as bytes: two dumps are the same when nothing was written that differs.
-    pub fn dump(&self) -> Result<BTreeMap<[u8; KEY], [u8; VALUE]>> {
+    fn dump(&self) -> Result<BTreeMap<[u8; KEY], [u8; VALUE]>> {
         Ok(self.0.iter().collect::<Result<_, _>>()?)
     }
 
@@ -177,18 +205,21 @@ impl Services {
 
     /// How many slots a TCP service has, that is: ready backends. None when it is unknown.
     pub fn slot_count(&self, address: Ipv4Addr, port: u16) -> Option<u32> {
-        self.word(address, port, std::mem::offset_of!(Service, slot_count))
+        self.word(address, port, offset_of!(Service, slot_count))
     }
 
     /// Where a TCP service's slots begin: elsewhere after every change of its backends.
-    pub fn first_slot(&self, address: Ipv4Addr, port: u16) -> Option<u32> {
-        self.word(address, port, std::mem::offset_of!(Service, first_slot))
+    pub fn first_slot(&self, address: impl Into<Address>, port: u16) -> Option<u32> {
+        self.word(address, port, offset_of!(Service, first_slot))
     }
 
-    fn word(&self, address: Ipv4Addr, port: u16, at: usize) -> Option<u32> {
-        let value = self.0.get(&key(address, port), 0).ok()?;
-        Some(u32::from_ne_bytes(value[at..at + 4].try_into().ok()?))
+    fn word(&self, address: impl Into<Address>, port: u16, at: usize) -> Option<u32> {
+        Some(word(&self.0.get(&key(address, port), 0).ok()?, at))
     }
+}
+
+fn word(value: &[u8; VALUE], at: usize) -> u32 {
+    u32::from_ne_bytes(std::array::from_fn(|index| value[at + index]))
 }
 
 /// The key of a range of addresses in ROUTES, written as usual.
@@ -210,24 +241,26 @@ pub fn address_key(address: impl Into<Address>) -> [u8; ADDRESS] {
 }
 
 /// The key of a TCP service: the layout's own fields, in its own order.
-pub fn key(address: Ipv4Addr, port: u16) -> [u8; KEY] {
-    let key = ServiceKey::new(Address::from(address), U16Be::new(port), protocol::TCP);
+pub fn key(address: impl Into<Address>, port: u16) -> [u8; KEY] {
+    let key = ServiceKey::new(address.into(), U16Be::new(port), protocol::TCP);
     let mut bytes = [0; KEY];
-    bytes[..ADDRESS].copy_from_slice(&address_key(address));
-    let at = std::mem::offset_of!(ServiceKey, port);
+    bytes[..ADDRESS].copy_from_slice(&address_key(key.address));
+    let at = offset_of!(ServiceKey, port);
     bytes[at..at + 2].copy_from_slice(&key.port.bits().to_ne_bytes());
-    bytes[std::mem::offset_of!(ServiceKey, protocol)] = key.protocol;
+    bytes[offset_of!(ServiceKey, protocol)] = key.protocol;
     bytes
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::key;
 
     #[test]
     fn a_key_is_the_mapped_address_the_port_and_the_protocol() {
         let mut expected = vec![0; 10];
         expected.extend([0xff, 0xff, 10, 9, 8, 7, 0, 80, 6, 0]);
-        assert_eq!(key([10, 9, 8, 7].into(), 80).to_vec(), expected);
+        assert_eq!(key(Ipv4Addr::new(10, 9, 8, 7), 80).to_vec(), expected);
     }
 }

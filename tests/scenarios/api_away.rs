@@ -1,7 +1,7 @@
 //! The API server goes away, and agents die and start again meanwhile: services, names and pods
 //! go on, and when it is back nothing is written but what changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use bowline_tests::api::{Api, Found, address, node_of, uid, wait};
 use bowline_tests::load::{self, Load};
 use bowline_tests::maps::Dump;
 use bowline_tests::node::Paused;
+use bowline_tests::pod_network::run;
 use bowline_tests::{EchoStage, Guest, Node, Wishes};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
@@ -71,12 +72,14 @@ async fn play(stage: &EchoStage) -> Result<()> {
         is_written(stage, node, &idle).await?;
     }
     let objects = objects(&api).await?;
-    let maps = dumps(stage)?;
+    let written = on_nodes(stage)?;
 
     let start = Instant::now();
     let fresh = goes_on(stage, &idle).await?;
-    for (node, (before, after)) in stage.cluster.nodes.iter().zip(maps.iter().zip(dumps(stage)?)) {
-        ensure!(*before == after, "{}: maps changed while the API was away", node.name);
+    for (node, (before, after)) in
+        stage.cluster.nodes.iter().zip(written.iter().zip(on_nodes(stage)?))
+    {
+        before.is(&after).with_context(|| format!("{}, while the API was away", node.name))?;
     }
     let away = start.elapsed();
 
@@ -92,13 +95,15 @@ async fn play(stage: &EchoStage) -> Result<()> {
     let agreed = back.elapsed();
     takes_in(stage, &api, &idle).await?;
     tokio::time::sleep(QUIET).await;
-    nothing_else(stage, &api, &objects, &maps, &idle).await?;
+    nothing_else(stage, &api, &objects, &written, &idle).await?;
     println!(
         "the API was away for {:.1} s, both agents started twice without it: {fresh} fresh \
-         connections, 0 failed; {} objects and every map entry the same; agreed {:.1} s after it \
-         was back",
+         connections, 0 failed; {} objects, the entries of SERVICES, SLOTS, BACKENDS, PODS and \
+         ROUTES and {} kernel routes, rules and neighbours the same; agreed {:.1} s after it was \
+         back",
         away.as_secs_f64(),
         objects.len(),
+        written.iter().map(|node| node.kernel.len()).sum::<usize>(),
         agreed.as_secs_f64()
     );
     Ok(())
@@ -172,7 +177,7 @@ async fn nothing_else(
     stage: &EchoStage,
     api: &Api,
     before: &BTreeMap<String, String>,
-    maps: &[Dump],
+    written: &[Written],
     idle: &Pod,
 ) -> Result<()> {
     let mut after = objects(api).await?;
@@ -180,14 +185,15 @@ async fn nothing_else(
     wanted.remove(&format!("Pod {}", idle.name_any()));
     wanted.retain(|name, _| !name.contains(" leaves"));
     after.retain(|name, _| wanted.contains_key(name));
-    let written: Vec<_> = wanted.iter().filter(|(name, at)| after.get(*name) != Some(at)).collect();
-    ensure!(written.is_empty(), "written for no reason: {written:?}, now {after:?}");
+    let again: Vec<_> = wanted.iter().filter(|(name, at)| after.get(*name) != Some(at)).collect();
+    ensure!(again.is_empty(), "written for no reason: {again:?}, now {after:?}");
     for (node, (before, mut after)) in
-        stage.cluster.nodes.iter().zip(maps.iter().zip(dumps(stage)?))
+        stage.cluster.nodes.iter().zip(written.iter().zip(on_nodes(stage)?))
     {
         let mut before = before.clone();
-        ensure!(before.take_service(LEAVES) > 0 && after.take_service(COMES) > 0, "{before:?}");
-        ensure!(before == after, "{}: {before:?}\nand then {after:?}", node.name);
+        let (left, came) = (before.maps.take_service(LEAVES), after.maps.take_service(COMES));
+        ensure!(left > 0 && came > 0, "{before:?}");
+        before.is(&after).with_context(|| format!("{}, when the API was back", node.name))?;
     }
     load::requests(&stage.place()?, EchoStage::service(), 100)?.expect_no_failure("at the end")
 }
@@ -220,8 +226,38 @@ where
     Ok(())
 }
 
-fn dumps(stage: &EchoStage) -> Result<Vec<Dump>> {
-    stage.cluster.nodes.iter().map(|node| node.maps().dump()).collect()
+/// What an agent writes on its node.
+#[derive(Clone, Debug)]
+struct Written {
+    maps: Dump,
+    /// Routes, routing rules and the neighbours that were entered for good, of both families.
+    kernel: BTreeSet<String>,
+}
+
+impl Written {
+    fn of(node: &Node) -> Result<Self> {
+        let (place, mut kernel) = (node.place()?, BTreeSet::new());
+        for what in ["route show table all", "rule", "neigh show nud permanent"] {
+            for family in ["-4", "-6"] {
+                let shown = run(&place, &format!("ip {family} {what}"))?;
+                ensure!(family == "-6" || !shown.is_empty(), "{} has no {what}", node.name);
+                kernel.extend(shown.lines().map(|line| format!("{family} {}", line.trim())));
+            }
+        }
+        Ok(Self { maps: node.maps().dump()?, kernel })
+    }
+
+    /// An error unless both are the same.
+    fn is(&self, after: &Self) -> Result<()> {
+        ensure!(self.maps == after.maps, "maps: {:?}\nand then {:?}", self.maps, after.maps);
+        let differs: Vec<_> = self.kernel.symmetric_difference(&after.kernel).collect();
+        ensure!(differs.is_empty(), "routes, rules or neighbours changed: {differs:?}");
+        Ok(())
+    }
+}
+
+fn on_nodes(stage: &EchoStage) -> Result<Vec<Written>> {
+    stage.cluster.nodes.iter().map(Written::of).collect()
 }
 
 async fn make_idle(api: &Api) -> Result<Pod> {
