@@ -1,7 +1,7 @@
 //! Clients that run while something else happens, and what they saw.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -12,6 +12,57 @@ use serde::de::DeserializeOwned;
 use crate::artifacts;
 use crate::command::shown;
 use crate::place::Place;
+use crate::running::Running;
+
+/// Uses a service by fresh sockets in turn, until its input is closed: a TCP connection, a
+/// connected UDP socket and one that is not; and by one more of the latter that it keeps, which
+/// began with the wanted pod if there is one. Prints what came of each. Each UDP socket has a port
+/// of its own: to the packets' flow, one that had the port of another would be that one.
+const FRESH: &str = r#"
+import itertools, json, select, socket, sys, time
+host, tcp, udp, wanted = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+family, ports = (socket.AF_INET6, 20000) if ':' in host else (socket.AF_INET, 10000)
+ports = itertools.count(ports)
+def datagrams():
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.bind(('', next(ports)))
+    s.settimeout(2)
+    return s
+def stream():
+    with socket.create_connection((host, tcp), 5) as s:
+        s.sendall(b'GET / HTTP/1.0\r\nConnection: close\r\n\r\n')
+        text = b''
+        while part := s.recv(4096):
+            text += part
+    return text.split(b'\r\n\r\n', 1)[1]
+def connected():
+    with datagrams() as s:
+        s.connect((host, udp))
+        s.send(b'connected')
+        return s.recv(2048)
+def loose():
+    with datagrams() as s:
+        s.sendto(b'loose', (host, udp))
+        return s.recv(2048)
+def kept():
+    own.sendto(b'kept', (host, udp))
+    return own.recv(2048)
+own, tries = datagrams(), 0
+while wanted and json.loads(kept())['pod'] != wanted and tries < 200:
+    own, tries = datagrams(), tries + 1
+seen, end = [], time.monotonic() + 600
+while not select.select([sys.stdin], [], [], 0.02)[0] and time.monotonic() < end:
+    for way in (stream, connected, loose, kept):
+        at, start, said = time.time(), time.monotonic(), {}
+        try:
+            said['pod'] = json.loads(way())['pod']
+        except (OSError, IndexError, ValueError) as error:
+            said['error'] = str(error)
+        seen.append({'way': way.__name__, 'at': at, 'took': time.monotonic() - start, **said})
+    if len(seen) == 4:
+        print('begun', flush=True)
+print(json.dumps(seen))
+"#;
 
 /// What a client saw.
 #[derive(Clone, Debug, Deserialize)]
@@ -103,6 +154,40 @@ impl Load {
         drop(self.process.stdin.take());
         let output = self.process.wait_with_output()?;
         parse(&self.line, &output)
+    }
+}
+
+/// A client that opens a socket for each request, by TCP and by UDP.
+pub struct Fresh(Running);
+
+/// What came of one request of [`Fresh`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct Attempt {
+    /// `stream`, `connected`, `loose`; or `kept`, whose socket alone is not fresh.
+    pub way: String,
+    /// When it began, in seconds since 1970.
+    pub at: f64,
+    /// In seconds.
+    pub took: f64,
+    /// Who answered.
+    pub pod: Option<String>,
+    pub error: Option<String>,
+}
+
+impl Fresh {
+    /// Starts it at a service's ports of TCP (HTTP) and of UDP (echo), and waits for its first
+    /// requests. The socket that it keeps begins with the `wanted` pod, unless that is empty.
+    pub fn start(place: &Place, host: IpAddr, ports: [u16; 2], wanted: &str) -> Result<Self> {
+        let mut python = place.command("python3");
+        python.args(["-c", FRESH, &host.to_string()]).args(ports.map(|port| port.to_string()));
+        python.arg(wanted);
+        Ok(Self(Running::until(python, "begun")?))
+    }
+
+    /// Stops it and gives all that it saw.
+    pub fn stop(mut self) -> Result<Vec<Attempt>> {
+        let said = self.0.rest()?;
+        serde_json::from_str(&said).with_context(|| format!("fresh sockets printed {said:?}"))
     }
 }
 

@@ -1,15 +1,15 @@
 //! What a service's fields mean to its clients: traffic policy and distribution, addresses that are
 //! not ready, endpoints written by hand, ports, and pods on their way out.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bowline_tests::api::{Api, Found, address, uid, wait};
-use bowline_tests::load::{self, Load, LoadReport};
+use bowline_tests::load::{self, Attempt, Fresh, Load, LoadReport};
 use bowline_tests::pod_network::Family;
-use bowline_tests::{Cluster, Running, Wishes};
+use bowline_tests::{Cluster, Place, Running, Wishes};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
@@ -22,6 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LAMEDUCK: Duration = Duration::from_secs(20);
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// So long after its deletion a pod gets no new connection any more while another one is ready.
+const LEFT_WITHIN: Duration = Duration::from_secs(1);
+/// For how long nobody may come from then on, and how often each way was tried in that time.
+const LEFT_FOR: Duration = Duration::from_secs(3);
+const LEAST_ATTEMPTS: usize = 20;
 
 /// Connections of each client that talks to a pod on its way out.
 const TALKING: usize = 10;
@@ -85,13 +91,13 @@ async fn fields_of_services_mean_what_they_say() -> Result<()> {
 impl Stage {
     async fn play(&self) -> Result<()> {
         self.set_up().await.context("making pods and services")?;
-        self.named_ports().await.context("named ports")?;
+        self.ports().await.context("ports by name, and one number for TCP and UDP")?;
         self.local_policy().await.context("internalTrafficPolicy")?;
         self.distribution().await.context("trafficDistribution")?;
         self.not_ready().await.context("publishNotReadyAddresses")?;
         self.by_hand().await.context("endpoints written by hand")?;
         self.open_connections().await.context("open connections")?;
-        self.same_number().await.context("TCP and UDP on one port number")?;
+        self.hints().await.context("hints written by hand")?;
         self.on_the_way_out().await.context("terminating pods")
     }
 
@@ -182,37 +188,29 @@ impl Stage {
         Ok(())
     }
 
-    fn requests(&self, node: usize, service: u8) -> Result<LoadReport> {
-        load::requests(&self.cluster.nodes[node - 1].place()?, vip(service), 60)
-    }
-
-    /// Waits until a node's clients reach exactly these pods through a service; none is refused
-    /// then. Nobody means that all are refused.
+    /// Waits until a node's clients of IPv4 and TCP reach exactly these pods through a service, and
+    /// none is refused. Nobody means that all are refused.
     async fn expect(&self, node: usize, service: u8, pods: &[u8]) -> Result<()> {
-        let wanted: BTreeSet<String> = pods.iter().map(|pod| format!("web{pod}")).collect();
-        let start = Instant::now();
-        loop {
-            let report = self.requests(node, service)?;
-            let seen: BTreeSet<String> = report.values("pod").into_iter().collect();
-            let failed = if wanted.is_empty() { report.requests } else { 0 };
-            if seen == wanted && report.failed == failed {
-                return Ok(());
-            }
-            ensure!(
-                start.elapsed() < PATIENCE / 4,
-                "from node{node}: {seen:?} instead of {wanted:?}; errors: {:?}",
-                report.errors
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        let place = self.cluster.nodes[node - 1].place()?;
+        let wanted: Vec<String> = pods.iter().map(|pod| format!("web{pod}")).collect();
+        let what = format!("node{node} to reach {wanted:?} at {}", vip(service));
+        wait(&what, PATIENCE / 4, async || {
+            let report = load::requests(&place, vip(service), 60)?;
+            Ok(match are_only(&report, &wanted) {
+                true => Found::Yes(()),
+                false => Found::NotYet(format!("{report:?}")),
+            })
+        })
+        .await
     }
 
-    /// Waits until a node's new clients of each kind reach exactly these pods.
+    /// The same for new clients of each kind: TCP, and UDP by connected sockets and others, of both
+    /// families.
     async fn expect_each_way(&self, node: usize, service: u8, pods: &[&str]) -> Result<()> {
         let place = self.cluster.nodes[node - 1].place()?;
         for family in FAMILIES {
             let target = vip_of(family, service);
-            let what = format!("{pods:?} to answer at {target}, and nobody else");
+            let what = format!("only {pods:?} to answer node{node} at {target}");
             wait(&what, PATIENCE / 4, async || {
                 let tcp = load::requests(&place, target, 60)?;
                 let words = ["udp", &target.to_string(), "--requests", "60"];
@@ -220,8 +218,7 @@ impl Stage {
                 let udp = ["connected", "unconnected"].map(|kind| udp[kind].clone());
                 let [connected, loose] = udp.map(serde_json::from_value::<LoadReport>);
                 let reports = [tcp, connected?, loose?];
-                let as_wanted = |it: &LoadReport| it.failed == 0 && it.values("pod") == pods;
-                Ok(match reports.iter().all(as_wanted) {
+                Ok(match reports.iter().all(|report| are_only(report, pods)) {
                     true => Found::Yes(()),
                     false => Found::NotYet(format!("{reports:?}")),
                 })
@@ -231,33 +228,25 @@ impl Stage {
         Ok(())
     }
 
-    async fn named_ports(&self) -> Result<()> {
-        self.expect(1, 1, &[1, 2, 3]).await
+    async fn ports(&self) -> Result<()> {
+        self.expect_each_way(1, 1, &["web1", "web2", "web3"]).await
     }
 
     async fn local_policy(&self) -> Result<()> {
-        self.expect(1, 2, &[1]).await?;
-        self.expect(3, 2, &[3]).await
+        self.expect_each_way(1, 2, &["web1"]).await?;
+        self.expect_each_way(3, 2, &["web3"]).await
     }
 
     async fn distribution(&self) -> Result<()> {
-        self.expect(1, 3, &[1, 2]).await.context("zone a")?;
-        self.expect(3, 3, &[3]).await.context("zone b")?;
-        self.expect(1, 4, &[1]).await.context("node1")?;
-        self.expect(2, 4, &[2]).await.context("node2")
+        self.expect_each_way(1, 3, &["web1", "web2"]).await.context("zone a")?;
+        self.expect_each_way(3, 3, &["web3"]).await.context("zone b")?;
+        self.expect_each_way(1, 4, &["web1"]).await.context("node1")?;
+        self.expect_each_way(2, 4, &["web2"]).await.context("node2")
     }
 
     async fn not_ready(&self) -> Result<()> {
-        self.expect(2, 5, &[]).await.context("a pod that is not ready")?;
-        let start = Instant::now();
-        loop {
-            let report = self.requests(2, 6)?;
-            if report.failed == 0 && report.values("pod") == ["sleepy"] {
-                return Ok(());
-            }
-            ensure!(start.elapsed() < PATIENCE / 4, "published: {report:?}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        self.expect_each_way(2, 5, &[]).await.context("a pod that is not ready")?;
+        self.expect_each_way(2, 6, &["sleepy"]).await.context("published")
     }
 
     /// A service without a selector, and the older kind of object for its endpoints.
@@ -312,17 +301,38 @@ impl Stage {
         Ok(())
     }
 
-    async fn same_number(&self) -> Result<()> {
-        self.expect(2, 1, &[1, 2, 3]).await?;
-        let place = self.cluster.nodes[1].place()?;
-        let target = vip(1).to_string();
-        let seen: Value = load::run(&place, &["udp", &target, "--requests", "60"])?;
-        for kind in ["connected", "unconnected"] {
-            let report: LoadReport = serde_json::from_value(seen[kind].clone())?;
-            report.expect_no_failure(kind)?;
-            ensure!(report.values("pod") == ["web1", "web2", "web3"], "{kind}: {report:?}");
-        }
-        Ok(())
+    /// The zones that endpoints are for, as nobody but their author knows them: followed while each
+    /// endpoint says one.
+    async fn hints(&self) -> Result<()> {
+        let slices = self.api.of::<EndpointSlice>();
+        slices.delete("by-hand", &DeleteParams::default()).await?;
+        let write = async |pod: &str, port: u16, hints: Value| -> Result<()> {
+            let made: Pod = self.api.of().get(pod).await?;
+            for (family, kind) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+                let slice: EndpointSlice = serde_json::from_value(json!({
+                    "metadata": {
+                        "name": format!("{pod}-{}", kind.to_lowercase()),
+                        "labels": { "kubernetes.io/service-name": "hand" },
+                    },
+                    "addressType": kind,
+                    "ports": [
+                        { "name": "web", "port": port },
+                        { "name": "echo", "port": 7007, "protocol": "UDP" },
+                    ],
+                    "endpoints": [{ "addresses": [family.of(&made)?], "hints": hints }],
+                }))?;
+                slices.create(&PostParams::default(), &slice).await?;
+            }
+            Ok(())
+        };
+        let zone = |name| json!({ "forZones": [{ "name": name }] });
+        // Not where they are: web2 is in zone a.
+        write("web2", 9376, zone("b")).await?;
+        write("web3", 9377, zone("a")).await?;
+        self.expect_each_way(1, 8, &["web3"]).await.context("zone a")?;
+        self.expect_each_way(3, 8, &["web2"]).await.context("zone b")?;
+        write("web1", 9376, Value::Null).await?;
+        self.expect_each_way(3, 8, &["web1", "web2", "web3"]).await.context("one is for nobody")
     }
 
     /// No new connection to a pod on its way out while another is ready; used while there is no
@@ -346,11 +356,14 @@ impl Stage {
             python.args(["-c", HOLD, python_name(family), &host, "web3"]);
             held.push((family, Running::until(python, "held")?));
         }
+        let fresh = Newcomers::start(&place, &unhooked)?;
+        tokio::time::sleep(LEFT_WITHIN).await;
         let deleted = SystemTime::now();
         self.api.of::<Pod>().delete("web3", &DeleteParams::default()).await?;
         let start = Instant::now();
-        self.expect_each_way(1, 1, &["web1", "web2"]).await.context("others are ready")?;
         self.expect_each_way(1, 7, &["web3"]).await.context("no other is there")?;
+        tokio::time::sleep((LEFT_WITHIN + LEFT_FOR).saturating_sub(start.elapsed())).await;
+        fresh.left(deleted).context("others are ready")?;
         ensure!(start.elapsed() < LAMEDUCK - Duration::from_secs(3), "too slow to tell");
         self.api.no_pods("pod=web3", PATIENCE).await?;
         for mut talking in talking {
@@ -376,9 +389,68 @@ impl Stage {
             ensure!(after >= LAMEDUCK, "{family:?}: moved while the pod served, after {after:?}");
             ensure!(ever_after && same && gap < MOVED_WITHIN, "{family:?}: {gap:?}, {report:?}");
         }
-        self.expect(1, 7, &[]).await.context("gone")?;
-        self.expect(3, 2, &[]).await.context("internalTrafficPolicy without a pod here")?;
-        self.expect(3, 3, &[1, 2]).await.context("no endpoint in the zone")
+        self.expect_each_way(1, 7, &[]).await.context("gone")?;
+        let here = "internalTrafficPolicy without a pod here";
+        self.expect_each_way(3, 2, &[]).await.context(here)?;
+        self.expect_each_way(3, 3, &["web1", "web2"]).await.context("no endpoint in the zone")
+    }
+}
+
+/// Whether these pods answered and nobody else; none of them means that everybody was refused.
+fn are_only(report: &LoadReport, pods: &[impl AsRef<str>]) -> bool {
+    let as_wanted = if pods.is_empty() { report.ok == 0 } else { report.failed == 0 };
+    as_wanted && report.values("pod").iter().map(String::as_str).eq(pods.iter().map(AsRef::as_ref))
+}
+
+/// Clients that come anew all the time, of both families, with the socket hooks and without.
+struct Newcomers(Vec<(String, bool, Fresh)>);
+
+impl Newcomers {
+    /// Each has met `web3` by the socket that it keeps.
+    fn start(hooked: &Place, unhooked: &Place) -> Result<Self> {
+        let mut all = Vec::new();
+        for family in FAMILIES {
+            for (is_hooked, place) in [(true, hooked), (false, unhooked)] {
+                let what = format!("{family:?}, hooks {is_hooked}");
+                let target = vip_of(family, 1);
+                let ports = [target.port(), target.port()];
+                let fresh =
+                    Fresh::start(place, target.ip(), ports, "web3").context(what.clone())?;
+                all.push((what, is_hooked, fresh));
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// An error unless they all met `web3` before it was deleted, none did from a second later on,
+    /// and none ever failed.
+    fn left(self, deleted: SystemTime) -> Result<()> {
+        let deleted = deleted.duration_since(UNIX_EPOCH)?.as_secs_f64();
+        for (what, is_hooked, fresh) in self.0 {
+            let mut ways: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
+            for attempt in fresh.stop()? {
+                ways.entry(attempt.way.clone()).or_default().push(attempt);
+            }
+            for (way, attempts) in ways {
+                let failed = attempts.iter().find(|attempt| attempt.error.is_some());
+                ensure!(failed.is_none(), "{what}, {way}: {failed:?}");
+                let at_web3 = |it: &&Attempt| it.pod.as_deref() == Some("web3");
+                let before = attempts.iter().filter(|it| it.at < deleted);
+                ensure!(before.filter(at_web3).count() > 0, "{what}, {way}: never at web3");
+                let late = deleted + LEFT_WITHIN.as_secs_f64();
+                let late: Vec<&Attempt> = attempts.iter().filter(|it| it.at >= late).collect();
+                ensure!(late.len() >= LEAST_ATTEMPTS, "{what}, {way}: {} attempts", late.len());
+                let last = attempts.iter().rfind(at_web3).map_or(0.0, |it| it.at - deleted);
+                println!("{what}, {way}: the last one came to web3 {last:.3} s after the deletion");
+                // A flow that packets were balanced in goes on to the end; a socket's datagrams
+                // are none for the hook.
+                if is_hooked || way != "kept" {
+                    let came = late.iter().filter(|it| at_web3(it)).count();
+                    ensure!(came == 0, "{what}, {way}: {came} of {} came to web3", late.len());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
