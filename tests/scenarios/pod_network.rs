@@ -2,9 +2,10 @@
 //! in full-size packets and in fragments, and for as long as they like.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bowline_tests::api::node_of;
 use bowline_tests::command::finish;
 use bowline_tests::pod_network::{
@@ -18,6 +19,9 @@ use crate::repair::{Before, is_pinned};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// So often the neighbour tables are read at least while packets go.
+const LEAST_LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(30);
 const DUAL: [&str; 4] = ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48", "--routing", "native"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,31 +302,81 @@ fn traced(stage: &Stage, from: &Pod, to: &Pod, family: Family) -> Result<()> {
     Ok(())
 }
 
-/// Nodes forget each other's hardware addresses after a second here, and no packet is lost. Nobody
-/// is asked for one on the tunnel.
+/// Nodes and pods forget hardware addresses after a second here; no packet is lost, and no entry on
+/// the way ever goes. Nobody is asked for one on the tunnel.
 fn neighbours_do_not_expire(stage: &Stage, family: Family) -> Result<()> {
-    for node in &stage.cluster.nodes {
-        let place = node.place()?;
-        // Of both families: packets of one travel in those of the other.
-        for version in ["ipv4", "ipv6"] {
-            for link in run(&place, &format!("ls /proc/sys/net/{version}/neigh"))?.lines() {
-                for (name, value) in [
-                    ("base_reachable_time_ms", "500"),
-                    ("gc_stale_time", "1"),
-                    ("delay_first_probe_time", "1"),
-                ] {
-                    let setting = format!("sysctl -q -w net/{version}/neigh/{link}/{name}={value}");
-                    run(&place, &setting)?;
+    let nodes = stage.cluster.nodes.iter().map(Node::place);
+    let pods = [&stage.here, &stage.there].map(|pod| stage.network(pod));
+    for place in nodes.chain(pods) {
+        forgets_fast(&place?)?;
+    }
+    let needed = Neighbour::needed(stage, family)?;
+    for neighbour in needed.iter().filter(|it| !it.for_good) {
+        neighbour.grow_old()?;
+    }
+    let (over, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let seen = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut seen = vec![Vec::new(); needed.len()];
+            while !over.load(Ordering::SeqCst) {
+                for (neighbour, seen) in needed.iter().zip(&mut seen) {
+                    seen.push(neighbour.state()?);
+                    seen.dedup();
                 }
+                looks.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+            anyhow::Ok(seen)
+        });
+        let sent = one_way_packets(stage, family);
+        over.store(true, Ordering::SeqCst);
+        let seen = watch.join().map_err(|_| anyhow!("a thread panicked"))?;
+        sent.and(seen)
+    })?;
+    let looks = looks.into_inner();
+    ensure!(looks >= LEAST_LOOKS, "only {looks} looks at neighbours");
+    for (neighbour, seen) in needed.iter().zip(seen) {
+        println!("{family:?}: {}: {} in {looks} looks", neighbour.what, seen.join(", "));
+        if neighbour.for_good {
+            ensure!(seen == ["PERMANENT"], "{}: {seen:?}", neighbour.what);
+        } else {
+            // Asked for, forgotten and asked for again, or this shows nothing.
+            let known = seen.iter().filter(|state| *state == "REACHABLE").count();
+            ensure!(known >= 2, "{}: only {seen:?}", neighbour.what);
+        }
+    }
+    for node in &stage.cluster.nodes {
+        let known = run(&node.place()?, "ip neigh show")?;
+        let asked = known.lines().find(|it| it.contains("bl-vxlan") && !it.contains("PERMANENT"));
+        ensure!(asked.is_none(), "{} asked for a neighbour: {asked:?}", node.name);
+    }
+    Ok(())
+}
+
+/// Of both families: packets of one travel in those of the other.
+fn forgets_fast(place: &Place) -> Result<()> {
+    for version in ["ipv4", "ipv6"] {
+        for link in run(place, &format!("ls /proc/sys/net/{version}/neigh"))?.lines() {
+            for (name, value) in [
+                ("base_reachable_time_ms", "500"),
+                ("gc_stale_time", "1"),
+                ("delay_first_probe_time", "1"),
+            ] {
+                run(place, &format!("sysctl -q -w net/{version}/neigh/{link}/{name}={value}"))?;
             }
         }
     }
+    Ok(())
+}
+
+/// From `here` to `there`, for longer than any neighbour is remembered: nothing that comes back
+/// tells the node that its neighbour lives.
+fn one_way_packets(stage: &Stage, family: Family) -> Result<()> {
     let target = family.of(&stage.there)?;
     let socket = inside(&stage.netns(&stage.there), move || UdpSocket::bind((any(target), 0)))??;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let target = SocketAddr::new(target, socket.local_addr()?.port());
     let own = inside(&stage.netns(&stage.here), move || UdpSocket::bind((any(target.ip()), 0)))??;
-    // One way only: nothing that comes back tells the node that its neighbour lives.
     let start = Instant::now();
     for number in 0_u32..2_000 {
         own.send_to(&number.to_be_bytes(), target)?;
@@ -334,12 +388,73 @@ fn neighbours_do_not_expire(stage: &Stage, family: Family) -> Result<()> {
         std::thread::sleep(Duration::from_millis(3));
     }
     ensure!(start.elapsed() > Duration::from_secs(5), "too short to see an entry expire");
-    for node in &stage.cluster.nodes {
-        let known = run(&node.place()?, "ip neigh show")?;
-        let asked = known.lines().find(|it| it.contains("bl-vxlan") && !it.contains("PERMANENT"));
-        ensure!(asked.is_none(), "{} asked for a neighbour: {asked:?}", node.name);
-    }
     Ok(())
+}
+
+/// An entry of a neighbour table that packets from `here` to `there` need.
+struct Neighbour {
+    what: String,
+    place: Place,
+    address: IpAddr,
+    link: String,
+    /// It was entered by the agent, and nobody is ever asked.
+    for_good: bool,
+}
+
+impl Neighbour {
+    /// The gateways of both pods, each pod at its node, and what the first node sends to.
+    fn needed(stage: &Stage, family: Family) -> Result<Vec<Self>> {
+        let gateway = if family == Family::V4 { "169.254.1.1" } else { "fe80::1" }.parse()?;
+        let mut all = Vec::new();
+        for pod in [&stage.here, &stage.there] {
+            let (name, own) = (bowline_tests::api::name(pod), family.of(pod)?);
+            all.push(Self {
+                what: format!("the gateway of pod {name}"),
+                place: stage.network(pod)?,
+                address: gateway,
+                link: "eth0".to_owned(),
+                for_good: true,
+            });
+            let place = stage.cluster.node(&node_of(pod))?.place()?;
+            let (link, _) = way_to(&place, own)?;
+            let what = format!("pod {name} at its node");
+            all.push(Self { what, place, address: own, link, for_good: true });
+        }
+        let place = stage.cluster.node(&node_of(&stage.here))?.place()?;
+        let (mut link, mut address) = way_to(&place, family.of(&stage.there)?)?;
+        if link == "bl-vxlan" {
+            (link, address) = way_to(&place, node_address(stage, Family::V4, 1)?)?;
+        }
+        let what = "the next hop between the nodes".to_owned();
+        all.push(Self { what, place, address, link, for_good: false });
+        Ok(all)
+    }
+
+    /// What was learned before counts as it did then: from now on it is not reachable for longer
+    /// than [`forgets_fast`] says.
+    fn grow_old(&self) -> Result<()> {
+        let Self { place, address, link, .. } = self;
+        run(place, &format!("ip neigh change {address} dev {link} nud stale")).map(drop)
+    }
+
+    /// What the kernel says of it; an error if it is gone, or nobody answered for it.
+    fn state(&self) -> Result<String> {
+        let Self { what, place, address, link, .. } = self;
+        let shown = run(place, &format!("ip -j neigh show to {address} dev {link}"))?;
+        let rows: Value = serde_json::from_str(&shown).with_context(|| shown.clone())?;
+        let state = rows[0]["state"][0].as_str().with_context(|| format!("{what} is gone"))?;
+        ensure!(!["FAILED", "INCOMPLETE", "NONE"].contains(&state), "{what}: {state}");
+        Ok(state.to_owned())
+    }
+}
+
+/// The link by which a packet leaves this place, and the address that it is sent to there.
+fn way_to(place: &Place, target: IpAddr) -> Result<(String, IpAddr)> {
+    let shown = run(place, &format!("ip -j route get {target}"))?;
+    let rows: Value = serde_json::from_str(&shown).with_context(|| shown.clone())?;
+    let link = rows[0]["dev"].as_str().with_context(|| format!("no way to {target}: {shown}"))?;
+    let hop = rows[0]["gateway"].as_str().map(str::parse).transpose()?;
+    Ok((link.to_owned(), hop.unwrap_or(target)))
 }
 
 /// From either node, with the node's own address.
