@@ -8,10 +8,10 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_tests::api::{Api, address, node_of};
+use bowline_tests::api::{Api, address, node_of, uid};
 use bowline_tests::command::{finish, output};
 use bowline_tests::node::Paused;
-use bowline_tests::{Cluster, Guest, Place, Wishes};
+use bowline_tests::{Cluster, Guest, Node, Place, Wishes};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::PostParams;
@@ -41,6 +41,7 @@ async fn names_as_programs_see_them() -> Result<()> {
         stage.resolvers().context("glibc's resolver")?;
         stage.others().context("names of others")?;
         stage.counts().context("bowline net dns")?;
+        stage.each_node_itself().context("a node whose neighbour's agent stands still")?;
         stage.without_the_api().context("without the API")
     };
     let played: Result<()> = played.await;
@@ -380,6 +381,44 @@ impl Stage {
         ensure!(table.contains("--dns-forwards"), "{table}");
         println!("{table}");
         Ok(())
+    }
+
+    /// While one agent stands still, the other node's clients are answered and its own are not.
+    fn each_node_itself(&self) -> Result<()> {
+        let client = node_of(&self.client);
+        let guests = [self.pod.place().clone(), self.other_pod(&client)?];
+        let (first, second) = (self.cluster.node(&client)?, self.other_node(&client)?);
+        for (still, asked, guest) in [(first, second, 1), (second, first, 0)] {
+            let agent = Paused::pause(still.agent_pid()?)?;
+            for place in [&asked.place()?, &guests[guest]] {
+                for (server, transport) in
+                    [(CLUSTER_DNS, "+notcp"), (CLUSTER_DNS, "+tcp"), (NODE_DNS, "+notcp")]
+                {
+                    let flags = ["echo.default.svc.cluster.local", "A", transport, "+time=2"];
+                    let answer = dig_at(place, &format!("@{server}"), &flags)
+                        .with_context(|| format!("{} by {server} {transport}", asked.name))?;
+                    ensure!(answer.records == ["10.9.8.9".to_owned()].into(), "{answer:?}");
+                }
+            }
+            let flags = ["echo.default.svc.cluster.local", "A", "+time=1"];
+            let nobody = dig_at(&still.place()?, &format!("@{CLUSTER_DNS}"), &flags);
+            ensure!(nobody.is_err(), "{}'s agent stands still, and says {nobody:?}", still.name);
+            drop(agent);
+        }
+        println!("each node answers by itself while the other one's agent stands still");
+        Ok(())
+    }
+
+    fn other_node(&self, than: &str) -> Result<&Node> {
+        let other = self.cluster.nodes.iter().find(|node| node.name != than);
+        other.context("there is no other node")
+    }
+
+    /// Inside a pod that is not on this node.
+    fn other_pod(&self, node: &str) -> Result<Place> {
+        let other = self.servers.iter().find(|pod| node_of(pod) != node);
+        let other = other.context("no server runs on the other node")?;
+        self.cluster.node(&node_of(other))?.pod_network_in_cgroup(&uid(other))
     }
 
     /// Answers keep coming while the server is stopped; an agent that starts meanwhile denies no
