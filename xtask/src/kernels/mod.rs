@@ -46,11 +46,12 @@ pub(crate) struct Args {
 }
 
 /// Tests that guests run, by prefix.
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 8] = [
     "packets::",
     "kernels::",
     "paths::a_router_through",
     "paths::errors",
+    "refusals::frames_of_a_vlan",
     "statistics::",
     "sockets::a_connected_udp_socket",
     "sockets::a_port_that_a_service_has_not",
