@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bowline_ebpf_abi::ABI_VERSION;
-use bowline_tests::api::{Found, node_of, uid, wait};
+use bowline_tests::api::{Api, Found, node_of, uid, wait};
 use bowline_tests::artifacts;
-use bowline_tests::command::output;
-use bowline_tests::load::{self, Load};
+use bowline_tests::command::{finish, output};
+use bowline_tests::load::{self, Attempt, Fresh, Load};
 use bowline_tests::machine::{self, PROGRAMS};
 use bowline_tests::{EchoStage, Node, Place, Running, Wishes, registry};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -34,7 +34,7 @@ const OPEN: u32 = 20;
 /// when the load was stopped, and by the time that starting and stopping it took.
 const LEAST_RATE: f64 = 950.0;
 /// The service of IPv6.
-const SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 9, 0, 0, 0, 0, 0x906);
+pub(crate) const SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 9, 0, 0, 0, 0, 0x906);
 /// The last parts of the addresses of services with session affinity: each keeps a pod of its own.
 const STICKY: std::ops::Range<u8> = 30..38;
 /// After so long TCP asks again: a first packet that went nowhere costs this, and no error.
@@ -205,44 +205,56 @@ impl Stage {
             }))?;
             api.of().create(&PostParams::default(), &service).await?;
         }
-        let service: Service = serde_json::from_value(json!({
-            "metadata": { "name": "six" },
-            "spec": {
-                "clusterIP": SIX,
-                "ipFamilies": ["IPv6"],
-                "selector": { "six": "yes" },
-                "ports": [{ "port": 80, "targetPort": 9376 }],
-            },
-        }))?;
-        api.of().create(&PostParams::default(), &service).await?;
         let here = node_of(&echo.client);
         let there = echo.cluster.nodes.iter().find(|node| node.name != here);
         let there = there.context("no other node")?.name.clone();
-        for (name, node) in [("unhooked1", &here), ("unhooked2", &here), ("far", &there)] {
-            let pod: Pod = serde_json::from_value(json!({
-                "metadata": { "name": name, "labels": { "six": "yes" } },
-                "spec": {
-                    "nodeName": node,
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [{
-                        "name": "unhooked",
-                        "image": format!("{}/workload:v1", registry::ADDRESS),
-                        "args": ["serve", "--listen", "::"],
-                    }],
-                },
-            }))?;
-            api.of().create(&PostParams::default(), &pod).await?;
-        }
-        let mut unhooked = api.ready_pods("six=yes", 3, PATIENCE).await?;
+        let pods = [("unhooked1", &*here), ("unhooked2", &here), ("far", &there)];
+        let mut unhooked = make_six(&api, &pods).await?;
         unhooked.retain(|pod| node_of(pod) == here);
         let unhooked = <[Pod; 2]>::try_from(unhooked).map_err(|_| anyhow!("not two pods"))?;
-        api.endpoints("six", 3, PATIENCE).await?;
         for last in STICKY {
             api.endpoints(&format!("sticky{last}"), echo.servers.len(), PATIENCE).await?;
         }
         echo.cluster.agrees(PATIENCE).await?;
         Ok(unhooked)
     }
+}
+
+/// Makes the service of IPv6, with these pods on these nodes behind it, and waits until they are
+/// ready. It has the ports of the echo service.
+pub(crate) async fn make_six(api: &Api, pods: &[(&str, &str)]) -> Result<Vec<Pod>> {
+    let service: Service = serde_json::from_value(json!({
+        "metadata": { "name": "six" },
+        "spec": {
+            "clusterIP": SIX,
+            "ipFamilies": ["IPv6"],
+            "selector": { "six": "yes" },
+            "ports": [
+                { "name": "udp", "port": 7, "targetPort": 7007, "protocol": "UDP" },
+                { "name": "tcp", "port": 7, "targetPort": 7007 },
+                { "name": "http", "port": 80, "targetPort": 9376 },
+            ],
+        },
+    }))?;
+    api.of().create(&PostParams::default(), &service).await?;
+    for (name, node) in pods {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": name, "labels": { "six": "yes" } },
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{
+                    "name": "six",
+                    "image": format!("{}/workload:v1", registry::ADDRESS),
+                    "args": ["serve", "--listen", "::", "--udp-echo", "7007", "--tcp-echo", "7007"],
+                }],
+            },
+        }))?;
+        api.of().create(&PostParams::default(), &pod).await?;
+    }
+    let made = api.ready_pods("six=yes", pods.len(), PATIENCE).await?;
+    api.endpoints("six", pods.len(), PATIENCE).await?;
+    Ok(made)
 }
 
 /// Looks all the time at what the API says of the node's readiness: pods are evicted from a node
@@ -288,6 +300,8 @@ impl ReadyWatch {
 struct Traffic {
     /// Fresh connections by IPv4 and by IPv6.
     fresh: [Load; 2],
+    /// Fresh sockets of TCP and UDP, by both families, with the socket hooks and without.
+    sockets: Vec<(&'static str, Fresh)>,
     open: Vec<(&'static str, Load)>,
     /// Remembered in PEERS.
     datagrams: Program,
@@ -316,6 +330,15 @@ impl Traffic {
             ("that no hook saw", Load::hold(&past, service, OPEN)?),
             ("by IPv6 that no hook saw", Load::hold(&past, six, OPEN)?),
         ];
+        let mut sockets = Vec::new();
+        for (what, place, host) in [
+            ("IPv4", &inside, service.ip()),
+            ("IPv6", &inside, six.ip()),
+            ("IPv4 that no hook saw", &past, service.ip()),
+            ("IPv6 that no hook saw", &past, six.ip()),
+        ] {
+            sockets.push((what, Fresh::start(place, host, [80, 7], "").context(what)?));
+        }
         let open_sockets = OPEN.to_string();
         let datagrams = [CONVERSE, "10.9.8.9", "7", &open_sockets].map(str::to_owned);
         let datagrams = Program::start("connected UDP sockets", &inside, datagrams)?;
@@ -336,7 +359,7 @@ impl Traffic {
             Ok(if enough { Found::Yes(()) } else { Found::NotYet(packets.to_string()) })
         })
         .await?;
-        Ok(Self { fresh, open, datagrams, sticky, start })
+        Ok(Self { fresh, sockets, open, datagrams, sticky, start })
     }
 
     fn stop(self, during: &str) -> Result<()> {
@@ -360,6 +383,8 @@ impl Traffic {
             Ok((what, report))
         });
         let open = open.collect::<Result<Vec<_>>>()?;
+        let sockets: Vec<Result<()>> =
+            self.sockets.into_iter().map(|(what, fresh)| none_failed(what, fresh)).collect();
         let [hooks, link] = self.sticky;
         let programs = [self.datagrams, hooks, link].map(|program| program.stop(during));
         v4.expect_no_failure(&format!("on fresh connections during {during}"))?;
@@ -367,11 +392,33 @@ impl Traffic {
         for (what, report) in open {
             report.expect_no_failure(&format!("on connections {what} during {during}"))?;
         }
+        sockets.into_iter().collect::<Result<()>>().with_context(|| during.to_owned())?;
         programs.into_iter().collect::<Result<()>>()?;
         ensure!(slowest < SECOND_TRY, "during {during} a connection was asked for twice");
         ensure!(rate > LEAST_RATE, "during {during} only {rate:.0} connections a second");
         Ok(())
     }
+}
+
+/// Every fresh socket was answered, and none was asked for twice.
+fn none_failed(what: &str, fresh: Fresh) -> Result<()> {
+    let attempts = fresh.stop()?;
+    let failed: Vec<&Attempt> = attempts.iter().filter(|it| it.error.is_some()).collect();
+    let slowest = attempts.iter().max_by(|one, other| one.took.total_cmp(&other.took));
+    let (all, slowest) = (attempts.len(), slowest.context("no attempt")?);
+    println!(
+        "  {all} times by fresh sockets of TCP and UDP by {what}, {} failed, the slowest took \
+         {:.0} ms ({})",
+        failed.len(),
+        slowest.took * 1000.0,
+        slowest.way
+    );
+    let first = failed.iter().take(10).collect::<Vec<_>>();
+    ensure!(failed.is_empty(), "fresh sockets by {what}: {} failed: {first:?}", failed.len());
+    let in_time = slowest.took < SECOND_TRY.as_secs_f64();
+    ensure!(in_time, "a fresh socket by {what} was asked for twice: {slowest:?}");
+    ensure!(all > 100, "only {all} times by fresh sockets by {what}");
+    Ok(())
 }
 
 /// How many packets of the service were translated one by one.
@@ -449,6 +496,7 @@ async fn replace(node: &Node, signal: Signal, build: &Path) -> Result<()> {
 
 async fn same_layouts(stage: &Stage) -> Result<()> {
     let (node, build) = (stage.echo.node()?, artifacts::bowline()?);
+    let said = std::fs::read_to_string(node.log())?.len();
     let traffic = Traffic::start(stage).await?;
     let mut old = programs(stage)?;
     for round in 0..REPLACEMENTS {
@@ -458,34 +506,47 @@ async fn same_layouts(stage: &Stage) -> Result<()> {
         old = wait(&after, PATIENCE / 6, async || replaced(stage, &old)).await?;
     }
     traffic.stop(&format!("{REPLACEMENTS} replacements"))?;
+    // No agent found anything that the one before it left wrong.
+    let log = std::fs::read_to_string(node.log())?;
+    let mended = log[said..].lines().find(|line| line.contains("was damaged"));
+    ensure!(mended.is_none(), "an agent left damage: {mended:?}");
     stage.echo.cluster.agrees(PATIENCE).await.map(drop)
+}
+
+/// What `net status` says of the node, healthy or not.
+fn status(stage: &Stage) -> Result<Value> {
+    let node = &stage.echo.node()?.name;
+    let mut net = stage.echo.cluster.bowline(&["net", "status", "-o", "json", "--node", node])?;
+    let said = finish(net.args(["--name", &stage.echo.cluster.name]))?;
+    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    serde_json::from_slice(&said.stdout).with_context(|| errors)
 }
 
 /// The node's programs by name, with the kernel's numbers for them.
 fn programs(stage: &Stage) -> Result<BTreeMap<String, u64>> {
-    let node = &stage.echo.node()?.name;
-    let mut net = stage.echo.cluster.bowline(&["net", "status", "-o", "json", "--node", node])?;
-    let status: Value =
-        serde_json::from_str(&output(net.args(["--name", &stage.echo.cluster.name]))?)?;
+    let status = status(stage)?;
     let rows = status["programs"].as_array().into_iter().flatten();
     let named = rows.map(|row| Some((row["name"].as_str()?.to_owned(), row["id"].as_u64()?)));
     named.collect::<Option<_>>().with_context(|| format!("programs without numbers: {status}"))
 }
 
-/// The programs that are new, once all are, run at their hooks, and the kernel has none of the old
-/// ones any more.
+/// Every program is new, runs at its hooks, filters of clsact included, and the kernel has none of
+/// the old ones any more.
 fn replaced(stage: &Stage, old: &BTreeMap<String, u64>) -> Result<Found<BTreeMap<String, u64>>> {
     let (new, kernel) = (programs(stage)?, machine::programs()?);
     let all = new.len() == PROGRAMS.len() && PROGRAMS.iter().all(|name| new.contains_key(*name));
-    // The kernel counts links; a filter is none. That it is there, `net diff` says at the end.
+    // The kernel counts links; a filter is none. That it is there, `net status` says.
     let is_filter = |name: &str| !stage.tcx && PACKET_PROGRAMS.contains(&name);
     let attached = |(name, id): (&String, &u64)| {
         kernel.get(id).is_some_and(|links| *links > 0 || is_filter(name))
     };
     let done = all && new.iter().all(attached) && !old.values().any(|id| kernel.contains_key(id));
-    Ok(match done {
+    let problems = status(stage)?["problems"].clone();
+    Ok(match done && problems == json!([]) {
         true => Found::Yes(new),
-        false => Found::NotYet(format!("{new:?} after {old:?}; the kernel has {kernel:?}")),
+        false => Found::NotYet(format!(
+            "{new:?} after {old:?}; the kernel has {kernel:?}; problems {problems}"
+        )),
     })
 }
 
