@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     apply,
     data_plane::DataPlane,
+    datapath,
     metrics::{Loop, Meters},
     network::{Netlink, PodNetwork, Reach, TUNNEL_LINK, Uplink},
     observe,
@@ -31,6 +32,10 @@ pub(crate) use services::services;
 /// How often the node is compared with what it should be although nothing was announced: what
 /// somebody damaged by hand is mended within this time.
 const RESYNC: Duration = Duration::from_secs(2);
+
+/// How often memory that nobody needs goes back to the system: what is listed, planned and written
+/// is let go of piece by piece, and nobody knows which was the last.
+const GIVE_BACK: Duration = Duration::from_secs(30);
 
 /// What is wrong with a node that is new: the node controller is about to change that.
 const NO_RANGE: &str = "the node has no pod range yet";
@@ -172,6 +177,7 @@ pub(crate) async fn dual_stack(watched: Arc<Watched>, node_name: String) {
 pub(crate) async fn verify(data_plane: DataPlane, meters: Meters, shutdown: CancellationToken) {
     let mut tick = resync();
     let mut failing = false;
+    let mut given_back = Instant::now();
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let start = Instant::now();
         let verified = data_plane.verify().await;
@@ -187,6 +193,10 @@ pub(crate) async fn verify(data_plane: DataPlane, meters: Meters, shutdown: Canc
             tracing::warn!(failed, %error, "the data plane is not verified, retrying");
         }
         failing = !verified.failures.is_empty();
+        if given_back.elapsed() > GIVE_BACK {
+            tokio::task::block_in_place(datapath::memory::give_back);
+            given_back = Instant::now();
+        }
     }
 }
 

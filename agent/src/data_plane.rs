@@ -76,7 +76,14 @@ impl DataPlane {
 
     /// Programs exactly these services.
     pub(crate) async fn set_services(&self, wanted: ServiceTable) -> ServicesProgrammed {
-        self.program_services(move |datapath| datapath.apply_services(&wanted)).await
+        self.program_services(move |datapath| {
+            let programmed = datapath.apply_services(&wanted);
+            // With this goes the last that was planned for it.
+            drop(wanted);
+            datapath::memory::give_back();
+            programmed
+        })
+        .await
     }
 
     /// Programs services that changed.

@@ -55,7 +55,7 @@ impl Layouts {
     /// What is pinned here; none if nothing is, or nothing that can be read.
     pub(super) fn pinned(path: &Path) -> Option<Self> {
         let map = syscall::open_pin(path).ok()??;
-        let (_, size, _) = syscall::map_shape(map.as_fd()).ok()?;
+        let size = syscall::map_info(map.as_fd()).ok()?.value_size;
         let mut text = vec![0; size as usize];
         syscall::lookup(map.as_fd(), &0_u32.to_ne_bytes(), &mut text).ok()?;
         serde_json::from_slice(&text).ok()

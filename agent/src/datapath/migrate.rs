@@ -12,9 +12,7 @@
 //! work goes on is carried over at its end. A crash at any point is recovered at the next start, of
 //! this build or of the other: a set without the description of its layouts is not whole and is
 //! made anew, one with it is whole.
-//! What cannot be converted starts empty, with one line. Counters start at zero.
-
-mod copy;
+//! What cannot be converted is lost, with a line. Counters start at zero.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,13 +21,12 @@ use std::time::Duration;
 use bowline_ebpf_abi::{Flow, FlowKey, map, takeover};
 use nix::libc;
 
-use copy::{Carried, Rule, Side, copy};
-
+use super::copy::{Carried, Pinned, copy};
 use super::layouts::Layouts;
-use super::mark_pods;
 use super::pins::Pins;
 use super::programs::Programs;
 use super::table::{ReadMapsFailed, Table, WriteMapFailed};
+use super::{mark_pods, resize};
 
 /// Maps that only the agent writes. What follows from SERVICES is made anew.
 const WRITTEN: [&str; 6] =
@@ -38,11 +35,39 @@ const WRITTEN: [&str; 6] =
 /// Maps that the programs write all the time, but for FLOWS.
 const REMEMBERED: [&str; 3] = [map::PEERS, map::REVERSE, map::AFFINITY];
 
+/// Maps that packet programs write.
+const SEEN: [&str; 2] = [map::FLOWS, map::AFFINITY];
+
 /// Longer than a program runs.
 const PROGRAM_RUN: Duration = Duration::from_millis(2);
 
-/// Those that packet programs write.
-const SEEN: [&str; 3] = [map::FLOWS, map::REVERSE, map::AFFINITY];
+/// The maps of a build that are whole, with the description of their layouts.
+struct MapSet<'a> {
+    pins: &'a Pins,
+    layouts: Layouts,
+}
+
+impl<'a> MapSet<'a> {
+    fn pinned(pins: &'a Pins) -> Option<Self> {
+        Some(Self { pins, layouts: Layouts::pinned(&pins.layouts)? })
+    }
+
+    /// The set, and what its TAKEOVER holds, if its packet programs ever began.
+    fn begun(pins: &'a Pins) -> Result<Option<(u32, Self)>, MigrateFailed> {
+        let Some(set) = Self::pinned(pins) else { return Ok(None) };
+        let value = match Table::<u32, u32>::open(&pins.maps, map::TAKEOVER) {
+            // Somebody took the pin away.
+            Err(ReadMapsFailed::NotPinned { .. }) => takeover::DONE,
+            takeover => takeover?.get(&0)?.unwrap_or(takeover::DONE),
+        };
+        Ok((value != takeover::WAITS).then_some((value, set)))
+    }
+
+    /// The map that its programs use.
+    fn in_use(&self, map: &str) -> Pinned<'_> {
+        Pinned { path: resize::in_use(self.pins, map), layouts: &self.layouts }
+    }
+}
 
 /// The data plane of another build could not be taken over. It goes on as it was.
 #[derive(Debug, thiserror::Error)]
@@ -94,32 +119,36 @@ impl Migration {
     }
 
     /// Of several sets whose programs began, the others come behind the first one: what they alone
-    /// know becomes the first one's, and they go.
+    /// know becomes the first one's, and they go. Nobody is left to whom the first one could leave
+    /// packets.
     fn end_what_began(&mut self) -> Result<(), MigrateFailed> {
-        let all = self.others.iter().chain([&self.own]);
-        let begun = all.filter_map(|pins| Some((begun(pins)?, Side::pinned(pins)?)));
-        let mut begun: Vec<(u32, Side<'_>)> = begun.collect();
-        begun.sort_by_key(|(value, _)| takeover::number(*value));
-        let Some((value, first)) = begun.pop() else { return Ok(()) };
-        if begun.is_empty() {
-            return Ok(());
+        let mut begun = Vec::new();
+        for pins in self.others.iter().chain([&self.own]) {
+            begun.extend(MapSet::begun(pins)?);
         }
-        let carry = || {
-            begun.iter().try_for_each(|(_, side)| {
-                SEEN.iter().try_for_each(|map| carry(side, &first, map, Rule::Missing).map(drop))
-            })
-        };
+        begun.sort_by_key(|(value, _)| takeover::generation(*value));
+        let Some((value, first)) = begun.pop() else { return Ok(()) };
         if takeover::stage(value) != takeover::DONE {
-            carry()?;
+            // Those who use the first set see everything first: what it has is the truth.
+            let carry_missing = || {
+                begun.iter().try_for_each(|(_, from)| {
+                    SEEN.iter()
+                        .try_for_each(|map| carry(from, &first.in_use(map), map, None).map(drop))
+                })
+            };
+            carry_missing()?;
             let takeover: Table<u32, u32> = Table::open(&first.pins.maps, map::TAKEOVER)?;
-            let done = takeover::value(takeover::number(value), takeover::DONE);
+            let done = takeover::value(takeover::generation(value), takeover::DONE);
             takeover.put(&0, &done)?;
             std::thread::sleep(PROGRAM_RUN);
-            carry()?;
+            carry_missing()?;
         }
-        let behind: Vec<Pins> = begun.iter().map(|(_, side)| side.pins.clone()).collect();
+        let behind: Vec<Pins> = begun.iter().map(|(_, set)| set.pins.clone()).collect();
         behind.iter().try_for_each(remove)?;
+        let first = first.pins.directory.clone();
         self.others.retain(|other| behind.iter().all(|gone| gone.directory != other.directory));
+        // Those who wait had the socket hooks last: what they remember counts before the first's.
+        self.others.sort_by_key(|other| other.directory == first);
         self.own.make().map_err(at(&self.own.directory))
     }
 
@@ -130,7 +159,10 @@ impl Migration {
         if self.is_to_be_filled() {
             let written = self.carry_all(&WRITTEN)?;
             let remembered = self.carry_all(&REMEMBERED)?;
-            tracing::info!(written, remembered, "entries of another build are carried over");
+            for from in &self.others {
+                let from = from.directory.display();
+                tracing::info!(%from, written, remembered, "entries are carried over");
+            }
             // The old programs mark pods in the old map to the last moment.
             mark_pods::<MigrateFailed>(&self.own.maps)?;
             takeover.put(&0, &takeover::WAITS)?;
@@ -163,14 +195,18 @@ impl Migration {
                 flows.delete(&key)?;
             }
             self.carry_flows()?;
-            let numbers = self.others.iter().filter_map(begun).map(takeover::number);
-            let number = numbers.max().map_or(0, |last| last + 1);
-            takeover.put(&0, &takeover::value(number, takeover::FOLLOWED))?;
+            let mut generation = 0;
+            for other in &self.others {
+                if let Some((value, _)) = MapSet::begun(other)? {
+                    generation = generation.max(takeover::generation(value) + 1);
+                }
+            }
+            takeover.put(&0, &takeover::value(generation, takeover::FOLLOWED))?;
             // What the old programs were at when that was written.
             std::thread::sleep(PROGRAM_RUN);
             self.carry_flows()?;
             self.carry_all(&REMEMBERED)?;
-            takeover.put(&0, &takeover::value(number, takeover::DONE))?;
+            takeover.put(&0, &takeover::value(generation, takeover::DONE))?;
         }
         self.others.iter().try_for_each(remove)
     }
@@ -179,57 +215,56 @@ impl Migration {
     /// which what ended since is open.
     fn carry_flows(&mut self) -> Result<(), MigrateFailed> {
         let Self { own, others, carried } = self;
-        let begun = others.iter().filter(|other| begun(other).is_some());
-        carry_to(own, begun, &[map::FLOWS], carried).map(drop)
+        for other in others {
+            if let Some((_, from)) = MapSet::begun(other)? {
+                carry_latest(&from, own, map::FLOWS, carried)?;
+            }
+        }
+        Ok(())
     }
 
+    /// Says how many entries are carried over.
     fn carry_all(&mut self, maps: &[&'static str]) -> Result<u32, MigrateFailed> {
         let Self { own, others, carried } = self;
-        carry_to(own, others.iter(), maps, carried)
+        let mut copied = 0;
+        for from in others.iter().filter_map(MapSet::pinned) {
+            for map in maps {
+                copied += carry_latest(&from, own, map, carried)?;
+            }
+        }
+        Ok(copied)
     }
 }
 
-/// What TAKEOVER of this set holds, if its packet programs ever began.
-fn begun(pins: &Pins) -> Option<u32> {
-    if !pins.layouts.exists() {
-        return None;
-    }
-    // A set that was removed half way has no such map.
-    let value = Table::<u32, u32>::open(&pins.maps, map::TAKEOVER).ok()?.get(&0).ok()??;
-    (value != takeover::WAITS).then_some(value)
-}
-
-/// Carries entries over and says how many.
-fn carry_to<'a>(
+/// To this build's map, which nobody uses yet, or which packet programs of two builds use in turn.
+fn carry_latest(
+    from: &MapSet<'_>,
     own: &Pins,
-    others: impl Iterator<Item = &'a Pins>,
-    maps: &[&'static str],
+    map: &'static str,
     carried: &mut Carried,
 ) -> Result<u32, MigrateFailed> {
-    let own = Side { pins: own, layouts: Layouts::own() };
-    let mut copied = 0;
-    for from in others.filter_map(Side::pinned) {
-        for map in maps {
-            copied += carry(&from, &own, map, Rule::Latest(carried))?;
-        }
-    }
-    Ok(copied)
+    // Not the one that is set aside where it gets another size.
+    let to = Pinned { path: own.maps.join(map), layouts: &Layouts::own() };
+    carry(from, &to, map, Some(carried))
 }
 
 fn carry(
-    from: &Side<'_>,
-    to: &Side<'_>,
+    from: &MapSet<'_>,
+    to: &Pinned<'_>,
     map: &'static str,
-    rule: Rule<'_>,
+    mut carried: Option<&mut Carried>,
 ) -> Result<u32, MigrateFailed> {
     let directory = || from.pins.directory.clone();
-    let copied = copy(from, to, map, rule).map_err(|source| match source.raw_os_error() {
+    let from_map = from.in_use(map);
+    let copied = copy(&from_map, to, map, carried.as_deref_mut()).map_err(|source| match source
+        .raw_os_error()
+    {
         Some(libc::E2BIG | libc::ENOSPC) => MigrateFailed::DoesNotFit { map, from: directory() },
         _ => MigrateFailed::Copy { map, from: directory(), source },
     })?;
-    if copied.is_none() {
+    if copied.is_none() && carried.is_none_or(|carried| carried.is_first_loss(&from_map.path)) {
         let from = from.pins.directory.display();
-        tracing::warn!("map {map} of {from} cannot be converted: it starts empty");
+        tracing::warn!("map {map} of {from} cannot be converted: its entries are lost");
     }
     Ok(copied.unwrap_or(0))
 }

@@ -10,6 +10,7 @@
 
 mod condition;
 mod connections;
+mod copy;
 mod diff;
 mod dump;
 mod explain;
@@ -19,6 +20,7 @@ mod kernel;
 mod layouts;
 mod links;
 mod measure;
+pub(crate) mod memory;
 mod migrate;
 mod mirror;
 mod monitor;
@@ -26,6 +28,7 @@ mod names;
 mod netlink;
 mod netns;
 mod pins;
+mod program_facts;
 mod programs;
 mod resize;
 mod scrape;
@@ -91,6 +94,7 @@ use mirror::Mirror;
 use names::{Gone, NamesWriter, PodName};
 use pins::Pins;
 use programs::{PacketProgram, Programs};
+use resize::Resize;
 use store::MapStore;
 use table::Table;
 use udp::{Departures, UdpMover};
@@ -263,9 +267,9 @@ impl Datapath {
             return Err(OpenDatapathFailed::Features(missing));
         }
         let mut migration = Migration::begin(&config.bpffs, &pins)?;
-        let resized = resize::set_aside(&pins, &config.sizes)?;
+        let mut resize = Resize::begin(&pins, &config.sizes)?;
         let mut programs = Programs::load(&pins, &config.sizes, &features, &config.socket_cgroup)?;
-        resize::copy_back(&pins, &resized)?;
+        resize.fill()?;
         let hook = PacketHook::of(&features);
         let waits = migration.take_over(&programs)?;
 
@@ -311,7 +315,7 @@ impl Datapath {
         datapath.take_over_pods(waits)?;
         migration.finish()?;
         datapath.forget_predecessors(&uplinks)?;
-        resize::discard(&datapath.pins, &resized)?;
+        resize.finish()?;
         Ok(datapath)
     }
 

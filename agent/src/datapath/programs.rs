@@ -157,7 +157,8 @@ impl Programs {
             })?;
         }
         drop(loader);
-        give_memory_back();
+        // Loading read the kernel's type information, tens of megabytes.
+        super::memory::give_back();
         Ok(Self { object })
     }
 
@@ -211,15 +212,5 @@ impl Programs {
             Some(Program::SchedClassifier(program)) => Ok(program),
             _ => Err(LoadProgramsFailed::Missing(name)),
         }
-    }
-}
-
-/// Loading reads the kernel's type information, tens of megabytes that are needed only once; the
-/// allocator would keep them.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes no pointer and is safe at any time, from any thread.
-    unsafe {
-        nix::libc::malloc_trim(0);
     }
 }

@@ -61,7 +61,7 @@ pub struct ProgramStatus {
     /// The kernel's number for it.
     pub id: u32,
     pub hook: String,
-    /// The cgroup, or the interfaces by number.
+    /// Where it runs: the cgroup, or the interfaces by number.
     pub attached: Vec<String>,
     /// As the verifier left it; nothing when the program is gone.
     pub instructions: Option<u32>,
@@ -148,8 +148,11 @@ impl Status {
         if condition.programs.is_empty() {
             problems.push("no agent has said which programs it loaded".to_owned());
         }
+        let mut programs = Vec::new();
         for loaded in &condition.programs {
-            problems.extend(missing_places(&pins, &condition, loaded, &pods, netns)?);
+            let places = places(&pins, &condition, loaded, &pods, netns)?;
+            problems.extend(missing(&loaded.name, &places));
+            programs.push(program_status(loaded.clone(), places));
         }
         problems.extend(maps.iter().filter_map(pressure));
         let now = Timestamp::now();
@@ -161,12 +164,11 @@ impl Status {
             let (since, rows) = recent.dropped(now, &snapshot.counters)?;
             Some(RecentDrops { seconds: since.as_secs().unsigned_abs(), rows })
         });
-        let program = |loaded| program_status(&pins, loaded, &pods);
         Ok(Self {
             features: condition.features,
             map_bytes: maps.iter().map(|map| map.bytes).sum(),
             maps,
-            programs: condition.programs.into_iter().map(program).collect(),
+            programs,
             loops,
             recent_drops,
             problems,
@@ -253,51 +255,46 @@ fn pressure(map: &MapStatus) -> Option<String> {
     map.pressure.then(|| format!("map {name} is {used} % full{raise}"))
 }
 
-/// Where a program should run and does not.
-fn missing_places(
+/// Where a program should run, and what runs there.
+fn places(
     pins: &Pins,
     condition: &Condition,
     loaded: &LoadedProgram,
     pods: &[u32],
     netns: Option<&Path>,
-) -> Result<Vec<String>, ReadKernelFailed> {
+) -> Result<BTreeMap<String, Attached>, ReadKernelFailed> {
     let number = |place: &String| place.strip_prefix("link ").and_then(|it| it.parse().ok());
-    let links: Vec<u32> = match loaded.name.as_str() {
-        "from_pod" | "to_pod" => pods.to_vec(),
-        _ => loaded.places.iter().filter_map(number).collect(),
-    };
-    let mut missing = BTreeSet::new();
-    let mut look = |place: String, attached: Attached| {
-        if let Attached::Not(why) = attached {
-            missing.insert(format!("program {} does not run at {place}: {why}", loaded.name));
+    let links: BTreeSet<u32> = match loaded.name.as_str() {
+        "from_pod" | "to_pod" => pods.iter().copied().collect(),
+        "from_uplink" => loaded.places.iter().filter_map(number).collect(),
+        name => {
+            let runs = pinned_program(&pins.links.join(name))?;
+            return Ok(loaded.places.iter().map(|place| (place.clone(), runs.clone())).collect());
         }
     };
-    match loaded.name.as_str() {
-        "from_pod" | "to_pod" | "from_uplink" => {
-            for ifindex in links {
-                let found = packet_program(netns, pins, condition, &loaded.name, ifindex)?;
-                look(format!("link {ifindex}"), found);
-            }
-        }
-        name => look(loaded.places.join(", "), pinned_program(&pins.links.join(name))?),
-    }
-    Ok(missing.into_iter().collect())
+    let place = |ifindex| {
+        let runs = packet_program(netns, pins, condition, &loaded.name, ifindex)?;
+        Ok((format!("link {ifindex}"), runs))
+    };
+    links.into_iter().map(place).collect()
 }
 
-fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramStatus {
+/// The places where it does not run, in words.
+fn missing<'a>(
+    program: &'a str,
+    places: &'a BTreeMap<String, Attached>,
+) -> impl Iterator<Item = String> + 'a {
+    places.iter().filter_map(move |(place, runs)| match runs {
+        Attached::Not(why) => Some(format!("program {program} does not run at {place}: {why}")),
+        Attached::Runs(_) => None,
+    })
+}
+
+fn program_status(loaded: LoadedProgram, places: BTreeMap<String, Attached>) -> ProgramStatus {
     let facts = syscall::program_facts(loaded.number).ok().flatten();
     let facts = facts.as_ref();
-    let mut attached = loaded.places;
-    if matches!(loaded.name.as_str(), "from_pod" | "to_pod") {
-        let there = |ifindex: &&u32| {
-            // Filters of clsact have no pin.
-            !loaded.hook.starts_with("tcx")
-                || pins.links.join(format!("{}-{ifindex}", loaded.name)).exists()
-        };
-        attached.extend(pods.iter().filter(there).map(|ifindex| format!("link {ifindex}")));
-        attached.sort_unstable();
-        attached.dedup();
-    }
+    let runs = |(place, runs)| matches!(runs, Attached::Runs(_)).then_some(place);
+    let attached = places.into_iter().filter_map(runs).collect();
     ProgramStatus {
         name: loaded.name,
         id: loaded.number,
@@ -309,13 +306,13 @@ fn program_status(pins: &Pins, loaded: LoadedProgram, pods: &[u32]) -> ProgramSt
         nanoseconds_per_run: facts.and_then(|facts| facts.run_time_ns.checked_div(facts.runs)),
         tag: facts.map(|facts| format!("{:016x}", u64::from_be_bytes(facts.tag))),
         machine_bytes: facts.map(|facts| facts.machine_bytes).filter(|count| *count > 0),
-        loaded_seconds_ago: facts.map(|facts| since_boot(facts.load_time_ns)),
+        loaded_seconds_ago: facts.map(|facts| seconds_since(facts.load_time_ns)),
         maps: facts.map(|facts| facts.maps.clone()).unwrap_or_default(),
     }
 }
 
 /// Seconds since this moment of the clock that goes on while the machine sleeps.
-fn since_boot(then_ns: u64) -> u64 {
+fn seconds_since(then_ns: u64) -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     let now = now.map(Duration::from).unwrap_or_default();
     now.saturating_sub(Duration::from_nanos(then_ns)).as_secs()

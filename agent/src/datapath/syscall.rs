@@ -12,7 +12,7 @@ use std::path::Path;
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
-use super::shape::ProgramFacts;
+use super::program_facts::ProgramFacts;
 
 const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -154,7 +154,7 @@ pub(super) struct MapInfo {
 struct ProgramInfo {
     kind: u32,
     id: u32,
-    tag: u64,
+    tag: [u8; 8],
     jited_length: u32,
     xlated_length: u32,
     unread: [u64; 2],
@@ -370,7 +370,7 @@ pub(super) fn lookup_batch_bytes(
     keys: &mut [u8],
     values: &mut [u8],
 ) -> io::Result<Batch> {
-    let (key, value, _) = map_shape(map)?;
+    let MapInfo { key_size: key, value_size: value, .. } = map_info(map)?;
     let room = keys.len() / key as usize;
     if values.len() < room * value as usize {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "less room for values"));
@@ -444,12 +444,6 @@ pub(super) fn create_array(value_size: usize, entries: u32) -> io::Result<OwnedF
 
 pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     info(map)
-}
-
-/// Sizes of a map's key and value, and how many entries it can hold.
-pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<(u32, u32, u32)> {
-    let info = map_info(map)?;
-    Ok((info.key_size, info.value_size, info.max_entries))
 }
 
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
@@ -571,7 +565,7 @@ pub(super) fn program_facts(number: u32) -> io::Result<Option<ProgramFacts>> {
     fill(program.as_fd(), &mut ProgramInfo { map_count, map_ids, ..ProgramInfo::default() })?;
     Ok(Some(ProgramFacts {
         name: info.name,
-        tag: info.tag.to_ne_bytes(),
+        tag: info.tag,
         machine_bytes: info.jited_length,
         load_time_ns: info.load_time_ns,
         maps,

@@ -80,11 +80,6 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Self::open_kind(dir.join(name), name, false)
     }
 
-    /// Opens a map that is pinned under another name than its own.
-    pub(super) fn open_as(path: &Path, name: &'static str) -> Result<Self, ReadMapsFailed> {
-        Self::open_kind(path.to_path_buf(), name, false)
-    }
-
     /// Opens a map that has a value for each CPU.
     pub(super) fn open_per_cpu(dir: &Path, name: &'static str) -> Result<Self, ReadMapsFailed> {
         Self::open_kind(dir.join(name), name, true)

@@ -149,7 +149,7 @@ fn seen(node: &Node) -> BTreeMap<&'static str, u64> {
     all
 }
 
-/// A filter that somebody removed is missed, and put back.
+/// A filter that somebody removed is no longer said to be there, and is put back.
 fn lost_filters_are_missed(world: &World, mut here: Datapath) -> Datapath {
     let link = &world.client().link;
     for (program, side, device, ifindex) in [
@@ -166,8 +166,9 @@ fn lost_filters_are_missed(world: &World, mut here: Datapath) -> Datapath {
         assert_eq!(is_said_there(), (true, Vec::new()));
         world.here.namespace.tc(&format!("filter del dev {device} {side} prio 1"));
         let problem = format!("program {program} does not run at {place}: no filter of ours is");
-        let (_, problems) = is_said_there();
+        let (there, problems) = is_said_there();
         assert!(problems.len() == 1 && problems[0].contains(&problem), "{problems:?}");
+        assert!(!there, "{program} at {place}");
         let repairs;
         (here, repairs) = world.here.verify(here);
         let [repair] = &repairs[..] else { panic!("{program}: {repairs:?}") };

@@ -66,6 +66,10 @@ fn a_takeover_is_broken_off(own_is_before: bool) {
         }
         stage(&sets.1).set(0, takeover::value(1, takeover::FOLLOWED), 0).unwrap();
     });
+    if has_links(&world, &own) {
+        // The second set's programs, which come first, leave it to those that know it.
+        kept.ask("while both are at work").unwrap();
+    }
     drop(ended);
     let set = own.clone();
     world.here.namespace.run(move || {
@@ -89,14 +93,21 @@ fn a_takeover_is_broken_off(own_is_before: bool) {
     });
     drop(world.here.open());
     kept.ask("after").unwrap();
-    let (sets, number) = (root.join("bowline"), if own_is_before { 1 } else { 2 });
+    let (sets, generation) = (root.join("bowline"), if own_is_before { 1 } else { 2 });
     world.here.namespace.run(move || {
         let names = fs::read_dir(sets).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), [own.file_name().unwrap()]);
-        let value = takeover::value(number, takeover::DONE);
+        let value = takeover::value(generation, takeover::DONE);
         assert_eq!(stage(&own).get(&0, 0).unwrap(), value);
         assert_eq!(closed(&own), (2, 4), "both ways of two connections");
     });
+}
+
+/// Below Linux 6.6 there are filters in their place, of which those of one build replace each
+/// other.
+fn has_links(world: &World, set: &Path) -> bool {
+    let set = set.to_path_buf();
+    world.here.namespace.run(move || !packet_links(&set).is_empty())
 }
 
 /// The numbers of the packet programs' links.
@@ -120,6 +131,10 @@ fn what_is_left_of_a_set_that_was_removed_half_way_is_made_anew() {
         world.here.namespace.run(move || fs::rename(from, to).unwrap());
     };
     drop(world.here.open());
+    if !has_links(&world, &own) {
+        eprintln!("SKIPPED: no TCX links");
+        return;
+    }
     rename(&own, &behind);
     drop(world.here.open());
     rename(&own, &other);
@@ -136,6 +151,22 @@ fn what_is_left_of_a_set_that_was_removed_half_way_is_made_anew() {
         assert!(before.is_disjoint(&after), "{before:?} {after:?}");
         assert_eq!(stage(&own).get(&0, 0).unwrap(), takeover::value(1, takeover::DONE));
     });
+}
+
+/// Somebody removed the other set by hand in the middle of a takeover.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn packets_are_left_to_nobody_where_nobody_is_behind() {
+    let world = World::new();
+    let own = world.here.bpffs().join(format!("bowline/v{ABI_VERSION}"));
+    drop(world.here.open());
+    let set = own.clone();
+    world.here.namespace.run(move || {
+        stage(&set).set(0, takeover::value(3, takeover::FOLLOWED), 0).unwrap();
+    });
+    drop(world.here.open());
+    let value = world.here.namespace.run(move || stage(&own).get(&0, 0).unwrap());
+    assert_eq!(value, takeover::value(3, takeover::DONE));
 }
 
 #[test]

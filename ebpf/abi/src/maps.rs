@@ -370,12 +370,12 @@ pub mod flow_ended {
 }
 
 /// How far the packet programs are with taking over from another build's, which come after them
-/// at each interface. TAKEOVER has the stage in its low bits, and above them how often a build took
-/// over before: of two builds whose programs began, the one with the higher number comes first.
+/// at each interface. TAKEOVER has the stage in its low bits, and the generation above them: of two
+/// builds whose programs began, the one with the higher generation comes first.
 pub mod takeover {
     /// There are no others.
     pub const DONE: u32 = 0;
-    /// Every packet is left to them. Without a number above it.
+    /// Every packet is left to them. Without a generation.
     pub const WAITS: u32 = 1;
     /// Packets of open connections that are unknown here are left to them.
     pub const FOLLOWED: u32 = 2;
@@ -389,13 +389,13 @@ pub mod takeover {
     }
 
     /// How often a build took over before.
-    pub const fn number(value: u32) -> u32 {
+    pub const fn generation(value: u32) -> u32 {
         value >> BITS
     }
 
-    /// Both in one.
-    pub const fn value(number: u32, stage: u32) -> u32 {
-        number << BITS | stage
+    /// What TAKEOVER holds.
+    pub const fn value(generation: u32, stage: u32) -> u32 {
+        generation << BITS | stage
     }
 }
 

@@ -165,11 +165,12 @@ impl PacketMaps for FakeMaps {
     fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool {
         self.flows.borrow().get(key).map(|flow| *into = *flow).is_some()
     }
-    fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8) {
-        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
-            flow.last_used = now;
-            flow.ended = (flow.ended | set) & !clear;
-        }
+    fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        let Some(flow) = flows.get_mut(key) else { return false };
+        flow.last_used = now;
+        flow.ended = (flow.ended | set) & !clear;
+        true
     }
     fn delete_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);

@@ -205,7 +205,13 @@ pub(crate) fn note<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment) 
     if ended & !work.flow.ended != 0 || answered != 0 || idle >= flow_idle::GRAIN {
         maps.use_flow(&work.key, now, ended, answered);
         other_way(&work.rewrite.ends, work.key.protocol, &mut work.other);
-        maps.use_flow(&work.other, now, ended, answered);
+        // A full map lets go of entries one by one. Without the way back the client would never
+        // hear that the backend has given up.
+        if !maps.use_flow(&work.other, now, ended, answered) && !by_backend {
+            way_back(&work.key, &work.flow, &mut work.back);
+            work.back.last_used = now;
+            maps.store_flow(&work.other, &work.back);
+        }
     }
 }
 

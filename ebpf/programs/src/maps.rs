@@ -278,15 +278,17 @@ impl PacketMaps for KernelMaps {
     }
 
     #[inline(always)]
-    fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8) {
-        if let Some(flow) = FLOWS.get_ptr_mut(key) {
-            // SAFETY: the kernel keeps map memory valid while the program runs. Two processors
-            // may write at once: either time will do, and a bit that gets lost costs patience.
-            unsafe {
-                (*flow).last_used = now;
-                (*flow).ended = ((*flow).ended | set) & !clear;
-            }
+    fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8) -> bool {
+        let Some(flow) = FLOWS.get_ptr_mut(key) else {
+            return false;
+        };
+        // SAFETY: the kernel keeps map memory valid while the program runs. Two processors may
+        // write at once: either time will do, and a bit that gets lost costs patience.
+        unsafe {
+            (*flow).last_used = now;
+            (*flow).ended = ((*flow).ended | set) & !clear;
         }
+        true
     }
 
     #[inline(always)]

@@ -142,6 +142,8 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
         let cookie = cookie(ctx);
         // Steps of a quarter of the set: two are enough to meet another backend.
         let pick = first.wrapping_add((attempt - 1).wrapping_mul(u32::MAX / NAMES));
+        // With session affinity the first backend is insisted on: no later attempt needs a client,
+        // and the verifier follows the way through affinity once.
         let client = || (attempt == 1).then(|| client(ctx));
         let chosen = choose(&KernelMaps, &key, None, || pick, client);
         let (service, backend, lasting) = match chosen {
@@ -152,7 +154,6 @@ fn send(ctx: &SockAddrContext, family: Family) -> i32 {
             Choice::Backend { service, backend, lasting, .. } => (service, backend, lasting),
         };
         let wanted = conversation(cookie, &key, &backend.address, backend.port, edition & lasting);
-        // One with session affinity would stick to this backend at each attempt.
         match converse(&wanted, attempt == NAMES || lasting == 0) {
             Converse::Known => {}
             Converse::Begun => {

@@ -5,6 +5,7 @@
 extern crate std;
 
 use super::*;
+use crate::abi::{flow_idle, flow_kind};
 use crate::fake::{FakeMaps, address, frame, ip_frame, key};
 use crate::packet::{Bytes, ETHERNET, Extent, Family, parse};
 use proptest::prelude::*;
@@ -132,6 +133,24 @@ fn a_flow_is_used_as_long_as_its_packets_come() {
     sent(&maps, &bytes(ACK));
     assert_eq!(used(&maps), [90_060, 90_060], "in both directions");
     assert_eq!(maps.connections.get(), 2);
+}
+
+#[test]
+fn a_way_back_that_a_full_map_let_go_of_is_there_again() {
+    for (v6, service) in [(false, 2), (true, 2), (false, 5), (true, 5)] {
+        let maps = node();
+        let to = vip(v6, service);
+        let bytes = |flags| tcp((&pod(v6, 0, 5), 40_000), (&to, 80), flags);
+        sent(&maps, &bytes(SYN));
+        let before = maps.flows.borrow().clone();
+        maps.flows.borrow_mut().retain(|_, flow| flow.kind == flow_kind::TO_BACKEND);
+        maps.now_ns.set(flow_idle::GRAIN as u64 * 1_000_000_000);
+        sent(&maps, &bytes(ACK));
+        let mut after = maps.flows.borrow().clone();
+        assert!(after.values().all(|flow| flow.last_used == flow_idle::GRAIN), "{after:?}");
+        after.values_mut().for_each(|flow| flow.last_used = 0);
+        assert_eq!(after, before, "{to}");
+    }
 }
 
 #[test]
