@@ -26,7 +26,7 @@ ports = itertools.count(ports)
 def datagrams():
     s = socket.socket(family, socket.SOCK_DGRAM)
     s.bind(('', next(ports)))
-    s.settimeout(2)
+    s.settimeout(5)
     return s
 def stream():
     with socket.create_connection((host, tcp), 5) as s:
