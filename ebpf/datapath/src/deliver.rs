@@ -57,8 +57,7 @@ pub trait PacketMaps: ServiceMaps {
     fn flow(&self, key: &FlowKey, into: &mut Flow) -> bool;
     /// Whether the flow could be stored.
     fn store_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
-    /// Sets the time of the last use, and sets and clears bits of `ended`. False if there is no such
-    /// flow.
+    /// Sets the time of the last use, sets and clears bits of `ended`; false without such a flow.
     fn use_flow(&self, key: &FlowKey, now: u32, set: u8, clear: u8) -> bool;
     fn delete_flow(&self, key: &FlowKey);
     /// Notes at the pod that FLOWS has entries for it.

@@ -28,18 +28,21 @@ impl Numbers {
         })
     }
 
-    /// Marks a number as taken, as often as one likes.
+    /// Marks a number as taken, as often as one likes. One beyond the limit, which somebody wrote
+    /// to a map by hand, is nobody's to take.
     pub(super) fn take(&mut self, number: u32) {
-        if number >= self.fresh {
+        if number < self.fresh {
+            self.free.remove(&number);
+        } else if number < self.limit {
             self.free.extend(self.fresh..number);
             self.fresh = number + 1;
-        } else {
-            self.free.remove(&number);
         }
     }
 
     pub(super) fn give_back(&mut self, number: u32) {
-        self.free.insert(number);
+        if number < self.fresh {
+            self.free.insert(number);
+        }
     }
 }
 
@@ -114,6 +117,16 @@ mod tests {
         assert_eq!([numbers.next(), numbers.next(), numbers.next()], [Some(0), Some(2), None]);
         numbers.give_back(1);
         assert_eq!(numbers.next(), Some(1));
+    }
+
+    #[test]
+    fn numbers_beyond_the_limit_are_not_given() {
+        let mut numbers = Numbers::new(2);
+        for number in [2, u32::MAX] {
+            numbers.take(number);
+            numbers.give_back(number);
+        }
+        assert_eq!([numbers.next(), numbers.next(), numbers.next()], [Some(0), Some(1), None]);
     }
 
     #[test]
