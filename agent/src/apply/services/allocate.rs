@@ -49,13 +49,15 @@ impl Numbers {
 /// Contiguous ranges within `0..limit`.
 #[derive(Debug)]
 pub(super) struct Ranges {
+    limit: u32,
     /// Start of each free range, and its length. No two touch.
     free: BTreeMap<u32, u32>,
 }
 
 impl Ranges {
     pub(super) fn new(limit: u32) -> Self {
-        Self { free: if limit == 0 { BTreeMap::new() } else { BTreeMap::from([(0, limit)]) } }
+        let free = if limit == 0 { BTreeMap::new() } else { BTreeMap::from([(0, limit)]) };
+        Self { limit, free }
     }
 
     /// The lowest range of this length; an empty one is always to be had.
@@ -93,7 +95,11 @@ impl Ranges {
     }
 
     pub(super) fn give_back(&mut self, first: u32, count: u32) {
-        let (mut start, mut end) = (first, first + count);
+        // What somebody wrote to a map by hand may end beyond the limit.
+        let (mut start, mut end) = (first, first.saturating_add(count).min(self.limit));
+        if start >= end {
+            return;
+        }
         if let Some((before, length)) = self.free.range(..first).next_back()
             && before + length == first
         {
@@ -140,6 +146,11 @@ mod tests {
         }
         assert_eq!(ranges.free, BTreeMap::from([(0, 10)]));
         assert_eq!(ranges.next(0), Some(0));
+        for (first, count) in [(8, u32::MAX), (u32::MAX, 1)] {
+            ranges.take(first, count);
+            ranges.give_back(first, count);
+        }
+        assert_eq!(ranges.free, BTreeMap::from([(0, 10)]));
     }
 
     #[test]
