@@ -9,7 +9,9 @@
 
 extern crate std;
 
-use crate::abi::{Affinity, AffinityKey, Route, ServiceKey, Slot, affinity_kind, protocol, state};
+use crate::abi::{
+    Address, Affinity, AffinityKey, Route, ServiceKey, Slot, affinity_kind, protocol, state,
+};
 use crate::affinity::Client;
 use crate::balance::{Choice, ServiceMaps, choose};
 use crate::deliver::{Change, Verdict, Work, from_pod, from_uplink, to_pod};
@@ -126,7 +128,14 @@ fn damage(maps: &mut FakeMaps, which: u8, place: u8) {
             let first = (more % (slots + 2)) as u32;
             maps.services.entry(key).and_modify(|service| service.first_slot = first);
         }
-        2 => maps.slots[place % slots].tag = keys[more % keys.len()].tag(),
+        // Of a service of the same family: one of the other has this tag by chance alone.
+        2 => {
+            let slot = &mut maps.slots[place % slots];
+            let is_v4 = |address: &Address| address.as_v4().is_some();
+            let backend = maps.backends.borrow().get(&slot.backend).map(|it| is_v4(&it.address));
+            let mut alike = keys.iter().filter(|key| backend == Some(is_v4(&key.address))).cycle();
+            slot.tag = alike.nth(more % keys.len()).map_or(slot.tag, ServiceKey::tag);
+        }
         3 => maps.slots[place % slots].tag ^= 1 << (more % 32),
         4 => {
             let mut backends = maps.backends.borrow_mut();
