@@ -175,6 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_at_a_node_has_examples() {
+        let line = CommandLine::command();
+        let net = line.find_subcommand("net").unwrap();
+        for name in ["services", "backends", "dns", "status", "diff", "maps"] {
+            let help = net.find_subcommand(name).unwrap().get_after_help();
+            let examples = help.map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains(&format!("bowline net {name} ")), "{name} has no example");
+        }
+    }
+
+    #[test]
     fn log_levels_are_levels() {
         for good in ["info", "off", "DEBUG", "warn,kube_client=off", "bowline_agent=debug"] {
             assert!(log_filter(good).is_some(), "{good}");

@@ -35,6 +35,7 @@ pub(crate) struct Args {
     routing: Routing,
     /// UDP port of the tunnel, the same on every node
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_VXLAN_PORT)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     vxlan_port: u16,
     /// Give packets that leave the cluster the address of this node: one nftables rule
     #[arg(long)]

@@ -47,7 +47,8 @@ fn play(stage: &EchoStage) -> Result<()> {
     top_at_a_terminal(stage).context("top at a terminal")?;
     top_ends_in_order(stage).context("the end of top")?;
     last_minute(stage).context("net status")?;
-    wide_tables(stage).context("-o wide")
+    wide_tables(stage).context("-o wide")?;
+    what_is_wrong(stage).context("errors")
 }
 
 /// `bowline net` of the client's node.
@@ -238,6 +239,51 @@ fn last_minute(stage: &EchoStage) -> Result<()> {
     for word in ["LAST ROUND", "verify", "in the last ", "unknown-port", "\nhealthy"] {
         ensure!(table.contains(word), "no `{word}` in:\n{table}");
     }
+    Ok(())
+}
+
+/// A service without an address.
+const HEADLESS: &str = r#"{ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "bare" },
+    "spec": { "clusterIP": "None", "selector": { "app": "bare" }, "ports": [{ "port": 80 }] } }"#;
+
+/// What commands say of what cannot be, and how they end: with 2 where 1 is a judgement.
+fn what_is_wrong(stage: &EchoStage) -> Result<()> {
+    let (cluster, own) = (&stage.cluster, stage.node()?.name.as_str());
+    let client = name(&stage.client);
+    let client = client.as_str();
+    let mut nodes = cluster.nodes.iter().map(|node| node.name.as_str());
+    let other = nodes.find(|node| *node != own).context("one node only")?;
+    let directory = tempfile::tempdir()?;
+    let manifest = directory.path().join("bare.json");
+    std::fs::write(&manifest, HEADLESS)?;
+    let mut apply = cluster.bowline(&["apply", "--name", &cluster.name, "-f"])?;
+    output(apply.arg(&manifest))?;
+    let elsewhere = format!("has no pod default/{client}: it is on {own} (--node {own})");
+    for (words, code, says) in [
+        (vec!["status", "--node", "node9"], 2, "has no node node9: it has node1, node2"),
+        (vec!["services", "--node", "node9"], 1, "has no node node9: it has node1, node2"),
+        (vec!["diff", "--node", own, "--watch"], 2, "takes no --watch"),
+        (vec!["explain", client, "echo:80", "--all-nodes"], 2, "choose one with --node"),
+        (vec!["explain", client, "echo:80", "--node", other], 2, &*elsewhere),
+        (vec!["explain", client, "bare:80", "--node", own], 2, "bare is headless: it has no"),
+        (vec!["monitor", "--service", "nope", "--node", own], 1, "knows no service default/nope"),
+        (vec!["maps", "dump", "EVENTS", "--node", own], 1, "`bowline net monitor` reads it"),
+        (vec!["maps", "get", "SERVICES", "foo", "--node", own], 1, "a key of it looks like 10.9."),
+        (vec!["capture", "-w", "-", "-o", "json", "--node", own], 1, "leave --output out"),
+        (vec!["bugreport", "-o", "json"], 1, "leave --output out"),
+        (vec!["bugreport", "--file", "/absent/x"], 1, "--file: cannot make /absent/x: No such"),
+    ] {
+        let mut asked = cluster.bowline(&["net"])?;
+        let ended = finish(asked.args(&words).args(["--name", &cluster.name]))?;
+        let said = error_line(&ended).with_context(|| format!("{words:?}"))?;
+        ensure!(ended.status.code() == Some(code) && said.contains(says), "{words:?}: {said}");
+    }
+    let services = ["scale", "svc/echo", "--replicas", "2", "--name", &cluster.name];
+    let said = error_line(&finish(&mut cluster.bowline(&services)?)?)?;
+    ensure!(said.contains("services have no scale"), "{said}");
+    let told = output(&mut net(stage, &["explain", client, "192.0.2.1:443"])?)?;
+    let sent = "sent to 192.0.2.1:443/TCP by eth0 via 172.30.0.1; what comes of it there is not";
+    ensure!(told.contains(sent), "{told}");
     Ok(())
 }
 

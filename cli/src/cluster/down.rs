@@ -58,8 +58,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(if remove(&place)? {
         output::line(&format!("cluster {} is removed", place.name))
     } else {
-        output::line(&format!("no cluster {}: nothing to remove", place.name))
+        let others = others(&place.name, place::registered());
+        output::line(&format!("no cluster {}: nothing to remove{others}", place.name))
     }?)
+}
+
+/// Those that may have been meant, as the end of a line.
+fn others(name: &str, registered: Vec<String>) -> String {
+    let others = registered.into_iter().filter(|other| other != name);
+    let others: Vec<String> = others.map(|it| format!("{it} (--name {it})")).collect();
+    if others.is_empty() { String::new() } else { format!("; there is: {}", others.join(", ")) }
 }
 
 /// Removes everything of a cluster; says whether there was anything.
@@ -246,6 +254,13 @@ mod tests {
         assert!(mounts::read().unwrap().iter().any(|mount| mount.target == point));
         assert!(file.exists());
         drop(mounted);
+    }
+
+    #[test]
+    fn clusters_that_may_have_been_meant_are_named() {
+        let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(others("demo", all(&["demo"])), "");
+        assert_eq!(others("demo", all(&["trial"])), "; there is: trial (--name trial)");
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub(crate) struct InvalidName(String);
 /// Why no cluster could be chosen.
 #[derive(Debug, Error)]
 pub(crate) enum NoCluster {
-    #[error("no local cluster here: start one with `bowline up`, or give --kubeconfig")]
-    None,
+    #[error("no local cluster here: start one with `bowline up`{0}")]
+    None(&'static str),
     #[error("several local clusters here ({}): choose one with --name", .0.join(", "))]
     Several(Vec<String>),
     #[error("no local cluster `{0}`: start it with `bowline up --name {0}`")]
@@ -150,14 +150,15 @@ pub(crate) fn find(name: &str) -> Result<Place, NoCluster> {
     }
 }
 
-/// The cluster of that name, or the only one of this machine.
-pub(crate) fn only(name: Option<&str>) -> Result<Place, NoCluster> {
+/// The cluster of that name, or the only one of this machine. `or`: what else one can do where
+/// there is none, as the end of a line.
+pub(crate) fn only(name: Option<&str>, or: &'static str) -> Result<Place, NoCluster> {
     if let Some(name) = name {
         return find(name);
     }
     let mut names = registered();
     match (names.pop(), names.is_empty()) {
-        (None, _) => Err(NoCluster::None),
+        (None, _) => Err(NoCluster::None(or)),
         (Some(name), true) => find(&name),
         (Some(name), false) => {
             names.push(name);

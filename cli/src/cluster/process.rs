@@ -56,24 +56,40 @@ impl Started {
         let status = self.child.try_wait().with_context(|| format!("cannot ask {}", self.name))?;
         let Some(status) = status else { return Ok(()) };
         let log = fs::read(&self.log).unwrap_or_default();
-        bail!("{} ended at its start ({status}): {}", self.name, last_words(&log))
+        let words = last_words(&log).unwrap_or_else(|| "it said nothing".to_owned());
+        bail!("{} ended at its start ({status}): {words}", self.name)
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The last line of the log.
-    pub(crate) fn last_words(&self) -> String {
+    /// The last line of the log, if there is one.
+    pub(crate) fn last_words(&self) -> Option<String> {
         last_words(&fs::read(&self.log).unwrap_or_default())
+    }
+
+    /// The last warning or error of the log, if there is one.
+    pub(crate) fn last_complaint(&self) -> Option<String> {
+        last_complaint(&fs::read(&self.log).unwrap_or_default())
     }
 }
 
-fn last_words(log: &[u8]) -> String {
+fn last_words(log: &[u8]) -> Option<String> {
+    last_line(log, |line| !line.is_empty())
+}
+
+/// After its time, a line of a log has its level.
+fn last_complaint(log: &[u8]) -> Option<String> {
+    let is_level = |word: &str| matches!(word, "WARN" | "ERROR");
+    last_line(log, |line| line.split_whitespace().nth(1).is_some_and(is_level))
+}
+
+fn last_line(log: &[u8], wanted: impl Fn(&str) -> bool) -> Option<String> {
     let tail = &log[log.len().saturating_sub(LAST_WORDS_BYTES)..];
     let text = String::from_utf8_lossy(tail);
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-    line.unwrap_or("it said nothing").trim_start_matches("error: ").to_owned()
+    let line = text.lines().rev().map(str::trim).find(|line| wanted(line))?;
+    Some(line.trim_start_matches("error: ").to_owned())
 }
 
 #[cfg(test)]
@@ -82,9 +98,16 @@ mod tests {
 
     #[test]
     fn last_words_are_the_last_line_that_says_something() {
-        assert_eq!(last_words(b"one\nerror: two\n\n  \n"), "two");
-        assert_eq!(last_words(b""), "it said nothing");
+        assert_eq!(last_words(b"one\nerror: two\n\n  \n").as_deref(), Some("two"));
+        assert_eq!(last_words(b""), None);
         let long = [b"x".repeat(10_000), b"\nend".to_vec()].concat();
-        assert_eq!(last_words(&long), "end");
+        assert_eq!(last_words(&long).as_deref(), Some("end"));
+    }
+
+    #[test]
+    fn a_complaint_is_a_warning_or_an_error() {
+        let log = b"T  INFO a: one\nT  WARN a: two\nT ERROR a: three\nT  INFO a: WARN\n";
+        assert_eq!(last_complaint(log).as_deref(), Some("T ERROR a: three"));
+        assert_eq!(last_complaint(b"T  INFO a: WARN of b\n"), None);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Guarantees: every wait is bounded, and ends at once when a process that it depends on ends.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,14 +22,28 @@ use crate::verbs::client;
 /// child that may have ended.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long all of it may take: `--timeout`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    seconds: u64,
+    end: Instant,
+}
+
+impl Limit {
+    /// From now on.
+    pub(crate) fn new(seconds: u64) -> Self {
+        Self { seconds, end: Instant::now() + Duration::from_secs(seconds) }
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() > self.end
+    }
+}
+
 /// Waits until somebody accepts connections on a unix socket.
-pub(crate) async fn socket(
-    path: &Path,
-    process: &mut Started,
-    deadline: Instant,
-) -> anyhow::Result<()> {
+pub(crate) async fn socket(path: &Path, process: &mut Started, limit: Limit) -> anyhow::Result<()> {
     while UnixStream::connect(path).await.is_err() {
-        look_again(process, deadline).await?;
+        look_again(process, limit).await?;
     }
     Ok(())
 }
@@ -38,45 +53,50 @@ pub(crate) async fn server(
     kubeconfig: &Path,
     token_file: &Path,
     process: &mut Started,
-    deadline: Instant,
+    limit: Limit,
 ) -> anyhow::Result<Client> {
     while !(kubeconfig.exists() && token_file.exists()) {
-        look_again(process, deadline).await?;
+        look_again(process, limit).await?;
     }
     let connection = client::connect_file(kubeconfig).await?;
     loop {
         let request = http::Request::get("/readyz").body(Vec::new()).context("bad request")?;
         match connection.client.request_text(request).await {
             Ok(_) => return Ok(connection.client),
-            Err(error) if Instant::now() > deadline => {
+            Err(error) if limit.is_over() => {
                 bail!("the server does not answer: {error}: see its log");
             }
-            Err(_) => look_again(process, deadline).await?,
+            Err(_) => look_again(process, limit).await?,
         }
     }
 }
 
-async fn look_again(process: &mut Started, deadline: Instant) -> anyhow::Result<()> {
+async fn look_again(process: &mut Started, limit: Limit) -> anyhow::Result<()> {
     process.check()?;
-    if Instant::now() > deadline {
-        let (name, words) = (process.name(), process.last_words());
-        bail!("{name} did not get ready in time: give it a longer --timeout; it said: {words}");
+    if limit.is_over() {
+        let (name, seconds) = (process.name(), limit.seconds);
+        let said = match process.last_words() {
+            Some(words) => format!("it said: {words}"),
+            None => "it said nothing".to_owned(),
+        };
+        bail!("{name} did not get ready in {seconds} s (--timeout); {said}");
     }
     tokio::time::sleep(LOOK).await;
     Ok(())
 }
 
-/// Waits until `count` nodes are ready, watching agents and server meanwhile.
+/// Waits until the nodes of these names are ready, watching all processes meanwhile.
 pub(crate) async fn nodes(
     client: Client,
-    count: usize,
+    names: &[&str],
     processes: &mut [Started],
     progress: &Progress,
-    deadline: Instant,
+    limit: Limit,
 ) -> anyhow::Result<()> {
     let mut events = watcher(Api::<Node>::all(client), watcher::Config::default()).boxed();
     let mut look = tokio::time::interval(LOOK * 5);
-    let mut ready = std::collections::BTreeSet::new();
+    let mut ready = BTreeSet::new();
+    let count = names.len();
     while ready.len() < count {
         progress.doing(format!("waiting for nodes: {} of {count} ready", ready.len()));
         tokio::select! {
@@ -93,8 +113,8 @@ pub(crate) async fn nodes(
                 for process in &mut *processes {
                     process.check()?;
                 }
-                if Instant::now() > deadline {
-                    bail!("{}", too_late(&ready, processes));
+                if limit.is_over() {
+                    bail!("{}", too_late(names, &ready, processes, limit));
                 }
             }
         }
@@ -102,15 +122,22 @@ pub(crate) async fn nodes(
     Ok(())
 }
 
-fn too_late(ready: &std::collections::BTreeSet<String>, processes: &[Started]) -> String {
-    let late = processes.iter().find(|it| !ready.contains(it.name()) && it.name() != "server");
-    late.map_or_else(
-        || "not all nodes got ready in time: give them a longer --timeout".to_owned(),
-        |late| {
-            let (name, words) = (late.name(), late.last_words());
-            format!("{name} did not get ready in time; its agent said: {words}")
-        },
-    )
+/// Which nodes are not ready, and what the first of them complained of last.
+fn too_late(
+    names: &[&str],
+    ready: &BTreeSet<String>,
+    processes: &[Started],
+    limit: Limit,
+) -> String {
+    let late: Vec<&str> = names.iter().copied().filter(|name| !ready.contains(*name)).collect();
+    let all: Vec<String> = late.iter().map(|name| format!("`{name}`")).collect();
+    let mut agents = processes.iter().filter(|it| late.contains(&it.name()));
+    let complaint = agents.find_map(|it| Some((it.name(), it.last_complaint()?)));
+    let said = match complaint {
+        Some((name, line)) => format!("; the agent of {name} said: {line}"),
+        None => String::new(),
+    };
+    format!("{} did not get ready in {} s (--timeout){said}", all.join(", "), limit.seconds)
 }
 
 /// Whether a node's Ready condition is True.

@@ -48,6 +48,7 @@ pub(crate) struct Args {
     pub(crate) routing: Routing,
     /// UDP port of the tunnel
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_VXLAN_PORT)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vxlan_port: u16,
     /// Give packets that leave the cluster the address of their node
     #[arg(long)]
@@ -90,6 +91,7 @@ pub(crate) struct Args {
     pub(crate) default_unreachable_toleration_seconds: i64,
     /// Seconds to wait for all nodes to be ready
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
     /// Log level of server and agents
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -258,6 +260,9 @@ mod tests {
             ("--disable-feature redirect-peer", "those are set-retval, tcx"),
             ("--node-cpu four", "--node-cpu four: not a quantity"),
             ("--node-memory 0", "--node-memory 0: not a quantity above zero"),
+            ("--vxlan-port 0", "0 is not in 1..=65535"),
+            ("--timeout 0", "0 is not in 1..=86400"),
+            ("--timeout 18446744073709551615", "is not in 1..=86400"),
             ("--dir x", "--dir x: give an absolute path"),
         ] {
             let error = check(line).expect_err(line);

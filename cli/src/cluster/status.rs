@@ -84,7 +84,7 @@ struct Pods {
 }
 
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
-    let place = place::only(args.name.as_deref())?;
+    let place = place::only(args.name.as_deref(), "")?;
     let record = Record::read(&place)?
         .with_context(|| format!("cluster {} was never finished: `bowline down`", place.name))?;
     let mut status = Status {

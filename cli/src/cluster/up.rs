@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
 
 use super::place::{Place, register};
 use super::plan::{Plan, plan};
 use super::preflight::{self, NotPossible};
 use super::process::start;
 use super::progress::Progress;
+use super::ready::Limit;
 use super::record::Record;
 pub(crate) use super::spec::Args as Wishes;
 use super::{cgroups, containerd, down, mounts, namespaces, ready};
@@ -94,7 +94,7 @@ async fn make(
     cgroup_root: &Path,
     progress: &Progress,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(wishes.timeout);
+    let limit = Limit::new(wishes.timeout);
     progress.doing("making directories".to_owned());
     make_directories(place, plan)?;
     for group in &plan.cgroups {
@@ -114,8 +114,8 @@ async fn make(
     let (kubeconfig, token_file) = (place.kubeconfig(), place.token_file());
     let socket = place.containerd_socket();
     let (client, ()) = tokio::try_join!(
-        ready::server(&kubeconfig, &token_file, &mut server, deadline),
-        ready::socket(&socket, &mut runtime, deadline),
+        ready::server(&kubeconfig, &token_file, &mut server, limit),
+        ready::socket(&socket, &mut runtime, limit),
     )?;
     progress.done("server and containerd answer");
 
@@ -123,7 +123,8 @@ async fn make(
     for node in &plan.nodes {
         processes.push(start(&node.agent, cgroup_root)?);
     }
-    ready::nodes(client, plan.nodes.len(), &mut processes, progress, deadline).await?;
+    let names: Vec<&str> = plan.nodes.iter().map(|node| node.agent.name.as_str()).collect();
+    ready::nodes(client, &names, &mut processes, progress, limit).await?;
     progress.done("all nodes are ready");
     Ok(())
 }
@@ -136,7 +137,7 @@ fn make_directories(place: &Place, plan: &Plan) -> anyhow::Result<()> {
     let mut wanted = vec![place.dir.as_path(), Path::new(namespaces::PINS)];
     wanted.extend(containerd::SHARED_DIRECTORIES.map(Path::new));
     let made_directories = absent(&wanted);
-    make(&place.dir)?;
+    make(&place.dir).context("--dir")?;
     let record = Record {
         name: place.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -118,7 +118,7 @@ pub(super) fn run(args: &Args, subject: &Subject) -> anyhow::Result<()> {
     let mut options = OpenOptions::new();
     let file = match options.write(true).create(true).truncate(true).mode(0o600).open(&part) {
         Ok(file) => file,
-        Err(error) => bail!("cannot make {}: {error}", part.display()),
+        Err(error) => bail!("--file: cannot make {}: {error}", path.display()),
     };
     let written = write(args, subject, file, &stem);
     if written.is_err() {

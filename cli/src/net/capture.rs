@@ -84,7 +84,14 @@ pub(super) async fn run(
     let hooks = if args.hook.is_empty() { &all[..] } else { &args.hook };
     filter.hooks = hooks.iter().map(|hook| hook.direction()).collect();
     let mut capture = Capture::new(open(&args.write)?, &snapshot, numeric, args.snaplen)?;
-    listen::listen(&args.selection, bpffs, &filter, &mut capture, stop).await
+    listen::listen(&args.selection, bpffs, &filter, &mut capture, stop).await?;
+    if args.selection.is_of_a_service() && capture.described.is_empty() {
+        listen::say(
+            "connections that connect() balanced carry pod addresses: capture with --pod, or with \
+             --port of the backend",
+        );
+    }
+    Ok(())
 }
 
 /// The file to write; none is the standard output.

@@ -17,7 +17,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use crate::output::{self, Format, Table};
-use crate::verbs;
+use crate::verbs::client::{Connection, connect_file};
 
 /// How long a change may be under way.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -36,11 +36,11 @@ pub(super) struct Sides {
 
 /// Prints the differences; says whether there are none.
 pub(super) async fn run(sides: &Sides, format: Format) -> anyhow::Result<bool> {
-    let client = verbs::client::connect_file(&sides.kubeconfig).await?.client;
-    let mut found = look(&client, sides).await?;
+    let connection = connect_file(&sides.kubeconfig).await?;
+    let mut found = look(&connection, sides).await?;
     if !found.is_empty() {
         tokio::time::sleep(SETTLE).await;
-        let again: BTreeSet<Difference> = look(&client, sides).await?.into_iter().collect();
+        let again: BTreeSet<Difference> = look(&connection, sides).await?.into_iter().collect();
         found.retain(|difference| again.contains(difference));
     }
     let printed = match format {
@@ -52,13 +52,13 @@ pub(super) async fn run(sides: &Sides, format: Format) -> anyhow::Result<bool> {
     Ok(found.is_empty())
 }
 
-async fn look(client: &kube::Client, sides: &Sides) -> anyhow::Result<Vec<Difference>> {
+async fn look(connection: &Connection, sides: &Sides) -> anyhow::Result<Vec<Difference>> {
     let on_node = format!("spec.nodeName={}", sides.node);
     let objects = ApiObjects {
-        services: list::<Service>(client, None).await?,
-        slices: list::<EndpointSlice>(client, None).await?,
-        nodes: list::<Node>(client, None).await?,
-        pods: list::<Pod>(client, Some(&on_node)).await?,
+        services: list::<Service>(connection, None).await?,
+        slices: list::<EndpointSlice>(connection, None).await?,
+        nodes: list::<Node>(connection, None).await?,
+        pods: list::<Pod>(connection, Some(&on_node)).await?,
     };
     let [names, condition] = [NAMES_FILE, CONDITION_FILE].map(|name| sides.run_dir.join(name));
     differences(&objects, &sides.node, &sides.bpffs, &names, &condition)
@@ -69,18 +69,17 @@ pub(super) fn is_an_agent_at_work(bpffs: &Path) -> String {
     format!("is an agent at work with {}?", bpffs.display())
 }
 
-async fn list<K>(client: &kube::Client, fields: Option<&str>) -> anyhow::Result<Vec<K>>
+async fn list<K>(connection: &Connection, fields: Option<&str>) -> anyhow::Result<Vec<K>>
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
 {
-    let api = Api::<K>::all(client.clone());
+    let api = Api::<K>::all(connection.client.clone());
     let mut params = ListParams::default().limit(PAGE);
     params.field_selector = fields.map(str::to_owned);
     let mut all = Vec::new();
     loop {
-        let kind = K::kind(&K::DynamicType::default()).into_owned();
-        let page = api.list(&params).await.with_context(|| format!("cannot list {kind}"))?;
+        let page = api.list(&params).await.map_err(|error| connection.explain(error))?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),

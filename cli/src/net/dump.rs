@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::output::{self, Format, Table};
 
+/// The map that has no entries.
+const EVENTS: &str = "EVENTS";
+
 /// How full the maps are, or what is in one.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -52,8 +55,7 @@ pub(super) fn print(bpffs: &Path, wanted: &Wanted, format: Format) -> anyhow::Re
     let mut rows = dump(bpffs, map)?;
     if let Wanted::Get { key, .. } = wanted {
         let Some(place) = rows.iter().position(|row| row.key == *key) else {
-            let keys: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
-            bail!("map {map} has no entry {key}{}", output::nearest(key, &keys));
+            bail!("map {map} has no entry {key}{}", such_as(key, &rows));
         };
         rows = vec![rows.swap_remove(place)];
         if !format.is_table() {
@@ -66,8 +68,21 @@ pub(super) fn print(bpffs: &Path, wanted: &Wanted, format: Format) -> anyhow::Re
     }
 }
 
+/// The end of an error about a key: the nearest ones, or one that shows the form.
+fn such_as(key: &str, rows: &[DumpRow]) -> String {
+    let keys: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
+    match (output::nearest(key, &keys), keys.first()) {
+        (nearest, _) if !nearest.is_empty() => nearest,
+        (_, Some(first)) => format!(": a key of it looks like {first}"),
+        _ => ": it is empty".to_owned(),
+    }
+}
+
 fn known(map: &str) -> anyhow::Result<&'static str> {
     let wanted = map.to_ascii_uppercase();
+    if wanted == EVENTS {
+        bail!("{EVENTS} is a ring buffer and cannot be dumped: `bowline net monitor` reads it");
+    }
     match DUMPED.iter().find(|name| **name == wanted) {
         Some(name) => Ok(name),
         None => bail!("there is no map {map}{}", output::nearest(&wanted, &DUMPED)),
@@ -132,6 +147,8 @@ mod tests {
     #[test]
     fn a_map_that_there_is_not_has_neighbours() {
         assert_eq!(known("pods").unwrap(), "PODS");
+        let error = known("events").unwrap_err().to_string();
+        assert!(error.contains("is a ring buffer") && error.contains("monitor"), "{error}");
         let error = known("service").unwrap_err().to_string();
         assert_eq!(
             error,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
 use bowline_agent::datapath::{Client, PodRow, Snapshot};
+use thiserror::Error;
 
 use crate::output;
 
@@ -12,6 +13,18 @@ pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 /// The client's addresses, none for the node itself; and its namespace.
 pub(super) type Clients = (Option<Vec<IpAddr>>, Option<String>);
+
+/// A name, with its namespace, that stands for nothing that the node knows; and what it may have
+/// been meant for, as the end of a line.
+#[derive(Debug, Error)]
+pub(super) enum NoSuch {
+    #[error("this node has no pod {name}{nearest}")]
+    Pod { name: String, nearest: String },
+    #[error("this node knows no service and no pod {name}{nearest}")]
+    End { name: String, nearest: String },
+    #[error("this node knows no service {name}{nearest}")]
+    Service { name: String, nearest: String },
+}
 
 pub(super) fn clients(text: &str, snapshot: &Snapshot) -> anyhow::Result<Clients> {
     if text == "node" {
@@ -33,7 +46,8 @@ pub(super) fn clients(text: &str, snapshot: &Snapshot) -> anyhow::Result<Clients
             .iter()
             .filter_map(|row| Some(format!("{}/{}", row.namespace.as_ref()?, row.name.as_ref()?)))
             .collect();
-        bail!("this node has no pod {namespace}/{name}{}", nearest(text, namespace, &known));
+        let (nearest, name) = (nearest(text, namespace, &known), format!("{namespace}/{name}"));
+        return Err(NoSuch::Pod { name, nearest }.into());
     }
     Ok((Some(addresses), Some(namespace.to_owned())))
 }
@@ -106,6 +120,17 @@ pub(super) fn destination(
     Ok(SocketAddr::new(address, port))
 }
 
+/// The address and port of what can be a service only.
+pub(super) fn service(text: &str, udp: bool, snapshot: &Snapshot) -> anyhow::Result<SocketAddr> {
+    let known = Snapshot { services: snapshot.services.clone(), ..Snapshot::default() };
+    let found = destination(text, None, udp, &known);
+    found.map_err(|error| match error.downcast::<NoSuch>() {
+        Ok(NoSuch::End { name, nearest }) => NoSuch::Service { name, nearest }.into(),
+        Ok(other) => other.into(),
+        Err(other) => other,
+    })
+}
+
 /// The address of a service or else of a pod, IPv4 first.
 fn address_of(namespace: &str, name: &str, snapshot: &Snapshot) -> anyhow::Result<IpAddr> {
     let full = format!("{namespace}/{name}");
@@ -134,10 +159,10 @@ fn address_of(namespace: &str, name: &str, snapshot: &Snapshot) -> anyhow::Resul
     }
     match found.first() {
         Some(address) => Ok(*address),
-        None => bail!(
-            "this node knows no service and no pod {full}{}",
-            nearest(&full, namespace, &known)
-        ),
+        None => {
+            let nearest = nearest(&full, namespace, &known);
+            Err(NoSuch::End { name: full, nearest }.into())
+        }
     }
 }
 
@@ -274,5 +299,16 @@ mod tests {
         }
         let error = clients("shop/wep", &snapshot).unwrap_err().to_string();
         assert_eq!(error, "this node has no pod shop/wep: did you mean shop/web?");
+    }
+
+    #[test]
+    fn what_can_be_a_service_only_is_no_pod() {
+        let snapshot = snapshot();
+        for name in ["nope", "shop/web"] {
+            let error = service(name, false, &snapshot).unwrap_err().to_string();
+            let full = if name == "nope" { "default/nope" } else { name };
+            assert!(error.starts_with(&format!("this node knows no service {full}")), "{error}");
+            assert!(!error.contains("pod"), "{error}");
+        }
     }
 }

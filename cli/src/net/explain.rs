@@ -81,6 +81,9 @@ struct Told {
     left_out: Vec<LeftOut>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tried: Option<Tried>,
+    /// How it leaves for somewhere that the maps do not know.
+    #[serde(skip)]
+    leaves: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -141,7 +144,8 @@ pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Resul
         }
     }
     let sent = told.outcome == Outcome::Sent && tried.as_ref().is_none_or(Tried::went_well);
-    let told = Told { told, left_out, tried };
+    let leaves = leaves(&told, &snapshot);
+    let told = Told { told, left_out, tried, leaves };
     output::unless_unread(print(&told, format))?;
     Ok(sent)
 }
@@ -181,7 +185,7 @@ fn print(told: &Told, format: Format) -> anyhow::Result<()> {
         row("-".to_owned(), "tried", &told.told.to.to_string(), &tried.to_string());
     }
     table.print()?;
-    output::text(&verdict(&told.told))?;
+    output::text(&verdict(told))?;
     let candidates: Vec<String> = told.told.candidates.iter().map(ToString::to_string).collect();
     if format == Format::Wide && !candidates.is_empty() {
         output::line(&format!("candidates: {}", candidates.join(", ")))?;
@@ -189,10 +193,30 @@ fn print(told: &Told, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn verdict(told: &Explanation) -> String {
+/// The link, and the gateway if there is one, to what is no pod, service or node.
+fn leaves(told: &Explanation, snapshot: &Snapshot) -> Option<String> {
+    let to = told.to.ip();
+    let is_known = told.service.is_some()
+        || snapshot.pods.iter().any(|pod| pod.address == to)
+        || snapshot.routes.iter().any(|route| route.node == to)
+        || snapshot.node_of(to).is_some();
+    let step = told.steps.iter().rfind(|step| step.at == "kernel routes")?;
+    // It has a link's size in brackets; the node itself has none.
+    let (link, more) = step.finds.split_once(" (")?;
+    let gateway = more.split_once(')').map_or("", |(_, gateway)| gateway);
+    (!is_known).then(|| format!("{link}{gateway}"))
+}
+
+fn verdict(told: &Told) -> String {
+    let (leaves, is_tried, told) = (&told.leaves, told.tried.is_some(), &told.told);
     let (to, protocol) = (told.to, told.protocol);
-    match told.outcome {
-        Outcome::Sent => {
+    match (&told.outcome, leaves) {
+        (Outcome::Sent, Some(way)) => {
+            let rest = "; what comes of it there is not known here: `bowline net trace`";
+            let rest = if is_tried { "" } else { rest };
+            format!("\nsent to {to}/{protocol} by {way}{rest}\n")
+        }
+        (Outcome::Sent, None) => {
             let whom = match &told.candidates[..] {
                 [end] if *end == to => "itself".to_owned(),
                 _ if told.kept.is_some() => "the backend that its client stays with".to_owned(),
@@ -201,11 +225,11 @@ fn verdict(told: &Explanation) -> String {
             };
             format!("\nsent: {to}/{protocol} gets to {whom}\n")
         }
-        Outcome::Refused => {
+        (Outcome::Refused, _) => {
             let why = told.steps.last().map_or("", |step| step.finds.as_str());
             format!("\nrefused: {to}/{protocol}: {why}\n")
         }
-        Outcome::Broken => {
+        (Outcome::Broken, _) => {
             let faults: String = told.faults.iter().map(|fault| format!("  {fault}\n")).collect();
             format!("\nbroken: {to}/{protocol}:\n{faults}")
         }
@@ -309,9 +333,50 @@ fn why_not(service: &Service, endpoint: &Endpoint, node: &str, others: bool) -> 
 
 #[cfg(test)]
 mod tests {
+    use bowline_agent::datapath::RouteRow;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_leaves_for_elsewhere_is_not_said_to_arrive() {
+        let told = |finds: &str| Explanation {
+            client: "the node".to_owned(),
+            to: "192.0.2.1:443".parse().unwrap(),
+            protocol: "TCP",
+            service: None,
+            candidates: vec!["192.0.2.1:443".parse().unwrap()],
+            kept: None,
+            steps: vec![Step {
+                at: "kernel routes".to_owned(),
+                looks_up: "192.0.2.1".to_owned(),
+                finds: finds.to_owned(),
+                fault: false,
+            }],
+            outcome: Outcome::Sent,
+            faults: Vec::new(),
+            netns: None,
+            socket_cgroup: None,
+        };
+        let words = |told: Explanation, snapshot: &Snapshot| {
+            let leaves = leaves(&told, snapshot);
+            verdict(&Told { told, left_out: Vec::new(), tried: None, leaves })
+        };
+        let nobodys = Snapshot::default();
+        let text = words(told("eth0 (mtu 1500) via 172.30.0.1"), &nobodys);
+        let sent = "\nsent to 192.0.2.1:443/TCP by eth0 via 172.30.0.1; what comes of it";
+        assert!(text.starts_with(sent), "{text}");
+        let to_itself = "\nsent: 192.0.2.1:443/TCP gets to itself\n";
+        assert_eq!(words(told("the node itself"), &nobodys), to_itself);
+        let route = RouteRow {
+            cidr: "192.0.2.0/24".parse().unwrap(),
+            node: "172.30.0.12".parse().unwrap(),
+            ifindex: 2,
+            tunnel: false,
+        };
+        let nodes = Snapshot { routes: vec![route], ..Snapshot::default() };
+        assert_eq!(words(told("eth0 (mtu 1500)"), &nodes), to_itself);
+    }
 
     #[test]
     fn an_endpoint_is_left_out_for_a_reason() {

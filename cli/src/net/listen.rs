@@ -67,6 +67,11 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Only what is a service's is asked for.
+    pub(super) fn is_of_a_service(&self) -> bool {
+        self.service.is_some()
+    }
+
     /// What the kernel is asked for.
     pub(super) fn filter(&self, snapshot: &Snapshot) -> anyhow::Result<Filter> {
         let addresses = match &self.pod {
@@ -193,7 +198,8 @@ pub(super) async fn listen(
             () = ended(end) => {}
         }
     }
-    say(&format!("{seen} events, {} lost", listener.lost()? + window.over));
+    let events = if seen == 1 { "event" } else { "events" };
+    say(&format!("{seen} {events}, {} lost", listener.lost()? + window.over));
     Ok(())
 }
 
@@ -218,7 +224,7 @@ impl Window {
 }
 
 /// A line for who waits for it, beside the events.
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     // Nobody may be there to read it.
     drop(writeln!(io::stderr(), "{line}"));
 }
@@ -232,7 +238,7 @@ async fn ended(end: Option<Instant>) {
 
 fn service_number(text: &str, args: &Selection, snapshot: &Snapshot) -> anyhow::Result<u32> {
     let udp = args.protocol == Some(Protocol::Udp);
-    let end = ends::destination(text, None, udp, snapshot)?;
+    let end = ends::service(text, udp, snapshot)?;
     let wanted = if udp { "UDP" } else { "TCP" };
     let row = snapshot
         .services

@@ -11,6 +11,7 @@ mod capture;
 mod diff;
 mod dns;
 mod dump;
+mod elsewhere;
 mod ends;
 mod explain;
 mod listen;
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bowline_agent::datapath::{Snapshot, Status};
+use bowline_agent::datapath::{ListenFailed, Snapshot, Status};
 use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use clap::Subcommand;
 
@@ -91,8 +92,14 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, Subcommand)]
 enum What {
     /// Service addresses with the slots that they choose from
+    #[command(after_help = "Examples:
+  bowline net services --node node1
+  bowline net services --all-nodes -o json")]
     Services,
     /// Addresses behind services
+    #[command(after_help = "Examples:
+  bowline net backends --node node1 -o wide
+  bowline net backends --node node1 --watch 1")]
     Backends,
     /// Pods of this node, with the path of their network namespace
     Pods,
@@ -107,15 +114,24 @@ enum What {
     /// Packets, bytes and calls that were refused, by reason and direction
     Drops,
     /// How full the maps are; or what is in one of them, entry by entry
+    #[command(after_help = "Examples:
+  bowline net maps --node node1 -o wide
+  bowline net maps dump SERVICES --node node1")]
     Maps(dump::Args),
     /// What of the kernel is used, and from which release on it has it
     Features,
     /// The programs, where they are attached, and what they cost
     Programs,
     /// Kernel features, maps, programs, and what is wrong: exit status 0 if nothing is, 1 if
-    /// something
+    /// something, 2 if that could not be found out
+    #[command(after_help = "Examples:
+  bowline net status --node node1
+  bowline net status --all-nodes -o json | jq 'map_values(.problems)'")]
     Status,
     /// What the node's DNS server was asked and answered, and its limits
+    #[command(after_help = "Examples:
+  bowline net dns --node node1
+  bowline net dns --run-dir /run/bowline --bpffs /sys/fs/bpf -o yaml")]
     Dns,
     /// What will happen, step by step, to a connection or a datagram from a pod to an address
     Explain(explain::Args),
@@ -135,6 +151,9 @@ enum What {
     Send(trace::SenderArgs),
     /// What differs between the API and the maps: exit status 0 if nothing does, 1 if something,
     /// 2 if that could not be found out
+    #[command(after_help = "Examples:
+  bowline net diff --node node2 && echo healthy
+  bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig")]
     Diff(DiffArgs),
 }
 
@@ -176,18 +195,28 @@ struct Local {
     netns: PathBuf,
 }
 
+/// What judges tells by its exit status that it found no judgement, too.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let judges =
+        matches!(args.what, What::Diff(_) | What::Explain(_) | What::Trace(_) | What::Status);
+    match output::unless_unread(answer(args)) {
+        Err(error) if judges => {
+            crate::complain(&error);
+            std::process::exit(2)
+        }
+        answered => answered,
+    }
+}
+
+fn answer(args: &Args) -> anyhow::Result<()> {
     if let What::Top(of) = &args.what {
         return show_top(args, of);
     }
-    if args.all_nodes {
+    // An archive has all nodes anyway.
+    if args.all_nodes && !matches!(args.what, What::Bugreport(_)) {
         if matches!(
             args.what,
-            What::Monitor(_)
-                | What::Capture(_)
-                | What::Explain(_)
-                | What::Trace(_)
-                | What::Bugreport(_)
+            What::Monitor(_) | What::Capture(_) | What::Explain(_) | What::Trace(_)
         ) {
             bail!("--all-nodes is for what shows a state: choose one with --node");
         }
@@ -213,28 +242,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return trace::send(of);
     }
     if let What::Explain(of) = &args.what {
-        return tell(show_way(args, of));
+        return tell(asked_elsewhere(args, show_way(args, of)));
     }
     if let What::Trace(of) = &args.what {
-        return tell(follow(args, of));
+        return tell(asked_elsewhere(args, follow(args, of)));
     }
     if let What::Bugreport(of) = &args.what {
         if args.watch.is_some() {
             bail!("bugreport writes one archive: leave --watch out");
+        }
+        if args.output != Format::Table {
+            bail!("bugreport writes an archive: leave --output out, --file names it");
         }
         must_be_root()?;
         return bugreport::run(of, &subject(args, of)?);
     }
     let source = source(args)?;
     if matches!(args.what, What::Monitor(_) | What::Capture(_)) {
-        return show_events(args, &source);
+        return asked_elsewhere(args, show_events(args, &source));
     }
-    let Some(seconds) = args.watch else {
-        if !show(args, &source)? {
-            std::process::exit(1);
-        }
-        return Ok(());
-    };
+    let Some(seconds) = args.watch else { return tell(show(args, &source)) };
     let clears = args.output.is_table() && std::io::stdout().is_terminal();
     loop {
         if clears {
@@ -251,14 +278,31 @@ fn show_events(args: &Args, source: &Source) -> anyhow::Result<()> {
     if args.watch.is_some() {
         bail!("what happens is shown as it happens: leave --watch out");
     }
+    if matches!(args.what, What::Capture(_)) && args.output != Format::Table {
+        bail!("capture writes a pcapng file: leave --output out, --write names it");
+    }
     must_be_root()?;
     let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
-    launch::run_until_stopped(1, async |stop| match &args.what {
+    let ended = launch::run_until_stopped(1, async |stop| match &args.what {
         What::Monitor(of) => {
             monitor::run(of, bpffs, run_dir, args.numeric, args.output, stop).await
         }
         What::Capture(of) => capture::run(of, bpffs, run_dir, args.numeric, stop).await,
         _ => Ok(()),
+    });
+    match (&source.local, ended) {
+        (Some(local), Err(error)) if error.is::<ListenFailed>() => {
+            Err(error.context(local.node.clone()))
+        }
+        (_, ended) => ended,
+    }
+}
+
+/// What the node does not know, the others of the cluster may.
+fn asked_elsewhere<T>(args: &Args, found: anyhow::Result<T>) -> anyhow::Result<T> {
+    found.map_err(|error| match (&args.bpffs, every_source(args)) {
+        (None, Ok(nodes)) => elsewhere::explained(error, &nodes),
+        _ => error,
     })
 }
 
@@ -386,13 +430,9 @@ fn local_nodes(args: &Args) -> anyhow::Result<trace::Nodes> {
 
 /// Ends the program unless all is well.
 fn tell(found: anyhow::Result<bool>) -> anyhow::Result<()> {
-    match found {
-        Ok(true) => Ok(()),
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            crate::complain(&error);
-            std::process::exit(2)
-        }
+    match found? {
+        true => Ok(()),
+        false => std::process::exit(1),
     }
 }
 
@@ -431,7 +471,7 @@ fn subject(args: &Args, of: &bugreport::Args) -> anyhow::Result<bugreport::Subje
 }
 
 fn local(args: &Args) -> anyhow::Result<(Place, Record)> {
-    let place = cluster::only(args.name.as_deref())?;
+    let place = cluster::only(args.name.as_deref(), ", or give --bpffs")?;
     match Record::read(&place)? {
         Some(record) => Ok((place, record)),
         None => {
@@ -464,7 +504,7 @@ fn of_node(place: &Place, nodes: &[(&str, &str)], wanted: Option<&str>) -> anyho
     let wanted = wanted.or(first).unwrap_or_default();
     let Some((node, namespace)) = nodes.iter().find(|(name, _)| *name == wanted) else {
         let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
-        bail!("cluster {} has no such node: it has {}", place.name, names.join(", "));
+        bail!("cluster {} has no node {wanted}: it has {}", place.name, names.join(", "));
     };
     let run_dir = place.node_dir(node).join("run");
     let local = Local {
@@ -520,6 +560,6 @@ mod tests {
         let source = of_node(&place, &NODES, Some("node2")).unwrap();
         assert_eq!(source.bpffs, Path::new("/d/nodes/node2/bpf"));
         let error = of_node(&place, &NODES, Some("node9")).unwrap_err().to_string();
-        assert!(error.contains("it has node1"), "{error}");
+        assert!(error.contains("has no node node9: it has node1"), "{error}");
     }
 }

@@ -51,7 +51,10 @@ impl Server {
         let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
         match (&self.name, from_environment) {
             (None, Some(file)) => Ok(file.into()),
-            (name, _) => Ok(cluster::only(name.as_deref())?.kubeconfig()),
+            (name, _) => {
+                let place = cluster::only(name.as_deref(), ", or give --kubeconfig")?;
+                Ok(place.kubeconfig())
+            }
         }
     }
 }
@@ -135,7 +138,7 @@ impl Connection {
     }
 
     /// One line for a failed request.
-    fn explain(&self, error: kube::Error) -> anyhow::Error {
+    pub(crate) fn explain(&self, error: kube::Error) -> anyhow::Error {
         match error {
             kube::Error::Api(status) if !status.message.is_empty() => {
                 let reason = if status.reason.is_empty() {

@@ -32,6 +32,9 @@ pub(crate) struct Resource {
     pub(crate) kind: String,
     short_names: Vec<String>,
     pub(crate) namespaced: bool,
+    /// It has the subresource `scale`.
+    #[serde(skip)]
+    pub(crate) has_scale: bool,
 }
 
 impl Catalog {
@@ -77,12 +80,15 @@ async fn list(connection: &Connection, api_version: &str) -> anyhow::Result<Vec<
     let list = connection.get(&root(api_version), JSON).await?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let mut resources = Vec::new();
-    for entry in list["resources"].as_array().into_iter().flatten() {
+    let entries = || list["resources"].as_array().into_iter().flatten();
+    for entry in entries() {
         let resource = Resource::deserialize(entry).context("the server's discovery is invalid")?;
         // Names with a slash are subresources.
         if !resource.plural.contains('/') {
             let (group, version) = (group.to_owned(), version.to_owned());
-            resources.push(Resource { group, version, ..resource });
+            let scale = format!("{}/scale", resource.plural);
+            let has_scale = entries().any(|entry| entry["name"] == scale.as_str());
+            resources.push(Resource { group, version, has_scale, ..resource });
         }
     }
     Ok(resources)
@@ -166,6 +172,7 @@ pub(crate) fn sample() -> Catalog {
         kind: kind.to_owned(),
         short_names: vec![short.to_owned()],
         namespaced,
+        has_scale: kind == "Deployment",
     };
     Catalog {
         resources: vec![

@@ -34,6 +34,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let patch = json!({"spec": {"replicas": args.replicas}});
     let mut said = Ok(());
     for (resource, names) in resolve(&catalog, &targets)? {
+        if !resource.has_scale {
+            bail!("{} have no scale", resource.plural);
+        }
         if names.is_empty() {
             bail!("say which of the {}: give a name", resource.plural);
         }
