@@ -22,7 +22,7 @@ use super::{Outcome, read};
 /// Two runs of one suite.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The run before, as a suite's `--json` wrote it.
+    /// The run before, SUITE.json of a suite's `--folder`.
     #[arg(value_name = "A.json")]
     before: PathBuf,
     /// The run after.
