@@ -35,7 +35,7 @@ const RESYNC: Duration = Duration::from_secs(2);
 
 /// How often memory that nobody needs goes back to the system: what is listed, planned and written
 /// is let go of piece by piece, and nobody knows which was the last.
-const GIVE_BACK: Duration = Duration::from_secs(30);
+const GIVE_BACK: Duration = Duration::from_secs(10);
 
 /// What is wrong with a node that is new: the node controller is about to change that.
 const NO_RANGE: &str = "the node has no pod range yet";

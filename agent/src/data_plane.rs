@@ -76,8 +76,8 @@ impl DataPlane {
 
     /// Programs exactly these services.
     pub(crate) async fn set_services(&self, wanted: ServiceTable) -> ServicesProgrammed {
-        self.program_services(move |datapath| {
-            let programmed = datapath.apply_services(&wanted);
+        self.program_services(move |this| {
+            let programmed = this.lock().apply_services(&wanted);
             // With this goes the last that was planned for it.
             drop(wanted);
             datapath::memory::give_back();
@@ -88,15 +88,15 @@ impl DataPlane {
 
     /// Programs services that changed.
     pub(crate) async fn change_services(&self, changes: ServiceChanges) -> ServicesProgrammed {
-        self.program_services(move |datapath| datapath.change_services(&changes)).await
+        self.program_services(move |this| this.lock().change_services(&changes)).await
     }
 
     async fn program_services<F>(&self, work: F) -> ServicesProgrammed
     where
-        F: FnOnce(&mut Datapath) -> Result<ServiceSummary, ApplyServicesFailed> + Send + 'static,
+        F: FnOnce(&Self) -> Result<ServiceSummary, ApplyServicesFailed> + Send + 'static,
     {
         let this = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mut this.lock()));
+        let done = tokio::task::spawn_blocking(move || work(&this));
         Ok(done.await.map_err(|_| ProgramServicesFailed::TaskDied)??)
     }
 

@@ -22,7 +22,8 @@ const FRESH: &str = r#"
 import itertools, json, select, socket, sys, time
 host, tcp, udp, wanted = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 family, ports = (socket.AF_INET6, 20000) if ':' in host else (socket.AF_INET, 10000)
-ports = itertools.count(ports)
+# Below those that the kernel gives away, and not again before flows that had them are forgotten.
+ports = itertools.cycle(range(ports, ports + 10000))
 def datagrams():
     s = socket.socket(family, socket.SOCK_DGRAM)
     s.bind(('', next(ports)))

@@ -56,6 +56,7 @@ async fn offloads_stay_on_as_packets_are_and_by_tunnel() -> Result<()> {
                 ensure!(ratio >= LEAST_OF_PLAIN, "only {ratio:.2} of a plain veth pair's");
                 ensure!(gain >= LEAST_GAIN, "only {gain:.2} times as much as without offloads");
             }
+            every_link_offloads(&stage, is_on(&plain.place(0), "eth0", GRO)?)?;
             Ok(())
         };
         measured().map_err(|error| stage.explain(error).context(format!("--routing {routing}")))?;

@@ -396,9 +396,14 @@ impl Stage {
     }
 }
 
-/// Whether these pods answered and nobody else; none of them means that everybody was refused.
+/// Whether these pods answered and nobody else; none of them means that everybody was refused, and
+/// at once.
 fn are_only(report: &LoadReport, pods: &[impl AsRef<str>]) -> bool {
-    let as_wanted = if pods.is_empty() { report.ok == 0 } else { report.failed == 0 };
+    let is_refusal = |error: &String| error.contains("Connection refused");
+    let as_wanted = match pods.is_empty() {
+        true => report.ok == 0 && report.failed > 0 && report.errors.keys().all(is_refusal),
+        false => report.failed == 0,
+    };
     as_wanted && report.values("pod").iter().map(String::as_str).eq(pods.iter().map(AsRef::as_ref))
 }
 

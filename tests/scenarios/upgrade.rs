@@ -508,7 +508,11 @@ async fn same_layouts(stage: &Stage) -> Result<()> {
     traffic.stop(&format!("{REPLACEMENTS} replacements"))?;
     // No agent found anything that the one before it left wrong.
     let log = std::fs::read_to_string(node.log())?;
-    let mended = log[said..].lines().find(|line| line.contains("was damaged"));
+    let mended = log
+        .get(said..)
+        .context("the log was cut")?
+        .lines()
+        .find(|line| line.contains("was damaged"));
     ensure!(mended.is_none(), "an agent left damage: {mended:?}");
     stage.echo.cluster.agrees(PATIENCE).await.map(drop)
 }

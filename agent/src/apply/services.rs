@@ -132,7 +132,7 @@ pub(crate) struct FoundService {
 
 impl ServiceWriter {
     /// Takes over what an earlier agent left in the maps.
-    pub(crate) fn recover(limits: ServiceLimits, found: Vec<FoundService>) -> Self {
+    pub(crate) fn recover(limits: ServiceLimits, mut found: Vec<FoundService>) -> Self {
         let mut writer = Self {
             programmed: BTreeMap::new(),
             backends: HashMap::new(),
@@ -141,9 +141,16 @@ impl ServiceWriter {
             service_ids: Numbers::new(limits.services),
             retired: VecDeque::new(),
         };
-        for service in found {
+        // Those first whose slots are all their own: somebody may have written to the others that
+        // they reach into these.
+        found.sort_by_key(|service| service.backends.len() as u32 != service.value.slot_count);
+        for mut service in found {
             writer.service_ids.take(service.value.id);
-            writer.slots.take(service.value.first_slot, service.value.slot_count);
+            if !writer.slots.take(service.value.first_slot, service.value.slot_count) {
+                // It is written anew, elsewhere; what it reaches into is not its own to give back.
+                service.value.slot_count = 0;
+                service.backends.clear();
+            }
             let mut backends: Vec<BackendAddress> = Vec::new();
             for (id, address) in service.backends {
                 writer.backend_ids.take(id);

@@ -52,15 +52,15 @@ impl<'a> MapSet<'a> {
         Some(Self { pins, layouts: Layouts::pinned(&pins.layouts)? })
     }
 
-    /// The set, and what its TAKEOVER holds, if its packet programs ever began.
-    fn begun(pins: &'a Pins) -> Result<Option<(u32, Self)>, MigrateFailed> {
+    /// The set, and what its TAKEOVER holds, if its packet programs ever began. Nobody knows when
+    /// they did where somebody took that pin away.
+    fn begun(pins: &'a Pins) -> Result<Option<(Option<u32>, Self)>, MigrateFailed> {
         let Some(set) = Self::pinned(pins) else { return Ok(None) };
         let value = match Table::<u32, u32>::open(&pins.maps, map::TAKEOVER) {
-            // Somebody took the pin away.
-            Err(ReadMapsFailed::NotPinned { .. }) => takeover::DONE,
-            takeover => takeover?.get(&0)?.unwrap_or(takeover::DONE),
+            Err(ReadMapsFailed::NotPinned { .. }) => None,
+            takeover => takeover?.get(&0)?,
         };
-        Ok((value != takeover::WAITS).then_some((value, set)))
+        Ok((value != Some(takeover::WAITS)).then_some((value, set)))
     }
 
     /// The map that its programs use.
@@ -126,8 +126,9 @@ impl Migration {
         for pins in self.others.iter().chain([&self.own]) {
             begun.extend(MapSet::begun(pins)?);
         }
-        begun.sort_by_key(|(value, _)| takeover::generation(*value));
+        begun.sort_by_key(|(value, _)| value.map(takeover::generation));
         let Some((value, first)) = begun.pop() else { return Ok(()) };
+        let value = value.unwrap_or(takeover::DONE);
         if takeover::stage(value) != takeover::DONE {
             // Those who use the first set see everything first: what it has is the truth.
             let carry_missing = || {
@@ -159,10 +160,8 @@ impl Migration {
         if self.is_to_be_filled() {
             let written = self.carry_all(&WRITTEN)?;
             let remembered = self.carry_all(&REMEMBERED)?;
-            for from in &self.others {
-                let from = from.directory.display();
-                tracing::info!(%from, written, remembered, "entries are carried over");
-            }
+            let from: Vec<&Path> = self.others.iter().map(|set| &*set.directory).collect();
+            tracing::info!(?from, written, remembered, "entries of other builds are carried over");
             // The old programs mark pods in the old map to the last moment.
             mark_pods::<MigrateFailed>(&self.own.maps)?;
             takeover.put(&0, &takeover::WAITS)?;
@@ -198,7 +197,7 @@ impl Migration {
             let mut generation = 0;
             for other in &self.others {
                 if let Some((value, _)) = MapSet::begun(other)? {
-                    generation = generation.max(takeover::generation(value) + 1);
+                    generation = generation.max(value.map_or(0, takeover::generation) + 1);
                 }
             }
             takeover.put(&0, &takeover::value(generation, takeover::FOLLOWED))?;

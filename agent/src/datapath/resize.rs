@@ -72,12 +72,13 @@ impl Resize {
         Ok(())
     }
 
-    /// The programs use the new maps.
+    /// The programs use the new maps. The old ones go whatever happens: the next start would put
+    /// them back.
     pub(super) fn finish(mut self) -> Result<(), OpenDatapathFailed> {
-        self.copy(&REMEMBERED)?;
-        self.maps
-            .iter()
-            .try_for_each(|map| std::fs::remove_file(aside(&self.pins, map)).map_err(failed(map)))
+        let copied = self.copy(&REMEMBERED);
+        let remove =
+            |map: &&'static str| std::fs::remove_file(aside(&self.pins, map)).map_err(failed(map));
+        self.maps.iter().map(remove).fold(copied, Result::and)
     }
 
     /// Those of the maps that get another size.

@@ -210,6 +210,7 @@ pub(crate) fn note<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment) 
         if !maps.use_flow(&work.other, now, ended, answered) && !by_backend {
             way_back(&work.key, &work.flow, &mut work.back);
             work.back.last_used = now;
+            work.back.ended |= ended;
             maps.store_flow(&work.other, &work.back);
         }
     }

@@ -55,7 +55,7 @@ pub(crate) struct Options {
 const NODES: usize = 3;
 /// How long anything may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// After this long the names are written and the memory of the lists is given back.
+/// After this long the names are written.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Room for all the endpoints, and for those that were replaced and rest.
 const ROOM: [&str; 2] = ["--map-size", "BACKENDS=262144"];
@@ -197,7 +197,7 @@ impl Stage<'_> {
     /// Agents start on an empty node, and others write all their rules; gives the last rules.
     async fn starts(&mut self, count: u32, writers: &[Writer]) -> Result<Vec<Rules>> {
         let node = &self.cluster.nodes[0];
-        let (mut ours, mut memory, mut rules) = (Samples::new(), Samples::new(), Vec::new());
+        let (mut ours, mut rules) = (Samples::new(), Vec::new());
         let mut theirs = vec![Samples::new(); writers.len()];
         for round in 1..=self.options.rounds {
             self.screen.begin(format!(
@@ -213,7 +213,6 @@ impl Stage<'_> {
             self.wait_for_all(node, count).await?;
             ours.push(start.elapsed().as_secs_f64());
             tokio::time::sleep(SETTLE).await;
-            memory.push(megabytes(node)?);
             for (writer, seconds) in writers.iter().zip(&mut theirs) {
                 let parts = *writer == Writer::Nftables && count > NFT_ROUNDS;
                 if parts && round < self.options.rounds {
@@ -236,8 +235,6 @@ impl Stage<'_> {
         for (writer, theirs) in writers.iter().zip(theirs).filter(|(_, one)| !one.is_empty()) {
             self.beside(what, &ours, writer.name(), theirs);
         }
-        let what = What { plot: "agent's memory", unit: "MB", ..what };
-        self.add(what, memory, memory_goal(count));
         Ok(rules.into_iter().map(|(_, rules)| rules).collect())
     }
 
@@ -311,7 +308,7 @@ impl Stage<'_> {
         theirs: &mut [Samples],
     ) -> Result<Samples> {
         let mut found: BTreeMap<(&str, &str), Samples> = BTreeMap::new();
-        let mut churn_rates = Samples::new();
+        let (mut churn_rates, mut memory) = (Samples::new(), Samples::new());
         for round in 1..=self.options.rounds {
             self.screen.begin(format!(
                 "{count} services: changes, {place}, round {round} of {}",
@@ -337,6 +334,7 @@ impl Stage<'_> {
                     found.entry((when, what)).or_default().push(sample);
                 }
             }
+            memory.push(megabytes(&self.cluster.nodes[0])?);
             for (rules, samples) in rules.iter().zip(&mut *theirs) {
                 samples.push(self.their_change(count, rules).await?);
             }
@@ -347,6 +345,10 @@ impl Stage<'_> {
             let is_goal = (when, what) == ("idle", "p50 from the watch event") && maps.len() == 1;
             let goal = goal(count, CHANGE_GOAL).filter(|_| is_goal);
             self.add(What { count, plot: &plot, line: when, unit: "ms" }, samples, goal);
+        }
+        if maps.len() == 1 {
+            let what = What { count, plot: "agent's memory", line: BOWLINE, unit: "MB" };
+            self.add(what, memory, memory_goal(count));
         }
         let name = format!("{count} services: other changes under churn, {place}");
         self.figures.push(Figure::new(name, "operations a second", None, churn_rates));

@@ -49,15 +49,13 @@ impl Numbers {
 /// Contiguous ranges within `0..limit`.
 #[derive(Debug)]
 pub(super) struct Ranges {
-    limit: u32,
     /// Start of each free range, and its length. No two touch.
     free: BTreeMap<u32, u32>,
 }
 
 impl Ranges {
     pub(super) fn new(limit: u32) -> Self {
-        let free = if limit == 0 { BTreeMap::new() } else { BTreeMap::from([(0, limit)]) };
-        Self { limit, free }
+        Self { free: if limit == 0 { BTreeMap::new() } else { BTreeMap::from([(0, limit)]) } }
     }
 
     /// The lowest range of this length; an empty one is always to be had.
@@ -74,32 +72,31 @@ impl Ranges {
         Some(start)
     }
 
-    /// Marks a range as taken, where it is free.
-    pub(super) fn take(&mut self, first: u32, count: u32) {
-        let end = first.saturating_add(count);
-        let touched: Vec<(u32, u32)> = self
-            .free
-            .range(..end)
-            .map(|(start, length)| (*start, start + length))
-            .filter(|(_, free_end)| *free_end > first)
-            .collect();
-        for (start, free_end) in touched {
-            self.free.remove(&start);
-            if start < first {
-                self.free.insert(start, first - start);
-            }
-            if free_end > end {
-                self.free.insert(end, free_end - end);
-            }
+    /// Marks a range as taken; false, and nothing is taken, if not all of it is free.
+    pub(super) fn take(&mut self, first: u32, count: u32) -> bool {
+        if count == 0 {
+            return true;
         }
+        let free = self.free.range(..=first).next_back();
+        let free = free.map(|(start, length)| (*start, start + length));
+        let (Some((start, free_end)), Some(end)) = (free, first.checked_add(count)) else {
+            return false;
+        };
+        if end > free_end {
+            return false;
+        }
+        self.free.remove(&start);
+        if start < first {
+            self.free.insert(start, first - start);
+        }
+        if end < free_end {
+            self.free.insert(end, free_end - end);
+        }
+        true
     }
 
     pub(super) fn give_back(&mut self, first: u32, count: u32) {
-        // What somebody wrote to a map by hand may end beyond the limit.
-        let (mut start, mut end) = (first, first.saturating_add(count).min(self.limit));
-        if start >= end {
-            return;
-        }
+        let (mut start, mut end) = (first, first + count);
         if let Some((before, length)) = self.free.range(..first).next_back()
             && before + length == first
         {
@@ -146,19 +143,17 @@ mod tests {
         }
         assert_eq!(ranges.free, BTreeMap::from([(0, 10)]));
         assert_eq!(ranges.next(0), Some(0));
-        for (first, count) in [(8, u32::MAX), (u32::MAX, 1)] {
-            ranges.take(first, count);
-            ranges.give_back(first, count);
+        assert!(ranges.take(0, 5));
+        for (first, count) in [(4, 2), (5, 6), (8, u32::MAX), (u32::MAX, 1), (0, 10)] {
+            assert!(!ranges.take(first, count), "{first} and {count}");
         }
-        assert_eq!(ranges.free, BTreeMap::from([(0, 10)]));
+        assert_eq!(ranges.free, BTreeMap::from([(5, 5)]));
     }
 
     #[test]
     fn taking_splits_what_is_free() {
         let mut ranges = Ranges::new(10);
-        ranges.take(2, 3);
-        ranges.take(4, 2);
-        ranges.take(0, 0);
+        assert!(ranges.take(2, 3) && ranges.take(5, 1) && ranges.take(0, 0));
         assert_eq!(ranges.free, BTreeMap::from([(0, 2), (6, 4)]));
     }
 }

@@ -287,6 +287,30 @@ fn slots_that_somebody_damaged_are_given_back_with_the_others() {
 }
 
 #[test]
+fn a_service_that_reaches_into_another_s_slots_is_written_elsewhere() {
+    let mut world = World::new();
+    let wish: &[(&str, &[&str])] = &[("10.9.0.2", &["10.240.0.2"]), ("10.9.0.1", &["10.240.0.1"])];
+    world.apply(wish).unwrap();
+    let sound = world.store.services[&key("10.9.0.2")];
+    let found = world.store.services.iter().map(|(key, value)| {
+        let backend = world.store.slots[&value.first_slot].backend;
+        let Backend { address, port, .. } = world.store.backends[&backend];
+        let backends = vec![(backend, BackendAddress { address, port })];
+        // One was made to begin where the other one is, with more slots than there are backends.
+        let damaged = Service { first_slot: sound.first_slot, slot_count: 2, ..*value };
+        FoundService { key: *key, value: if *value == sound { sound } else { damaged }, backends }
+    });
+    world.writer = ServiceWriter::recover(LIMITS, found.collect());
+    assert_eq!(world.apply(wish).unwrap().unchanged, 1);
+    assert_eq!(world.store.services[&key("10.9.0.2")], sound);
+    world.store.now += GRACE;
+    world.apply(&[wish[0], wish[1], ("10.9.0.3", &["10.240.0.3"])]).unwrap();
+    for (address, backends) in wish {
+        assert_eq!(world.backends_of(address), *backends);
+    }
+}
+
+#[test]
 fn a_new_agent_goes_on_from_the_maps() {
     let mut world = World::new();
     let wish: &[(&str, &[&str])] =

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
@@ -138,18 +139,22 @@ fn a_flow_is_used_as_long_as_its_packets_come() {
 #[test]
 fn a_way_back_that_a_full_map_let_go_of_is_there_again() {
     for (v6, service) in [(false, 2), (true, 2), (false, 5), (true, 5)] {
-        let maps = node();
         let to = vip(v6, service);
         let bytes = |flags| tcp((&pod(v6, 0, 5), 40_000), (&to, 80), flags);
-        sent(&maps, &bytes(SYN));
-        let before = maps.flows.borrow().clone();
-        maps.flows.borrow_mut().retain(|_, flow| flow.kind == flow_kind::TO_BACKEND);
-        maps.now_ns.set(flow_idle::GRAIN as u64 * 1_000_000_000);
-        sent(&maps, &bytes(ACK));
-        let mut after = maps.flows.borrow().clone();
-        assert!(after.values().all(|flow| flow.last_used == flow_idle::GRAIN), "{after:?}");
-        after.values_mut().for_each(|flow| flow.last_used = 0);
-        assert_eq!(after, before, "{to}");
+        let opened = || {
+            let maps = node();
+            sent(&maps, &bytes(SYN));
+            maps.now_ns.set(u64::from(flow_idle::GRAIN) * 1_000_000_000);
+            maps
+        };
+        for flags in [ACK, FIN, RST] {
+            let (maps, whole) = (opened(), opened());
+            maps.flows.borrow_mut().retain(|_, flow| flow.kind == flow_kind::TO_BACKEND);
+            sent(&maps, &bytes(flags));
+            sent(&whole, &bytes(flags));
+            assert_eq!(whole.flows.borrow().len(), 2);
+            assert_eq!(maps.flows, whole.flows, "{to} {flags}");
+        }
     }
 }
 
