@@ -15,11 +15,6 @@ mod interrupts;
 #[expect(dead_code, reason = "the way through services has more loads")]
 #[path = "path/load.rs"]
 mod load;
-#[path = "../../xtask/src/bench/results.rs"]
-#[expect(dead_code, reason = "other suites look at the machine")]
-mod results;
-#[path = "../../tests/benches/screen.rs"]
-mod screen;
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/datapath/world.rs"]
 mod world;
@@ -30,11 +25,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bowline_agent::datapath::{Datapath, Hop};
+use bowline_figures::results::{Better, Figure, Relation, Run, Statistics, median};
+use bowline_figures::screen::Screen;
 use bridge::Bridge;
 use clap::Parser;
 use load::{Kind, Load, serve_at};
-use results::{Better, Figure, Relation, Run, Statistics, median};
-use screen::Screen;
 use serde_json::json;
 use world::{Namespace, Node, TUNNEL, World};
 
@@ -140,7 +135,7 @@ fn rounds(
 ) -> Vec<Vec<f64>> {
     let mut rates = vec![Vec::new(); ways.len()];
     let turn = Duration::from_millis(arguments.turn);
-    let screen = Screen::new();
+    let screen = Screen::open();
     screen.begin(load.name());
     load.place();
     for round in 0..arguments.rounds as usize {

@@ -20,13 +20,8 @@ mod baselines;
 mod interrupts;
 #[path = "path/load.rs"]
 mod load;
-#[expect(dead_code, reason = "other suites have quantiles")]
-#[path = "../../xtask/src/bench/results.rs"]
-mod results;
 #[path = "path/rules.rs"]
 mod rules;
-#[path = "../../tests/benches/screen.rs"]
-mod screen;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -35,12 +30,12 @@ use std::time::Duration;
 
 use baselines::{Plain, Rules, many_ports};
 use bowline_agent::datapath::{ServiceTable, service_table};
+use bowline_figures::results::{Better, Figure, Machine, Relation, Run, Statistics, median};
+use bowline_figures::screen::Screen;
 use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use load::{Kind, Load, serve_at};
-use results::{Better, Figure, Machine, Relation, Run, Statistics, median};
-use screen::Screen;
 use serde_json::{Value, json};
 use world::{Namespace, World};
 
@@ -198,7 +193,7 @@ impl Stage<'_> {
         let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
         let mut all: Vec<Found> = ways.iter().map(found).collect();
         let turn = Duration::from_millis(self.arguments.turn);
-        let screen = Screen::new();
+        let screen = Screen::open();
         screen.begin(scene.name());
         load.place();
         for round in 0..rounds {

@@ -16,11 +16,6 @@ mod interrupts;
 #[expect(dead_code, reason = "the tables use all of it")]
 #[path = "../tests/datapath/packets/lab.rs"]
 mod lab;
-#[path = "../../xtask/src/bench/results.rs"]
-#[expect(dead_code, reason = "other suites look at their figures at the end")]
-mod results;
-#[path = "../../tests/benches/screen.rs"]
-mod screen;
 #[path = "sockets/stay.rs"]
 mod stay;
 
@@ -31,11 +26,11 @@ use std::process::ExitCode;
 
 use aya::programs::SchedClassifier;
 use bowline_agent::datapath::{Instructions, Repeat, Repeated};
+use bowline_figures::results::{Better, Figure, Relation, Run, Statistics};
+use bowline_figures::screen::Screen;
 use clap::Parser;
 use frame::{ACK, Body, Packet, SYN};
 use lab::{BACKEND_PORT, CLIENT_PORT, Hook, Lab, Net, PORT, Verdict, nets};
-use results::{Better, Figure, Relation, Run, Statistics};
-use screen::Screen;
 use serde_json::json;
 use stay::stay;
 
@@ -287,7 +282,7 @@ fn suite(arguments: &Arguments) {
         let mut all: Vec<Measured> =
             cases().into_iter().map(|case| Measured::new(lab, case)).collect();
         // A class's rounds are far apart: a processor that is slow for a second is slow in one.
-        let screen = Screen::new();
+        let screen = Screen::open();
         for round in 1..=arguments.rounds {
             screen.begin(format!("round {round} of {}", arguments.rounds));
             for one in &mut all {

@@ -13,11 +13,6 @@
 mod world;
 
 mod interrupts;
-#[expect(dead_code, reason = "other suites look at their figures at the end")]
-#[path = "../../xtask/src/bench/results.rs"]
-mod results;
-#[path = "../../tests/benches/screen.rs"]
-mod screen;
 #[path = "sockets/stay.rs"]
 mod stay;
 
@@ -29,12 +24,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::sys::{Stats, enable_stats};
-use bowline_agent::datapath::{Datapath, EmptyPrograms, Runs, ServiceTable, service_table};
+use bowline_agent::datapath::{
+    Datapath, EmptyPrograms, Filter, Listener, Runs, ServiceTable, service_table,
+};
+use bowline_figures::results::{Better, Figure, Relation, Run, Statistics};
+use bowline_figures::screen::Screen;
 use clap::Parser;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use results::{Better, Figure, Relation, Run, Statistics};
-use screen::Screen;
 use serde_json::json;
 use stay::stay;
 use world::World;
@@ -118,9 +115,11 @@ type Batch = Arc<dyn Fn() + Send + Sync>;
 struct Case {
     name: &'static str,
     program: &'static str,
-    /// Nanoseconds.
-    goal: f64,
+    /// Nanoseconds, if there is one.
+    goal: Option<f64>,
     batch: Batch,
+    /// Whether somebody is told of each call meanwhile.
+    is_told: bool,
 }
 
 fn nanoseconds(before: Runs, after: Runs) -> f64 {
@@ -133,6 +132,7 @@ fn cheapest(
     batch: &Batch,
     batches: u32,
     runs: impl Fn() -> std::io::Result<Runs>,
+    mut after: impl FnMut(),
 ) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..batches {
@@ -140,6 +140,7 @@ fn cheapest(
         let before = runs().unwrap();
         world.client().namespace.run(move || batch());
         best = best.min(nanoseconds(before, runs().unwrap()));
+        after();
     }
     best
 }
@@ -174,8 +175,10 @@ fn scattered(call: u32, count: u32) -> u32 {
 
 fn cases(arguments: &Arguments, world: &World, count: u32) -> Vec<Case> {
     let calls = arguments.calls;
-    let case =
-        |name, program, goal, batch: &Batch| Case { name, program, goal, batch: batch.clone() };
+    let case = |name, program, goal: f64, batch: &Batch| {
+        let (goal, batch) = (Some(goal), batch.clone());
+        Case { name, program, goal, batch, is_told: false }
+    };
     let nobody = case("connect4, no service", "connect4", 60.0, &connects(calls, |_| NO_SERVICE));
     if count > 1 {
         let next = AtomicU32::new(0);
@@ -208,8 +211,12 @@ fn cases(arguments: &Arguments, world: &World, count: u32) -> Vec<Case> {
             assert_eq!(peer.peer_addr().unwrap(), vip(0));
         }
     });
+    let one = case("connect4, one service", "connect4", 250.0, &connects(calls, |_| vip(0)));
+    let name = "connect4, one service, while somebody listens";
+    let told = Case { name, goal: None, batch: one.batch.clone(), is_told: true, ..one };
     vec![
-        case("connect4, one service", "connect4", 250.0, &connects(calls, |_| vip(0))),
+        one,
+        told,
         nobody,
         case("sendmsg4, hit", "sendmsg4", 80.0, &exchange),
         case("recvmsg4, hit", "recvmsg4", 80.0, &exchange),
@@ -245,6 +252,12 @@ fn empty(world: &World, calls: u32, hook: &'static str) -> Batch {
     batch
 }
 
+/// Listens to everything, for longer than the batches of a round take.
+fn listen(world: &World) -> Listener {
+    let bpffs = world.here.bpffs();
+    world.here.namespace.run(move || Listener::open(&bpffs, &Filter::default()).unwrap())
+}
+
 /// Measures each case; the kernel's statistics are on only here.
 fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32) -> Vec<Figure> {
     let _statistics = enable_stats(Stats::RunTime).unwrap();
@@ -256,7 +269,7 @@ fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32
     // What was measured, and the same of the empty program: a sample a round.
     let mut samples = vec![(Vec::new(), Vec::new()); cases.len()];
     let batches = arguments.batches.div_ceil(arguments.rounds);
-    let screen = Screen::new();
+    let screen = Screen::open();
     // A case's rounds are far apart: a processor that is slow for a second is slow in one.
     for round in 1..=arguments.rounds {
         let name = services_name("socket programs", count);
@@ -265,11 +278,17 @@ fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32
             interrupts::check();
             world.there.cgroup.enter();
             let runs = || nothing.runs(case.program);
-            none.push(cheapest(world, empty, batches, runs));
+            none.push(cheapest(world, empty, batches, runs, || {}));
             world.there.cgroup.leave();
+            let mut listener = case.is_told.then(|| listen(world));
+            let told = || {
+                let Some(listener) = &mut listener else { return };
+                let events = std::iter::from_fn(|| listener.read()).count();
+                assert_eq!((events, listener.lost().unwrap()), (arguments.calls as usize, 0));
+            };
             world.here.cgroup.enter();
             let runs = || datapath.socket_program_runs(case.program);
-            raw.push(cheapest(world, &case.batch, batches, runs));
+            raw.push(cheapest(world, &case.batch, batches, runs, told));
             world.here.cgroup.leave();
         }
     }
@@ -291,14 +310,14 @@ fn figures(case: &Case, count: u32, raw: &[f64], none: &[f64]) -> [Figure; 2] {
     let costs = raw.iter().zip(none).map(|(raw, none)| raw - none).collect();
     let rounds = figure(&format!("{name}, each round"), costs, raw);
     println!(
-        "{:<42} {count:>6} services  {:>7.1} ns  (rounds {:.1} [{:.1} .. {:.1}]; empty {empty:.1}; \
-         {})",
+        "{:<46} {count:>6} services  {:>7.1} ns  (rounds {:.1} [{:.1} .. {:.1}]; \
+         empty {empty:.1}{})",
         case.name,
         least.median,
         rounds.median,
         rounds.min,
         rounds.max,
-        least.judgement()
+        if case.goal.is_some() { format!("; {}", least.judgement()) } else { String::new() }
     );
     [least, rounds]
 }
@@ -339,7 +358,7 @@ fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
             drop::<Option<TcpStream>>(stream.ok());
         }
     });
-    let screen = Screen::new();
+    let screen = Screen::open();
     screen.begin(services_name("TCP connect()", count));
     world.here.cgroup.enter();
     let times: Vec<[f64; 2]> = world.client().namespace.run(move || {
@@ -377,7 +396,7 @@ fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
         figure.median,
         figure.min,
         figure.max,
-        results::median(&through) / 1e3,
+        bowline_figures::results::median(&through) / 1e3,
         figure.judgement()
     );
     figure

@@ -7,25 +7,20 @@ mod api;
 mod cluster;
 mod fleet;
 mod programming;
-#[expect(dead_code, reason = "other suites look at the machine")]
-#[path = "../../xtask/src/bench/results.rs"]
-mod results;
 #[expect(dead_code, reason = "another suite has a proxy in user space, too")]
 #[path = "../../agent/benches/path/rules.rs"]
 mod rules;
-mod screen;
-mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
+use bowline_figures::results::{Run, Statistics};
+use bowline_figures::screen::Screen;
+use bowline_figures::table::Table;
 use bowline_tests::alone::Alone;
 use bowline_tests::interrupts;
 use clap::{Parser, Subcommand};
-use results::{Run, Statistics};
-use screen::Screen;
-use table::Table;
 use tokio::sync::watch;
 
 /// Measure whole clusters, or a server.
@@ -61,7 +56,7 @@ async fn run(options: &Options, mut interrupted: watch::Receiver<bool>) -> Resul
     for removed in alone.clean()? {
         eprintln!("removed what an earlier benchmark left: {removed}");
     }
-    let screen = Screen::new();
+    let screen = Screen::open();
     let (name, parameters) = match &options.suite {
         Suite::Programming(options) => ("programming", options.parameters()),
         Suite::Cluster(options) => ("cluster", options.parameters()),

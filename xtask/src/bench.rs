@@ -7,16 +7,10 @@
 //! benchmarks of the agent (`agent/benches`), in the development profile: what they time is in the
 //! kernel, and the programs there are the same in each. Those that need one are one program
 //! (`tests/benches`); what they time is what users run, in a release build. Every suite writes the
-//! same format (`bench/results.rs`) into one folder, with a page of all that is there. A suite that
+//! same format (`bench/figures`) into one folder, with a page of all that is there. A suite that
 //! is interrupted, or whose xtask is killed, removes what it made and ends.
 
-mod compare;
 mod gate;
-mod page;
-mod plot;
-mod read;
-#[cfg_attr(not(test), expect(dead_code, reason = "the suites write what xtask reads"))]
-mod results;
 mod suites;
 #[cfg(test)]
 mod tests;
@@ -25,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use bowline_figures::{Outcome, compare, page};
 
 use suites::{Extent, Suite};
 
@@ -65,14 +60,6 @@ enum What {
     Compare(compare::Args),
 }
 
-/// What comparing or checking found.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Good,
-    /// Something got worse or does not hold: in one line.
-    Bad(String),
-}
-
 /// Measure, compare, or check; the status is in the module's own words.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let outcome = match (&args.gate, &args.what) {
@@ -86,20 +73,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         }
         (None, None) => Err(anyhow!("say what to measure, or give a gate: see --help")),
     };
-    let (status, error) = status(outcome);
-    if let Some(error) = error {
-        eprintln!("error: {error}");
-    }
-    ExitCode::from(status)
-}
-
-/// The exit status, and the line that says why.
-fn status(outcome: Result<Outcome>) -> (u8, Option<String>) {
-    match outcome {
-        Ok(Outcome::Good) => (0, None),
-        Ok(Outcome::Bad(why)) => (1, Some(why)),
-        Err(error) => (2, Some(format!("{error:#}"))),
-    }
+    Outcome::exit(outcome)
 }
 
 /// Builds, measures, prints, and makes the page anew after each suite; where the figures are.

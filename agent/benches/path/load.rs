@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::results;
 use crate::world::Namespace;
+use bowline_figures::results;
 
 /// Bytes of a question and of its answer.
 const MESSAGE: usize = 64;

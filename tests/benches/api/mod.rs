@@ -28,8 +28,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use crate::results::{Better, Figure, Relation, median, quantile};
-use crate::screen::Screen;
+use bowline_figures::results::{Better, Figure, Relation, median, quantile};
+use bowline_figures::screen::Screen;
 use watchers::Watchers;
 use work::{Turn, Work, turn};
 

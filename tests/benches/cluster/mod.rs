@@ -19,8 +19,8 @@ use bowline_tests::{Cluster, Wishes};
 use serde_json::{Value, json};
 
 use crate::fleet::memory_goal;
-use crate::results::{Better, Figure};
-use crate::screen::Screen;
+use bowline_figures::results::{Better, Figure};
+use bowline_figures::screen::Screen;
 use usage::Goals;
 
 /// What to measure.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::bare::Bare;
 use super::{PATIENCE, Stage};
-use crate::results::{Better, Figure, Relation};
+use bowline_figures::results::{Better, Figure, Relation};
 
 /// How many pods are updated.
 const UPDATED: u32 = 10;

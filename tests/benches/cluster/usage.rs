@@ -8,8 +8,8 @@ use bowline_tests::api::Api;
 
 use super::{PATIENCE, Stage};
 use crate::fleet::Fleet;
-use crate::results::{Better, Figure};
 use crate::rules::Services as _;
+use bowline_figures::results::{Better, Figure};
 
 /// After this long what was made last is dealt with.
 const SETTLE: Duration = Duration::from_secs(3);

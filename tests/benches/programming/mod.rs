@@ -22,9 +22,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fleet::{Fleet, memory_goal};
-use crate::results::{Better, Figure, Relation, median, quantile};
 use crate::rules::Services as _;
-use crate::screen::Screen;
+use bowline_figures::results::{Better, Figure, Relation, median, quantile};
+use bowline_figures::screen::Screen;
 use changes::{Change, Churn, Churned, change, changed};
 use others::{Rules, Writer};
 

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bowline_figures::results::{Figure, Relation, Results};
+use bowline_figures::{Outcome, read};
 use serde::Deserialize;
 
-use super::results::{Figure, Relation, Results};
-use super::{Outcome, Suite, measure, read};
+use super::{Suite, measure};
 
 const FORMAT: &str = "bowline-bench-gate";
 const VERSION: u32 = 1;

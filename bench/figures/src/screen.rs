@@ -6,10 +6,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// One moving line on a terminal, which is taken away at the end; elsewhere a line for each part
 /// that begins.
-pub(crate) struct Screen(ProgressBar);
+pub struct Screen(ProgressBar);
 
 impl Screen {
-    pub(crate) fn new() -> Self {
+    pub fn open() -> Self {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
             bar.set_style(style);
@@ -19,7 +19,7 @@ impl Screen {
     }
 
     /// What is measured from now on.
-    pub(crate) fn begin(&self, what: impl Into<String>) {
+    pub fn begin(&self, what: impl Into<String>) {
         let what = what.into();
         if self.0.is_hidden() {
             eprintln!("{what}");

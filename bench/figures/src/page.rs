@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::plot::{dots, escaped, lines, names};
-use super::read;
-use super::results::{Figure, Results, Verdict, for_people, shown};
+use crate::plot::{dots, escaped, lines, names};
+use crate::read;
+use crate::results::{Figure, Results, Verdict, for_people, shown};
 
 /// What the page is called in its folder.
 const NAME: &str = "index.html";
@@ -33,7 +33,7 @@ i { display: inline-block; width: .8em; height: .8em; margin: 0 .4em 0 1em; }
 ";
 
 /// What is told of each suite.
-pub(super) const ABOUT: [(&str, &str); 7] = [
+pub const ABOUT: [(&str, &str); 7] = [
     ("path", "The way through a service, to the last of so many, beside the pod's own address."),
     ("sockets", "What services cost where a program connects."),
     ("programs", "What each packet program takes for each class of packets."),
@@ -45,7 +45,7 @@ pub(super) const ABOUT: [(&str, &str); 7] = [
 
 /// Writes the page of all results in a folder; where it is. What cannot be read is left out, and
 /// is named in the second part.
-pub(super) fn write(folder: &Path) -> Result<(std::path::PathBuf, Vec<String>)> {
+pub fn write(folder: &Path) -> Result<(std::path::PathBuf, Vec<String>)> {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     for (suite, _) in ABOUT {
         let file = folder.join(format!("{suite}.json"));
@@ -64,7 +64,7 @@ pub(super) fn write(folder: &Path) -> Result<(std::path::PathBuf, Vec<String>)> 
 }
 
 /// The whole page.
-pub(super) fn page(all: &[Results]) -> String {
+pub fn page(all: &[Results]) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">\

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::results::{FORMAT, Results, VERSION};
+use crate::results::{FORMAT, Results, VERSION};
 
 /// The figures of one run.
-pub(super) fn results(file: &Path) -> Result<Results> {
+pub fn results(file: &Path) -> Result<Results> {
     let results: Results = document(file, FORMAT, VERSION)?;
     let empty = results.figures.iter().find(|figure| figure.samples.is_empty());
     if let Some(figure) = empty {
@@ -18,8 +18,8 @@ pub(super) fn results(file: &Path) -> Result<Results> {
     Ok(results)
 }
 
-/// A file that says what it is, of the version that this xtask knows.
-pub(super) fn document<T: DeserializeOwned>(file: &Path, format: &str, version: u32) -> Result<T> {
+/// A file that says what it is, of the version that this build knows.
+pub fn document<T: DeserializeOwned>(file: &Path, format: &str, version: u32) -> Result<T> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
     let value: Value =
@@ -29,7 +29,7 @@ pub(super) fn document<T: DeserializeOwned>(file: &Path, format: &str, version: 
     }
     if value["version"] != version {
         let other = &value["version"];
-        bail!("{shown} has version {other} of {format}; this xtask reads {version}: measure again");
+        bail!("{shown} has version {other} of {format}; this build reads {version}: measure again");
     }
     serde_json::from_value(value).with_context(|| format!("{shown} is not as {format} should be"))
 }

@@ -16,12 +16,12 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::results::{Better, Figure, Machine, Relation, Results, median, shown};
-use super::{Outcome, read};
+use crate::results::{Better, Figure, Machine, Relation, Results, median, shown};
+use crate::{Outcome, read};
 
 /// Two runs of one suite.
 #[derive(clap::Args)]
-pub(super) struct Args {
+pub struct Args {
     /// The run before, SUITE.json of a suite's `--folder`.
     #[arg(value_name = "A.json")]
     before: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Args {
 
 /// What became of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub enum Change {
     Better,
     Worse,
     /// Nothing beyond the noise.
@@ -78,16 +78,16 @@ impl fmt::Display for Change {
 }
 
 /// One line of the table.
-pub(super) struct Row {
+pub struct Row {
     name: String,
     /// Each value with its unit.
     before: Option<(f64, String)>,
     after: Option<(f64, String)>,
-    pub(super) change: Change,
+    pub change: Change,
 }
 
 /// Prints the table.
-pub(super) fn run(args: &Args) -> Result<Outcome> {
+pub fn run(args: &Args) -> Result<Outcome> {
     let (before, after) = (read::results(&args.before)?, read::results(&args.after)?);
     let rows = rows(&before, &after, args.ignore / 100.0)?;
     for (name, results) in [("A", &before), ("B", &after)] {
@@ -123,7 +123,7 @@ fn differences(before: &Results, after: &Results) -> String {
 }
 
 /// Every figure of both runs, in the order of the first, then those that only the second has.
-pub(super) fn rows(before: &Results, after: &Results, ignored: f64) -> Result<Vec<Row>> {
+pub fn rows(before: &Results, after: &Results, ignored: f64) -> Result<Vec<Row>> {
     if before.suite != after.suite {
         bail!("A is of the suite `{}`, B of `{}`: not to compare", before.suite, after.suite);
     }

@@ -22,9 +22,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) const FORMAT: &str = "bowline-bench";
+pub const FORMAT: &str = "bowline-bench";
 /// Grows with every change that an older reader would misread.
-pub(crate) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// What the least and the most of five samples hold the median with.
 const CONFIDENCE: f64 = 0.9375;
 /// Without a goal, an interval wider than this part of the median is too wide to tell.
@@ -32,28 +32,28 @@ const WIDE: f64 = 0.1;
 
 /// Where the figures were measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Machine {
-    pub(crate) kernel: String,
-    pub(crate) cpu: String,
-    pub(crate) cpus: u32,
-    pub(crate) memory_bytes: u64,
+pub struct Machine {
+    pub kernel: String,
+    pub cpu: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
     /// How the first CPU chooses its frequency, where the kernel decides that.
-    pub(crate) governor: Option<String>,
+    pub governor: Option<String>,
     /// Of the last 1, 5 and 15 minutes.
-    pub(crate) load_at_begin: [f64; 3],
-    pub(crate) load_at_end: [f64; 3],
+    pub load_at_begin: [f64; 3],
+    pub load_at_end: [f64; 3],
     /// Whether the kernel's statistics of BPF programs, which cost time in each of them, were on.
-    pub(crate) bpf_statistics: Statistics,
+    pub bpf_statistics: Statistics,
     /// bowline's version.
-    pub(crate) version: String,
+    pub version: String,
     /// The commit that was measured, where git knows it; and whether files differed from it.
-    pub(crate) commit: Option<String>,
-    pub(crate) changed: Option<bool>,
+    pub commit: Option<String>,
+    pub changed: Option<bool>,
 }
 
 impl Machine {
     /// What was measured and where, in one line.
-    pub(crate) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let Self { kernel, cpu, cpus, memory_bytes, version, commit, changed, .. } = self;
         let commit = commit.as_deref().unwrap_or("unknown");
         let commit = commit.get(..12).unwrap_or(commit);
@@ -69,7 +69,7 @@ impl Machine {
 /// The kernel's statistics of BPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Statistics {
+pub enum Statistics {
     Off,
     /// For everybody, by the administrator.
     On,
@@ -80,7 +80,7 @@ pub(crate) enum Statistics {
 /// Which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Better {
+pub enum Better {
     More,
     Less,
 }
@@ -88,7 +88,7 @@ pub(crate) enum Better {
 /// How a figure came from what was measured and the same of the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Relation {
+pub enum Relation {
     /// One divided by the other, in the same round.
     Ratio,
     /// One less the other, in the same round.
@@ -97,57 +97,57 @@ pub(crate) enum Relation {
 
 /// What a figure is beside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Baseline {
-    pub(crate) name: String,
-    pub(crate) relation: Relation,
+pub struct Baseline {
+    pub name: String,
+    pub relation: Relation,
 }
 
 /// What was measured before it became a ratio or a difference, a sample a round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Absolute {
-    pub(crate) unit: String,
-    pub(crate) samples: Vec<f64>,
+pub struct Absolute {
+    pub unit: String,
+    pub samples: Vec<f64>,
 }
 
 /// Where a figure stands in a plot of lines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Point {
+pub struct Point {
     /// What the plot shows.
-    pub(crate) plot: String,
-    pub(crate) line: String,
+    pub plot: String,
+    pub line: String,
     /// How many, and of what.
-    pub(crate) at: f64,
-    pub(crate) of: String,
+    pub at: f64,
+    pub of: String,
 }
 
 /// One figure of a suite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Figure {
+pub struct Figure {
     /// Unique in its suite.
-    pub(crate) name: String,
-    pub(crate) unit: String,
+    pub name: String,
+    pub unit: String,
     /// Nothing for what says something of the machine or of others, not of bowline.
-    pub(crate) better: Option<Better>,
+    pub better: Option<Better>,
     /// At least or at most so much, as `better` says.
-    pub(crate) goal: Option<f64>,
-    pub(crate) baseline: Option<Baseline>,
+    pub goal: Option<f64>,
+    pub baseline: Option<Baseline>,
     /// Nothing for what stands alone.
     #[serde(alias = "spot")]
-    pub(crate) point: Option<Point>,
-    pub(crate) samples: Vec<f64>,
-    pub(crate) absolute: Option<Absolute>,
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+    pub point: Option<Point>,
+    pub samples: Vec<f64>,
+    pub absolute: Option<Absolute>,
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
     /// Where the true median is, see above.
-    pub(crate) interval: Option<[f64; 2]>,
+    pub interval: Option<[f64; 2]>,
     /// Too noisy to tell, see above; nothing where that is not known.
-    pub(crate) noisy: Option<bool>,
+    pub noisy: Option<bool>,
 }
 
 /// What the samples say about a goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     Reached,
     Missed,
     TooNoisy,
@@ -165,7 +165,7 @@ impl std::fmt::Display for Verdict {
 
 impl Figure {
     /// From a sample a round.
-    pub(crate) fn new(
+    pub fn new(
         name: impl Into<String>,
         unit: &str,
         better: impl Into<Option<Better>>,
@@ -190,23 +190,23 @@ impl Figure {
         figure
     }
 
-    pub(crate) fn goal(mut self, goal: impl Into<Option<f64>>) -> Self {
+    pub fn goal(mut self, goal: impl Into<Option<f64>>) -> Self {
         self.goal = goal.into();
         self.noisy = self.is_noisy();
         self
     }
 
-    pub(crate) fn beside(mut self, name: &str, relation: Relation) -> Self {
+    pub fn beside(mut self, name: &str, relation: Relation) -> Self {
         self.baseline = Some(Baseline { name: name.to_owned(), relation });
         self
     }
 
-    pub(crate) fn from(mut self, unit: &str, samples: &[f64]) -> Self {
+    pub fn from(mut self, unit: &str, samples: &[f64]) -> Self {
         self.absolute = Some(Absolute { unit: unit.to_owned(), samples: samples.to_vec() });
         self
     }
 
-    pub(crate) fn at(mut self, plot: &str, line: &str, count: u32, of: &str) -> Self {
+    pub fn at(mut self, plot: &str, line: &str, count: u32, of: &str) -> Self {
         let [plot, line, of] = [plot, line, of].map(str::to_owned);
         self.point = Some(Point { plot, line, at: f64::from(count), of });
         self
@@ -221,7 +221,7 @@ impl Figure {
     }
 
     /// Nothing without a goal.
-    pub(crate) fn verdict(&self) -> Option<Verdict> {
+    pub fn verdict(&self) -> Option<Verdict> {
         let (goal, better) = (self.goal?, self.better?);
         let reached = match better {
             Better::More => self.median >= goal,
@@ -235,7 +235,7 @@ impl Figure {
     }
 
     /// The goal and what became of it, for people: `goal at least 0.99: reached`.
-    pub(crate) fn judgement(&self) -> String {
+    pub fn judgement(&self) -> String {
         let (Some(goal), Some(verdict)) = (self.goal, self.verdict()) else {
             return String::new();
         };
@@ -245,7 +245,7 @@ impl Figure {
 }
 
 /// A value as people read it, and its unit; ratios have none.
-pub(crate) fn for_people(value: f64, unit: &str) -> (String, &str) {
+pub fn for_people(value: f64, unit: &str) -> (String, &str) {
     match unit {
         "ratio" => (format!("{value:.3}"), ""),
         "bytes a second" => (three_digits(value * 8.0 / 1e9), "Gbit/s"),
@@ -255,7 +255,7 @@ pub(crate) fn for_people(value: f64, unit: &str) -> (String, &str) {
 }
 
 /// A value with its unit, as people read it.
-pub(crate) fn shown(value: f64, unit: &str) -> String {
+pub fn shown(value: f64, unit: &str) -> String {
     let (number, unit) = for_people(value, unit);
     format!("{number} {unit}").trim_end().to_owned()
 }
@@ -271,7 +271,7 @@ fn three_digits(value: f64) -> String {
 }
 
 /// The middle one; of two, what is between them.
-pub(crate) fn median(samples: &[f64]) -> f64 {
+pub fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let (half, odd) = (sorted.len() / 2, sorted.len() % 2 == 1);
@@ -283,7 +283,7 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
 }
 
 /// The sample that so large a part of all is not above.
-pub(crate) fn quantile(samples: &[f64], part: f64) -> f64 {
+pub fn quantile(samples: &[f64], part: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let place = (sorted.len() as f64 * part).ceil() as usize;
@@ -311,21 +311,21 @@ fn interval(samples: &[f64]) -> Option<[f64; 2]> {
 
 /// One run of one suite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Results {
-    pub(crate) format: String,
-    pub(crate) version: u32,
-    pub(crate) suite: String,
-    pub(crate) parameters: BTreeMap<String, Value>,
+pub struct Results {
+    pub format: String,
+    pub version: u32,
+    pub suite: String,
+    pub parameters: BTreeMap<String, Value>,
     /// Seconds since 1970.
-    pub(crate) begun: u64,
+    pub begun: u64,
     /// How long the run took.
-    pub(crate) seconds: f64,
-    pub(crate) machine: Machine,
-    pub(crate) figures: Vec<Figure>,
+    pub seconds: f64,
+    pub machine: Machine,
+    pub figures: Vec<Figure>,
 }
 
 /// A run that is not over.
-pub(crate) struct Run {
+pub struct Run {
     results: Results,
     since: Instant,
 }
@@ -333,7 +333,7 @@ pub(crate) struct Run {
 impl Run {
     /// Looks at the machine before anything loads it. `statistics` are the kernel's of programs, as
     /// far as the suite needs them.
-    pub(crate) fn begin(suite: &str, parameters: &[(&str, Value)], statistics: Statistics) -> Self {
+    pub fn begin(suite: &str, parameters: &[(&str, Value)], statistics: Statistics) -> Self {
         let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let parameters =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
@@ -350,20 +350,20 @@ impl Run {
         Self { results, since: Instant::now() }
     }
 
-    pub(crate) fn extend(&mut self, figures: impl IntoIterator<Item = Figure>) {
+    pub fn extend(&mut self, figures: impl IntoIterator<Item = Figure>) {
         self.results.figures.extend(figures);
     }
 
-    pub(crate) fn figures(&self) -> &[Figure] {
+    pub fn figures(&self) -> &[Figure] {
         &self.results.figures
     }
 
-    pub(crate) fn machine(&self) -> &Machine {
+    pub fn machine(&self) -> &Machine {
         &self.results.machine
     }
 
     /// Ends it, and writes it to the file if there is to be one.
-    pub(crate) fn end(mut self, file: Option<&Path>) -> std::io::Result<()> {
+    pub fn end(mut self, file: Option<&Path>) -> std::io::Result<()> {
         self.results.machine.load_at_end = load();
         self.results.seconds = self.since.elapsed().as_secs_f64();
         let Some(file) = file else { return Ok(()) };

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::results::{Figure, for_people};
 
 /// One a line, with its goal and whether the machine was too noisy.
-pub(crate) struct Table<'a>(pub(crate) &'a [Figure]);
+pub struct Table<'a>(pub &'a [Figure]);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

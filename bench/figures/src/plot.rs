@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::results::{Better, Figure, Point, Verdict, shown};
+use crate::results::{Better, Figure, Point, Verdict, shown};
 
 const WIDTH: f64 = 720.0;
 /// Where dots may be.
@@ -24,7 +24,7 @@ const COLOURS: [&str; 7] =
     ["#2b8ac6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999"];
 
 /// What HTML takes for text.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -90,7 +90,7 @@ fn title(figure: &Figure) -> String {
 }
 
 /// A row for each figure. All have the unit of the first.
-pub(super) fn dots(figures: &[&Figure]) -> String {
+pub(crate) fn dots(figures: &[&Figure]) -> String {
     let unit = figures.first().map_or("", |figure| figure.unit.as_str());
     let scale = Scale::new(figures, DOTS);
     let height = ROW * figures.len() as f64 + 24.0;
@@ -153,7 +153,7 @@ fn row(figure: &Figure, scale: &Scale, top: f64) -> String {
 }
 
 /// The figures of one plot as lines, over how many there were, each at the same distance.
-pub(super) fn lines(figures: &[&Figure]) -> String {
+pub(crate) fn lines(figures: &[&Figure]) -> String {
     let unit = figures.first().map_or("", |figure| figure.unit.as_str());
     let up = Scale::new(figures, [HEIGHT - 26.0, TOP]);
     let mut counts: Vec<f64> = points(figures).map(|(point, _)| point.at).collect();
@@ -228,7 +228,7 @@ fn points<'a>(figures: &'a [&Figure]) -> impl Iterator<Item = (&'a Point, &'a Fi
 }
 
 /// The lines of a plot, in the order in which they come, with their colours.
-pub(super) fn names(figures: &[&Figure]) -> Vec<(String, &'static str)> {
+pub(crate) fn names(figures: &[&Figure]) -> Vec<(String, &'static str)> {
     let mut names: Vec<(String, &'static str)> = Vec::new();
     for (Point { line, .. }, _) in points(figures) {
         if names.iter().all(|(other, _)| other != line) {
