@@ -6,6 +6,7 @@
 //! Does not hold any logic of server or agent: those are `bowline-control-plane` and
 //! `bowline-agent`.
 
+mod bench;
 mod cluster;
 mod launch;
 mod net;
@@ -51,6 +52,7 @@ enum Command {
     Scale(verbs::scale::Args),
     Logs(verbs::logs::Args),
     Net(net::Args),
+    Bench(bench::Args),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   bowline completion bash > /etc/bash_completion.d/bowline
@@ -103,6 +105,7 @@ fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Scale(args) => wait(verbs::scale::run(&args)),
         Command::Logs(args) => wait(verbs::logs::run(&args)),
         Command::Net(args) => net::run(&args),
+        Command::Bench(args) => bench::exec(&args).map(|never| match never {}),
         Command::Completion { shell } => completion(shell),
         Command::Version => Ok(output::line(&format!("bowline {}", env!("CARGO_PKG_VERSION")))?),
         Command::InternalExec(args) => launch::exec(&args).map(|never| match never {}),

@@ -1,4 +1,5 @@
-//! What `cargo xtask build` made, and where it is.
+//! What `cargo xtask build` made, and where it is: beside the program that asks, or in cargo's
+//! output directory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +11,26 @@ pub fn workspace() -> PathBuf {
     tests.parent().unwrap_or(tests).to_path_buf()
 }
 
-/// Cargo's output directory.
+/// Cargo's output directory; where this runs without its workspace, a directory for what can be
+/// made again.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        None if workspace().is_dir() => workspace().join("target"),
+        None => PathBuf::from("/var/cache/bowline"),
+    }
+}
+
+/// A program of this name in the directory of the one that runs.
+fn beside(name: &str) -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.with_file_name(name);
+    path.is_file().then_some(path)
 }
 
 /// The binary under test.
 pub fn bowline() -> Result<PathBuf> {
-    let path = std::env::var_os("BOWLINE_BIN")
-        .map_or_else(|| target().join("debug/bowline"), PathBuf::from);
-    built(path)
+    let named = std::env::var_os("BOWLINE_BIN").map(PathBuf::from);
+    built(named.or_else(|| beside("bowline")).unwrap_or_else(|| target().join("debug/bowline")))
 }
 
 /// The same with other map layouts.
@@ -29,7 +40,8 @@ pub fn next_bowline() -> Result<PathBuf> {
 
 /// The static program that runs inside pods.
 pub fn workload() -> Result<PathBuf> {
-    built(target().join("workload/bowline-workload"))
+    let built_here = || target().join("workload/bowline-workload");
+    built(beside("bowline-bench-pod").unwrap_or_else(built_here))
 }
 
 /// A manifest of `examples/`.

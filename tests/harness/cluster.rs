@@ -348,7 +348,7 @@ pub fn unique_name() -> String {
 }
 
 /// Where the cgroup2 hierarchy is mounted.
-pub(crate) fn cgroup2() -> Result<PathBuf> {
+pub fn cgroup2() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     mounts
         .lines()

@@ -4,7 +4,6 @@
 mod api_away;
 mod api_errors;
 mod bad_input;
-mod benches;
 mod bugreport;
 mod capture;
 mod churn;

@@ -4,7 +4,7 @@
 //! Cargo is always asked for the whole workspace, so that dependencies keep one set of features
 //! and are compiled once for building, testing and the demo.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -30,11 +30,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.bpf_only {
         return Ok(());
     }
-    workload()?;
-    binaries(args.release)?;
-    let profile = if args.release { "release" } else { "debug" };
-    eprintln!("binary: {}", workspace::target().join(profile).join("bowline").display());
+    let built = all(args.release)?;
+    eprintln!("binary: {}", built.join("bowline").display());
     Ok(())
+}
+
+/// Everything that is run; the directory where `bowline` and `bowline-bench` are, and what the pods
+/// of the latter run.
+pub(crate) fn all(release: bool) -> Result<PathBuf> {
+    let workload = workload()?;
+    binaries(release)?;
+    let built = workspace::target().join(if release { "release" } else { "debug" });
+    copy(&workload, &built.join("bowline-bench-pod"))?;
+    Ok(built)
 }
 
 /// The workspace's binaries in the development profile, or optimized.
@@ -74,7 +82,7 @@ pub(crate) fn next() -> Result<()> {
 }
 
 /// The program that runs inside test pods: linked statically, because their images hold no libc.
-pub(crate) fn workload() -> Result<()> {
+pub(crate) fn workload() -> Result<PathBuf> {
     let target = workspace::target().join("workload");
     process::run(
         workspace::cargo()
@@ -86,7 +94,12 @@ pub(crate) fn workload() -> Result<()> {
     )?;
     let built = target.join("debug/bowline-workload");
     let wanted = target.join("bowline-workload");
-    std::fs::copy(&built, &wanted)
-        .with_context(|| format!("cannot copy {} to {}", built.display(), wanted.display()))?;
+    copy(&built, &wanted)?;
+    Ok(wanted)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())
 }

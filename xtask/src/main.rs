@@ -52,7 +52,16 @@ enum Command {
     /// Play the founding scenario on a real three-node cluster and print what was seen.
     Demo(demo::Args),
     /// Measure what has a goal, and print each figure beside it. Needs root.
-    Bench(bench::Args),
+    #[command(after_help = "\
+Examples:
+  cargo xtask bench path --quick                  measure; figures and page are in target/bench
+  cargo xtask bench all --quick --folder new      every suite, and one page
+  cargo xtask bench compare old/path.json new/path.json
+                                                  what changed from one run to another
+  cargo xtask bench --gate bench/gate.json        measure, and fail where a check does not hold
+  cargo xtask bench --gate bench/gate.json --json new/path.json --json new/sockets.json
+                                                  the same with what was measured before")]
+    Bench(bowline_figures::command::Args),
     /// Check the habits a program can check: sizes, names, module docs, where unsafe may live.
     Tidy(tidy::Args),
 }

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
+use bowline_lab::world::{Pod, World};
+
 use crate::servers::{BACKEND_PORT, PATIENCE, TestService, VIP, service_with};
-use crate::world::{Pod, World};
 
 /// A program that serves in a pod until the test is over.
 struct Serving(Child);

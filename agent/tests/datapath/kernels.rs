@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{Datapath, Feature, ProgramStatus};
+use bowline_lab::world::{Node, Pod, TUNNEL, UPLINK, World};
 use nix::errno::Errno;
 
 use crate::refusals::calls;
@@ -14,7 +15,6 @@ use crate::servers::{
     BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, VIP, services_of,
 };
 use crate::sockets::all_reach_each_other;
-use crate::world::{Node, Pod, TUNNEL, UPLINK, World};
 
 /// Also says what the guest's row in the table needs.
 #[test]

@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bowline_agent::datapath::{Datapath, MapSizes, ServiceSummary};
+use bowline_lab::world::{Pod, World};
 
 use crate::servers::{
     BACKEND_PORT, Connection, SERVICE, SERVICE6, Server, service_with, services_of,
 };
-use crate::world::{Pod, World};
 
 /// The backends that a service has one after the other, again and again.
 struct History {

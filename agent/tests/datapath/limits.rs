@@ -10,6 +10,7 @@ use bowline_agent::datapath::{
     Cidr, Datapath, FullMap, Hop, MapSizes, PodLink, ServiceTable, Status, service_table,
 };
 use bowline_ebpf_abi::map;
+use bowline_lab::world::World;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
@@ -18,7 +19,6 @@ use crate::servers::{
     BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, TestService, service_with,
 };
 use crate::sockets::datagrams;
-use crate::world::World;
 
 /// A service `default/<name>` at this address, TCP port 80, with these backends.
 struct Wanted {

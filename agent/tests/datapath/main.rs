@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
 
-mod benches;
 mod clients;
 mod kernels;
 mod lifecycle;
@@ -18,4 +17,3 @@ mod sockets;
 mod statistics;
 mod takeover;
 mod unhooked;
-mod world;

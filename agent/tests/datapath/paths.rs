@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 
+use bowline_lab::world::{Pod, UPLINK, World};
+
 use crate::servers::{BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, services_of};
-use crate::world::{Pod, UPLINK, World};
 
 /// Outside the cgroup no socket hook runs. The pod cannot take its own address for its client's:
 /// it sees the service's.

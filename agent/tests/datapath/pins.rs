@@ -11,9 +11,9 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use bowline_agent::datapath::{Datapath, Feature, MapSizes};
 use bowline_ebpf_abi::{ABI_VERSION, map};
+use bowline_lab::world::{TUNNEL, UPLINK, World};
 
 use crate::servers::PATIENCE;
-use crate::world::{TUNNEL, UPLINK, World};
 
 /// All that there are, but [`OWN`].
 const MAPS: [&str; 19] = [

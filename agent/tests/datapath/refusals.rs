@@ -7,11 +7,11 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use bowline_ebpf_abi::Reason;
+use bowline_lab::frame::{Body, Packet};
+use bowline_lab::world::{Namespace, Node, UPLINK, World};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
-use crate::packets::{Body, Packet};
 use crate::servers::{BACKEND_PORT, PATIENCE, SERVICE, SERVICE6, services_of};
-use crate::world::{Namespace, Node, UPLINK, World};
 
 /// What is counted as refused: packets and bytes by direction and reason.
 fn refusals(node: &Node) -> BTreeMap<(&'static str, &'static str), (u64, u64)> {

@@ -13,6 +13,7 @@ use bowline_ebpf_abi::{
     ABI_VERSION, Address, Backend, Edition, Mac, Pod, Route, Service, ServiceKey, ServiceLine,
     Slot, map,
 };
+use bowline_lab::world::{NODE, Node, TUNNEL, World};
 
 use k8s_openapi::api::core::v1::Service as ApiService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -21,7 +22,6 @@ use nix::sys::time::TimeValLike;
 use serde_json::json;
 
 use crate::servers::{Connection, SERVICE, Server, TestService, VIP, serve, service_with};
-use crate::world::{NODE, Node, TUNNEL, World};
 
 type Bytes<const N: usize> = [u8; N];
 const SERVICE_KEY: usize = size_of::<ServiceKey>();

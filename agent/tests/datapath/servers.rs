@@ -11,11 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bowline_agent::datapath::{Datapath, ServiceTable, service_table};
+use bowline_lab::world::{NODE, Pod, World};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
-
-use crate::world::{NODE, Pod, World};
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
 pub(crate) const SERVICE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(VIP, 80));

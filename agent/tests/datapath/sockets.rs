@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use bowline_lab::world::World;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag,
@@ -19,7 +20,6 @@ use crate::servers::{
     Answer, BACKEND_PORT, Connection, PATIENCE, SERVICE, SERVICE6, Server, TestService, VIP, serve,
     service_with, services_of,
 };
-use crate::world::World;
 
 #[test]
 #[ignore = "needs root; run by `cargo xtask test` as root"]

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use bowline_lab::world::World;
+
 use crate::servers::{Connection, SERVICE, serve};
-use crate::world::World;
 
 /// Per cent by which a number may differ from the golden one.
 const TOLERANCE: u32 = 15;

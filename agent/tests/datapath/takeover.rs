@@ -9,9 +9,9 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use bowline_agent::datapath::Raw;
 use bowline_ebpf_abi::{ABI_VERSION, Flow, FlowKey, flow_ended, map, takeover};
+use bowline_lab::world::World;
 
 use crate::servers::{Connection, PATIENCE, SERVICE, Server, service_with};
-use crate::world::World;
 
 const CLOSED: u8 = flow_ended::BY_CLIENT | flow_ended::BY_BACKEND;
 

@@ -5,15 +5,15 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use bowline_lab::frame::sum;
+use bowline_lab::world::World;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, connect, recvfrom,
     sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
-use crate::packets::sum;
 use crate::servers::{BACKEND_PORT, Connection, PATIENCE, SERVICE, Server, VIP, service_with};
-use crate::world::World;
 
 /// Outside the cgroup no socket hook runs, so the packets carry the service's address.
 #[test]

@@ -1,14 +1,19 @@
 //! Figures of benchmarks: what a suite measured, how sure that is, and how it is shown.
 //!
 //! Every suite writes one format ([`results`]) into one folder; [`page`] makes a page of all that
-//! is there, [`compare`] tells two runs apart. Not here: what is measured, and how it is built.
+//! is there, [`compare`] tells two runs apart, and [`command`] is the command line. Not here: what
+//! a suite does, and how its program is built.
 
+pub mod child;
+pub mod command;
 pub mod compare;
+mod gate;
 pub mod page;
 mod plot;
 pub mod read;
 pub mod results;
 pub mod screen;
+mod suites;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+mod command;
+
 use std::path::PathBuf;
 
 use crate::compare::{self, Change};

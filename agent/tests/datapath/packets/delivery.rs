@@ -1,12 +1,11 @@
 //! Packets that go where they should: pods, nodes, tunnels, services, the stack.
 
 use bowline_ebpf_abi::Reason;
-
-use super::frame::{ACK, Body, DEVICE_MAC, End, HOST_MAC, Packet, SYN};
-use super::lab::{
-    BACKEND_PORT, CLIENT_PORT, Hook, LOCAL, LOCAL_MAC, Lab, NODE, Net, PORT, REMOTE, Row,
-    TUNNELLED, nets,
+use bowline_lab::frame::{ACK, Body, DEVICE_MAC, End, HOST_MAC, Packet, SYN};
+use bowline_lab::packets::{
+    BACKEND_PORT, CLIENT_PORT, LOCAL, LOCAL_MAC, Lab, NODE, Net, PORT, REMOTE, TUNNELLED, nets,
 };
+use bowline_lab::rows::{Hook, Row};
 
 fn client(net: &Net) -> End {
     (net.client, CLIENT_PORT)

@@ -1,12 +1,11 @@
 //! ICMP errors about packets, translated ones and others, and what a pod may say in one.
 
 use bowline_ebpf_abi::Reason;
-
-use super::frame::{ACK, Body, Packet, SYN};
-use super::lab::{
-    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, Hook, LOCAL, LOCAL_MAC, Lab, Net, OWN, PORT, REMOTE,
-    Row, nets,
+use bowline_lab::frame::{ACK, Body, Packet, SYN};
+use bowline_lab::packets::{
+    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, LOCAL, LOCAL_MAC, Lab, Net, OWN, PORT, REMOTE, nets,
 };
+use bowline_lab::rows::{Hook, Row};
 
 /// An error of this kind about the packet, to whoever sent it.
 fn error(net: &Net, from: std::net::IpAddr, kind: u8, about: &Packet, bytes: usize) -> Packet {

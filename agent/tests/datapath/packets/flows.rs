@@ -4,12 +4,12 @@
 use std::net::IpAddr;
 
 use bowline_ebpf_abi::{Flow, FlowKey, Reason, U16Be, flow_ended, flow_idle, flow_kind, protocol};
-
-use super::frame::{ACK, Body, FIN, Packet, RST, SYN, TCP};
-use super::lab::{
-    AFFINITY_SECONDS, BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, DEVICE, Hook, LOCAL, LOCAL_MAC, Lab,
-    Net, OWN, PORT, REMOTE, Row, STICKY, nets,
+use bowline_lab::frame::{ACK, Body, FIN, Packet, RST, SYN, TCP};
+use bowline_lab::packets::{
+    AFFINITY_SECONDS, BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, DEVICE, LOCAL, LOCAL_MAC, Lab, Net,
+    OWN, PORT, REMOTE, STICKY, nets,
 };
+use bowline_lab::rows::{Hook, Row};
 
 fn to(net: &Net, vip: IpAddr, body: Body) -> Packet {
     Packet::new((net.client, CLIENT_PORT), (vip, PORT), body)

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_ebpf_abi::Reason;
-
-use super::frame::{ACK, Body, End, Packet, SYN};
-use super::lab::{
-    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, EMPTY, Hook, LOCAL, LOCAL_MAC, Lab, Net, PORT, REMOTE,
-    Row, Verdict, nets,
+use bowline_lab::frame::{ACK, Body, End, Packet, SYN};
+use bowline_lab::packets::{
+    BACKEND_PORT, CLIENT_MAC, CLIENT_PORT, EMPTY, LOCAL, LOCAL_MAC, Lab, Net, PORT, REMOTE, nets,
 };
+use bowline_lab::rows::{Hook, Row, Verdict};
 
 fn client(net: &Net) -> End {
     (net.client, CLIENT_PORT)

@@ -7,8 +7,4 @@
 mod delivery;
 mod errors;
 mod flows;
-mod frame;
 mod hostile;
-mod lab;
-
-pub(crate) use frame::{Body, Packet, sum};

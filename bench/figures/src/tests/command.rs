@@ -1,26 +1,19 @@
-use bowline_figures::results::{Better, Figure, Relation, Results, Run, Statistics};
-use bowline_figures::{Outcome, page, read};
+//! The gate, and how suites are asked.
 
-use super::gate;
-use super::suites::{Extent, Suite};
+use std::path::{Path, PathBuf};
 
-/// A run of one suite with these figures.
-fn results(suite: &str, figures: Vec<Figure>) -> Results {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("run.json");
-    let mut run = Run::begin(suite, &[], Statistics::Off);
-    run.extend(figures);
-    run.end(Some(&file)).unwrap();
-    read::results(&file).unwrap()
+use anyhow::bail;
+
+use super::{HIGH, LOW, MIDDLE, named, results};
+use crate::command::Setting;
+use crate::results::{Better, Figure, Run, Statistics};
+use crate::suites::{Extent, Suite};
+use crate::{Outcome, gate, page};
+
+/// Where nothing can be measured.
+fn setting() -> Setting<'static> {
+    Setting { folder: PathBuf::new(), program: &|| bail!("nothing is measured here") }
 }
-
-fn named(name: &str, better: impl Into<Option<Better>>, samples: [f64; 5]) -> Figure {
-    Figure::new(name, "ratio", better, samples.to_vec()).beside("direct", Relation::Ratio)
-}
-
-const LOW: [f64; 5] = [0.90, 0.91, 0.92, 0.93, 0.94];
-const MIDDLE: [f64; 5] = [0.94, 0.95, 0.96, 0.97, 0.98];
-const HIGH: [f64; 5] = [1.0, 1.01, 1.02, 1.03, 1.04];
 
 /// A gate with these checks of the suite `path`.
 fn gate_of(checks: &str) -> anyhow::Result<gate::Gate> {
@@ -86,13 +79,13 @@ fn a_gate_with_violations_is_a_failure() {
         let mut run = Run::begin("path", &[], Statistics::Off);
         run.extend([named("f", Better::More, samples)]);
         run.end(Some(&at("run.json"))).unwrap();
-        gate::run(&at("gate.json"), &[at("run.json")])
+        gate::run(&at("gate.json"), &[at("run.json")], &setting())
     };
     assert_eq!(Outcome::status(check(MIDDLE)), (0, None));
     let (failed, error) = Outcome::status(check(LOW));
     assert_eq!(failed, 1);
     assert!(error.is_some_and(|error| error.starts_with("1 of 1 checks of ")));
-    let twice = gate::run(&at("gate.json"), &[at("run.json"), at("run.json")]);
+    let twice = gate::run(&at("gate.json"), &[at("run.json"), at("run.json")], &setting());
     let (refused, error) = Outcome::status(twice);
     assert_eq!(refused, 2);
     assert!(error.is_some_and(|error| error.ends_with("results of `path` already")));
@@ -116,7 +109,7 @@ fn a_gate_that_could_not_run_is_refused() {
 
 #[test]
 fn the_gate_of_the_repository_can_run() {
-    gate::gate(&crate::workspace::root().join("xtask/bench-gate.json")).unwrap();
+    gate::gate(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../gate.json"))).unwrap();
 }
 
 #[test]

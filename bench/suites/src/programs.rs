@@ -1,45 +1,31 @@
-//! What the packet programs cost, a class of packets each. `cargo xtask bench programs` runs it;
+//! What the packet programs cost, a class of packets each. `bowline bench programs` runs it;
 //! needs root.
 //!
 //! Each program is run again and again on one packet, which is written anew before each run, and so
 //! is a program that does nothing; in each round both have their turns, and the figure is what the
 //! cheapest of the one's takes more than the cheapest of the other's. Before it is timed, a packet
-//! has to come to what its class says, and again after the last of many runs. The packets and the
-//! maps are those of the tables in `tests/datapath/packets`. Nothing is attached and nothing sent.
-
-#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
-
-#[expect(dead_code, reason = "the tables use all of it")]
-#[path = "../tests/datapath/packets/frame.rs"]
-mod frame;
-mod interrupts;
-#[expect(dead_code, reason = "the tables use all of it")]
-#[path = "../tests/datapath/packets/lab.rs"]
-mod lab;
-#[path = "sockets/stay.rs"]
-mod stay;
+//! has to come to what its class says, and again after the last of many runs. The maps are those
+//! of the tests' tables of packets. Nothing is attached and nothing sent.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::Path;
 
 use aya::programs::SchedClassifier;
 use bowline_agent::datapath::{Instructions, Repeat, Repeated};
 use bowline_figures::results::{Better, Figure, Relation, Run, Statistics};
 use bowline_figures::screen::Screen;
-use clap::Parser;
-use frame::{ACK, Body, Packet, SYN};
-use lab::{BACKEND_PORT, CLIENT_PORT, Hook, Lab, Net, PORT, Verdict, nets};
+use bowline_lab::frame::{ACK, Body, Packet, SYN, UDP};
+use bowline_lab::packets::{BACKEND_PORT, CLIENT_PORT, Lab, Net, PORT, nets};
+use bowline_lab::rows::{Hook, Verdict};
+use clap::Args;
 use serde_json::json;
-use stay::stay;
 
-#[derive(Parser)]
-#[command(about = "What the packet programs cost")]
-struct Arguments {
-    /// Also write the figures, with all samples, to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+use crate::interrupts;
+use crate::stay::stay;
+
+#[derive(Args)]
+pub(crate) struct Options {
     /// Rounds; in each, a program and the one that does nothing have their turns
     #[arg(long, value_name = "COUNT", default_value_t = 15)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
@@ -52,9 +38,6 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=20_000))]
     runs: u32,
-    /// Given by `cargo bench`, and of no meaning here
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// A class of packets at one program.
@@ -106,7 +89,7 @@ fn echo(net: &Net) -> Body {
 
 /// A later part of a datagram.
 fn piece(packet: Packet) -> Packet {
-    packet.body(Body::Other(frame::UDP, vec![7; 24])).fragment(1480, true)
+    packet.body(Body::Other(UDP, vec![7; 24])).fragment(1480, true)
 }
 
 /// What pods send.
@@ -218,16 +201,16 @@ impl Measured {
     }
 
     /// One round.
-    fn measure(&mut self, lab: &mut Lab, arguments: &Arguments, counter: Option<&Instructions>) {
+    fn measure(&mut self, lab: &mut Lab, options: &Options, counter: Option<&Instructions>) {
         let Self { case, program, nothing, .. } = self;
         prepare(lab, case);
-        let empty = cheapest(arguments.turns, || nothing.run(arguments.runs, counter).unwrap());
-        let whole = cheapest(arguments.turns, || {
+        let empty = cheapest(options.turns, || nothing.run(options.runs, counter).unwrap());
+        let whole = cheapest(options.turns, || {
             // The connections of the turn before are new again.
             if case.fresh {
                 prepare(lab, case);
             }
-            let found = program.run(arguments.runs, counter).unwrap();
+            let found = program.run(options.runs, counter).unwrap();
             assert_eq!(Verdict::of(found.returned), case.verdict, "{}: the last", case.name);
             found
         });
@@ -259,16 +242,11 @@ fn print(figures: &[Figure]) {
     println!("{name:<58} {median:>7.1} ns  [{min:.1} .. {max:.1}]  {count:>6}{noisy}");
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
-}
-
-fn suite(arguments: &Arguments) {
+pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     let parameters = [
-        ("rounds", json!(arguments.rounds)),
-        ("turns", json!(arguments.turns)),
-        ("runs", json!(arguments.runs)),
+        ("rounds", json!(options.rounds)),
+        ("turns", json!(options.turns)),
+        ("runs", json!(options.runs)),
     ];
     let mut run = Run::begin("programs", &parameters, Statistics::Off);
     stay();
@@ -283,11 +261,11 @@ fn suite(arguments: &Arguments) {
             cases().into_iter().map(|case| Measured::new(lab, case)).collect();
         // A class's rounds are far apart: a processor that is slow for a second is slow in one.
         let screen = Screen::open();
-        for round in 1..=arguments.rounds {
-            screen.begin(format!("round {round} of {}", arguments.rounds));
+        for round in 1..=options.rounds {
+            screen.begin(format!("round {round} of {}", options.rounds));
             for one in &mut all {
                 interrupts::check();
-                one.measure(lab, arguments, counter.as_ref());
+                one.measure(lab, options, counter.as_ref());
             }
         }
         drop(screen);
@@ -296,5 +274,5 @@ fn suite(arguments: &Arguments) {
             run.extend(figures);
         }
     });
-    run.end(arguments.json.as_deref()).unwrap();
+    run.end(json).unwrap();
 }

@@ -1,18 +1,18 @@
-//! The suites: what each measures, how it is asked, and what it is run with.
+//! The suites: what each measures, how it is asked, and what its program is run with.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bpf, build, process, workspace};
+use crate::child;
+use crate::command::{MEASURE, Setting};
 
 /// Where results go, and how much is measured.
 #[derive(clap::Args, Clone)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     /// Where the figures go: SUITE.json with all samples, and index.html, a page with plots of all
-    /// that is there [default: target/bench].
+    /// that is there [default: bowline-bench; of `cargo xtask bench`, target/bench].
     #[arg(long, value_name = "DIRECTORY")]
     folder: Option<PathBuf>,
     /// Shorter turns or fewer rounds, and less of what takes long: about two minutes at most.
@@ -21,10 +21,10 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// The folder; it is made if it is not there.
-    pub(super) fn folder(&self) -> Result<PathBuf> {
-        let folder = self.folder.clone().unwrap_or_else(|| workspace::target().join("bench"));
-        std::fs::create_dir_all(&folder)
+    /// The folder, or the one that nobody asked for; it is made if it is not there.
+    pub(crate) fn folder(&self, default: &Path) -> Result<PathBuf> {
+        let folder = self.folder.as_deref().unwrap_or(default);
+        std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(std::path::absolute(folder)?)
     }
@@ -45,7 +45,7 @@ struct CommandLine {
 }
 
 #[derive(clap::Subcommand)]
-pub(super) enum Suite {
+pub(crate) enum Suite {
     /// What the way through a service costs, beside the pod's own address, kube-proxy's rules and a
     /// proxy in user space: requests, connections, streams, datagrams.
     Path(Way),
@@ -70,7 +70,7 @@ pub(super) enum Suite {
 }
 
 #[derive(clap::Args)]
-pub(super) struct Way {
+pub(crate) struct Way {
     #[command(flatten)]
     extent: Extent,
     /// How many services there are; may be repeated [default: 1, 100, 1000, 10000, 30000; quick: 1
@@ -84,7 +84,7 @@ pub(super) struct Way {
 }
 
 #[derive(clap::Args)]
-pub(super) struct Sockets {
+pub(crate) struct Sockets {
     #[command(flatten)]
     extent: Extent,
     /// How many services the larger table has.
@@ -100,7 +100,7 @@ pub(super) struct Sockets {
 }
 
 #[derive(clap::Args)]
-pub(super) struct Programming {
+pub(crate) struct Programming {
     #[command(flatten)]
     extent: Extent,
     /// How many services there are; may be repeated [default: 1000, 10000, 30000; quick: 1000
@@ -115,7 +115,7 @@ pub(super) struct Programming {
 
 /// What is asked of suites that have nothing else to choose.
 #[derive(clap::Args)]
-pub(super) struct Rounds {
+pub(crate) struct Rounds {
     #[command(flatten)]
     extent: Extent,
     /// Rounds; in each, everything has its turn [default: api 9, cluster 7, network 25, programs
@@ -125,20 +125,10 @@ pub(super) struct Rounds {
     rounds: Option<u32>,
 }
 
-/// Which program measures.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Program {
-    /// A benchmark of the agent, without a cluster.
-    Agent,
-    /// The one that starts clusters.
-    Clusters,
-}
-
 /// A suite with numbers for its program, by their flags.
-pub(super) struct Call {
-    pub(super) name: &'static str,
-    program: Program,
-    pub(super) numbers: Vec<(&'static str, u32)>,
+pub(crate) struct Call {
+    pub(crate) name: &'static str,
+    pub(crate) numbers: Vec<(&'static str, u32)>,
 }
 
 impl Suite {
@@ -147,12 +137,12 @@ impl Suite {
         ["sockets", "programs", "path", "network", "api", "cluster", "programming"];
 
     /// Every suite, as it is run when nothing else is said of it.
-    pub(super) fn all(extent: &Extent) -> Result<Vec<Self>> {
+    pub(crate) fn all(extent: &Extent) -> Result<Vec<Self>> {
         Self::NAMES.into_iter().map(|name| Self::parsed(name, &extent.words())).collect()
     }
 
     /// The suite with this name, asked with the words of a command line.
-    pub(super) fn parsed<W: AsRef<OsStr>>(name: &str, words: &[W]) -> Result<Self> {
+    pub(crate) fn parsed<W: AsRef<OsStr>>(name: &str, words: &[W]) -> Result<Self> {
         let line = ["bench", name].map(OsStr::new).into_iter().chain(words.iter().map(W::as_ref));
         match <CommandLine as clap::Parser>::try_parse_from(line) {
             Ok(CommandLine { suite }) => Ok(suite),
@@ -164,7 +154,7 @@ impl Suite {
         }
     }
 
-    pub(super) fn extent(&self) -> &Extent {
+    pub(crate) fn extent(&self) -> &Extent {
         match self {
             Self::Path(Way { extent, .. })
             | Self::Sockets(Sockets { extent, .. })
@@ -176,13 +166,13 @@ impl Suite {
         }
     }
 
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.call().name
     }
 
-    pub(super) fn call(&self) -> Call {
+    pub(crate) fn call(&self) -> Call {
         let quick = self.extent().quick;
-        let (name, program, numbers) = match self {
+        let (name, numbers) = match self {
             Self::Path(Way { services, rounds, .. }) => {
                 let (services, rounds, turn) = match quick {
                     true => (&[1, 1_000][..], 11, 40),
@@ -190,12 +180,12 @@ impl Suite {
                 };
                 let mut numbers = repeated(services);
                 numbers.extend([("rounds", rounds), ("turn", turn)]);
-                ("path", Program::Agent, numbers)
+                ("path", numbers)
             }
             Self::Sockets(Sockets { services, pairs, rounds, .. }) => {
                 let (rounds, pairs) = if quick { (5, 5_000) } else { (*rounds, *pairs) };
                 let numbers = vec![("services", *services), ("pairs", pairs), ("rounds", rounds)];
-                ("sockets", Program::Agent, numbers)
+                ("sockets", numbers)
             }
             Self::Programming(Programming { services, rounds, .. }) => {
                 let (services, rounds, changes, rules) = match quick {
@@ -204,7 +194,7 @@ impl Suite {
                 };
                 let mut numbers = repeated(services);
                 numbers.extend([("rounds", rounds), ("changes", changes), ("rules", rules)]);
-                ("programming", Program::Clusters, numbers)
+                ("programming", numbers)
             }
             Self::Cluster(Rounds { rounds, .. }) => {
                 let (rounds, single, pods, services, window) = match quick {
@@ -213,74 +203,46 @@ impl Suite {
                 };
                 let mut numbers = vec![("rounds", rounds), ("single", single), ("pods", pods)];
                 numbers.extend([("services", services), ("window", window)]);
-                ("cluster", Program::Clusters, numbers)
+                ("cluster", numbers)
             }
             Self::Api(Rounds { rounds, .. }) => {
                 let (rounds, turn, changes) =
                     if quick { (5, 200, 10) } else { (rounds.unwrap_or(9), 500, 20) };
                 let numbers = vec![("rounds", rounds), ("turn", turn), ("changes", changes)];
-                ("api", Program::Clusters, numbers)
+                ("api", numbers)
             }
             Self::Programs(Rounds { rounds, .. }) => {
                 let rounds = if quick { 5 } else { rounds.unwrap_or(15) };
-                ("programs", Program::Agent, vec![("rounds", rounds)])
+                ("programs", vec![("rounds", rounds)])
             }
             Self::Network(Rounds { rounds, .. }) => {
                 let (rounds, turn) = if quick { (15, 50) } else { (rounds.unwrap_or(25), 100) };
-                ("network", Program::Agent, vec![("rounds", rounds), ("turn", turn)])
+                ("network", vec![("rounds", rounds), ("turn", turn)])
             }
         };
-        Call { name, program, numbers }
+        Call { name, numbers }
     }
 
-    /// Builds and runs it; its figures go to a file of this folder.
-    pub(super) fn run(&self, folder: &Path) -> Result<PathBuf> {
-        if !workspace::is_root() {
+    /// Has it measured; its figures go to a file of this folder.
+    pub(crate) fn run(&self, folder: &Path, setting: &Setting<'_>) -> Result<PathBuf> {
+        if !nix::unistd::geteuid().is_root() {
             bail!("benchmarks make network namespaces and load programs: run them as root");
         }
-        bpf::build()?;
-        let Call { name, program, numbers } = self.call();
-        let mut command = match program {
-            Program::Agent => of_agent(name)?,
-            Program::Clusters => of_clusters(name)?,
-        };
+        let Call { name, numbers } = self.call();
+        let mut command = (setting.program)()?;
+        command.arg(MEASURE).arg(name);
         for (flag, number) in numbers {
             command.arg(format!("--{flag}")).arg(number.to_string());
         }
         let json = folder.join(format!("{name}.json"));
-        process::run_to_its_end(command.arg("--json").arg(&json))?;
+        let status = child::run(command.arg("--json").arg(&json))?;
+        if !status.success() {
+            bail!("the suite `{name}` ended with {status}");
+        }
         Ok(json)
     }
 }
 
 fn repeated(services: &[u32]) -> Vec<(&'static str, u32)> {
     services.iter().map(|count| ("services", *count)).collect()
-}
-
-/// Cargo builds it and does not run it: an interrupt would end cargo at once, and nobody would wait
-/// for the benchmark to remove what it made.
-fn of_agent(name: &str) -> Result<Command> {
-    let mut cargo = workspace::cargo();
-    // The whole workspace is named so that dependencies keep one set of features.
-    cargo.current_dir(workspace::root()).args(["bench", "--no-run", "--workspace"]);
-    cargo.args(["--profile", "dev", "--bench", name]);
-    Ok(watched(&build::executable(&mut cargo, &format!("agent/benches/{name}.rs"))?))
-}
-
-/// A program in the workspace's root, which is told when we are killed.
-fn watched(program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command.current_dir(workspace::root()).args(["--pdeathsig", "TERM"]).arg(program);
-    command
-}
-
-fn of_clusters(name: &str) -> Result<Command> {
-    // What runs in pods, and what users run: here the speed of our own code counts, the clients'
-    // included.
-    build::workload()?;
-    build::binaries(true)?;
-    let release = workspace::target().join("release");
-    let mut bench = watched(&release.join("bowline-bench"));
-    bench.env("BOWLINE_BIN", release.join("bowline")).arg(name);
-    Ok(bench)
 }

@@ -19,247 +19,63 @@ use bowline_ebpf_abi::{
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::frame::{Packet, difference};
-
-/// Which program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hook {
-    FromPod,
-    ToPod,
-    FromUplink,
-}
-
-impl Hook {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::FromPod => "from_pod",
-            Self::ToPod => "to_pod",
-            Self::FromUplink => "from_uplink",
-        }
-    }
-
-    fn direction(self) -> Direction {
-        match self {
-            Self::FromPod => Direction::FromPod,
-            Self::ToPod => Direction::ToPod,
-            Self::FromUplink => Direction::FromUplink,
-        }
-    }
-}
-
-/// What a program says of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It goes on to the node's stack.
-    Stack,
-    /// It goes to another device.
-    Redirect,
-    Drop,
-    /// None that these programs may give.
-    Unknown(i32),
-}
-
-impl Verdict {
-    /// By what the program returned.
-    pub(crate) fn of(returned: i32) -> Self {
-        match returned {
-            -1 => Self::Stack,
-            2 => Self::Drop,
-            7 => Self::Redirect,
-            other => Self::Unknown(other),
-        }
-    }
-}
-
-/// One line of a table.
-#[derive(Clone)]
-pub(crate) struct Row {
-    what: String,
-    hook: Hook,
-    /// Packets that went through before, with what they are to come to.
-    before: Vec<(Hook, Packet)>,
-    /// Flows written by hand, with how many seconds ago they were used.
-    flows: Vec<(FlowKey, Flow, u32)>,
-    /// A client of the service with affinity that is known: the backend's place among the
-    /// service's, and how many seconds ago it was used.
-    known: Option<(IpAddr, u32, u64)>,
-    packet: Packet,
-    verdict: Verdict,
-    out: Packet,
-    reasons: Vec<Reason>,
-    /// Service, new connections, packets, refused.
-    service: Option<(u32, u64, u64, u64)>,
-    /// Later kernels refuse to run programs on frames that end within the IP header.
-    may_be_refused: bool,
-}
-
-impl Row {
-    pub(crate) fn new(what: impl Into<String>, hook: Hook, packet: Packet) -> Self {
-        Self {
-            what: what.into(),
-            hook,
-            before: Vec::new(),
-            flows: Vec::new(),
-            known: None,
-            out: packet.clone(),
-            packet,
-            verdict: Verdict::Unknown(0),
-            reasons: Vec::new(),
-            service: None,
-            may_be_refused: false,
-        }
-    }
-
-    /// Not every kernel runs programs on such a frame; where it does, the row has to hold.
-    pub(crate) fn if_the_kernel_lets(self) -> Self {
-        Self { may_be_refused: true, ..self }
-    }
-
-    pub(crate) fn after(mut self, hook: Hook, packet: Packet) -> Self {
-        self.before.push((hook, packet));
-        self
-    }
-
-    pub(crate) fn flow(mut self, key: FlowKey, flow: Flow, seconds_ago: u32) -> Self {
-        self.flows.push((key, flow, seconds_ago));
-        self
-    }
-
-    pub(crate) fn known(self, client: IpAddr, backend: u32, seconds_ago: u64) -> Self {
-        Self { known: Some((client, backend, seconds_ago)), ..self }
-    }
-
-    fn ends(mut self, verdict: Verdict, out: Packet, reason: Reason) -> Self {
-        self.verdict = verdict;
-        self.out = out;
-        self.reasons.push(reason);
-        self
-    }
-
-    /// To a pod with this hardware address.
-    pub(crate) fn into_pod(self, mac: [u8; 6]) -> Self {
-        let out = self.packet.clone();
-        self.into_pod_as(mac, out)
-    }
-
-    /// The same, after a change.
-    pub(crate) fn into_pod_as(self, mac: [u8; 6], out: Packet) -> Self {
-        let hop_limit = out.hop_limit - 1;
-        let out = Packet { from: self.packet.to, to: mac, hop_limit, ..out };
-        self.ends(Verdict::Redirect, out, Reason::LocalPod)
-    }
-
-    /// To another node; the neighbour table adds hardware addresses later.
-    pub(crate) fn into_node(self) -> Self {
-        let out = self.packet.clone();
-        self.into_node_as(out)
-    }
-
-    pub(crate) fn into_node_as(self, out: Packet) -> Self {
-        let hop_limit = out.hop_limit - 1;
-        self.ends(Verdict::Redirect, Packet { hop_limit, ..out }, Reason::RemoteNode)
-    }
-
-    pub(crate) fn into_stack(self) -> Self {
-        let out = self.packet.clone();
-        self.into_stack_as(out)
-    }
-
-    pub(crate) fn into_stack_as(self, out: Packet) -> Self {
-        self.ends(Verdict::Stack, out, Reason::Stack)
-    }
-
-    pub(crate) fn dropped(self, reason: Reason) -> Self {
-        assert!(reason.is_drop());
-        let out = self.packet.clone();
-        self.ends(Verdict::Drop, out, reason)
-    }
-
-    /// Counted, too.
-    pub(crate) fn also(mut self, reason: Reason) -> Self {
-        self.reasons.push(reason);
-        self
-    }
-
-    /// A packet of this service, which opens a flow.
-    pub(crate) fn opens(mut self, service: u32) -> Self {
-        self.service = Some((service, 1, 1, 0));
-        self.also(Reason::Balanced)
-    }
-
-    /// A packet of a flow of this service that is there already.
-    pub(crate) fn continues(mut self, service: u32, reason: Reason) -> Self {
-        self.service = Some((service, 0, 1, 0));
-        self.also(reason)
-    }
-
-    /// The frame, if the row is one of a pod's that is refused.
-    pub(crate) fn dropped_frame(&self) -> Option<Vec<u8>> {
-        let alone = self.before.is_empty() && !self.may_be_refused;
-        (self.verdict == Verdict::Drop && self.hook == Hook::FromPod && alone)
-            .then(|| self.packet.bytes())
-    }
-
-    pub(crate) fn refused_by(mut self, service: u32) -> Self {
-        self.service = Some((service, 0, 0, 1));
-        self
-    }
-}
+use crate::frame::difference;
+use crate::rows::{Hook, Row, Verdict};
 
 /// What all rows find in the maps, for one family.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Net {
-    pub(crate) name: &'static str,
-    pub(crate) client: IpAddr,
-    pub(crate) local: IpAddr,
+pub struct Net {
+    pub name: &'static str,
+    pub client: IpAddr,
+    pub local: IpAddr,
     /// A pod behind another veth than the one that packets come through.
-    pub(crate) other: IpAddr,
-    pub(crate) remote: IpAddr,
-    pub(crate) tunnelled: IpAddr,
-    pub(crate) outside: IpAddr,
-    pub(crate) node: IpAddr,
+    pub other: IpAddr,
+    pub remote: IpAddr,
+    pub tunnelled: IpAddr,
+    pub outside: IpAddr,
+    pub node: IpAddr,
     /// An address between those of services that is none itself.
-    pub(crate) nobody: IpAddr,
-    pub(crate) vips: Vips,
+    pub nobody: IpAddr,
+    pub vips: Vips,
     /// Services have these numbers and this distance.
     first_service: u32,
 }
 
 /// A service each for every kind of backend.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Vips {
-    pub(crate) local: IpAddr,
-    pub(crate) remote: IpAddr,
-    pub(crate) tunnelled: IpAddr,
-    pub(crate) empty: IpAddr,
-    pub(crate) node: IpAddr,
+pub struct Vips {
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    pub tunnelled: IpAddr,
+    pub empty: IpAddr,
+    pub node: IpAddr,
     /// The client itself.
-    pub(crate) own: IpAddr,
+    pub own: IpAddr,
     /// A service that knows its clients again.
-    pub(crate) sticky: IpAddr,
+    pub sticky: IpAddr,
 }
 
-pub(crate) const LOCAL: u32 = 0;
-pub(crate) const REMOTE: u32 = 1;
-pub(crate) const TUNNELLED: u32 = 2;
-pub(crate) const EMPTY: u32 = 3;
-pub(crate) const NODE: u32 = 4;
-pub(crate) const OWN: u32 = 5;
-pub(crate) const STICKY: u32 = 6;
+pub const LOCAL: u32 = 0;
+pub const REMOTE: u32 = 1;
+pub const TUNNELLED: u32 = 2;
+pub const EMPTY: u32 = 3;
+pub const NODE: u32 = 4;
+pub const OWN: u32 = 5;
+pub const STICKY: u32 = 6;
 const SERVICES: u32 = 7;
 
 /// How long the service that knows its clients again does so.
-pub(crate) const AFFINITY_SECONDS: u32 = 3600;
+pub const AFFINITY_SECONDS: u32 = 3600;
 
-pub(crate) const CLIENT_PORT: u16 = 40_000;
-pub(crate) const PORT: u16 = 80;
-pub(crate) const BACKEND_PORT: u16 = 8080;
-pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
-pub(crate) const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
+pub const CLIENT_PORT: u16 = 40_000;
+pub const PORT: u16 = 80;
+pub const BACKEND_PORT: u16 = 8080;
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
+pub const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 /// Test-run gives every packet the loopback device.
-pub(crate) const DEVICE: u32 = 1;
+pub const DEVICE: u32 = 1;
 const OTHER_DEVICE: u32 = 99;
 const UPLINK: u32 = 2;
 const TUNNEL: u32 = 3;
@@ -274,7 +90,7 @@ fn v(text: &str) -> IpAddr {
 }
 
 /// Both families.
-pub(crate) fn nets() -> [Net; 2] {
+pub fn nets() -> [Net; 2] {
     let v4 = Net {
         name: "IPv4",
         client: v("10.240.1.5"),
@@ -322,7 +138,7 @@ pub(crate) fn nets() -> [Net; 2] {
 
 impl Net {
     /// The number of one of this family's services.
-    pub(crate) fn service(&self, kind: u32) -> u32 {
+    pub fn service(&self, kind: u32) -> u32 {
         self.first_service + kind
     }
 
@@ -358,8 +174,8 @@ type Counters = BTreeMap<(Reason, Direction), (u64, u64)>;
 type ServiceCounters = BTreeMap<u32, (u64, u64, u64)>;
 
 /// The loaded programs.
-pub(crate) struct Lab {
-    pub(crate) object: Ebpf,
+pub struct Lab {
+    pub object: Ebpf,
 }
 
 /// A client of its family's service with affinity.
@@ -375,7 +191,7 @@ static LOADED: Mutex<Option<Lab>> = Mutex::new(None);
 
 impl Lab {
     /// Runs `work` with loaded programs. Every test finds the same state of the maps.
-    pub(crate) fn run(work: impl FnOnce(&mut Lab)) {
+    pub fn run(work: impl FnOnce(&mut Lab)) {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lab = loaded.take().unwrap_or_else(Self::loaded_apart);
         lab.program();
@@ -518,7 +334,7 @@ impl Lab {
     }
 
     /// Makes a client known to the service with affinity, since so many seconds.
-    pub(crate) fn add_client(&mut self, client: IpAddr, backend: u32, seconds_ago: u64) {
+    pub fn add_client(&mut self, client: IpAddr, backend: u32, seconds_ago: u64) {
         let key = sticky_key(client);
         // The machine may have been up for less.
         let last_used_ns = monotonic_ns().wrapping_sub(seconds_ago * 1_000_000_000);
@@ -527,7 +343,7 @@ impl Lab {
     }
 
     /// The backend that it keeps to, and how many seconds ago that was used.
-    pub(crate) fn client(&mut self, client: IpAddr) -> (u32, u64) {
+    pub fn client(&mut self, client: IpAddr) -> (u32, u64) {
         let key = sticky_key(client);
         let Raw(entry): Raw<Affinity> = self.table(map::AFFINITY).get(&Raw(key), 0).unwrap();
         let idle = monotonic_ns().wrapping_sub(entry.last_used_ns);
@@ -535,18 +351,18 @@ impl Lab {
     }
 
     /// Gives one of a family's services another backend.
-    pub(crate) fn replace_backend(&mut self, net: &Net, kind: u32, backend: (IpAddr, u16)) {
+    pub fn replace_backend(&mut self, net: &Net, kind: u32, backend: (IpAddr, u16)) {
         let (vip, _) = &net.services()[kind as usize];
         self.add_service(net.service(kind), 0, *vip, protocol::TCP, &[backend]);
     }
 
     /// Forgets what earlier packets left behind.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.reset();
     }
 
     /// The reasons for which this frame of a pod is refused after others.
-    pub(crate) fn refusals_of(&mut self, before: &[Vec<u8>], frame: &[u8]) -> Vec<Reason> {
+    pub fn refusals_of(&mut self, before: &[Vec<u8>], frame: &[u8]) -> Vec<Reason> {
         self.reset();
         for frame in before {
             self.send(Hook::FromPod, frame).unwrap();
@@ -561,12 +377,12 @@ impl Lab {
     }
 
     /// All entries of FLOWS.
-    pub(crate) fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
+    pub fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
         let flows = self.table::<FlowKey, Flow>(map::FLOWS);
         flows.iter().map(|entry| entry.unwrap()).map(|(key, flow)| (key.0, flow.0)).collect()
     }
 
-    pub(crate) fn send(&mut self, hook: Hook, frame: &[u8]) -> std::io::Result<(Verdict, Vec<u8>)> {
+    pub fn send(&mut self, hook: Hook, frame: &[u8]) -> std::io::Result<(Verdict, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions {
             data_in: Some(frame),
@@ -582,7 +398,7 @@ impl Lab {
     }
 
     /// How many packets a program has counted, by reason.
-    pub(crate) fn packets_of(&mut self, hook: Hook) -> BTreeMap<Reason, u64> {
+    pub fn packets_of(&mut self, hook: Hook) -> BTreeMap<Reason, u64> {
         let counters = self.counters_of(&[hook.direction()]);
         counters.into_iter().map(|((reason, _), (packets, _))| (reason, packets)).collect()
     }
@@ -626,7 +442,7 @@ impl Lab {
     }
 
     /// Runs a table and says how many rows it has; panics with all that is wrong.
-    pub(crate) fn check(&mut self, table: &str, rows: &[Row]) {
+    pub fn check(&mut self, table: &str, rows: &[Row]) {
         let mut wrong = String::new();
         let mut not_run = 0;
         for row in rows {

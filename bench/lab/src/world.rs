@@ -26,26 +26,26 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace: a thread that lives in it and runs what it is given.
-pub(crate) struct Namespace {
+pub struct Namespace {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     tid: i32,
 }
 
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Namespace {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let (jobs, queue) = channel::<Job>();
         let (ready, tid) = channel();
         let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-            mount(
-                None::<&str>,
-                "/",
-                None::<&str>,
-                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                None::<&str>,
-            )
-            .unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
             ready.send(nix::unistd::gettid().as_raw()).unwrap();
             for job in queue {
                 job();
@@ -58,7 +58,7 @@ impl Namespace {
     }
 
     /// Runs `job` in the namespace and gives back what it returns; its panic is the caller's.
-    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = channel();
         let job = move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
@@ -72,23 +72,23 @@ impl Namespace {
     }
 
     /// Runs `job` in the namespace on a thread of its own.
-    pub(crate) fn spawn<T: Send + 'static>(
+    pub fn spawn<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         self.run(move || std::thread::spawn(job))
     }
 
-    pub(crate) fn ip(&self, arguments: &str) {
+    pub fn ip(&self, arguments: &str) {
         self.ip_batch(arguments.to_owned());
     }
 
     /// One command of `ip` a line, in one process: processes are dear in an emulated machine.
-    pub(crate) fn ip_batch(&self, lines: String) {
+    pub fn ip_batch(&self, lines: String) {
         self.batch("ip", lines);
     }
 
-    pub(crate) fn tc(&self, arguments: &str) {
+    pub fn tc(&self, arguments: &str) {
         self.batch("tc", arguments.to_owned());
     }
 
@@ -105,17 +105,17 @@ impl Namespace {
     }
 
     /// The number of an interface.
-    pub(crate) fn ifindex(&self, name: &str) -> u32 {
+    pub fn ifindex(&self, name: &str) -> u32 {
         let name = name.to_owned();
         self.run(move || nix::net::if_::if_nametoindex(name.as_str()).unwrap())
     }
 
     /// Links that are made from now on have no IPv6 addresses of the kernel's own making.
-    pub(crate) fn plain_ipv6(&self) {
+    pub fn plain_ipv6(&self) {
         self.set("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
     }
 
-    pub(crate) fn set(&self, path: &str, value: &'static str) {
+    pub fn set(&self, path: &str, value: &'static str) {
         let path = path.to_owned();
         self.run(move || fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}")));
     }
@@ -137,8 +137,8 @@ fn cgroup2_mount() -> Option<PathBuf> {
 }
 
 /// A cgroup that this process can enter, and leaves again when it is dropped.
-pub(crate) struct Cgroup {
-    pub(crate) path: PathBuf,
+pub struct Cgroup {
+    pub path: PathBuf,
     home: PathBuf,
 }
 
@@ -153,11 +153,11 @@ impl Cgroup {
     }
 
     /// From now on new sockets of this process are balanced.
-    pub(crate) fn enter(&self) {
+    pub fn enter(&self) {
         fs::write(self.path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         fs::write(self.home.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 }
@@ -175,33 +175,33 @@ impl Drop for Cgroup {
 }
 
 /// A pod: a namespace behind a veth of its node.
-pub(crate) struct Pod {
-    pub(crate) namespace: Namespace,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) address6: Ipv6Addr,
-    pub(crate) link: PodLink,
+pub struct Pod {
+    pub namespace: Namespace,
+    pub address: Ipv4Addr,
+    pub address6: Ipv6Addr,
+    pub link: PodLink,
 }
 
 impl Pod {
     /// The address of the other one's family.
-    pub(crate) fn like(&self, other: IpAddr) -> IpAddr {
+    pub fn like(&self, other: IpAddr) -> IpAddr {
         if other.is_ipv4() { self.address.into() } else { self.address6.into() }
     }
 }
 
 /// A node: a namespace with an uplink, its pods, and its data plane's directories.
-pub(crate) struct Node {
-    pub(crate) namespace: Namespace,
-    pub(crate) pods: Vec<Pod>,
-    pub(crate) cgroup: Cgroup,
+pub struct Node {
+    pub namespace: Namespace,
+    pub pods: Vec<Pod>,
+    pub cgroup: Cgroup,
     directory: PathBuf,
     number: u8,
 }
 
 /// The name of the first one.
-pub(crate) const NODE: &str = "node1";
-pub(crate) const UPLINK: &str = "eth0";
-pub(crate) const TUNNEL: &str = "vxlan0";
+pub const NODE: &str = "node1";
+pub const UPLINK: &str = "eth0";
+pub const TUNNEL: &str = "vxlan0";
 
 impl Node {
     fn new(number: u8, unique: &str) -> Self {
@@ -216,16 +216,16 @@ impl Node {
         Self { namespace, pods: Vec::new(), cgroup, directory, number }
     }
 
-    pub(crate) fn address(&self) -> Ipv4Addr {
+    pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::new(172, 30, 0, 10 + self.number)
     }
 
-    pub(crate) fn address6(&self) -> Ipv6Addr {
+    pub fn address6(&self) -> Ipv6Addr {
         Ipv6Addr::new(0xfd00, 172, 30, 0, 0, 0, 0, u16::from(10 + self.number))
     }
 
     /// Of IPv4 and of IPv6.
-    pub(crate) fn ranges(&self) -> [Cidr; 2] {
+    pub fn ranges(&self) -> [Cidr; 2] {
         let number = u16::from(self.number);
         [
             Cidr::containing(Ipv4Addr::new(10, 240, self.number, 0), 24).unwrap(),
@@ -233,7 +233,7 @@ impl Node {
         ]
     }
 
-    pub(crate) fn bpffs(&self) -> PathBuf {
+    pub fn bpffs(&self) -> PathBuf {
         self.directory.join("bpf")
     }
 
@@ -245,17 +245,17 @@ impl Node {
         self.directory.join("datapath.json")
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let (bpffs, condition) = (self.bpffs(), self.condition_file());
         self.namespace.run(move || Status::read(&bpffs, &condition, None).unwrap())
     }
 
-    pub(crate) fn open_with(&self, sizes: MapSizes) -> Datapath {
+    pub fn open_with(&self, sizes: MapSizes) -> Datapath {
         self.open_without(sizes, &[])
     }
 
     /// Opens it without the features that have another way.
-    pub(crate) fn open_without(&self, sizes: MapSizes, disabled: &[Feature]) -> Datapath {
+    pub fn open_without(&self, sizes: MapSizes, disabled: &[Feature]) -> Datapath {
         let disabled_features = disabled.iter().copied().collect();
         let config = Config {
             bpffs: self.bpffs(),
@@ -271,7 +271,7 @@ impl Node {
     }
 
     /// Opens the data plane and tells it of the pods.
-    pub(crate) fn open(&self) -> Datapath {
+    pub fn open(&self) -> Datapath {
         let mut datapath = self.open_with(MapSizes::default());
         for pod in &self.pods {
             datapath = self.attach(datapath, pod);
@@ -280,7 +280,7 @@ impl Node {
     }
 
     /// Leads to the pods of another node this way, by family.
-    pub(crate) fn lead(&self, mut datapath: Datapath, other: &Self, hops: [Hop; 2]) -> Datapath {
+    pub fn lead(&self, mut datapath: Datapath, other: &Self, hops: [Hop; 2]) -> Datapath {
         let routes: BTreeMap<Cidr, Hop> = other.ranges().into_iter().zip(hops).collect();
         self.namespace.run(move || {
             datapath.set_routes(&routes).unwrap();
@@ -288,7 +288,7 @@ impl Node {
         })
     }
 
-    pub(crate) fn attach(&self, mut datapath: Datapath, pod: &Pod) -> Datapath {
+    pub fn attach(&self, mut datapath: Datapath, pod: &Pod) -> Datapath {
         let link = pod.link.clone();
         self.namespace.run(move || {
             datapath.attach_pod(&link).unwrap();
@@ -296,13 +296,13 @@ impl Node {
         })
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         let (bpffs, names) = (self.bpffs(), self.names_file());
         self.namespace.run(move || Snapshot::read(&bpffs).unwrap().with_names(&names))
     }
 
     /// What a verification mends, one line each.
-    pub(crate) fn verify(&self, mut datapath: Datapath) -> (Datapath, Vec<String>) {
+    pub fn verify(&self, mut datapath: Datapath) -> (Datapath, Vec<String>) {
         self.namespace.run(move || {
             let verified = datapath.verify();
             assert!(verified.failures.is_empty(), "{:?}", verified.failures);
@@ -311,7 +311,7 @@ impl Node {
     }
 
     /// What `bowline net diff` would say, `kind difference object` each.
-    pub(crate) fn differences(&self, objects: ApiObjects) -> Vec<String> {
+    pub fn differences(&self, objects: ApiObjects) -> Vec<String> {
         let (bpffs, names, condition) = (self.bpffs(), self.names_file(), self.condition_file());
         let found = self
             .namespace
@@ -321,13 +321,13 @@ impl Node {
     }
 
     /// How often something happened, in all directions together.
-    pub(crate) fn counted(&self, reason: &str) -> u64 {
+    pub fn counted(&self, reason: &str) -> u64 {
         let rows = self.snapshot().counters;
         rows.iter().filter(|row| row.reason == reason).map(|row| row.packets).sum()
     }
 
     /// Waits until something happened so often, which must not take long.
-    pub(crate) fn wait_for_count(&self, reason: &str, count: u64) {
+    pub fn wait_for_count(&self, reason: &str, count: u64) {
         let start = std::time::Instant::now();
         while self.counted(reason) != count {
             let counted = self.counted(reason);
@@ -359,7 +359,7 @@ impl Node {
 
     /// Removes a pod's link at the node's side and makes it anew, as somebody's `ip link del` and
     /// the agent's node network loop do.
-    pub(crate) fn rewire_pod(&mut self, index: usize) {
+    pub fn rewire_pod(&mut self, index: usize) {
         self.namespace.ip(&format!("link del {}", self.pods[index].link.name));
         self.wire_pod(index);
     }
@@ -400,12 +400,12 @@ impl Node {
     }
 
     /// Removes the tunnel device and makes it anew.
-    pub(crate) fn remake_tunnel(&self) {
+    pub fn remake_tunnel(&self) {
         self.namespace.ip_batch(format!("link del {TUNNEL}\n{}", self.tunnel_lines()));
     }
 
     /// The names of what is pinned of its data plane's links.
-    pub(crate) fn link_pins(&self) -> Vec<String> {
+    pub fn link_pins(&self) -> Vec<String> {
         let pins = self.bpffs().join(format!("bowline/v{}/links", bowline_ebpf_abi::ABI_VERSION));
         self.namespace.run(move || {
             let pins = fs::read_dir(pins).unwrap();
@@ -425,11 +425,11 @@ impl Drop for Node {
 }
 
 /// Two nodes joined by their uplinks. `here` has two pods, `there` one.
-pub(crate) struct World {
-    pub(crate) here: Node,
-    pub(crate) there: Node,
+pub struct World {
+    pub here: Node,
+    pub there: Node,
     /// Between the nodes, if they are apart.
-    pub(crate) router: Option<Namespace>,
+    pub router: Option<Namespace>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -450,8 +450,14 @@ fn sweep() {
     }
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl World {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self::joined(|here, there| {
             let tid = there.namespace.tid;
             let veth = format!("link add {UPLINK} type veth peer name {UPLINK} netns {tid}");
@@ -462,7 +468,7 @@ impl World {
 
     /// The nodes are not on one link: a router answers for each of them to the other, as in
     /// networks that only look like one link. So many bytes fit through its link to `there`.
-    pub(crate) fn apart(mtu: u32) -> Self {
+    pub fn apart(mtu: u32) -> Self {
         let world = Self::joined(|here, there| {
             let router = Namespace::new();
             router.plain_ipv6();
@@ -531,13 +537,13 @@ impl World {
     }
 
     /// Opens both nodes' data planes, with routes to each other.
-    pub(crate) fn open(&self) -> (Datapath, Datapath) {
+    pub fn open(&self) -> (Datapath, Datapath) {
         let open = |node: &Node, other: &Node| Self::route(node, node.open(), other);
         (open(&self.here, &self.there), open(&self.there, &self.here))
     }
 
     /// Opens the data plane of `here` anew, without these features.
-    pub(crate) fn open_without(&self, disabled: &[Feature]) -> Datapath {
+    pub fn open_without(&self, disabled: &[Feature]) -> Datapath {
         let mut datapath = self.here.open_without(MapSizes::default(), disabled);
         for pod in &self.here.pods {
             datapath = self.here.attach(datapath, pod);
@@ -551,7 +557,7 @@ impl World {
     }
 
     /// Both nodes reach each other's pods through the tunnel from now on.
-    pub(crate) fn tunnel(&self, here: Datapath, there: Datapath) -> (Datapath, Datapath) {
+    pub fn tunnel(&self, here: Datapath, there: Datapath) -> (Datapath, Datapath) {
         for pod in self.here.pods.iter().chain(&self.there.pods) {
             pod.namespace.ip("link set eth0 mtu 1450");
         }
@@ -562,13 +568,13 @@ impl World {
     }
 
     /// The pod that the tests connect from.
-    pub(crate) fn client(&self) -> &Pod {
+    pub fn client(&self) -> &Pod {
         &self.here.pods[0]
     }
 
     /// How often each pod's and node's own stack told somebody by ICMPv6 that nobody is there, and
     /// was told so.
-    pub(crate) fn unreachables(&self) -> String {
+    pub fn unreachables(&self) -> String {
         let nodes = [&self.here, &self.there];
         let pods = nodes.iter().flat_map(|node| &node.pods);
         let all = nodes.iter().map(|node| (node.address(), &node.namespace));
@@ -583,7 +589,7 @@ impl World {
     }
 
     /// One backend on the client's node, one on the other.
-    pub(crate) fn backends(&self) -> [&Pod; 2] {
+    pub fn backends(&self) -> [&Pod; 2] {
         [&self.here.pods[1], &self.there.pods[0]]
     }
 }

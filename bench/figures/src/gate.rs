@@ -1,4 +1,4 @@
-//! `cargo xtask bench --gate FILE`: figures that must hold, each with a tolerance.
+//! `bowline bench --gate FILE`: figures that must hold, each with a tolerance.
 //!
 //! Guarantees: each line of the gate is checked, and one line is printed for each that does not
 //! hold; a figure that is not there, or is of another unit than the check's, does not hold. A check
@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bowline_figures::results::{Figure, Relation, Results};
-use bowline_figures::{Outcome, read};
 use serde::Deserialize;
 
-use super::{Suite, measure};
+use crate::command::{Setting, measure};
+use crate::results::{Figure, Relation, Results};
+use crate::suites::Suite;
+use crate::{Outcome, read};
 
 const FORMAT: &str = "bowline-bench-gate";
 const VERSION: u32 = 1;
@@ -23,7 +24,7 @@ const VERSION: u32 = 1;
 /// The file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     #[serde(rename = "format")]
     _format: String,
     #[serde(rename = "version")]
@@ -80,9 +81,10 @@ impl std::fmt::Display for Bound {
 }
 
 /// Checks results that are there, or runs the suites that the gate names.
-pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<Outcome> {
+pub(crate) fn run(file: &Path, given: &[PathBuf], setting: &Setting<'_>) -> Result<Outcome> {
     let gate = gate(file)?;
-    let results = if given.is_empty() { measured(&gate)? } else { collected(&gate, given)? };
+    let results =
+        if given.is_empty() { measured(&gate, setting)? } else { collected(&gate, given)? };
     let (mut checked, mut violations) = (0, Vec::new());
     for results in &results {
         let found = gate.violations(results);
@@ -101,7 +103,7 @@ pub(super) fn run(file: &Path, given: &[PathBuf]) -> Result<Outcome> {
 }
 
 /// Reads the file, and refuses one that could not run.
-pub(super) fn gate(file: &Path) -> Result<Gate> {
+pub(crate) fn gate(file: &Path) -> Result<Gate> {
     let gate: Gate = read::document(file, FORMAT, VERSION)?;
     for (name, asked) in &gate.suites {
         if asked.checks.is_empty() {
@@ -119,7 +121,7 @@ pub(super) fn gate(file: &Path) -> Result<Gate> {
 
 impl Gate {
     /// One line for each check of this suite that does not hold.
-    pub(super) fn violations(&self, results: &Results) -> Vec<String> {
+    pub(crate) fn violations(&self, results: &Results) -> Vec<String> {
         let Some(asked) = self.suites.get(&results.suite) else { return Vec::new() };
         let lines = asked.checks.iter().filter_map(|check| {
             let figure = results.figures.iter().find(|figure| figure.name == check.figure);
@@ -168,9 +170,9 @@ impl Check {
 }
 
 /// Every suite that the gate names, measured now.
-fn measured(gate: &Gate) -> Result<Vec<Results>> {
+fn measured(gate: &Gate, setting: &Setting<'_>) -> Result<Vec<Results>> {
     let suites = gate.suites.iter().map(|(name, asked)| Suite::parsed(name, &asked.arguments));
-    let files = measure(&suites.collect::<Result<Vec<_>>>()?)?;
+    let files = measure(&suites.collect::<Result<Vec<_>>>()?, setting)?;
     files.iter().map(|file| read::results(file)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! What the network of pods costs. `cargo xtask bench network` runs it; needs root and iptables.
+//! What the network of pods costs. `bowline bench network` runs it; needs root and iptables.
 //!
 //! The same client asks the same kind of server from node to node without pods (the limit), from
 //! pod to pod by bowline (on one node; to another node as the packets are, and by VXLAN), and from
@@ -7,38 +7,25 @@
 //! way between the nodes is changed between turns, in the running data plane. Everything happens in
 //! namespaces and cgroups of its own; nothing of it is left.
 
-#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
-
-#[path = "network/bridge.rs"]
 mod bridge;
-mod interrupts;
-#[expect(dead_code, reason = "the way through services has more loads")]
-#[path = "path/load.rs"]
-mod load;
-#[expect(dead_code, reason = "the tests use all of it")]
-#[path = "../tests/datapath/world.rs"]
-mod world;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::Path;
 use std::time::Duration;
 
 use bowline_agent::datapath::{Datapath, Hop};
 use bowline_figures::results::{Better, Figure, Relation, Run, Statistics, median};
 use bowline_figures::screen::Screen;
-use bridge::Bridge;
-use clap::Parser;
-use load::{Kind, Load, serve_at};
+use bowline_lab::world::{Namespace, Node, TUNNEL, World};
+use clap::Args;
 use serde_json::json;
-use world::{Namespace, Node, TUNNEL, World};
 
-#[derive(Parser)]
-#[command(about = "What the network of pods costs")]
-struct Arguments {
-    /// Also write the figures, with all samples, to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+use crate::interrupts;
+use crate::load::{Kind, Load, serve_at};
+use bridge::Bridge;
+
+#[derive(Args)]
+pub(crate) struct Options {
     /// Rounds; in each, every way has its turn with every load
     #[arg(long, value_name = "COUNT", default_value_t = 25)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
@@ -46,9 +33,6 @@ struct Arguments {
     /// How long a turn lasts, in milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 100)]
     turn: u64,
-    /// Given by `cargo bench`, and of no meaning here
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 pub(crate) const BACKEND_PORT: u16 = 8080;
@@ -127,18 +111,18 @@ fn check(world: &World, planes: &mut Planes, target: SocketAddr) {
 
 /// A rate a round of each way, in operations or bytes a second; which way begins differs.
 fn rounds(
-    arguments: &Arguments,
+    options: &Options,
     world: &World,
     planes: &mut Planes,
     ways: &[Way<'_>],
     load: Load,
 ) -> Vec<Vec<f64>> {
     let mut rates = vec![Vec::new(); ways.len()];
-    let turn = Duration::from_millis(arguments.turn);
+    let turn = Duration::from_millis(options.turn);
     let screen = Screen::open();
     screen.begin(load.name());
     load.place();
-    for round in 0..arguments.rounds as usize {
+    for round in 0..options.rounds as usize {
         for step in 0..ways.len() {
             interrupts::check();
             let place = (round + step) % ways.len();
@@ -193,14 +177,9 @@ fn report(load: Load, ways: &[Way<'_>], rates: &[Vec<f64>]) -> Vec<Figure> {
     figures
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
-}
-
-fn suite(arguments: &Arguments) {
+pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     let parameters =
-        [("rounds", json!(arguments.rounds)), ("turn_milliseconds", json!(arguments.turn))];
+        [("rounds", json!(options.rounds)), ("turn_milliseconds", json!(options.turn))];
     let mut run = Run::begin("network", &parameters, Statistics::Off);
     let world = World::new();
     let mut planes = Planes { both: Some(world.open()), tunnel: false };
@@ -225,8 +204,8 @@ fn suite(arguments: &Arguments) {
     ];
     println!("ratios to `{LIMIT}` in the same round: median [least .. most of the rounds]");
     for load in LOADS {
-        let rates = rounds(arguments, &world, &mut planes, &ways, load);
+        let rates = rounds(options, &world, &mut planes, &ways, load);
         run.extend(report(load, &ways, &rates));
     }
-    run.end(arguments.json.as_deref()).unwrap();
+    run.end(json).unwrap();
 }

@@ -1,5 +1,5 @@
 //! What the way through a service costs beside the pod's own address, and beside the ways of
-//! others. `cargo xtask bench path` runs it; needs root, iptables and nft.
+//! others. `bowline bench path` runs it; needs root, iptables and nft.
 //!
 //! The same client asks the same kind of server, on another node and on its own, by the pod's own
 //! address (the limit), through bowline's socket hooks, through its packet programs, through the
@@ -9,42 +9,27 @@
 //! place: the last one. Everything happens in namespaces and a cgroup of its own; nothing of it is
 //! left.
 
-#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
-
-#[expect(dead_code, reason = "the tests use all of it")]
-#[path = "../tests/datapath/world.rs"]
-mod world;
-
-#[path = "path/baselines.rs"]
 mod baselines;
-mod interrupts;
-#[path = "path/load.rs"]
-mod load;
-#[path = "path/rules.rs"]
-mod rules;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::Path;
 use std::time::Duration;
 
-use baselines::{Plain, Rules, many_ports};
 use bowline_agent::datapath::{ServiceTable, service_table};
 use bowline_figures::results::{Better, Figure, Machine, Relation, Run, Statistics, median};
 use bowline_figures::screen::Screen;
-use clap::Parser;
+use bowline_lab::world::{Namespace, World};
+use clap::Args;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use load::{Kind, Load, serve_at};
 use serde_json::{Value, json};
-use world::{Namespace, World};
 
-#[derive(Parser)]
-#[command(about = "What the way through a service costs")]
-struct Arguments {
-    /// Also write the figures to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+use crate::interrupts;
+use crate::load::{Kind, Load, serve_at};
+use baselines::{Plain, Rules, many_ports};
+
+#[derive(Args)]
+pub(crate) struct Options {
     /// How many services there are; may be repeated
     #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
@@ -55,9 +40,6 @@ struct Arguments {
     /// How long a turn lasts, in milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 80)]
     turn: u64,
-    /// Given by `cargo bench`, and of no meaning here
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 pub(crate) const PORT: u16 = 80;
@@ -148,7 +130,7 @@ struct Found {
 
 /// All that is measured.
 struct Stage<'a> {
-    arguments: &'a Arguments,
+    options: &'a Options,
     world: &'a World,
     others: &'a [(Rules, Plain)],
     /// Without services.
@@ -188,11 +170,11 @@ impl Stage<'_> {
 
     /// Every way in turns; which one begins differs from round to round.
     fn rounds(&self, ways: &[Way<'_>], scene: Scene) -> Vec<Found> {
-        let (load, rounds) = (scene.load, self.arguments.rounds as usize);
+        let (load, rounds) = (scene.load, self.options.rounds as usize);
         let ways: Vec<&Way<'_>> = ways.iter().filter(|way| way.udp || !load.is_udp()).collect();
         let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
         let mut all: Vec<Found> = ways.iter().map(found).collect();
-        let turn = Duration::from_millis(self.arguments.turn);
+        let turn = Duration::from_millis(self.options.turn);
         let screen = Screen::open();
         screen.begin(scene.name());
         load.place();
@@ -277,18 +259,13 @@ fn report(scene: Scene, all: &[Found], figures: &[Figure]) {
     }
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
-}
-
-fn suite(arguments: &Arguments) {
+pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     let mut run = Run::begin(
         "path",
         &[
-            ("services", json!(arguments.services)),
-            ("rounds", json!(arguments.rounds)),
-            ("turn_milliseconds", json!(arguments.turn)),
+            ("services", json!(options.services)),
+            ("rounds", json!(options.rounds)),
+            ("turn_milliseconds", json!(options.turn)),
         ],
         Statistics::Off,
     );
@@ -308,10 +285,10 @@ fn suite(arguments: &Arguments) {
         rules.write(plain, 3, &several[1]);
         rules.check(plain, SocketAddr::from((vip(2), PORT)), &several[1]);
     }
-    let stage = Stage { arguments, world: &world, others: &others, bare: &bare };
+    let stage = Stage { options, world: &world, others: &others, bare: &bare };
     // The first number's ratios of the hooks to the limit, by place and load.
     let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
-    for &count in &arguments.services {
+    for &count in &options.services {
         let mut part = 0;
         for (place, pod) in [(Place::OtherNode, far), (Place::OneNode, near)] {
             here.apply_services(&services(count, &[pod.address])).unwrap();
@@ -331,8 +308,8 @@ fn suite(arguments: &Arguments) {
         }
     }
     goals(run.figures());
-    println!("\n{}", about(arguments, run.machine()));
-    run.end(arguments.json.as_deref()).unwrap();
+    println!("\n{}", about(options, run.machine()));
+    run.end(json).unwrap();
 }
 
 /// Those figures that there are goals for.
@@ -345,13 +322,13 @@ fn goals(figures: &[Figure]) {
 }
 
 /// What the figures are, and of which machine.
-fn about(arguments: &Arguments, machine: &Machine) -> String {
+fn about(options: &Options, machine: &Machine) -> String {
     format!(
         "Ratios to the pod's own address in the same round: the median of {} rounds, and the least \
          and the most of them; {} ms a turn, every way in turns; across two nodes and on one, \
          through the last of the services. {}.",
-        arguments.rounds,
-        arguments.turn,
+        options.rounds,
+        options.turn,
         machine.shown()
     )
 }

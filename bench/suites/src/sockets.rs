@@ -1,4 +1,4 @@
-//! What services cost at the socket. `cargo xtask bench sockets` runs it; needs root.
+//! What services cost at the socket. `bowline bench sockets` runs it; needs root.
 //!
 //! Two kinds of figures. Nanoseconds of one run of a program, by the kernel's own statistics: the
 //! cheapest of all batches less the cheapest of an empty program, which is what there are goals
@@ -6,19 +6,8 @@
 //! beside that of a direct one (the medians of a round), interleaved. What is timed runs on one
 //! CPU. Everything happens in namespaces and a cgroup of its own; nothing of it is left.
 
-#![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
-
-#[expect(dead_code, reason = "the tests use all of it")]
-#[path = "../tests/datapath/world.rs"]
-mod world;
-
-mod interrupts;
-#[path = "sockets/stay.rs"]
-mod stay;
-
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -29,19 +18,17 @@ use bowline_agent::datapath::{
 };
 use bowline_figures::results::{Better, Figure, Relation, Run, Statistics};
 use bowline_figures::screen::Screen;
-use clap::Parser;
+use bowline_lab::world::World;
+use clap::Args;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
-use stay::stay;
-use world::World;
 
-#[derive(Parser)]
-#[command(about = "What services cost at the socket")]
-struct Arguments {
-    /// Also write the figures to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+use crate::interrupts;
+use crate::stay::stay;
+
+#[derive(Args)]
+pub(crate) struct Options {
     /// How many services the larger table has
     #[arg(long, value_name = "COUNT", default_value_t = 30_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1_000..))]
@@ -60,9 +47,6 @@ struct Arguments {
     /// Pairs of TCP connections in all rounds, one direct and one through the service
     #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
     pairs: u32,
-    /// Given by `cargo bench`, and of no meaning here
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 const PORT: u16 = 80;
@@ -173,8 +157,8 @@ fn scattered(call: u32, count: u32) -> u32 {
     (u64::from(call).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % count
 }
 
-fn cases(arguments: &Arguments, world: &World, count: u32) -> Vec<Case> {
-    let calls = arguments.calls;
+fn cases(options: &Options, world: &World, count: u32) -> Vec<Case> {
+    let calls = options.calls;
     let case = |name, program, goal: f64, batch: &Batch| {
         let (goal, batch) = (Some(goal), batch.clone());
         Case { name, program, goal, batch, is_told: false }
@@ -259,21 +243,21 @@ fn listen(world: &World) -> Listener {
 }
 
 /// Measures each case; the kernel's statistics are on only here.
-fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32) -> Vec<Figure> {
+fn of_programs(world: &World, datapath: &Datapath, options: &Options, count: u32) -> Vec<Figure> {
     let _statistics = enable_stats(Stats::RunTime).unwrap();
-    let cases = cases(arguments, world, count);
+    let cases = cases(options, world, count);
     world.here.cgroup.leave();
     let nothing = EmptyPrograms::attach(&world.there.cgroup.path).unwrap();
     let empties: Vec<Batch> =
-        cases.iter().map(|case| empty(world, arguments.calls, case.program)).collect();
+        cases.iter().map(|case| empty(world, options.calls, case.program)).collect();
     // What was measured, and the same of the empty program: a sample a round.
     let mut samples = vec![(Vec::new(), Vec::new()); cases.len()];
-    let batches = arguments.batches.div_ceil(arguments.rounds);
+    let batches = options.batches.div_ceil(options.rounds);
     let screen = Screen::open();
     // A case's rounds are far apart: a processor that is slow for a second is slow in one.
-    for round in 1..=arguments.rounds {
+    for round in 1..=options.rounds {
         let name = services_name("socket programs", count);
-        screen.begin(format!("{name}: round {round} of {}", arguments.rounds));
+        screen.begin(format!("{name}: round {round} of {}", options.rounds));
         for ((case, empty), (raw, none)) in cases.iter().zip(&empties).zip(&mut samples) {
             interrupts::check();
             world.there.cgroup.enter();
@@ -284,7 +268,7 @@ fn measure(world: &World, datapath: &Datapath, arguments: &Arguments, count: u32
             let told = || {
                 let Some(listener) = &mut listener else { return };
                 let events = std::iter::from_fn(|| listener.read()).count();
-                assert_eq!((events, listener.lost().unwrap()), (arguments.calls as usize, 0));
+                assert_eq!((events, listener.lost().unwrap()), (options.calls as usize, 0));
             };
             world.here.cgroup.enter();
             let runs = || datapath.socket_program_runs(case.program);
@@ -348,11 +332,11 @@ fn connect_time(to: SocketAddr) -> Duration {
 }
 
 /// A direct connect() and one through a service, in turns; gives the figure.
-fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
+fn compare(world: &World, options: &Options, count: u32) -> Figure {
     let [_, server] = world.backends();
     let backend = SocketAddr::from((server.address, BACKEND_PORT));
     let listener = server.namespace.run(move || TcpListener::bind(backend).unwrap());
-    let (rounds, pairs) = (arguments.rounds, arguments.pairs / arguments.rounds);
+    let (rounds, pairs) = (options.rounds, options.pairs / options.rounds);
     let accepting = server.namespace.spawn(move || {
         for stream in listener.incoming().take(2 * (rounds * pairs) as usize) {
             drop::<Option<TcpStream>>(stream.ok());
@@ -402,18 +386,13 @@ fn compare(world: &World, arguments: &Arguments, count: u32) -> Figure {
     figure
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    ExitCode::from(interrupts::end_of(|| suite(&arguments)))
-}
-
-fn suite(arguments: &Arguments) {
+pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     let parameters = [
-        ("services", json!(arguments.services)),
-        ("rounds", json!(arguments.rounds)),
-        ("batches", json!(arguments.batches)),
-        ("calls", json!(arguments.calls)),
-        ("pairs", json!(arguments.pairs)),
+        ("services", json!(options.services)),
+        ("rounds", json!(options.rounds)),
+        ("batches", json!(options.batches)),
+        ("calls", json!(options.calls)),
+        ("pairs", json!(options.pairs)),
     ];
     let mut run = Run::begin("sockets", &parameters, Statistics::WhereNeeded);
     stay();
@@ -421,7 +400,7 @@ fn suite(arguments: &Arguments) {
     let (mut here, _there) = world.open();
     // What the programs choose has to have somewhere to go without leaving the namespace.
     let own = world.client().address;
-    for count in [1, arguments.services] {
+    for count in [1, options.services] {
         interrupts::check();
         // A backend of its own for each service, as they have outside of benchmarks.
         let backend = |number| match count {
@@ -429,10 +408,10 @@ fn suite(arguments: &Arguments) {
             _ => (own, 1_024 + (number % 60_000) as u16),
         };
         here.apply_services(&services(count, "UDP", backend)).unwrap();
-        run.extend(measure(&world, &here, arguments, count));
+        run.extend(of_programs(&world, &here, options, count));
         let server = (world.backends()[1].address, BACKEND_PORT);
         here.apply_services(&services(count, "TCP", |_| server)).unwrap();
-        run.extend([compare(&world, arguments, count)]);
+        run.extend([compare(&world, options, count)]);
     }
-    run.end(arguments.json.as_deref()).unwrap();
+    run.end(json).unwrap();
 }

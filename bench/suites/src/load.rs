@@ -6,11 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bowline_figures::results;
+use bowline_lab::world::Namespace;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-
-use crate::world::Namespace;
-use bowline_figures::results;
 
 /// Bytes of a question and of its answer.
 const MESSAGE: usize = 64;

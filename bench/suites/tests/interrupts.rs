@@ -1,5 +1,5 @@
-//! A benchmark that is interrupted removes its cluster, and what one left that was killed goes with
-//! the next.
+//! A benchmark that is interrupted removes its cluster or its namespaces, and what one left that
+//! was killed goes with the next.
 
 use std::fs;
 use std::io::Read;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bowline_tests::alone;
 use bowline_tests::artifacts;
+use bowline_tests::cluster::cgroup2;
 use bowline_tests::command::{command, finish};
 use bowline_tests::node::netns_path;
 use nix::sys::signal::{Signal, kill};
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn benchmark() -> Result<Command> {
     let mut bench = command(env!("CARGO_BIN_EXE_bowline-bench"));
     bench.env("BOWLINE_BIN", artifacts::bowline()?);
-    bench.args(["programming", "--services", "2", "--rounds", "1"]);
+    bench.args(["measure", "programming", "--services", "2", "--rounds", "1"]);
     Ok(bench)
 }
 
@@ -134,6 +135,40 @@ fn a_benchmark_that_is_interrupted_or_killed_leaves_no_cluster() -> Result<()> {
         let names: Vec<_> =
             names.filter(|name| name.to_string_lossy().starts_with(&prefix)).collect();
         ensure!(names.is_empty(), "temporary directories are left: {names:?}");
+    }
+    Ok(())
+}
+
+/// The cgroups and directories of a world of namespaces, by the process that made it.
+fn of_world(process: u32) -> Result<Vec<PathBuf>> {
+    let prefix = format!("bowline-test-{process}-");
+    let parents = [cgroup2()?, std::env::temp_dir()];
+    let entries = parents.iter().flat_map(fs::read_dir).flatten().flatten();
+    let ours = entries.filter(|it| it.file_name().to_string_lossy().starts_with(&prefix));
+    Ok(ours.map(|it| it.path()).collect())
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn an_interrupted_suite_of_the_data_plane_removes_its_world() -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut bench = command(env!("CARGO_BIN_EXE_bowline-bench"));
+        bench.args(["measure", "path", "--services", "1", "--rounds", "1000"]);
+        let process = bench.stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let mut bench = Bench { process, cluster: PathBuf::new() };
+        let id = bench.process.id();
+        let start = Instant::now();
+        // Two nodes: a cgroup and a directory of each.
+        while of_world(id)?.len() < 4 {
+            ensure!(start.elapsed() < PATIENCE, "only {:?}", of_world(id)?);
+            ensure!(bench.process.try_wait()?.is_none(), "it ended: {}", bench.said()?);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = bench.end(signal)?;
+        let said = bench.said()?;
+        ensure!(status.code() == Some(130), "{signal} ended it with {status}: {said}");
+        ensure!(said == "error: interrupted; what was made is removed\n", "it said {said}");
+        ensure!(of_world(id)?.is_empty(), "left by {signal}: {:?}", of_world(id)?);
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! An interrupted suite removes what it made.
 //!
 //! Guarantees: after SIGINT or SIGTERM the suite unwinds at its next [`check`], so that what it
-//! holds is dropped; the status is 130 then. `cargo xtask bench` sees to it that SIGTERM comes when
-//! xtask is killed.
+//! holds is dropped; the status is 130 then, and 2 after a failure, which is told in one line. A
+//! second signal ends it at once: what it made goes with the next suite.
 //!
 //! Does not: end what is under way between two checks.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What a shell calls the end of a program that was interrupted.
 const STATUS: u8 = 130;
+const FAILED: u8 = 2;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -31,21 +32,27 @@ pub(crate) fn check() {
 /// Runs a suite to its end or to an interrupt; the exit status.
 pub(crate) fn end_of(suite: impl FnOnce()) -> u8 {
     watch();
-    // What an interrupt ended, a program that writes rules for example, is not told as a failure.
-    let told = take_hook();
-    set_hook(Box::new(move |panic| {
-        if !is_interrupted() {
-            told(panic);
-        }
-    }));
+    set_hook(Box::new(tell));
     match catch_unwind(AssertUnwindSafe(suite)) {
         _ if is_interrupted() => {
             eprintln!("error: interrupted; what was made is removed");
             STATUS
         }
         Ok(()) => 0,
-        Err(panic) => resume_unwind(panic),
+        Err(_) => FAILED,
     }
+}
+
+/// What failed, and where. What an interrupt ended, a program that writes rules for example, is not
+/// told as a failure.
+fn tell(panic: &PanicHookInfo<'_>) {
+    if is_interrupted() {
+        return;
+    }
+    let why = panic.payload_as_str().unwrap_or("a failure without words");
+    let why: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let place = panic.location().map(|place| format!(" ({place})")).unwrap_or_default();
+    eprintln!("error: {}{place}", why.join("; "));
 }
 
 /// From now on signals end this process no more, and checks see them.
@@ -57,11 +64,16 @@ fn watch() {
             let mut interrupt = signal(SignalKind::interrupt()).unwrap();
             let mut terminate = signal(SignalKind::terminate()).unwrap();
             ready.send(()).unwrap();
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    eprintln!("error: interrupted twice; the next suite removes what was made");
+                    std::process::exit(i32::from(STATUS));
+                }
             }
-            INTERRUPTED.store(true, Ordering::Relaxed);
         });
     });
     watching.recv().unwrap();

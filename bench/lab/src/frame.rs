@@ -3,19 +3,19 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const ACK: u8 = 16;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
 
 /// An address and a port.
-pub(crate) type End = (IpAddr, u16);
+pub type End = (IpAddr, u16);
 
 /// What follows the IP header.
 #[derive(Clone, Debug)]
-pub(crate) enum Body {
+pub enum Body {
     /// With these flags.
     Tcp(u8),
     Udp,
@@ -35,33 +35,33 @@ pub(crate) enum Body {
 
 /// A packet, written out by [`Packet::bytes`] with all checksums right.
 #[derive(Clone, Debug)]
-pub(crate) struct Packet {
-    pub(crate) to: [u8; 6],
-    pub(crate) from: [u8; 6],
+pub struct Packet {
+    pub to: [u8; 6],
+    pub from: [u8; 6],
     /// Instead of the one that the family has.
-    pub(crate) ether_type: Option<u16>,
-    pub(crate) source: End,
-    pub(crate) destination: End,
-    pub(crate) hop_limit: u8,
-    pub(crate) body: Body,
+    pub ether_type: Option<u16>,
+    pub source: End,
+    pub destination: End,
+    pub hop_limit: u8,
+    pub body: Body,
     /// IPv4 options, in words.
-    pub(crate) options: Vec<u8>,
+    pub options: Vec<u8>,
     /// IPv6 extension headers: kind, and all of it but the first byte.
-    pub(crate) extensions: Vec<(u8, Vec<u8>)>,
+    pub extensions: Vec<(u8, Vec<u8>)>,
     /// Offset in bytes, and whether more follow. The body is what the fragment carries.
-    pub(crate) fragment: Option<(u16, bool)>,
+    pub fragment: Option<(u16, bool)>,
     /// Bytes written over others at last.
-    pub(crate) patches: Vec<(usize, Vec<u8>)>,
+    pub patches: Vec<(usize, Vec<u8>)>,
     /// How long the frame is in the end.
-    pub(crate) cut: Option<usize>,
+    pub cut: Option<usize>,
 }
 
-pub(crate) const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0xff, 1];
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0xff, 1];
 /// The device of a test-run has this address.
-pub(crate) const DEVICE_MAC: [u8; 6] = [0; 6];
+pub const DEVICE_MAC: [u8; 6] = [0; 6];
 
 impl Packet {
-    pub(crate) fn new(source: End, destination: End, body: Body) -> Self {
+    pub fn new(source: End, destination: End, body: Body) -> Self {
         Self {
             to: DEVICE_MAC,
             from: [2, 0, 0, 0, 0, 5],
@@ -78,48 +78,48 @@ impl Packet {
         }
     }
 
-    pub(crate) fn from(self, source: End) -> Self {
+    pub fn from(self, source: End) -> Self {
         Self { source, ..self }
     }
 
-    pub(crate) fn to(self, destination: End) -> Self {
+    pub fn to(self, destination: End) -> Self {
         Self { destination, ..self }
     }
 
-    pub(crate) fn hops(self, hop_limit: u8) -> Self {
+    pub fn hops(self, hop_limit: u8) -> Self {
         Self { hop_limit, ..self }
     }
 
-    pub(crate) fn body(self, body: Body) -> Self {
+    pub fn body(self, body: Body) -> Self {
         Self { body, ..self }
     }
 
-    pub(crate) fn options(self, options: &[u8]) -> Self {
+    pub fn options(self, options: &[u8]) -> Self {
         assert!(options.len().is_multiple_of(4));
         Self { options: options.to_vec(), ..self }
     }
 
-    pub(crate) fn extension(mut self, kind: u8, rest: &[u8]) -> Self {
+    pub fn extension(mut self, kind: u8, rest: &[u8]) -> Self {
         assert!((rest.len() + 1).is_multiple_of(8));
         self.extensions.push((kind, rest.to_vec()));
         self
     }
 
-    pub(crate) fn fragment(self, offset: u16, more: bool) -> Self {
+    pub fn fragment(self, offset: u16, more: bool) -> Self {
         Self { fragment: Some((offset, more)), ..self }
     }
 
-    pub(crate) fn patch(mut self, at: usize, bytes: &[u8]) -> Self {
+    pub fn patch(mut self, at: usize, bytes: &[u8]) -> Self {
         self.patches.push((at, bytes.to_vec()));
         self
     }
 
-    pub(crate) fn cut(self, length: usize) -> Self {
+    pub fn cut(self, length: usize) -> Self {
         Self { cut: Some(length), ..self }
     }
 
     /// With the checksum at this offset one too large, and nothing else written over.
-    pub(crate) fn off_by_one(&self, at: usize) -> Self {
+    pub fn off_by_one(&self, at: usize) -> Self {
         let clean = Self { patches: Vec::new(), ..self.clone() };
         let bytes = clean.bytes();
         let sum = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -132,7 +132,7 @@ impl Packet {
     }
 
     /// Where the body starts.
-    pub(crate) fn body_at(&self) -> usize {
+    pub fn body_at(&self) -> usize {
         if self.is_v4() {
             return 34 + self.options.len();
         }
@@ -194,7 +194,7 @@ impl Packet {
     }
 
     /// The frame.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let segment = self.segment();
         let family = if self.is_v4() { 0x0800 } else { 0x86dd };
         let ether_type = self.ether_type.unwrap_or(family).to_be_bytes();
@@ -257,7 +257,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The ones' complement sum of words (RFC 1071).
-pub(crate) fn sum(bytes: &[u8]) -> u16 {
+pub fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
     let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(word))).sum();
     while sum > 0xffff {
@@ -349,7 +349,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What is not as expected, one line a field; empty when nothing differs.
-pub(crate) fn difference(expected: &[u8], found: &[u8]) -> String {
+pub fn difference(expected: &[u8], found: &[u8]) -> String {
     let mut text = String::new();
     if expected.len() != found.len() {
         let _ = writeln!(text, "  length: expected {}, found {}", expected.len(), found.len());

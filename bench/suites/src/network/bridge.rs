@@ -4,9 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
-use crate::BACKEND_PORT;
+use bowline_lab::world::Namespace;
+
+use super::BACKEND_PORT;
 use crate::load::serve_at;
-use crate::world::Namespace;
 
 /// Two nodes without bowline: a client and a server on one, a server on the other.
 pub(crate) struct Bridge {

@@ -12,11 +12,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bowline_lab::world::Namespace;
+
+use super::{BACKEND_PORT, PORT, vip};
 use crate::interrupts;
 use crate::load::serve_at;
 use crate::rules::{Services, iptables, iptables_change, nftables, nftables_change, redirects};
-use crate::world::Namespace;
-use crate::{BACKEND_PORT, PORT, vip};
 
 /// Two nodes without bowline: a pod with the client on one, pods that answer on both.
 pub(crate) struct Plain {

@@ -1,0 +1,99 @@
+//! The command line of `bowline bench` and of `cargo xtask bench`.
+//!
+//! Guarantees: a goal that is missed is no failure, because a busy machine misses all of them. What
+//! fails is `compare`, when something got worse beyond the noise, and a gate, when a check does not
+//! hold: both then end with the status 1, and with 2 when they could not find out, as diff and grep
+//! do. Every suite writes into one folder, with a page of all that is there; one that is
+//! interrupted, or whose parent is killed, removes what it made and ends.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, anyhow};
+
+use crate::suites::{Extent, Suite};
+use crate::{Outcome, compare, gate, page};
+
+/// The first word of the command line by which the suites' program measures one.
+pub const MEASURE: &str = "measure";
+
+/// What to measure.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  bowline bench path --quick                measure; figures and page are in bowline-bench
+  bowline bench all --quick --folder new    every suite, and one page
+  bowline bench compare old/path.json new/path.json
+                                            what changed from one run to another
+  bowline bench --gate bench/gate.json      measure, and fail where a check does not hold
+  bowline bench --gate bench/gate.json --json new/path.json --json new/sockets.json
+                                            the same with what was measured before")]
+pub struct Args {
+    /// Check the figures that this file names; fail, with a line for each that does not hold.
+    ///
+    /// The suites are run as the file says, or taken from `--json`. The status is 1 if a check does
+    /// not hold, 2 if that could not be found out.
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
+    /// Results of a suite, instead of running it; one of each that the gate names.
+    #[arg(long, value_name = "FILE", requires = "gate")]
+    json: Vec<PathBuf>,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    #[command(flatten)]
+    Suite(Suite),
+    /// Every suite, one after the other.
+    All(Extent),
+    /// What changed from one run of a suite to another, beyond the noise. The status is 1 if
+    /// something got worse, 2 if that could not be found out.
+    Compare(compare::Args),
+}
+
+/// What differs between those who offer this command.
+pub struct Setting<'a> {
+    /// Where figures go if nobody says it.
+    pub folder: PathBuf,
+    /// The suites' program, built if need be; its arguments follow.
+    pub program: &'a dyn Fn() -> Result<Command>,
+}
+
+/// Measure, compare, or check; the status is in the module's own words.
+pub fn run(args: &Args, setting: &Setting<'_>) -> ExitCode {
+    let outcome = match (&args.gate, &args.what) {
+        (Some(gate), _) => gate::run(gate, &args.json, setting),
+        (None, Some(What::Compare(files))) => compare::run(files),
+        (None, Some(What::Suite(suite))) => {
+            measure(std::slice::from_ref(suite), setting).map(|_| Outcome::Good)
+        }
+        (None, Some(What::All(extent))) => {
+            Suite::all(extent).and_then(|all| measure(&all, setting)).map(|_| Outcome::Good)
+        }
+        (None, None) => Err(anyhow!("say what to measure, or give a gate: see --help")),
+    };
+    Outcome::exit(outcome)
+}
+
+/// Measures, prints, and makes the page anew after each suite; where the figures are.
+pub(crate) fn measure(suites: &[Suite], setting: &Setting<'_>) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for (place, suite) in suites.iter().enumerate() {
+        if suites.len() > 1 {
+            eprintln!("= {}, {} of {}", suite.name(), place + 1, suites.len());
+        }
+        let folder = suite.extent().folder(&setting.folder)?;
+        let json = suite.run(&folder, setting)?;
+        let (page, left_out) = page::write(&folder)?;
+        for why in left_out {
+            eprintln!("not on the page: {why}");
+        }
+        eprintln!("figures: {}", json.display());
+        eprintln!("page:    {}", page.display());
+        files.push(json);
+    }
+    Ok(files)
+}
