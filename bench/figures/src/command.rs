@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, anyhow};
 
 use crate::suites::{Extent, Suite};
-use crate::{Outcome, compare, gate, page};
+use crate::{Outcome, compare, gate, page, read};
 
 /// The first word of the command line by which the suites' program measures one.
 pub const MEASURE: &str = "measure";
@@ -90,6 +90,12 @@ pub(crate) fn measure(suites: &[Suite], setting: &Setting<'_>) -> Result<Vec<Pat
         let (page, left_out) = page::write(&folder)?;
         for why in left_out {
             eprintln!("not on the page: {why}");
+        }
+        let results = read::results(&json)?;
+        eprintln!("{}", results.noise());
+        let (seconds, budget) = (results.seconds, suite.extent().budget().as_secs_f64());
+        if seconds > budget {
+            eprintln!("slow: the suite took {seconds:.0} s of {budget:.0} s");
         }
         eprintln!("figures: {}", json.display());
         eprintln!("page:    {}", page.display());

@@ -1,8 +1,8 @@
 //! Figures of benchmarks: what a suite measured, how sure that is, and how it is shown.
 //!
 //! Every suite writes one format ([`results`]) into one folder; [`page`] makes a page of all that
-//! is there, [`compare`] tells two runs apart, and [`command`] is the command line. Not here: what
-//! a suite does, and how its program is built.
+//! is there, and a summary for a README; [`compare`] tells two runs apart, and [`command`] is the
+//! command line. Not here: what a suite does, and how its program is built.
 
 pub mod child;
 pub mod command;
@@ -14,6 +14,7 @@ pub mod read;
 pub mod results;
 pub mod screen;
 mod suites;
+mod summary;
 pub mod table;
 #[cfg(test)]
 mod tests;

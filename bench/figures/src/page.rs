@@ -6,25 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::plot::{dots, escaped, lines, names};
-use crate::read;
+use crate::plot::{dots, escaped, lines, names, style};
 use crate::results::{Figure, Results, Verdict, for_people, shown};
+use crate::{read, summary};
 
 /// What the page is called in its folder.
 const NAME: &str = "index.html";
 
 const STYLE: &str = "
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif;
-  --good: #00704f; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --good: #3fc79a; --bad: #ff8a80; } }
+:root { font: 15px/1.45 system-ui, sans-serif; }
 body { max-width: 48rem; margin: 2rem auto; padding: 0 1rem; }
 svg { width: 100%; height: auto; }
-svg text { fill: currentColor; font-size: 12px; }
-svg text.mark { font-size: 10px; fill-opacity: .65; }
-svg text.missed { fill: var(--bad); }
-svg .axis { stroke: currentColor; stroke-opacity: .18; }
-svg .one { stroke-opacity: .8; }
-svg .goal { stroke: var(--good); stroke-width: 2.5; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: right; padding: .15rem .5rem; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; }
@@ -43,8 +35,8 @@ pub const ABOUT: [(&str, &str); 7] = [
     ("api", "What the API costs its clients, which share the machine with the server."),
 ];
 
-/// Writes the page of all results in a folder; where it is. What cannot be read is left out, and
-/// is named in the second part.
+/// Writes the page of all results in a folder, and their summary; where the page is. What cannot be
+/// read is left out, and is named in the second part.
 pub fn write(folder: &Path) -> Result<(std::path::PathBuf, Vec<String>)> {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     for (suite, _) in ABOUT {
@@ -60,6 +52,7 @@ pub fn write(folder: &Path) -> Result<(std::path::PathBuf, Vec<String>)> {
     let file = folder.join(NAME);
     let written = std::fs::write(&file, page(&found));
     written.with_context(|| format!("cannot write {}", file.display()))?;
+    summary::write(folder, &found)?;
     Ok((file, left_out))
 }
 
@@ -68,12 +61,13 @@ pub fn page(all: &[Results]) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">\
-         <title>bowline: benchmarks</title><style>{STYLE}</style>\n\
+         <title>bowline: benchmarks</title><style>{}{STYLE}</style>\n\
          <h1>bowline: benchmarks</h1>\n\
          <p>A dot is the median of the rounds, its bar goes from the least to the most of them; a \
          ring says that the machine was too noisy to tell. A green stroke is the goal. Figures are \
          ratios to a baseline of the same run where one is named; the samples are in the JSON \
-         files beside this page.</p>\n"
+         files beside this page.</p>\n",
+        style()
     );
     for results in all {
         page.push_str(&suite(results));
@@ -86,6 +80,7 @@ fn suite(results: &Results) -> String {
     let about = ABOUT.iter().find(|(suite, _)| suite == name).map_or("", |(_, about)| about);
     let mut text = format!("<h2 id=\"{name}\">{name}</h2>\n<p>{about}</p>\n");
     let _ = writeln!(text, "<p><small>{}</small></p>", escaped(&machine(results)));
+    let _ = writeln!(text, "<p><small>{}</small></p>", results.noise());
     text.push_str(&goals(&results.figures));
     for (plot, figures) in plots(&results.figures) {
         let of = figures[0].point.as_ref().map_or("", |point| point.of.as_str());
@@ -156,7 +151,7 @@ fn goals(figures: &[Figure]) -> String {
 }
 
 /// Plots of lines, in the order in which they come: of more than one number.
-fn plots(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
+pub(crate) fn plots(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
     let mut plots: Vec<(&str, Vec<&Figure>)> = Vec::new();
     for figure in figures {
         let Some(point) = figure.point.as_ref() else { continue };

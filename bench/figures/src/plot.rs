@@ -19,9 +19,73 @@ const TOP: f64 = 10.0;
 /// What is further apart than this is shown by its logarithm.
 const FAR: f64 = 50.0;
 
-/// Colours that people with any colour vision tell apart: Okabe's and Ito's, one blue a bit paler.
-const COLOURS: [&str; 7] =
-    ["#2b8ac6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999"];
+/// Colours of lines and dots, on light and on dark, that people with any colour vision tell apart.
+pub(crate) const COLOURS: [[&str; 2]; 7] = [
+    ["#1f78b4", "#5aa9e6"],
+    ["#c65102", "#ff8a3c"],
+    ["#00835f", "#2fc59b"],
+    ["#b0568a", "#e39ac4"],
+    ["#8f6500", "#e6b84c"],
+    ["#6a51a3", "#b3a2f0"],
+    ["#767676", "#a8a8a8"],
+];
+/// The last one is for what is nobody's to improve.
+const PALE: &str = "var(--c6)";
+const OURS: &str = "var(--c0)";
+const NAMES: [&str; 7] =
+    [OURS, "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", PALE];
+
+/// What plots need of a style sheet, in a page or alone.
+pub(crate) fn style() -> String {
+    let colours = |ground: usize| -> String {
+        let all = COLOURS.iter().enumerate();
+        all.map(|(place, pair)| format!("--c{place}: {}; ", pair[ground])).collect()
+    };
+    format!(
+        ":root {{ color-scheme: light dark; --good: #00704f; --bad: #b3261e; {}}}\n\
+         @media (prefers-color-scheme: dark) {{ :root {{ --good: #3fc79a; --bad: #ff8a80; {}}} }}\n\
+         svg text {{ fill: currentColor; font-size: 12px; }}\n\
+         svg text.mark {{ font-size: 10px; fill-opacity: .65; }}\n\
+         svg text.missed {{ fill: var(--bad); }}\n\
+         svg .axis {{ stroke: currentColor; stroke-opacity: .18; }}\n\
+         svg .one {{ stroke-opacity: .8; }}\n\
+         svg .goal {{ stroke: var(--good); stroke-width: 2.5; }}\n",
+        colours(0),
+        colours(1)
+    )
+}
+
+/// A plot of lines as a file of its own, with its title and what its lines are.
+pub(crate) fn alone(title: &str, figures: &[&Figure]) -> String {
+    const LINE: f64 = 18.0;
+    let names = names(figures);
+    let top = 30.0 + LINE * names.len().div_ceil(2) as f64;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {}\" \
+         font-family=\"system-ui, sans-serif\" color=\"#1f2328\">\n<style>{}\
+         @media (prefers-color-scheme: dark) {{ svg {{ color: #f0f6fc; }} }}</style>\n\
+         <text x=\"0\" y=\"14\" font-weight=\"600\">{}</text>\n",
+        top + HEIGHT,
+        style(),
+        escaped(title)
+    );
+    for (place, (name, colour)) in names.iter().enumerate() {
+        let x = (place % 2) as f64 * WIDTH / 2.0;
+        let y = 24.0 + LINE * (place / 2) as f64;
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" style=\"fill: {colour}\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            x + 5.0,
+            y + 6.0,
+            x + 16.0,
+            y + 10.0,
+            escaped(name)
+        );
+    }
+    let _ = writeln!(svg, "<svg y=\"{top}\" height=\"{HEIGHT}\" width=\"{WIDTH}\">");
+    svg + &lines(figures) + "</svg></svg>\n"
+}
 
 /// What HTML takes for text.
 pub(crate) fn escaped(text: &str) -> String {
@@ -115,8 +179,8 @@ pub(crate) fn dots(figures: &[&Figure]) -> String {
 
 fn row(figure: &Figure, scale: &Scale, top: f64) -> String {
     let colour = match figure.better {
-        Some(Better::More | Better::Less) => COLOURS[0],
-        None => COLOURS[6],
+        Some(Better::More | Better::Less) => OURS,
+        None => PALE,
     };
     let [middle, least, most] =
         [figure.median, figure.min, figure.max].map(|value| scale.place(value));
@@ -124,9 +188,9 @@ fn row(figure: &Figure, scale: &Scale, top: f64) -> String {
     let fill = if noisy { "none" } else { colour };
     let mut row = format!(
         "<g>{}<text x=\"{}\" y=\"{:.1}\">{}</text>\
-         <line x1=\"{least:.1}\" x2=\"{most:.1}\" y1=\"{y}\" y2=\"{y}\" stroke=\"{colour}\" \
+         <line x1=\"{least:.1}\" x2=\"{most:.1}\" y1=\"{y}\" y2=\"{y}\" style=\"stroke: {colour}\" \
          stroke-opacity=\".45\" stroke-width=\"4\"/>\
-         <circle cx=\"{middle:.1}\" cy=\"{y}\" r=\"4\" fill=\"{fill}\" stroke=\"{colour}\" \
+         <circle cx=\"{middle:.1}\" cy=\"{y}\" r=\"4\" style=\"fill: {fill}; stroke: {colour}\" \
          stroke-width=\"1.5\"/>",
         title(figure),
         DOTS[0],
@@ -195,7 +259,10 @@ pub(crate) fn lines(figures: &[&Figure]) -> String {
             let _ = write!(corners, "{x:.1},{:.1} ", up.place(figure.median));
             svg.push_str(&dot(figure, colour, x, &up));
         }
-        let _ = writeln!(svg, "<polyline points=\"{corners}\" fill=\"none\" stroke=\"{colour}\"/>");
+        let _ = writeln!(
+            svg,
+            "<polyline points=\"{corners}\" style=\"fill: none; stroke: {colour}\"/>"
+        );
     }
     svg + "</svg>\n"
 }
@@ -207,9 +274,9 @@ fn dot(figure: &Figure, colour: &str, x: f64, up: &Scale) -> String {
     let fill = if figure.noisy == Some(true) { "none" } else { colour };
     let mut dot = format!(
         "<g>{}<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{least:.1}\" y2=\"{most:.1}\" \
-         stroke=\"{colour}\" stroke-opacity=\".45\" stroke-width=\"4\"/>\
-         <circle cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\" fill=\"{fill}\" stroke=\"{colour}\" \
-         stroke-width=\"1.5\"/>",
+         style=\"stroke: {colour}\" stroke-opacity=\".45\" stroke-width=\"4\"/>\
+         <circle cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\" \
+         style=\"fill: {fill}; stroke: {colour}\" stroke-width=\"1.5\"/>",
         title(figure)
     );
     if let Some(goal) = figure.goal {
@@ -232,7 +299,7 @@ pub(crate) fn names(figures: &[&Figure]) -> Vec<(String, &'static str)> {
     let mut names: Vec<(String, &'static str)> = Vec::new();
     for (Point { line, .. }, _) in points(figures) {
         if names.iter().all(|(other, _)| other != line) {
-            names.push((line.clone(), COLOURS[names.len() % COLOURS.len()]));
+            names.push((line.clone(), NAMES[names.len() % NAMES.len()]));
         }
     }
     names

@@ -1,4 +1,4 @@
-//! What every suite of `cargo xtask bench` writes: the machine, the parameters, and each figure
+//! What every suite of `bowline bench` writes: the machine, the parameters, and each figure
 //! with all its samples, in one format that `compare` and `--gate` read.
 //!
 //! Guarantees: one sample a round, in the order of the rounds; median, interval and the judgement
@@ -322,6 +322,17 @@ pub struct Results {
     pub seconds: f64,
     pub machine: Machine,
     pub figures: Vec<Figure>,
+}
+
+impl Results {
+    /// How many figures the machine was too noisy to tell, in words.
+    pub fn noise(&self) -> String {
+        let all = self.figures.len();
+        match self.figures.iter().filter(|figure| figure.noisy == Some(true)).count() {
+            0 => format!("{all} figures, none of them too noisy to tell"),
+            noisy => format!("{noisy} of {all} figures were too noisy to tell (a `?`)"),
+        }
+    }
 }
 
 /// A run that is not over.

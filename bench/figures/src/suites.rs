@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -27,6 +28,11 @@ impl Extent {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(std::path::absolute(folder)?)
+    }
+
+    /// How long one suite is to take at most.
+    pub(crate) fn budget(&self) -> Duration {
+        Duration::from_mins(if self.quick { 2 } else { 15 })
     }
 
     /// As it was said on the command line.

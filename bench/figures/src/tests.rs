@@ -354,7 +354,7 @@ fn a_plot_of_lines_goes_by_the_count_and_shows_goals_and_noise() {
     assert_eq!(across.len(), 3);
     assert!(across.is_sorted(), "from few to many: {corners}");
     // The noisy one is a ring, the others are dots; one has a goal.
-    assert_eq!(page.matches("r=\"3.5\" fill=\"none\"").count(), 1, "{page}");
+    assert_eq!(page.matches("r=\"3.5\" style=\"fill: none").count(), 1, "{page}");
     assert_eq!(page.matches("<line class=\"goal\"").count(), 1, "{page}");
     // The heading is in what the ticks are in.
     assert_eq!(page.matches("<small>Gbit/s over services:").count(), 1, "{page}");
@@ -378,4 +378,62 @@ fn the_page_is_of_all_that_is_in_the_folder_and_can_be_read() {
     }
     assert_eq!(left_out.len(), 1);
     assert!(left_out[0].contains("cluster.json is no bowline-bench file"), "{left_out:?}");
+}
+
+/// How much brighter one colour is than another, by WCAG 2's formula.
+fn contrast(one: &str, other: &str) -> f64 {
+    let luminance = |colour: &str| {
+        let part = |at: usize| {
+            let part = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if part <= 0.039_28 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+    };
+    let [one, other] = [one, other].map(|colour| luminance(colour) + 0.05);
+    one.max(other) / one.min(other)
+}
+
+#[test]
+fn every_colour_can_be_read_on_light_and_on_dark() {
+    assert!((contrast("#000000", "#ffffff") - 21.0).abs() < 1e-9);
+    for [light, dark] in crate::plot::COLOURS {
+        assert!(contrast(light, "#ffffff") > 4.5, "{light} on white");
+        for ground in ["#121212", "#1c1b22", "#0d1117"] {
+            assert!(contrast(dark, ground) > 4.5, "{dark} on {ground}");
+        }
+    }
+}
+
+#[test]
+fn a_summary_has_a_table_a_plot_and_every_goal() {
+    let at = |count: u32, line: &str, samples| {
+        let figure = named(&format!("{line} {count}"), Better::More, samples);
+        figure.at("TCP connect/request/close, 1 at once, to it", line, count, "services").goal(0.95)
+    };
+    let figures = vec![
+        at(1, "hooks", HIGH),
+        at(1, "rules", LOW),
+        at(1_000, "hooks", MIDDLE),
+        named("alone", Better::Less, LOW).goal(0.5),
+        named("without a goal", Better::Less, LOW),
+    ];
+    let all = [results("path", figures)];
+    let tables = crate::summary::tables(&all);
+    for line in [
+        "| TCP connect/request/close, 1 at once, to it | 1 | 1000 |",
+        "| hooks | 1.020 | 0.960? |",
+        "| rules | 0.920 |  |",
+        "| alone | 0.920 | 0.900 .. 0.940 | at most 0.5: MISSED |",
+    ] {
+        assert!(tables.lines().any(|it| it == line), "no {line} in {tables}");
+    }
+    assert!(!tables.contains("without a goal"), "{tables}");
+    let directory = tempfile::tempdir().unwrap();
+    crate::summary::write(directory.path(), &all).unwrap();
+    let plot = std::fs::read_to_string(directory.path().join("summary.svg")).unwrap();
+    assert_eq!(plot.matches("<svg").count(), plot.matches("</svg>").count());
+    assert_eq!(plot.matches("http").count(), 1, "its namespace, and nothing to be loaded");
+    for word in ["hooks", "rules", "prefers-color-scheme: dark", "xmlns="] {
+        assert!(plot.contains(word), "no {word} in {plot}");
+    }
 }

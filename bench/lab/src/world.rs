@@ -336,7 +336,8 @@ impl Node {
         }
     }
 
-    fn add_pod(&mut self, number: u8) {
+    /// With this last number of its addresses.
+    pub fn add_pod(&mut self, number: u8) {
         let namespace = Namespace::new();
         namespace.plain_ipv6();
         let last = u16::from(number);

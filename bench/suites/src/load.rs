@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -107,22 +108,24 @@ impl Load {
         results::shown(rate, self.unit())
     }
 
-    /// Puts it on `target` for this long, and gives the rate.
-    pub(crate) fn run(self, target: SocketAddr, turn: Duration) -> f64 {
+    /// Puts it on these targets in turn for this long, and gives the rate.
+    pub(crate) fn run(self, targets: &[SocketAddr], turn: Duration) -> f64 {
+        let (targets, next) = (targets.to_vec(), AtomicUsize::new(0));
+        let target = move || targets[next.fetch_add(1, Ordering::Relaxed) % targets.len()];
         at_once(self.connections, turn, move |end| match self.kind {
             Kind::Kept => {
-                let mut stream = connect(target);
+                let mut stream = connect(target());
                 counted(end, || ask(&mut stream))
             }
-            Kind::Fresh => counted(end, || ask(&mut connect(target))),
+            Kind::Fresh => counted(end, || ask(&mut connect(target()))),
             Kind::Stream => {
-                let mut stream = connect(target);
+                let mut stream = connect(target());
                 let part = vec![b's'; PART];
                 counted(end, || stream.write_all(&part).unwrap()) * PART as u64
             }
             Kind::Datagrams => {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                socket.connect(target).unwrap();
+                socket.connect(target()).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
                 let mut answer = [0; MESSAGE];
                 counted(end, || {
@@ -183,21 +186,28 @@ pub(crate) fn serve_at(namespace: &Namespace, address: SocketAddr) {
             std::thread::spawn(move || serve(stream));
         }
     });
+    let own = who(address);
     namespace.spawn(move || {
         let mut question = [0; MESSAGE];
         while let Ok((length, from)) = socket.recv_from(&mut question) {
-            let _ = socket.send_to(&question[..length], from);
+            let answer = if question[0] == b'w' { &own[..] } else { &question[..length] };
+            let _ = socket.send_to(answer, from);
         }
     });
+}
+
+/// By what somebody is told from others: the last number of the address.
+fn who(own: SocketAddr) -> [u8; 1] {
+    match own {
+        SocketAddr::V4(own) => [own.ip().octets()[3]],
+        SocketAddr::V6(own) => [own.ip().octets()[15]],
+    }
 }
 
 /// Echoes questions, tells who it is, and only reads a stream.
 fn serve(mut stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    let own = match stream.local_addr() {
-        Ok(SocketAddr::V4(own)) => own.ip().octets()[3],
-        _ => 0,
-    };
+    let own = stream.local_addr().map_or([0], who);
     let mut part = vec![0; PART];
     loop {
         match stream.read(&mut part) {
@@ -207,7 +217,7 @@ fn serve(mut stream: TcpStream) {
                     return;
                 }
             }
-            Ok(_) if part[0] == b'w' => drop(stream.write_all(&[own])),
+            Ok(_) if part[0] == b'w' => drop(stream.write_all(&own)),
             Ok(_) => {}
         }
     }

@@ -103,7 +103,7 @@ fn check(world: &World, planes: &mut Planes, target: SocketAddr) {
         planes.lead(world, tunnel);
         let before = tunnelled(&world.here.namespace);
         let load = Load::one(Kind::Kept);
-        world.client().namespace.run(move || load.run(target, Duration::from_millis(5)));
+        world.client().namespace.run(move || load.run(&[target], Duration::from_millis(5)));
         let used = tunnelled(&world.here.namespace) > before;
         assert_eq!(used, tunnel, "whether packets took the tunnel");
     }
@@ -128,7 +128,7 @@ fn rounds(
             let place = (round + step) % ways.len();
             let target = ways[place].target;
             planes.lead(world, ways[place].tunnel);
-            rates[place].push(ways[place].client.run(move || load.run(target, turn)));
+            rates[place].push(ways[place].client.run(move || load.run(&[target], turn)));
         }
     }
     rates

@@ -5,10 +5,11 @@
 //! address (the limit), through bowline's socket hooks, through its packet programs, through the
 //! rules that kube-proxy writes for iptables and for nftables, and through a proxy in user space.
 //! Every slice of time goes to one of them, in turns; figures are ratios to the limit of the same
-//! round, as a median with the least and the most. The way is that of the service in the worst
-//! place: the last one. Everything happens in namespaces and a cgroup of its own; nothing of it is
-//! left.
+//! round, as a median with the least and the most. The service is the one in the worst place for
+//! each way: the last one, which bowline finds in no line of its own. Everything happens in
+//! namespaces and a cgroup of its own; nothing of it is left.
 
+mod addresses;
 mod baselines;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use bowline_agent::datapath::{ServiceTable, service_table};
 use bowline_figures::results::{Better, Figure, Machine, Relation, Run, Statistics, median};
 use bowline_figures::screen::Screen;
-use bowline_lab::world::{Namespace, World};
+use bowline_lab::world::{Namespace, Node, World};
 use clap::Args;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 
 use crate::interrupts;
 use crate::load::{Kind, Load, serve_at};
+use addresses::Addresses;
 use baselines::{Plain, Rules, many_ports};
 
 #[derive(Args)]
@@ -44,6 +46,11 @@ pub(crate) struct Options {
 
 pub(crate) const PORT: u16 = 80;
 pub(crate) const BACKEND_PORT: u16 = 8080;
+/// Of each service: more than fit into its place in SERVICE_LINES, and all equally far.
+const BACKENDS: u8 = 4;
+/// The last numbers of the first one's address, on the client's node and on the other.
+const NEAR: u8 = 6;
+const FAR: u8 = 7;
 const LIMIT: &str = "pod's own address";
 const HOOKS: &str = "bowline, socket hooks";
 const PROGRAMS: &str = "bowline, packet programs";
@@ -80,19 +87,14 @@ impl Scene {
     }
 }
 
-/// The address of service `number`.
-pub(crate) fn vip(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 9, 0, 1)) + number)
-}
-
-/// This many services with these backends.
-fn services(count: u32, backends: &[Ipv4Addr]) -> ServiceTable {
+/// These services with these backends.
+fn services(addresses: Addresses, backends: &[Ipv4Addr]) -> ServiceTable {
     let ports = json!([{"name": "t", "port": PORT, "protocol": "TCP"},
                        {"name": "u", "port": PORT, "protocol": "UDP"}]);
     let service = |number: u32| -> Service {
         serde_json::from_value(json!({
             "metadata": {"namespace": "default", "name": format!("s{number}")},
-            "spec": {"clusterIP": vip(number), "ports": ports}}))
+            "spec": {"clusterIP": addresses.of_number(number), "ports": ports}}))
         .unwrap()
     };
     let endpoints: Vec<Value> =
@@ -106,8 +108,8 @@ fn services(count: u32, backends: &[Ipv4Addr]) -> ServiceTable {
                       {"name": "u", "port": BACKEND_PORT, "protocol": "UDP"}]}))
         .unwrap()
     };
-    let slices: Vec<EndpointSlice> = (0..count).map(slice).collect();
-    let services: Vec<Service> = (0..count).map(service).collect();
+    let slices: Vec<EndpointSlice> = (0..addresses.count).map(slice).collect();
+    let services: Vec<Service> = (0..addresses.count).map(service).collect();
     service_table(&services, &slices, "node1")
 }
 
@@ -115,7 +117,7 @@ fn services(count: u32, backends: &[Ipv4Addr]) -> ServiceTable {
 struct Way<'a> {
     name: &'static str,
     client: &'a Namespace,
-    target: SocketAddr,
+    targets: Vec<SocketAddr>,
     /// Whether the client is where bowline's socket hooks are.
     hooked: bool,
     /// The proxy of the founding deck knows TCP alone.
@@ -138,29 +140,29 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Writes the rules of others for so many services, of which at least the last one leads to
-    /// this backend, and checks them.
-    fn ways(&self, count: u32, place: Place, backend: Ipv4Addr) -> Vec<Way<'_>> {
-        let direct = SocketAddr::from((backend, BACKEND_PORT));
-        let service = SocketAddr::from((vip(count - 1), PORT));
+    /// Writes the rules of others for these services, of which at least the last one leads to these
+    /// backends, and checks them.
+    fn ways(&self, all: Addresses, place: Place, backends: &[Ipv4Addr]) -> Vec<Way<'_>> {
+        let direct: Vec<SocketAddr> =
+            backends.iter().map(|it| (*it, BACKEND_PORT).into()).collect();
         let client = &self.world.client().namespace;
-        let way = |name, client, target, hooked| Way { name, client, target, hooked, udp: true };
+        let way = |name, client, targets, hooked| Way { name, client, targets, hooked, udp: true };
         let mut ways = vec![
-            way(LIMIT, client, direct, false),
-            way(HOOKS, client, service, true),
-            way(PROGRAMS, client, service, false),
+            way(LIMIT, client, direct.clone(), false),
+            way(HOOKS, client, vec![all.target()], true),
+            way(PROGRAMS, client, vec![all.target()], false),
             way("no service, kernel's own routing", &self.bare.client, direct, false),
         ];
         for (rules, plain) in self.others {
             match place {
-                Place::OtherNode => rules.write(plain, count, &[backend]),
-                Place::OneNode => rules.lead_last(plain, count, &[backend]),
+                Place::OtherNode => rules.write(plain, all, backends),
+                Place::OneNode => rules.lead_last(plain, all, backends),
             }
-            rules.check(plain, service, &[backend]);
+            rules.check(plain, all.target(), backends);
             ways.push(Way {
                 name: rules.name(),
                 client: &plain.client,
-                target: service,
+                targets: vec![all.target()],
                 hooked: false,
                 udp: *rules != Rules::Userspace,
             });
@@ -182,11 +184,11 @@ impl Stage<'_> {
             for step in 0..ways.len() {
                 interrupts::check();
                 let place = (round + step) % ways.len();
-                let (way, target) = (ways[place], ways[place].target);
+                let (way, targets) = (ways[place], ways[place].targets.clone());
                 if way.hooked {
                     self.world.here.cgroup.enter();
                 }
-                let rate = way.client.run(move || load.run(target, turn));
+                let rate = way.client.run(move || load.run(&targets, turn));
                 self.world.here.cgroup.leave();
                 all[place].rates.push(rate);
             }
@@ -269,30 +271,39 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
         ],
         Statistics::Off,
     );
-    let world = World::new();
-    let (mut here, _there) = world.open();
-    let [near, far] = world.backends();
-    many_ports(&world.client().namespace);
-    for pod in [near, far] {
-        serve_at(&pod.namespace, SocketAddr::from((pod.address, BACKEND_PORT)));
+    let mut world = World::new();
+    for more in 1..BACKENDS {
+        world.here.add_pod(NEAR + more);
+        world.there.add_pod(FAR + more);
     }
-    // Rules are checked with two, and timed with one: nobody's is nearer than another's.
-    let several = [near, far].map(|pod| [pod.address, Ipv4Addr::from(u32::from(pod.address) + 1)]);
-    let plain = || Plain::new(&several[0], &several[1]);
+    let (mut here, _there) = world.open();
+    many_ports(&world.client().namespace);
+    let [near, far] = [(&world.here, NEAR), (&world.there, FAR)].map(|(node, first)| {
+        let own = |address: Ipv4Addr| address.octets()[3];
+        let pods = node.pods.iter().filter(|pod| own(pod.address) >= first);
+        let serving = pods.inspect(|pod| {
+            serve_at(&pod.namespace, SocketAddr::from((pod.address, BACKEND_PORT)));
+        });
+        serving.map(|pod| pod.address).collect::<Vec<_>>()
+    });
+    let plain = || Plain::new(&near, &far);
     let others: Vec<(Rules, Plain)> = Rules::ALL.map(|rules| (rules, plain())).into();
     let bare = plain();
     for (rules, plain) in &others {
-        rules.write(plain, 3, &several[1]);
-        rules.check(plain, SocketAddr::from((vip(2), PORT)), &several[1]);
+        rules.write(plain, Addresses::new(3), &near);
+        rules.check(plain, Addresses::new(3).target(), &near);
+        rules.check_hairpin(plain, Addresses::new(3).target());
     }
     let stage = Stage { options, world: &world, others: &others, bare: &bare };
     // The first number's ratios of the hooks to the limit, by place and load.
     let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
     for &count in &options.services {
+        let addresses = Addresses::of(count, &world.here);
         let mut part = 0;
-        for (place, pod) in [(Place::OtherNode, far), (Place::OneNode, near)] {
-            here.apply_services(&services(count, &[pod.address])).unwrap();
-            let ways = stage.ways(count, place, pod.address);
+        for (place, backends) in [(Place::OtherNode, &far), (Place::OneNode, &near)] {
+            here.apply_services(&services(addresses, backends)).unwrap();
+            check_place(&world.here, addresses);
+            let ways = stage.ways(addresses, place, backends);
             for load in Load::ALL {
                 let scene = Scene { count, place, load };
                 let all = stage.rounds(&ways, scene);
@@ -310,6 +321,17 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     goals(run.figures());
     println!("\n{}", about(options, run.machine()));
     run.end(json).unwrap();
+}
+
+/// That the service which is asked is in the worst place, if there is another one.
+fn check_place(node: &Node, addresses: Addresses) {
+    let target = addresses.target();
+    let rows = node.snapshot().services;
+    let row = rows.iter().find(|row| {
+        row.protocol.to_string() == "TCP" && row.address == target.ip() && row.port == PORT
+    });
+    let row = row.unwrap_or_else(|| panic!("no service at {target}"));
+    assert_eq!(row.line.is_none(), addresses.count > 1, "{target} in SERVICE_LINES");
 }
 
 /// Those figures that there are goals for.

@@ -7,14 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bowline_lab::world::Namespace;
+use nix::fcntl::{SpliceFFlags, splice};
 
-use super::{BACKEND_PORT, PORT, vip};
+use super::addresses::Addresses;
+use super::{BACKEND_PORT, PORT};
 use crate::interrupts;
 use crate::load::serve_at;
 use crate::rules::{Services, iptables, iptables_change, nftables, nftables_change, redirects};
@@ -25,7 +27,9 @@ pub(crate) struct Plain {
     node: Namespace,
     /// Where the proxy in user space leads.
     proxied: Arc<Mutex<Vec<Ipv4Addr>>>,
-    /// The other node, and the pods that answer.
+    /// The first pod that answers, on the client's node.
+    first: (Namespace, Ipv4Addr),
+    /// The other node, and the other pods that answer.
     _others: Vec<Namespace>,
 }
 
@@ -34,6 +38,8 @@ const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 30, 0, 11), Ipv4Addr::new(172, 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the proxy in user space listens.
 const PROXY_PORT: u16 = 40_000;
+/// Bytes that a pipe holds.
+const PIPE: usize = 64 << 10;
 
 /// More connections than ports would hold for a minute.
 pub(crate) fn many_ports(client: &Namespace) {
@@ -88,8 +94,9 @@ impl Plain {
                 others.push(pod);
             }
         }
+        let first = (others.remove(0), near[0]);
         others.push(other);
-        Self { client, node, proxied: Arc::default(), _others: others }
+        Self { client, node, proxied: Arc::default(), first, _others: others }
     }
 
     /// Runs a program in the client's node, with this input.
@@ -111,6 +118,7 @@ impl Plain {
 
 /// Services that all lead to the same backends.
 struct Alike<'a> {
+    addresses: Addresses,
     backends: &'a [Ipv4Addr],
 }
 
@@ -126,7 +134,7 @@ impl Services for Alike<'_> {
     const BACKEND_PORT: u16 = BACKEND_PORT;
 
     fn address(&self, number: u32) -> Ipv4Addr {
-        vip(number)
+        self.addresses.of_number(number)
     }
 
     fn backends(&self, _number: u32) -> Vec<Ipv4Addr> {
@@ -153,9 +161,9 @@ impl Rules {
         }
     }
 
-    /// Makes this many services with these backends, in place of those that were there.
-    pub(crate) fn write(self, plain: &Plain, count: u32, backends: &[Ipv4Addr]) {
-        let all = Alike { backends };
+    /// Makes these services with these backends, in place of those that were there.
+    pub(crate) fn write(self, plain: &Plain, addresses: Addresses, backends: &[Ipv4Addr]) {
+        let (all, count) = (Alike { addresses, backends }, addresses.count);
         match self {
             Self::Iptables => plain.load("iptables-legacy-restore", &[], iptables(&all, count)),
             Self::Nftables => {
@@ -173,9 +181,10 @@ impl Rules {
         }
     }
 
-    /// The last of so many services leads to these backends from now on.
-    pub(crate) fn lead_last(self, plain: &Plain, count: u32, backends: &[Ipv4Addr]) {
-        let (all, last) = (Alike { backends }, count - 1);
+    /// The last of these services leads to these backends from now on.
+    pub(crate) fn lead_last(self, plain: &Plain, addresses: Addresses, backends: &[Ipv4Addr]) {
+        let (all, count) = (Alike { addresses, backends }, addresses.count);
+        let last = count - 1;
         match self {
             Self::Iptables => {
                 plain.load("iptables-legacy-restore", KEEP, iptables_change(&all, count, last));
@@ -187,25 +196,50 @@ impl Rules {
 
     /// That the service reaches all these backends about evenly, and nobody else.
     pub(crate) fn check(self, plain: &Plain, service: SocketAddr, backends: &[Ipv4Addr]) {
-        const ASKED: usize = 60;
-        let answers: Vec<u8> = plain.client.run(move || {
-            let one = |_| {
-                let mut stream = TcpStream::connect_timeout(&service, PATIENCE)
-                    .unwrap_or_else(|error| panic!("{self:?}: {service}: {error}"));
-                stream.write_all(b"who").unwrap();
-                let mut last = [0];
-                stream.read_exact(&mut last).unwrap();
-                last[0]
-            };
-            (0..ASKED).map(one).collect()
-        });
-        let mut shares: BTreeMap<u8, usize> = BTreeMap::new();
-        answers.into_iter().for_each(|who| *shares.entry(who).or_default() += 1);
+        const ASKED: usize = 200;
         let own: Vec<u8> = backends.iter().map(|address| address.octets()[3]).collect();
-        let fair = ASKED / own.len() / 3;
-        let even = own.iter().all(|who| shares.get(who).is_some_and(|share| *share >= fair));
-        assert!(even && shares.len() == own.len(), "{self:?}: {shares:?} of {own:?}");
+        let udp = (self != Self::Userspace).then_some(who_by_udp as fn(SocketAddr) -> Option<u8>);
+        for ask in [Some(who_by_tcp as fn(SocketAddr) -> Option<u8>), udp].into_iter().flatten() {
+            let answers: Vec<Option<u8>> =
+                plain.client.run(move || (0..ASKED).map(|_| ask(service)).collect());
+            let mut shares: BTreeMap<Option<u8>, usize> = BTreeMap::new();
+            answers.into_iter().for_each(|who| *shares.entry(who).or_default() += 1);
+            // Five times the deviation below what chance gives each.
+            let fair = ASKED / own.len() / 3;
+            let even = own.iter().all(|who| shares.get(&Some(*who)).is_some_and(|it| *it >= fair));
+            assert!(even && shares.len() == own.len(), "{self:?}: {shares:?} of {own:?}");
+        }
     }
+
+    /// That a backend reaches itself through the service: its packets are marked, and come back to
+    /// it under the node's address.
+    pub(crate) fn check_hairpin(self, plain: &Plain, service: SocketAddr) {
+        const ASKED: usize = 60;
+        let (pod, address) = &plain.first;
+        let all: Vec<Option<u8>> =
+            pod.run(move || (0..ASKED).map(|_| who_by_tcp(service)).collect());
+        let itself = Some(address.octets()[3]);
+        assert!(all.iter().all(Option::is_some), "{self:?}: {all:?}");
+        assert!(all.contains(&itself), "{self:?}: never itself: {all:?}");
+    }
+}
+
+/// The last number of the address of who answers, if somebody does.
+fn who_by_tcp(service: SocketAddr) -> Option<u8> {
+    let mut stream = TcpStream::connect_timeout(&service, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut last = [0];
+    stream.write_all(b"who").and_then(|()| stream.read_exact(&mut last)).ok()?;
+    Some(last[0])
+}
+
+fn who_by_udp(service: SocketAddr) -> Option<u8> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    socket.connect(service).ok()?;
+    let mut last = [0];
+    socket.send(b"who").and_then(|_| socket.recv(&mut last)).ok()?;
+    Some(last[0])
 }
 
 /// Copies between clients and backends, which take turns. One that runs already stays.
@@ -229,8 +263,15 @@ fn proxy(plain: &Plain) {
     });
 }
 
-/// Linux: splice(2), by way of a pipe.
-fn copy(mut from: TcpStream, mut to: TcpStream) {
-    let _ = std::io::copy(&mut from, &mut to);
+/// By splice(2), by way of a pipe.
+fn copy(from: TcpStream, to: TcpStream) {
+    let Ok((out, into)) = nix::unistd::pipe() else { return };
+    let flags = SpliceFFlags::SPLICE_F_MOVE;
+    while let Ok(mut length @ 1..) = splice(&from, None, &into, None, PIPE, flags) {
+        while length > 0 {
+            let Ok(written @ 1..) = splice(&out, None, &to, None, length, flags) else { return };
+            length -= written;
+        }
+    }
     let _ = to.shutdown(Shutdown::Write);
 }

@@ -1,0 +1,98 @@
+//! What a README shows of a folder of results: tables in Markdown, and one plot.
+//!
+//! Guarantees: every figure with a goal is there, reached or not; those that stand in plots of
+//! lines as a table a plot, over how many there were of something.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::page::plots;
+use crate::plot::alone;
+use crate::results::{Figure, Results, shown};
+
+const TABLES: &str = "summary.md";
+const PLOT: &str = "summary.svg";
+/// Which plot stands for all, if it is there.
+const FIRST: &str = "TCP connect/request/close, 1 at once";
+
+/// Writes both files.
+pub(crate) fn write(folder: &Path, all: &[Results]) -> Result<()> {
+    let file = folder.join(TABLES);
+    let written = std::fs::write(&file, tables(all));
+    written.with_context(|| format!("cannot write {}", file.display()))?;
+    let plots = all.iter().flat_map(|results| plots(&results.figures));
+    if let Some((title, figures)) = plots.into_iter().find(|(title, _)| title.starts_with(FIRST)) {
+        let file = folder.join(PLOT);
+        let written = std::fs::write(&file, alone(title, &figures));
+        written.with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn tables(all: &[Results]) -> String {
+    let mut text = String::new();
+    for results in all {
+        let machine = results.machine.shown();
+        let _ = writeln!(text, "`bench {}`: {}; {machine}.\n", results.suite, results.noise());
+        for (title, figures) in plots(&results.figures) {
+            text.push_str(&over_counts(title, &figures));
+        }
+        text.push_str(&goals(&results.figures));
+    }
+    text
+}
+
+/// A row a line of the plot, a column a place along it.
+fn over_counts(title: &str, figures: &[&Figure]) -> String {
+    let points = || figures.iter().filter_map(|it| Some((it.point.as_ref()?, *it)));
+    let (mut places, mut lines): (Vec<f64>, Vec<&str>) = (Vec::new(), Vec::new());
+    for (point, _) in points() {
+        if !places.contains(&point.at) {
+            places.push(point.at);
+        }
+        if !lines.contains(&point.line.as_str()) {
+            lines.push(&point.line);
+        }
+    }
+    let heads: String = places.iter().map(|place| format!(" {place} |")).collect();
+    let rule = "---|".repeat(places.len() + 1);
+    let mut text = format!("| {title} |{heads}\n|{rule}\n");
+    for line in lines {
+        let cell = |place: &f64| {
+            let found = points().find(|(point, _)| point.line == line && point.at == *place);
+            let said = found.map(|(_, it)| {
+                let noisy = if it.noisy == Some(true) { "?" } else { "" };
+                format!("{}{noisy}", shown(it.median, &it.unit))
+            });
+            format!(" {} |", said.unwrap_or_default())
+        };
+        let cells: String = places.iter().map(cell).collect();
+        let _ = writeln!(text, "| {line} |{cells}");
+    }
+    text + "\n"
+}
+
+/// Those that stand in no plot of lines.
+fn goals(figures: &[Figure]) -> String {
+    let shown_before: Vec<&str> = plots(figures).into_iter().map(|(plot, _)| plot).collect();
+    let in_plot = |it: &Figure| {
+        it.point.as_ref().is_some_and(|point| shown_before.contains(&point.plot.as_str()))
+    };
+    let rest: Vec<&Figure> =
+        figures.iter().filter(|it| it.verdict().is_some() && !in_plot(it)).collect();
+    if rest.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("| figure | median | least .. most | goal |\n|---|---|---|---|\n");
+    for figure in rest {
+        let Figure { name, unit, .. } = figure;
+        let [median, least, most] =
+            [figure.median, figure.min, figure.max].map(|value| shown(value, unit));
+        let judged = figure.judgement();
+        let judged = judged.trim_start_matches("goal ");
+        let _ = writeln!(text, "| {name} | {median} | {least} .. {most} | {judged} |");
+    }
+    text + "\n"
+}
