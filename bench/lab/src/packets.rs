@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
 use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use bowline_agent::datapath::{Raw, monotonic_ns};
 use bowline_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Mac, Plain, Pod,
-    Reason, Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be,
-    affinity_kind, map, protocol, route_flags, size, state,
+    Reason, Route, RouteKey, Service, ServiceKey, ServiceTraffic, Slot, Traffic, U16Be, Wanted,
+    affinity_kind, map, outcome, protocol, route_flags, size, state,
 };
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
@@ -187,6 +187,9 @@ fn sticky_key(client: IpAddr) -> AffinityKey {
 }
 
 /// One for all tests of a process: the verifier takes longer than all rows together.
+/// Bytes for what is told: some 20,000 events.
+const EVENTS: u32 = 4 << 20;
+
 static LOADED: Mutex<Option<Lab>> = Mutex::new(None);
 
 impl Lab {
@@ -221,6 +224,7 @@ impl Lab {
         loader.default_map_pin_directory(path);
         // A row for each CPU.
         loader.map_max_entries(map::CONNECTIONS, cpus() * size::CONNECTIONS_ROW);
+        loader.map_max_entries(map::EVENTS, EVENTS);
         let mut object = loader.load(bowline_agent::datapath::object()).unwrap();
         for hook in [Hook::FromPod, Hook::ToPod, Hook::FromUplink] {
             let Some(Program::SchedClassifier(program)) = object.program_mut(hook.name()) else {
@@ -362,6 +366,22 @@ impl Lab {
     }
 
     /// The reasons for which this frame of a pod is refused after others.
+    /// From now on the programs tell of every packet, or of none.
+    pub fn listen(&mut self, on: bool) {
+        let all = Wanted {
+            until_ns: u64::MAX,
+            outcomes: outcome::PASSED | outcome::REFUSED,
+            ..Wanted::default()
+        };
+        self.array(map::MONITOR, 0, if on { all } else { Wanted::default() });
+    }
+
+    /// How many events were told since the last time.
+    pub fn heard(&mut self) -> usize {
+        let mut ring = RingBuf::try_from(self.object.map_mut(map::EVENTS).unwrap()).unwrap();
+        std::iter::from_fn(|| ring.next().map(drop)).count()
+    }
+
     pub fn refusals_of(&mut self, before: &[Vec<u8>], frame: &[u8]) -> Vec<Reason> {
         self.reset();
         for frame in before {

@@ -50,13 +50,23 @@ struct Case {
     before: Option<(Hook, Packet)>,
     /// Whether each run is a connection of its own.
     fresh: bool,
+    /// Whether somebody is told of each run meanwhile.
+    told: bool,
 }
 
 impl Case {
     /// A packet of no flow that goes to another device.
     fn new(net: &Net, hook: Hook, class: &str, packet: Packet) -> Self {
         let name = format!("{}, {}: {class}", hook.name(), net.name);
-        Self { name, hook, packet, verdict: Verdict::Redirect, before: None, fresh: false }
+        Self {
+            name,
+            hook,
+            packet,
+            verdict: Verdict::Redirect,
+            before: None,
+            fresh: false,
+            told: false,
+        }
     }
 
     fn comes_to(self, verdict: Verdict) -> Self {
@@ -65,6 +75,11 @@ impl Case {
 
     fn after(self, hook: Hook, packet: Packet) -> Self {
         Self { before: Some((hook, packet)), ..self }
+    }
+
+    /// The same while somebody listens.
+    fn told(self) -> Self {
+        Self { name: format!("{}, while somebody listens", self.name), told: true, ..self }
     }
 
     fn each_new(self) -> Self {
@@ -115,7 +130,10 @@ fn from_pod(net: &Net) -> Vec<Case> {
         case("ICMP echo", to(net.local).body(echo(net))),
         case("fragment", piece(to(net.local))),
         case("IP options", with_options(to(net.local))),
-        case("drop, by its false source", spoofed).comes_to(Verdict::Drop),
+        case("drop, by its false source", spoofed.clone()).comes_to(Verdict::Drop),
+        case("to another node's pod", to(net.remote)).told(),
+        case("to a service, a known flow", service(ACK)).after(Hook::FromPod, service(SYN)).told(),
+        case("drop, by its false source", spoofed).comes_to(Verdict::Drop).told(),
     ]
 }
 
@@ -138,6 +156,7 @@ fn to_pod(net: &Net, hook: Hook) -> Vec<Case> {
         case("IP options", with_options(from(net.remote))),
     ];
     if hook == Hook::FromUplink {
+        cases.push(case("of another node's pod", from(net.remote)).told());
         let own = from(net.remote).to((net.node, PORT));
         cases.push(case("to the node itself", own).comes_to(Verdict::Stack));
     }
@@ -205,6 +224,7 @@ impl Measured {
         let Self { case, program, nothing, .. } = self;
         prepare(lab, case);
         let empty = cheapest(options.turns, || nothing.run(options.runs, counter).unwrap());
+        lab.listen(case.told);
         let whole = cheapest(options.turns, || {
             // The connections of the turn before are new again.
             if case.fresh {
@@ -212,8 +232,11 @@ impl Measured {
             }
             let found = program.run(options.runs, counter).unwrap();
             assert_eq!(Verdict::of(found.returned), case.verdict, "{}: the last", case.name);
+            let told = if case.told { options.runs as usize } else { 0 };
+            assert_eq!(lab.heard(), told, "{}: events", case.name);
             found
         });
+        lab.listen(false);
         self.costs.push(whole.0 - empty.0);
         self.raw.push(whole.0);
         self.instructions.extend(whole.1.zip(empty.1).map(|(whole, empty)| whole - empty));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,9 +42,12 @@ const PROXY_PORT: u16 = 40_000;
 /// Bytes that a pipe holds.
 const PIPE: usize = 64 << 10;
 
+/// The last port that a client is given; those after it are the checks'.
+const LAST_PORT: u16 = 59_999;
+
 /// More connections than ports would hold for a minute.
 pub(crate) fn many_ports(client: &Namespace) {
-    client.set("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
+    client.set("/proc/sys/net/ipv4/ip_local_port_range", "1024 59999");
     client.set("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
 }
 
@@ -234,7 +238,10 @@ fn who_by_tcp(service: SocketAddr) -> Option<u8> {
 }
 
 fn who_by_udp(service: SocketAddr) -> Option<u8> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // A port that was used before leads where it led then, as long as conntrack remembers it.
+    static NEXT: AtomicU16 = AtomicU16::new(LAST_PORT + 1);
+    let port = NEXT.fetch_add(1, Ordering::Relaxed).max(LAST_PORT + 1);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
     socket.connect(service).ok()?;
     let mut last = [0];
