@@ -327,9 +327,9 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
 fn check_place(node: &Node, addresses: Addresses) {
     let target = addresses.target();
     let rows = node.snapshot().services;
-    let row = rows.iter().find(|row| {
-        row.protocol.to_string() == "TCP" && row.address == target.ip() && row.port == PORT
-    });
+    let row = rows
+        .iter()
+        .find(|row| row.protocol == "TCP" && row.address == target.ip() && row.port == PORT);
     let row = row.unwrap_or_else(|| panic!("no service at {target}"));
     assert_eq!(row.line.is_none(), addresses.count > 1, "{target} in SERVICE_LINES");
 }
