@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: `bowline bench` of this tree, with what it needs built.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use bowline_figures::command::{self, Args, Setting};
 
@@ -11,11 +11,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let program = || {
         bpf::build()?;
         // What runs in pods, and what users run: the speed of our own code counts, the clients'
-        // included.
-        let release = build::all(true)?;
-        let mut bench = Command::new(release.join("bowline-bench"));
-        bench.current_dir(workspace::root()).env("BOWLINE_BIN", release.join("bowline"));
-        Ok(bench)
+        // included. The program finds both beside itself.
+        Ok(build::all(true)?.join("bowline-bench"))
     };
     command::run(args, &Setting { folder: workspace::target().join("bench"), program: &program })
 }

@@ -7,10 +7,11 @@
 //! interrupted, or whose parent is killed, removes what it made and ends.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 
+use crate::results::Results;
 use crate::suites::{Extent, Suite};
 use crate::{Outcome, compare, gate, page, read};
 
@@ -58,8 +59,8 @@ enum What {
 pub struct Setting<'a> {
     /// Where figures go if nobody says it.
     pub folder: PathBuf,
-    /// The suites' program, built if need be; its arguments follow.
-    pub program: &'a dyn Fn() -> Result<Command>,
+    /// Where the suites' program is; it is built if need be.
+    pub program: &'a dyn Fn() -> Result<PathBuf>,
 }
 
 /// Measure, compare, or check; the status is in the module's own words.
@@ -78,15 +79,19 @@ pub fn run(args: &Args, setting: &Setting<'_>) -> ExitCode {
     Outcome::exit(outcome)
 }
 
-/// Measures, prints, and makes the page anew after each suite; where the figures are.
-pub(crate) fn measure(suites: &[Suite], setting: &Setting<'_>) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// Measures, prints, and makes the page anew after each suite; what was found.
+pub(crate) fn measure(suites: &[Suite], setting: &Setting<'_>) -> Result<Vec<Results>> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("benchmarks make network namespaces and load programs: run them as root");
+    }
+    let program = (setting.program)()?;
+    let mut all = Vec::new();
     for (place, suite) in suites.iter().enumerate() {
         if suites.len() > 1 {
             eprintln!("= {}, {} of {}", suite.name(), place + 1, suites.len());
         }
         let folder = suite.extent().folder(&setting.folder)?;
-        let json = suite.run(&folder, setting)?;
+        let json = suite.run(&folder, &program)?;
         let (page, left_out) = page::write(&folder)?;
         for why in left_out {
             eprintln!("not on the page: {why}");
@@ -99,7 +104,7 @@ pub(crate) fn measure(suites: &[Suite], setting: &Setting<'_>) -> Result<Vec<Pat
         }
         eprintln!("figures: {}", json.display());
         eprintln!("page:    {}", page.display());
-        files.push(json);
+        all.push(results);
     }
-    Ok(files)
+    Ok(all)
 }

@@ -125,15 +125,15 @@ fn machine(results: &Results) -> String {
 
 /// The figures that have a goal, as a table.
 fn goals(figures: &[Figure]) -> String {
-    let with_goal: Vec<&Figure> =
-        figures.iter().filter(|figure| figure.verdict().is_some()).collect();
+    let with_goal: Vec<(&Figure, String)> =
+        figures.iter().filter_map(|figure| Some((figure, figure.judged()?))).collect();
     if with_goal.is_empty() {
         return String::new();
     }
     let mut table = String::from(
         "<table><tr><th>goal</th><th>median</th><th>least</th><th>most</th><th></th></tr>\n",
     );
-    for figure in with_goal {
+    for (figure, judged) in with_goal {
         let Figure { name, unit, .. } = figure;
         let cells = [figure.median, figure.min, figure.max]
             .map(|value| format!("<td>{}</td>", shown(value, unit)));
@@ -142,8 +142,7 @@ fn goals(figures: &[Figure]) -> String {
             Some(Verdict::Missed) => "missed",
             _ => "noisy",
         };
-        let (name, cells, judged) = (escaped(name), cells.concat(), figure.judgement());
-        let judged = judged.trim_start_matches("goal ");
+        let (name, cells) = (escaped(name), cells.concat());
         let _ =
             writeln!(table, "<tr><td>{name}</td>{cells}<td class=\"{class}\">{judged}</td></tr>");
     }
@@ -168,15 +167,18 @@ pub(crate) fn plots(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
     plots
 }
 
-/// Everything that is in no plot of lines, by its unit.
-fn rest(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
+/// Everything that is in no plot of lines.
+pub(crate) fn outside_plots(figures: &[Figure]) -> impl Iterator<Item = &Figure> {
     let shown: Vec<&str> = plots(figures).into_iter().map(|(plot, _)| plot).collect();
+    figures.iter().filter(move |figure| {
+        figure.point.as_ref().is_none_or(|point| !shown.contains(&point.plot.as_str()))
+    })
+}
+
+/// The same, by its unit.
+fn rest(figures: &[Figure]) -> Vec<(&str, Vec<&Figure>)> {
     let mut units: Vec<(&str, Vec<&Figure>)> = Vec::new();
-    for figure in figures {
-        let of_lines = figure.point.as_ref();
-        if of_lines.is_some_and(|point| shown.contains(&point.plot.as_str())) {
-            continue;
-        }
+    for figure in outside_plots(figures) {
         match units.iter_mut().find(|(unit, _)| *unit == figure.unit) {
             Some((_, all)) => all.push(figure),
             None => units.push((&figure.unit, vec![figure])),

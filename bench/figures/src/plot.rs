@@ -290,7 +290,7 @@ fn dot(figure: &Figure, colour: &str, x: f64, up: &Scale) -> String {
 }
 
 /// Those that stand in a plot of lines, with their places in it.
-fn points<'a>(figures: &'a [&Figure]) -> impl Iterator<Item = (&'a Point, &'a Figure)> {
+pub(crate) fn points<'a>(figures: &'a [&Figure]) -> impl Iterator<Item = (&'a Point, &'a Figure)> {
     figures.iter().filter_map(|figure| Some((figure.point.as_ref()?, *figure)))
 }
 

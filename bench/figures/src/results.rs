@@ -234,13 +234,17 @@ impl Figure {
         })
     }
 
-    /// The goal and what became of it, for people: `goal at least 0.99: reached`.
+    /// The goal and what became of it, for people: `goal at least 0.99: reached`; nothing without
+    /// a goal.
     pub fn judgement(&self) -> String {
-        let (Some(goal), Some(verdict)) = (self.goal, self.verdict()) else {
-            return String::new();
-        };
+        self.judged().map_or_else(String::new, |judged| format!("goal {judged}"))
+    }
+
+    /// The same where everything is a goal: `at least 0.99: reached`.
+    pub(crate) fn judged(&self) -> Option<String> {
+        let (goal, verdict) = (self.goal?, self.verdict()?);
         let side = if self.better == Some(Better::More) { "least" } else { "most" };
-        format!("goal at {side} {goal}: {verdict}")
+        Some(format!("at {side} {goal}: {verdict}"))
     }
 }
 
@@ -330,7 +334,7 @@ impl Results {
         let all = self.figures.len();
         match self.figures.iter().filter(|figure| figure.noisy == Some(true)).count() {
             0 => format!("{all} figures, none of them too noisy to tell"),
-            noisy => format!("{noisy} of {all} figures were too noisy to tell (a `?`)"),
+            noisy => format!("{noisy} of {all} figures were too noisy to tell"),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! What a README shows of a folder of results: tables in Markdown, and one plot.
 //!
 //! Guarantees: every figure with a goal is there, reached or not; those that stand in plots of
-//! lines as a table a plot, over how many there were of something.
+//! lines as a table a plot, over how many there were of something. A `?` is behind what the machine
+//! was too noisy to tell.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::page::plots;
-use crate::plot::alone;
+use crate::page::{outside_plots, plots};
+use crate::plot::{alone, names, points};
 use crate::results::{Figure, Results, shown};
 
 const TABLES: &str = "summary.md";
@@ -35,7 +36,8 @@ pub(crate) fn tables(all: &[Results]) -> String {
     let mut text = String::new();
     for results in all {
         let machine = results.machine.shown();
-        let _ = writeln!(text, "`bench {}`: {}; {machine}.\n", results.suite, results.noise());
+        let _ =
+            writeln!(text, "`bench {}`: {} (`?`); {machine}.\n", results.suite, results.noise());
         for (title, figures) in plots(&results.figures) {
             text.push_str(&over_counts(title, &figures));
         }
@@ -46,22 +48,18 @@ pub(crate) fn tables(all: &[Results]) -> String {
 
 /// A row a line of the plot, a column a place along it.
 fn over_counts(title: &str, figures: &[&Figure]) -> String {
-    let points = || figures.iter().filter_map(|it| Some((it.point.as_ref()?, *it)));
-    let (mut places, mut lines): (Vec<f64>, Vec<&str>) = (Vec::new(), Vec::new());
-    for (point, _) in points() {
+    let mut places: Vec<f64> = Vec::new();
+    for (point, _) in points(figures) {
         if !places.contains(&point.at) {
             places.push(point.at);
-        }
-        if !lines.contains(&point.line.as_str()) {
-            lines.push(&point.line);
         }
     }
     let heads: String = places.iter().map(|place| format!(" {place} |")).collect();
     let rule = "---|".repeat(places.len() + 1);
     let mut text = format!("| {title} |{heads}\n|{rule}\n");
-    for line in lines {
+    for (line, _) in names(figures) {
         let cell = |place: &f64| {
-            let found = points().find(|(point, _)| point.line == line && point.at == *place);
+            let found = points(figures).find(|(it, _)| it.line == line && it.at == *place);
             let said = found.map(|(_, it)| {
                 let noisy = if it.noisy == Some(true) { "?" } else { "" };
                 format!("{}{noisy}", shown(it.median, &it.unit))
@@ -76,23 +74,16 @@ fn over_counts(title: &str, figures: &[&Figure]) -> String {
 
 /// Those that stand in no plot of lines.
 fn goals(figures: &[Figure]) -> String {
-    let shown_before: Vec<&str> = plots(figures).into_iter().map(|(plot, _)| plot).collect();
-    let in_plot = |it: &Figure| {
-        it.point.as_ref().is_some_and(|point| shown_before.contains(&point.plot.as_str()))
-    };
-    let rest: Vec<&Figure> =
-        figures.iter().filter(|it| it.verdict().is_some() && !in_plot(it)).collect();
-    if rest.is_empty() {
-        return String::new();
-    }
-    let mut text = String::from("| figure | median | least .. most | goal |\n|---|---|---|---|\n");
-    for figure in rest {
+    let mut rows = String::new();
+    for figure in outside_plots(figures) {
+        let Some(judged) = figure.judged() else { continue };
         let Figure { name, unit, .. } = figure;
         let [median, least, most] =
             [figure.median, figure.min, figure.max].map(|value| shown(value, unit));
-        let judged = figure.judgement();
-        let judged = judged.trim_start_matches("goal ");
-        let _ = writeln!(text, "| {name} | {median} | {least} .. {most} | {judged} |");
+        let _ = writeln!(rows, "| {name} | {median} | {least} .. {most} | {judged} |");
     }
-    text + "\n"
+    if rows.is_empty() {
+        return rows;
+    }
+    format!("| figure | median | least .. most | goal |\n|---|---|---|---|\n{rows}\n")
 }

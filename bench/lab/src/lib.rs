@@ -6,6 +6,7 @@
 //! Does not return errors: where its own support code fails, it panics and says what failed.
 
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
+#![expect(clippy::new_without_default, reason = "what is made is no value: a namespace, nodes")]
 
 pub mod frame;
 pub mod packets;

@@ -186,10 +186,10 @@ fn sticky_key(client: IpAddr) -> AffinityKey {
     AffinityKey { service: net.service(STICKY), kind, client }
 }
 
-/// One for all tests of a process: the verifier takes longer than all rows together.
 /// Bytes for what is told: some 20,000 events.
 const EVENTS: u32 = 4 << 20;
 
+/// One for all tests of a process: the verifier takes longer than all rows together.
 static LOADED: Mutex<Option<Lab>> = Mutex::new(None);
 
 impl Lab {
@@ -365,7 +365,6 @@ impl Lab {
         self.reset();
     }
 
-    /// The reasons for which this frame of a pod is refused after others.
     /// From now on the programs tell of every packet, or of none.
     pub fn listen(&mut self, on: bool) {
         let all = Wanted {
@@ -382,6 +381,7 @@ impl Lab {
         std::iter::from_fn(|| ring.next().map(drop)).count()
     }
 
+    /// The reasons for which this frame of a pod is refused after others.
     pub fn refusals_of(&mut self, before: &[Vec<u8>], frame: &[u8]) -> Vec<Reason> {
         self.reset();
         for frame in before {

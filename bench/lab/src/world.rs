@@ -32,12 +32,6 @@ pub struct Namespace {
     tid: i32,
 }
 
-impl Default for Namespace {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Namespace {
     pub fn new() -> Self {
         let (jobs, queue) = channel::<Job>();
@@ -448,12 +442,6 @@ fn sweep() {
                 let _ = fs::remove_dir(&path).or_else(|_| fs::remove_dir_all(&path));
             }
         }
-    }
-}
-
-impl Default for World {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

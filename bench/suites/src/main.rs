@@ -5,24 +5,29 @@
 //! 2 after a failure. Each suite is a process of its own (`measure SUITE`): what it does to itself,
 //! its processor or its cgroup, is over with it.
 
-#![expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
-
 mod api;
 mod cluster;
 mod fleet;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod interrupts;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod load;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod network;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod path;
 mod programming;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod programs;
 mod rules;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod sockets;
+#[expect(clippy::unwrap_used, reason = "a failure of the support code ends a suite")]
 mod stay;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use bowline_figures::child;
@@ -92,7 +97,7 @@ fn main() -> ExitCode {
         return measure(&Measure::parse_from(program.into_iter().chain(words.skip(1))));
     }
     let folder = PathBuf::from("bowline-bench");
-    let program = || Ok(Command::new(std::env::current_exe()?));
+    let program = || Ok(std::env::current_exe()?);
     command::run(&CommandLine::parse().args, &Setting { folder, program: &program })
 }
 

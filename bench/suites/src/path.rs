@@ -279,20 +279,21 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     let (mut here, _there) = world.open();
     many_ports(&world.client().namespace);
     let [near, far] = [(&world.here, NEAR), (&world.there, FAR)].map(|(node, first)| {
-        let own = |address: Ipv4Addr| address.octets()[3];
-        let pods = node.pods.iter().filter(|pod| own(pod.address) >= first);
-        let serving = pods.inspect(|pod| {
+        let pods = node.pods.iter().filter(|pod| pod.address.octets()[3] >= first);
+        let serving = pods.map(|pod| {
             serve_at(&pod.namespace, SocketAddr::from((pod.address, BACKEND_PORT)));
+            pod.address
         });
-        serving.map(|pod| pod.address).collect::<Vec<_>>()
+        serving.collect::<Vec<_>>()
     });
     let plain = || Plain::new(&near, &far);
     let others: Vec<(Rules, Plain)> = Rules::ALL.map(|rules| (rules, plain())).into();
     let bare = plain();
+    let three = Addresses::new(3);
     for (rules, plain) in &others {
-        rules.write(plain, Addresses::new(3), &near);
-        rules.check(plain, Addresses::new(3).target(), &near);
-        rules.check_hairpin(plain, Addresses::new(3).target());
+        rules.write(plain, three, &near);
+        rules.check(plain, three.target(), &near);
+        rules.check_hairpin(plain, three.target());
     }
     let stage = Stage { options, world: &world, others: &others, bare: &bare };
     // The first number's ratios of the hooks to the limit, by place and load.
