@@ -18,7 +18,7 @@ const PROGRAM: &str = "bowline-bench";
 #[command(after_help = "Examples:
   bowline bench --help               the suites, and their flags
   bowline bench path --quick         the way through a service, in about two minutes
-  bowline bench all                  everything; figures and a page go to ./bowline-bench
+  bowline bench all                  everything; figures and a page go to ./bench-results
   bowline bench compare old/path.json new/path.json")]
 pub(crate) struct Args {
     /// A suite and its flags, as `bowline bench --help` lists them

@@ -23,7 +23,7 @@ pub const MEASURE: &str = "measure";
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(after_help = "\
 Examples:
-  bowline bench path --quick                measure; figures and page are in bowline-bench
+  bowline bench path --quick                measure; figures and page are in bench-results
   bowline bench all --quick --folder new    every suite, and one page
   bowline bench compare old/path.json new/path.json
                                             what changed from one run to another

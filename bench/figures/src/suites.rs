@@ -14,7 +14,7 @@ use crate::command::MEASURE;
 #[derive(clap::Args, Clone)]
 pub(crate) struct Extent {
     /// Where the figures go: SUITE.json with all samples, and index.html, a page with plots of all
-    /// that is there [default: bowline-bench; of `cargo xtask bench`, target/bench].
+    /// that is there [default: bench-results; of `cargo xtask bench`, target/bench].
     #[arg(long, value_name = "DIRECTORY")]
     folder: Option<PathBuf>,
     /// Shorter turns or fewer rounds, and less of what takes long: about two minutes at most.

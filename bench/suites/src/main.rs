@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     if words.peek().is_some_and(|word| word == OsStr::new(command::MEASURE)) {
         return measure(&Measure::parse_from(program.into_iter().chain(words.skip(1))));
     }
-    let folder = PathBuf::from("bowline-bench");
+    let folder = PathBuf::from("bench-results");
     let program = || Ok(std::env::current_exe()?);
     command::run(&CommandLine::parse().args, &Setting { folder, program: &program })
 }
