@@ -36,6 +36,9 @@ pub const DEFAULT_VXLAN_PORT: u16 = 8472;
 /// How many services have metrics of their own: four series each, which Prometheus keeps for weeks.
 pub const DEFAULT_METRICS_SERVICES: usize = 1000;
 
+/// How many `bowline net` commands a node answers through the API at one time.
+pub const DEFAULT_NET_COMMANDS: usize = 8;
+
 /// How packets reach the pods of other nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Routing {
@@ -145,6 +148,8 @@ pub struct Config {
     pub map_sizes: MapSizes,
     /// How many services have metrics of their own.
     pub metrics_services: usize,
+    /// How many `bowline net` commands are answered through the API at one time.
+    pub net_commands: usize,
     /// Kernel features to do without although they are there.
     pub disabled_features: BTreeSet<Feature>,
     /// How packets reach the pods of other nodes.
@@ -182,6 +187,7 @@ impl Config {
             dns: DnsOptions::default(),
             map_sizes: MapSizes::default(),
             metrics_services: DEFAULT_METRICS_SERVICES,
+            net_commands: DEFAULT_NET_COMMANDS,
             disabled_features: BTreeSet::new(),
             routing: Routing::default(),
             vxlan_port: DEFAULT_VXLAN_PORT,

@@ -328,7 +328,33 @@ fn bad_certificate(error: impl std::fmt::Display) -> JoinFailed {
     JoinFailed::BadCertificate(error.to_string())
 }
 
-/// The directory that holds the identity: `ca.crt`, and `agent.pem` with key and certificate.
+/// Writes a kubeconfig with which other programs on this node ask the API as its agent; says where.
+pub(crate) fn write_kubeconfig(config: &Config) -> Result<PathBuf, JoinFailed> {
+    let path = Kept::new(&config.data_dir).dir.join("kubeconfig");
+    let user = format!("system:node:{}", config.node_name);
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "bowline",
+        "clusters": [{
+            "name": "bowline",
+            "cluster": { "server": config.server, "certificate-authority": "ca.crt" },
+        }],
+        // Renewed certificates come into the same file.
+        "users": [{
+            "name": user,
+            "user": { "client-certificate": "agent.pem", "client-key": "agent.pem" },
+        }],
+        "contexts": [{ "name": "bowline", "context": { "cluster": "bowline", "user": user } }],
+    });
+    // JSON is YAML.
+    replace(&path, format!("{kubeconfig:#}\n").as_bytes())
+        .map_err(|source| JoinFailed::Keep { path: path.clone(), source })?;
+    Ok(path)
+}
+
+/// The directory that holds the identity: `ca.crt`, `agent.pem` with key and certificate, and a
+/// `kubeconfig` that names them.
 struct Kept {
     dir: PathBuf,
 }

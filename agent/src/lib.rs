@@ -18,6 +18,7 @@ pub mod datapath;
 mod dns;
 mod join;
 mod metrics;
+mod net_commands;
 mod network;
 mod observe;
 mod plan;
@@ -44,10 +45,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use config::DNS_PORT;
 pub use config::{
-    AGENT_PORT, Config, DEFAULT_METRICS_SERVICES, DEFAULT_VXLAN_PORT, DNS_ADDRESS, DNS_ADDRESS_V6,
-    Routing, Secret,
+    AGENT_PORT, Config, DEFAULT_METRICS_SERVICES, DEFAULT_NET_COMMANDS, DEFAULT_VXLAN_PORT,
+    DNS_ADDRESS, DNS_ADDRESS_V6, Routing, Secret,
 };
 pub use data_plane::{CONDITION_FILE, NAMES_FILE};
+pub use net_commands::{NET_SERVED, NetFrame, carry_out};
 pub use remove::{RemoveStateFailed, remove_node_state};
 pub use trace_events::{Echo, StreamMessage, Subscription, TraceEvent, TraceFilter, boot_id};
 
@@ -59,6 +61,7 @@ pub use dns::{DnsCount, DnsFigures, DnsOptions, DnsUpstream, InvalidDnsOption, S
 use dns::{Dns, DnsServer};
 use join::Identity;
 use metrics::Meters;
+use net_commands::NetPlace;
 use network::{Netlink, PodNetwork, Reach, Uplink};
 use pods::{ClusterDns, PodManager, PodsConfig, log_router};
 use report::{Facts, Health, Reporter};
@@ -85,6 +88,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         Some(agent) => agent?.until_stopped().await,
         None => Ok(()),
     }
+}
+
+/// What the data plane tells through the agent.
+fn data_plane_routes(config: &Config, of: metrics::Sources) -> anyhow::Result<Router> {
+    let (bpffs, run_dir) = (config.bpffs.clone(), config.run_dir.clone());
+    let events = trace_events::router(NodePlace {
+        bpffs: bpffs.clone(),
+        netns: None,
+        names_file: run_dir.join(NAMES_FILE),
+        condition_file: run_dir.join(CONDITION_FILE),
+    });
+    let kubeconfig = join::write_kubeconfig(config)?;
+    let place = NetPlace { node_name: config.node_name.clone(), bpffs, run_dir, kubeconfig };
+    let commands = net_commands::router(place, config.net_commands);
+    Ok(metrics::router(of).merge(events).merge(commands))
 }
 
 /// A running agent.
@@ -178,20 +196,15 @@ impl Agent {
         let (run_dir, bpffs) = (parts.config.run_dir.clone(), parts.config.bpffs.clone());
         let own = meters.clone();
         self.spawn(|stop| metrics::keep_recent(run_dir, bpffs, own, stop));
-        let metrics = metrics::router(metrics::Sources {
+        let metrics = metrics::Sources {
             bpffs: parts.config.bpffs.clone(),
             most_services: parts.config.metrics_services,
             watched: watched.clone(),
             dns,
             meters,
-        });
-        let events = trace_events::router(NodePlace {
-            bpffs: parts.config.bpffs.clone(),
-            netns: None,
-            names_file: parts.config.run_dir.join(NAMES_FILE),
-            condition_file: parts.config.run_dir.join(CONDITION_FILE),
-        });
-        self.start_pods(parts, watched, checkpoint, ready, metrics.merge(events)).await
+        };
+        let others = data_plane_routes(&parts.config, metrics)?;
+        self.start_pods(parts, watched, checkpoint, ready, others).await
     }
 
     /// Answers DNS on the addresses of this node.

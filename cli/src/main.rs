@@ -51,7 +51,7 @@ enum Command {
     Delete(verbs::delete::Args),
     Scale(verbs::scale::Args),
     Logs(verbs::logs::Args),
-    Net(net::Args),
+    Net(Box<net::Args>),
     Bench(bench::Args),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
@@ -64,6 +64,8 @@ enum Command {
     #[command(after_help = "Example:
   bowline version")]
     Version,
+    #[command(hide = true)]
+    NetServed(net::ServedArgs),
     #[command(hide = true)]
     InternalExec(launch::Args),
 }
@@ -105,6 +107,11 @@ fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Scale(args) => wait(verbs::scale::run(&args)),
         Command::Logs(args) => wait(verbs::logs::run(&args)),
         Command::Net(args) => net::run(&args),
+        Command::NetServed(args) => match CommandLine::try_parse_from(args.words()) {
+            Ok(CommandLine { command: Command::Net(asked), .. }) => net::serve(args, *asked),
+            Ok(_) => anyhow::bail!("a node answers `bowline net` only"),
+            Err(error) => error.exit(),
+        },
         Command::Bench(args) => bench::exec(&args).map(|never| match never {}),
         Command::Completion { shell } => completion(shell),
         Command::Version => Ok(output::line(&format!("bowline {}", env!("CARGO_PKG_VERSION")))?),

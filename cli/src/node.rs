@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bowline_agent::datapath::{Feature, MapSizes};
 use bowline_agent::{
-    DEFAULT_METRICS_SERVICES, DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream, Routing, StubDomain,
+    DEFAULT_METRICS_SERVICES, DEFAULT_NET_COMMANDS, DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream,
+    Routing, StubDomain,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -97,6 +98,9 @@ pub(crate) struct Args {
     /// Services (an address and a port each) that have metrics of their own, the first by name
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_METRICS_SERVICES)]
     metrics_services: usize,
+    /// `bowline net` commands that are answered through the API at one time
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_NET_COMMANDS)]
+    net_commands: usize,
     /// Kernel feature to do without although it is there, to test the other way: tcx, set-retval
     #[arg(long, value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
     disable_feature: Vec<Feature>,
@@ -238,6 +242,7 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         dns: args.dns.options(),
         map_sizes,
         metrics_services: args.metrics_services,
+        net_commands: args.net_commands.min(tokio::sync::Semaphore::MAX_PERMITS),
         disabled_features: args.disable_feature.into_iter().collect(),
         routing: args.routing,
         vxlan_port: args.vxlan_port,

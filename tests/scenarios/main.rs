@@ -23,6 +23,7 @@ mod pod_throughput;
 mod refusals;
 mod repair;
 mod services;
+mod through_api;
 mod toolkit;
 mod trace;
 mod troubleshooting;

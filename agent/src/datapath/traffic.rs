@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bowline_ebpf_abi::{Address, Pod, map};
 use nix::sched::{CloneFlags, setns};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::names::{Names, PodName};
 use super::pins::Pins;
@@ -20,7 +20,7 @@ use super::snapshot::{CounterRow, read_counters};
 use super::table::{ReadMapsFailed, Table};
 
 /// How much of everything there was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amounts {
     /// Connections; of a service also unconnected UDP sockets.
     pub connections: u64,

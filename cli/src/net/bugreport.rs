@@ -67,9 +67,6 @@ pub(super) struct Args {
     /// The archive [default: bowline-bugreport-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Kubeconfig file of the cluster, with --bpffs
-    #[arg(long, value_name = "FILE", requires = "bpffs", conflicts_with_all = LOCAL)]
-    kubeconfig: Option<PathBuf>,
     /// The agent's --node-name, with --bpffs
     #[arg(long, value_name = "NAME", requires = "bpffs", conflicts_with_all = LOCAL)]
     node_name: Option<String>,
@@ -90,18 +87,35 @@ pub(super) struct Subject {
     pub(super) logs: Option<PathBuf>,
 }
 
+impl Subject {
+    /// Nodes that are asked through the API.
+    pub(super) fn of_api(nodes: Vec<String>, kubeconfig: &Path) -> Self {
+        let file = kubeconfig.display().to_string();
+        let node = |name: String| Node {
+            flags: ["--kubeconfig", &file, "--node", &name].map(str::to_owned).to_vec(),
+            name,
+        };
+        Self {
+            nodes: nodes.into_iter().map(node).collect(),
+            kubeconfig: Some(kubeconfig.to_path_buf()),
+            logs: None,
+        }
+    }
+}
+
 impl Args {
     /// The node behind `--bpffs`.
-    pub(super) fn named(&self, bpffs: &Path, run_dir: &Path) -> Subject {
+    pub(super) fn named(
+        &self,
+        bpffs: &Path,
+        run_dir: &Path,
+        kubeconfig: Option<PathBuf>,
+    ) -> Subject {
         let path = |path: &Path| path.display().to_string();
         let mut flags = vec!["--bpffs".to_owned(), path(bpffs), "--run-dir".to_owned()];
         flags.push(path(run_dir));
         let name = self.node_name.clone().unwrap_or_else(|| "node".to_owned());
-        Subject {
-            nodes: vec![Node { name, flags }],
-            kubeconfig: self.kubeconfig.clone(),
-            logs: None,
-        }
+        Subject { nodes: vec![Node { name, flags }], kubeconfig, logs: None }
     }
 }
 
@@ -149,7 +163,7 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
             line.extend(node.flags.iter().cloned());
             line.extend(["-o", "json"].map(str::to_owned));
             if words == ["diff"] && args.node_name.is_some() {
-                let kubeconfig = args.kubeconfig.iter().map(|path| path.display().to_string());
+                let kubeconfig = subject.kubeconfig.iter().map(|path| path.display().to_string());
                 line.extend(["--node-name".to_owned(), node.name.clone()]);
                 line.extend(kubeconfig.flat_map(|path| ["--kubeconfig".to_owned(), path]));
             }

@@ -28,6 +28,9 @@ use super::listen::{self, Selection, Sink};
 use super::monitor::Names;
 use crate::output;
 
+/// Stands for standard output instead of a file.
+const STANDARD_OUTPUT: &str = "-";
+
 /// What to write; without any of these, every packet at every hook.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -49,7 +52,15 @@ pub(super) struct Args {
     snaplen: u32,
     /// The file to write; `-` is the standard output
     #[arg(long, short, value_name = "FILE")]
-    write: PathBuf,
+    pub(super) write: PathBuf,
+}
+
+impl Args {
+    /// Told through the agent: the file is made by who asks.
+    pub(super) fn through_agent(self) -> Self {
+        let selection = self.selection.through_agent();
+        Self { selection, write: PathBuf::from(STANDARD_OUTPUT), ..self }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -95,8 +106,8 @@ pub(super) async fn run(
 }
 
 /// The file to write; none is the standard output.
-fn open(path: &Path) -> anyhow::Result<Option<File>> {
-    if path != Path::new("-") {
+pub(super) fn open(path: &Path) -> anyhow::Result<Option<File>> {
+    if path != Path::new(STANDARD_OUTPUT) {
         let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
         return Ok(Some(file));
     }

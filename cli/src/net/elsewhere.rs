@@ -12,7 +12,8 @@ use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 
 use super::ends::{self, NoSuch};
-use super::{Source, listen};
+use super::listen;
+use super::source::Source;
 use crate::verbs::client::connect_file;
 
 /// How long the API may take to say what a service is.
@@ -41,11 +42,11 @@ fn node_of<'a>(pod: &str, nodes: &'a [Source]) -> Option<&'a str> {
         let snapshot = listen::snapshot(&node.bpffs, &node.run_dir).ok();
         snapshot.is_some_and(|snapshot| ends::clients(pod, &snapshot).is_ok())
     };
-    Some(nodes.iter().find(has_it)?.local.as_ref()?.node.as_str())
+    Some(nodes.iter().find(has_it)?.node.as_ref()?.name.as_str())
 }
 
 fn is_headless(service: &str, nodes: &[Source]) -> bool {
-    let local = nodes.iter().find_map(|node| node.local.as_ref());
+    let local = nodes.iter().find_map(|node| node.node.as_ref());
     local.is_some_and(|local| {
         let asked = crate::wait(cluster_ip(service, &local.kubeconfig));
         asked.is_ok_and(|address| address.as_deref() == Some("None"))

@@ -61,6 +61,12 @@ pub(super) struct Args {
     netns: Option<PathBuf>,
 }
 
+impl Args {
+    pub(super) fn from(&self) -> &str {
+        &self.from
+    }
+}
+
 /// Where to look.
 pub(super) struct Node<'a> {
     pub(super) bpffs: &'a Path,

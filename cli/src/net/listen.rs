@@ -9,8 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bowline_agent::NAMES_FILE;
-use bowline_agent::datapath::{Became, Filter, LEASE, Listener, Snapshot, namespace_cookie};
+use bowline_agent::datapath::{
+    Became, Filter, LEASE, ListenFailed, Listener, Snapshot, namespace_cookie,
+};
+use bowline_agent::{AGENT_PORT, NAMES_FILE};
 use bowline_ebpf_abi::{Event, Reason, protocol};
 use clap::ValueEnum;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -23,6 +25,9 @@ use crate::output;
 /// Between two looks when there was nothing: with a megabyte for EVENTS two million events a second
 /// find room.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long to wait for the listener before.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Events that are read before anything else is looked at.
 const BATCH: usize = 1024;
@@ -64,9 +69,25 @@ pub(super) struct Selection {
     #[arg(long, value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration: Option<u64>,
+    /// The port on the node by which events go to who reads them: telling of its packets would make
+    /// more of them.
+    #[arg(skip)]
+    told_by: Option<u16>,
 }
 
 impl Selection {
+    /// Told through the agent, whose port is left out unless it is asked for.
+    pub(super) fn through_agent(self) -> Self {
+        let told_by = Some(AGENT_PORT).filter(|port| self.port != Some(*port));
+        Self { told_by, ..self }
+    }
+
+    /// Whether it is of the way by which it would be told.
+    fn is_of_its_way(&self, event: &Event) -> bool {
+        let ports = [event.source_port.get(), event.destination_port.get()];
+        event.protocol == protocol::TCP && self.told_by.is_some_and(|port| ports.contains(&port))
+    }
+
     /// Only what is a service's is asked for.
     pub(super) fn is_of_a_service(&self) -> bool {
         self.service.is_some()
@@ -152,7 +173,7 @@ pub(super) async fn listen(
     sink: &mut impl Sink,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut listener = Listener::open(bpffs, filter)?;
+    let mut listener = open(bpffs, filter).await?;
     let end = args.duration.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut renewed = interval(LEASE / 3);
     renewed.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -167,6 +188,9 @@ pub(super) async fn listen(
             && seen - before < BATCH as u64
             && let Some((event, packet)) = listener.read()
         {
+            if args.is_of_its_way(&event) {
+                continue;
+            }
             if window.has_room() {
                 seen += 1;
                 sink.add(&event, &packet)?;
@@ -201,6 +225,17 @@ pub(super) async fn listen(
     let events = if seen == 1 { "event" } else { "events" };
     say(&format!("{seen} {events}, {} lost", listener.lost()? + window.over));
     Ok(())
+}
+
+/// One who listened through the API a moment ago may not have heard yet that nobody reads.
+async fn open(bpffs: &Path, filter: &Filter) -> Result<Listener, ListenFailed> {
+    let end = Instant::now() + TURN;
+    loop {
+        match Listener::open(bpffs, filter) {
+            Err(ListenFailed::Busy) if Instant::now() < end => sleep(PAUSE).await,
+            opened => return opened,
+        }
+    }
 }
 
 /// The rate as the listener keeps to it; the kernel keeps to it about, each processor by itself.
@@ -262,7 +297,36 @@ fn reason(name: &str) -> anyhow::Result<Reason> {
 
 #[cfg(test)]
 mod tests {
+    use bowline_ebpf_abi::U16Be;
+
     use super::*;
+
+    #[test]
+    fn what_carries_events_is_left_out_unless_it_is_asked_for() {
+        let of = |port| Selection {
+            pod: None,
+            service: None,
+            address: None,
+            port,
+            protocol: None,
+            verdict: None,
+            reason: None,
+            sample: 1,
+            rate: 0,
+            count: None,
+            duration: None,
+            told_by: None,
+        };
+        let event = |port| Event {
+            source_port: U16Be::new(port),
+            protocol: protocol::TCP,
+            ..Event::default()
+        };
+        assert!(of(None).through_agent().is_of_its_way(&event(AGENT_PORT)));
+        assert!(!of(None).through_agent().is_of_its_way(&event(80)));
+        assert!(!of(Some(AGENT_PORT)).through_agent().is_of_its_way(&event(AGENT_PORT)));
+        assert!(!of(None).is_of_its_way(&event(AGENT_PORT)));
+    }
 
     #[test]
     fn reasons_that_there_are_not_have_neighbours() {

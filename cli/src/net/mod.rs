@@ -1,11 +1,11 @@
 //! `bowline net`: what a node's data plane holds, read from its pinned BPF maps, and what its DNS
-//! server did, read from the agent's run directory.
+//! server did, read from the agent's run directory; on the node itself, or through the API.
 //!
-//! Guarantees: reads only (but `explain --run` connects, and `trace` sends a packet), and works
-//! without the agent and, but for `diff`, without the server. A map that changes while it is read
-//! may show an entry that is just going or miss one that is just coming.
+//! Guarantees: reads only (but `explain --run` connects, and `trace` sends a packet). On the node it
+//! works without the agent and, but for `diff`, without the server. A map that changes while it is
+//! read may show an entry that is just going or miss one that is just coming.
 
-mod all_nodes;
+mod answers;
 mod bugreport;
 mod capture;
 mod diff;
@@ -19,7 +19,10 @@ mod monitor;
 mod neighbours;
 mod probe;
 mod reasons;
+mod remote;
 mod rows;
+mod served;
+mod source;
 mod status;
 mod tcp;
 mod top;
@@ -34,9 +37,11 @@ use bowline_agent::datapath::{ListenFailed, Snapshot, Status};
 use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use clap::Subcommand;
 
-use crate::cluster::{self, Place, Record};
 use crate::launch;
 use crate::output::{self, Format};
+use source::{Source, every_source, local, local_nodes, source};
+
+pub(crate) use served::{Args as ServedArgs, serve};
 
 /// Show what a node's data plane holds.
 #[derive(Debug, clap::Args)]
@@ -47,6 +52,7 @@ use crate::output::{self, Format};
   bowline net status --node node1 --watch
   bowline net backends --node node1 -o wide
   bowline net drops --all-nodes
+  bowline net status --all-nodes --kubeconfig admin.kubeconfig
   bowline net maps dump PODS --node node1
   bowline net maps get SERVICES 10.9.8.7:80/TCP --node node1 -o json
   bowline net explain web nifty-svc:80 --node node1 --run
@@ -67,14 +73,18 @@ pub(crate) struct Args {
     /// The agent's --run-dir, which has the names that the maps do not hold
     #[arg(long, value_name = "DIR", global = true, default_value = "/run/bowline")]
     run_dir: PathBuf,
+    /// Ask nodes through the API of this kubeconfig file, without being root [default: $KUBECONFIG,
+    /// unless it is that of the only local cluster]. With --bpffs: the API to compare with
+    #[arg(long, value_name = "FILE", global = true, conflicts_with = "name")]
+    kubeconfig: Option<PathBuf>,
     /// Local cluster [default: the only one]
     #[arg(long, value_name = "CLUSTER", global = true)]
     name: Option<String>,
-    /// Node of the local cluster [default: the first]
+    /// Node of the cluster [default: the first; of explain and trace through the API, the pod's]
     #[arg(long, value_name = "NODE", global = true)]
     node: Option<String>,
-    /// Every node of the local cluster, one after the other; as JSON or YAML by its name
-    #[arg(long, global = true, conflicts_with_all = ["node", "bpffs", "watch"])]
+    /// Every node of the cluster, one after the other; as JSON or YAML by its name
+    #[arg(long, global = true, conflicts_with_all = ["node", "bpffs"])]
     all_nodes: bool,
     /// Show addresses and numbers only, no names of Kubernetes objects
     #[arg(long, global = true)]
@@ -87,6 +97,9 @@ pub(crate) struct Args {
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t, global = true)]
     output: Format,
+    /// The node that this process answers for.
+    #[arg(skip)]
+    served: Option<Source>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -168,39 +181,78 @@ struct NetnsArgs {
     netns: Option<PathBuf>,
 }
 
-/// Where the API is, and the name that it has for the node; with a local cluster both are known.
+/// The name that the API has for the node; that of a local cluster's is known.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct DiffArgs {
-    /// Kubeconfig file of the cluster, with --bpffs
-    #[arg(long, value_name = "FILE", requires = "bpffs", conflicts_with_all = LOCAL)]
-    kubeconfig: Option<PathBuf>,
     /// The agent's --node-name, with --bpffs
     #[arg(long, value_name = "NAME", requires = "bpffs", conflicts_with_all = LOCAL)]
     node_name: Option<String>,
 }
 
-/// Where a node's data plane is.
-#[derive(Debug, PartialEq, Eq)]
-struct Source {
-    bpffs: PathBuf,
-    run_dir: PathBuf,
-    /// Of a local cluster's node.
-    local: Option<Local>,
+impl Args {
+    /// A command about a node.
+    fn served(source: Source) -> Self {
+        Self {
+            what: What::Status,
+            bpffs: None,
+            run_dir: PathBuf::new(),
+            kubeconfig: None,
+            name: None,
+            node: None,
+            all_nodes: false,
+            numeric: false,
+            watch: None,
+            output: Format::default(),
+            served: Some(source),
+        }
+    }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Local {
-    node: String,
-    kubeconfig: PathBuf,
-    netns: PathBuf,
+impl What {
+    /// Tells by its exit status how things are, and with 2 that it found no judgement.
+    fn judges(&self) -> bool {
+        matches!(self, Self::Diff(_) | Self::Explain(_) | Self::Trace(_) | Self::Status)
+    }
+
+    /// Why it is not shown again and again.
+    fn not_watched(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Diff(_) => {
+                "diff is for scripts and takes no --watch: `watch bowline net diff` shows it again"
+            }
+            Self::Explain(_) => {
+                "explain is for scripts and takes no --watch: `watch bowline net explain` does it"
+            }
+            Self::Trace(_) => "trace sends one packet: leave --watch out",
+            Self::Bugreport(_) => "bugreport writes one archive: leave --watch out",
+            Self::Monitor(_) | Self::Capture(_) => {
+                "what happens is shown as it happens: leave --watch out"
+            }
+            Self::Top(_) => {
+                "top is shown again and again: leave --watch out, --interval says how often"
+            }
+            _ => return None,
+        })
+    }
+
+    /// Why it has no other form.
+    fn has_one_form(&self) -> Option<&'static str> {
+        match self {
+            Self::Bugreport(_) => {
+                Some("bugreport writes an archive: leave --output out, --file names it")
+            }
+            Self::Capture(_) => {
+                Some("capture writes a pcapng file: leave --output out, --write names it")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What judges tells by its exit status that it found no judgement, too.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let judges =
-        matches!(args.what, What::Diff(_) | What::Explain(_) | What::Trace(_) | What::Status);
     match output::unless_unread(answer(args)) {
-        Err(error) if judges => {
+        Err(error) if args.what.judges() => {
             crate::complain(&error);
             std::process::exit(2)
         }
@@ -209,78 +261,56 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn answer(args: &Args) -> anyhow::Result<()> {
-    if let What::Top(of) = &args.what {
-        return show_top(args, of);
+    if let (Some(_), Some(why)) = (args.watch, args.what.not_watched()) {
+        bail!("{why}");
     }
-    // An archive has all nodes anyway.
-    if args.all_nodes && !matches!(args.what, What::Bugreport(_)) {
-        if matches!(
-            args.what,
-            What::Monitor(_) | What::Capture(_) | What::Explain(_) | What::Trace(_)
-        ) {
-            bail!("--all-nodes is for what shows a state: choose one with --node");
+    if let (true, Some(why)) = (args.output != Format::Table, args.what.has_one_form()) {
+        bail!("{why}");
+    }
+    match &args.what {
+        What::Probe(of) => return probe::connect(of),
+        What::Send(of) => return trace::send(of),
+        _ => {}
+    }
+    if let Some(api) = remote::api(args)? {
+        return remote::run(args, api);
+    }
+    match &args.what {
+        What::Top(of) => return show_top(args, of),
+        // An archive has all nodes anyway.
+        What::Bugreport(of) => {
+            must_be_root()?;
+            return bugreport::run(of, &subject(args, of)?);
         }
-        let (place, record) = local(args)?;
-        let names: Vec<String> = record.plan.nodes.iter().map(|node| node.name.clone()).collect();
-        match all_nodes::run(&place.name, &names, args.output)? {
-            0 => return Ok(()),
-            status => std::process::exit(status),
-        }
-    }
-    if let What::Diff(of) = &args.what {
-        if args.watch.is_some() {
-            bail!(
-                "diff is for scripts and takes no --watch: `watch bowline net diff` shows it again"
-            );
-        }
-        return show_differences(args, of);
-    }
-    if let What::Probe(of) = &args.what {
-        return probe::connect(of);
-    }
-    if let What::Send(of) = &args.what {
-        return trace::send(of);
-    }
-    if let What::Explain(of) = &args.what {
-        return tell(asked_elsewhere(args, show_way(args, of)));
-    }
-    if let What::Trace(of) = &args.what {
-        return tell(asked_elsewhere(args, follow(args, of)));
-    }
-    if let What::Bugreport(of) = &args.what {
-        if args.watch.is_some() {
-            bail!("bugreport writes one archive: leave --watch out");
-        }
-        if args.output != Format::Table {
-            bail!("bugreport writes an archive: leave --output out, --file names it");
-        }
-        must_be_root()?;
-        return bugreport::run(of, &subject(args, of)?);
+        _ if args.all_nodes => return remote::every_local(args),
+        What::Diff(of) => return show_differences(args, of),
+        What::Explain(of) => return tell(asked_elsewhere(args, show_way(args, of))),
+        What::Trace(of) => return tell(asked_elsewhere(args, follow(args, of))),
+        _ => {}
     }
     let source = source(args)?;
     if matches!(args.what, What::Monitor(_) | What::Capture(_)) {
         return asked_elsewhere(args, show_events(args, &source));
     }
     let Some(seconds) = args.watch else { return tell(show(args, &source)) };
-    let clears = args.output.is_table() && std::io::stdout().is_terminal();
     loop {
-        if clears {
-            // Clear the screen, and go to its first place (ECMA-48).
-            output::text("\x1b[2J\x1b[H")?;
-        }
+        clear(args)?;
         show(args, &source)?;
         std::thread::sleep(Duration::from_secs(seconds));
     }
 }
 
+/// Clears a terminal that shows tables, for the next one.
+fn clear(args: &Args) -> anyhow::Result<()> {
+    if args.output.is_table() && std::io::stdout().is_terminal() {
+        // Clear the screen, and go to its first place (ECMA-48).
+        output::text("\x1b[2J\x1b[H")?;
+    }
+    Ok(())
+}
+
 /// Shows or writes what happens, as it happens.
 fn show_events(args: &Args, source: &Source) -> anyhow::Result<()> {
-    if args.watch.is_some() {
-        bail!("what happens is shown as it happens: leave --watch out");
-    }
-    if matches!(args.what, What::Capture(_)) && args.output != Format::Table {
-        bail!("capture writes a pcapng file: leave --output out, --write names it");
-    }
     must_be_root()?;
     let (bpffs, run_dir) = (&source.bpffs, &source.run_dir);
     let ended = launch::run_until_stopped(1, async |stop| match &args.what {
@@ -290,9 +320,9 @@ fn show_events(args: &Args, source: &Source) -> anyhow::Result<()> {
         What::Capture(of) => capture::run(of, bpffs, run_dir, args.numeric, stop).await,
         _ => Ok(()),
     });
-    match (&source.local, ended) {
-        (Some(local), Err(error)) if error.is::<ListenFailed>() => {
-            Err(error.context(local.node.clone()))
+    match (&source.node, ended) {
+        (Some(node), Err(error)) if error.is::<ListenFailed>() => {
+            Err(error.context(node.name.clone()))
         }
         (_, ended) => ended,
     }
@@ -307,16 +337,13 @@ fn asked_elsewhere<T>(args: &Args, found: anyhow::Result<T>) -> anyhow::Result<T
 }
 
 fn show_top(args: &Args, of: &top::Args) -> anyhow::Result<()> {
-    if args.watch.is_some() {
-        bail!("top is shown again and again: leave --watch out, --interval says how often");
-    }
     let sources = match args.all_nodes {
         true => every_source(args)?,
         false => vec![source(args)?],
     };
     must_be_root()?;
     launch::run_until_stopped(1, async |stop| {
-        top::run(of, &sources, args.numeric, args.output, &stop)
+        top::run(of, &top::From::Here(sources), args.numeric, args.output, &stop)
     })
 }
 
@@ -327,8 +354,8 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     }
     must_be_root()?;
     if let What::Neighbours(of) = &args.what {
-        let netns = of.netns.clone().or_else(|| Some(source.local.as_ref()?.netns.clone()));
-        return neighbours::print(netns.as_deref(), args.output).map(|()| true);
+        let netns = of.netns.as_deref().or(source.netns());
+        return neighbours::print(netns, args.output).map(|()| true);
     }
     if let What::Maps(of) = &args.what
         && let Some(wanted) = &of.wanted
@@ -337,8 +364,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     }
     if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
-        let netns = source.local.as_ref().map(|local| local.netns.as_path());
-        let status = Status::read(&source.bpffs, &condition, netns)
+        let status = Status::read(&source.bpffs, &condition, source.netns())
             .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
         match args.what {
             What::Features => status::print_features(&status.features, args.output)?,
@@ -357,13 +383,14 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
         false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),
     };
     // Links have other names than numbers only in the node's own namespace.
-    let netns = source.local.as_ref().map(|local| local.netns.as_path());
-    rows::print(&args.what, &snapshot, netns, args.output).map(|()| true)
+    rows::print(&args.what, &snapshot, source.netns(), args.output).map(|()| true)
 }
 
 fn must_be_root() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("reading BPF maps needs root: run it with sudo");
+        bail!(
+            "reading BPF maps needs root: run it with sudo, or ask the API with --kubeconfig FILE"
+        );
     }
     Ok(())
 }
@@ -377,13 +404,10 @@ fn show_differences(args: &Args, of: &DiffArgs) -> anyhow::Result<()> {
 }
 
 fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
-    if args.watch.is_some() {
-        bail!("explain is for scripts and takes no --watch: `watch bowline net explain` does it");
-    }
     let source = source(args)?;
     must_be_root()?;
-    let (netns, api) = match source.local {
-        Some(local) => (Some(local.netns), Some((local.node, local.kubeconfig))),
+    let (netns, api) = match source.node {
+        Some(node) => (node.netns, Some((node.name, node.kubeconfig))),
         None => (None, None),
     };
     let (bpffs, run_dir) = (source.bpffs.as_path(), source.run_dir.as_path());
@@ -392,12 +416,12 @@ fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
 
 /// Sends a packet and follows it.
 fn follow(args: &Args, of: &trace::Args) -> anyhow::Result<bool> {
-    if args.watch.is_some() {
-        bail!("trace sends one packet: leave --watch out");
-    }
-    let nodes = match &args.bpffs {
-        Some(bpffs) => trace::Nodes::of_bpffs(of, bpffs, &args.run_dir),
-        None => local_nodes(args)?,
+    let nodes = match (&args.bpffs, &args.served) {
+        (Some(bpffs), _) => {
+            trace::Nodes::of_bpffs(of, bpffs, &args.run_dir, args.kubeconfig.clone())
+        }
+        (None, Some(source)) => trace::Nodes::of_served(source),
+        (None, None) => local_nodes(args)?,
     };
     must_be_root()?;
     let mut went_well = false;
@@ -406,26 +430,6 @@ fn follow(args: &Args, of: &trace::Args) -> anyhow::Result<bool> {
         Ok(())
     })?;
     Ok(went_well)
-}
-
-/// The nodes of a local cluster, the wanted one first.
-fn local_nodes(args: &Args) -> anyhow::Result<trace::Nodes> {
-    let (own, wanted) = (source(args)?, every_source(args)?);
-    let (_, record) = local(args)?;
-    let here = |of: Source| {
-        let local = of.local?;
-        let node = record.plan.nodes.iter().find(|node| node.name == local.node)?;
-        Some(trace::Here {
-            name: local.node,
-            addresses: node.addresses.iter().map(|it| it.address).collect(),
-            bpffs: of.bpffs,
-            run_dir: of.run_dir,
-            netns: Some(local.netns),
-        })
-    };
-    let own = here(own).context("the cluster's record does not have the node")?;
-    let others = wanted.into_iter().filter_map(here).filter(|it| it.name != own.name).collect();
-    Ok(trace::Nodes { own, others })
 }
 
 /// Ends the program unless all is well.
@@ -438,11 +442,11 @@ fn tell(found: anyhow::Result<bool>) -> anyhow::Result<()> {
 
 fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
     let source = source(args)?;
-    let (node, kubeconfig) = match source.local {
-        Some(local) => (local.node, local.kubeconfig),
+    let (node, kubeconfig) = match source.node {
+        Some(node) => (node.name, node.kubeconfig),
         None => (
             of.node_name.clone().context("--bpffs needs --node-name as well")?,
-            of.kubeconfig.clone().context("--bpffs needs --kubeconfig as well")?,
+            args.kubeconfig.clone().context("--bpffs needs --kubeconfig as well")?,
         ),
     };
     Ok(diff::Sides { kubeconfig, node, bpffs: source.bpffs, run_dir: source.run_dir })
@@ -451,7 +455,7 @@ fn sides(args: &Args, of: &DiffArgs) -> anyhow::Result<diff::Sides> {
 /// All nodes of a local cluster, unless one is named.
 fn subject(args: &Args, of: &bugreport::Args) -> anyhow::Result<bugreport::Subject> {
     if let Some(bpffs) = &args.bpffs {
-        return Ok(of.named(bpffs, &args.run_dir));
+        return Ok(of.named(bpffs, &args.run_dir, args.kubeconfig.clone()));
     }
     let (place, record) = local(args)?;
     let names = record.plan.nodes.iter().map(|node| node.name.clone());
@@ -470,61 +474,12 @@ fn subject(args: &Args, of: &bugreport::Args) -> anyhow::Result<bugreport::Subje
     })
 }
 
-fn local(args: &Args) -> anyhow::Result<(Place, Record)> {
-    let place = cluster::only(args.name.as_deref(), ", or give --bpffs")?;
-    match Record::read(&place)? {
-        Some(record) => Ok((place, record)),
-        None => {
-            bail!("cluster {} was never finished: remove it with `bowline down`", place.name)
-        }
-    }
-}
-
-fn source(args: &Args) -> anyhow::Result<Source> {
-    if let Some(bpffs) = &args.bpffs {
-        let run_dir = args.run_dir.clone();
-        return Ok(Source { bpffs: bpffs.clone(), run_dir, local: None });
-    }
-    let (place, record) = local(args)?;
-    let nodes: Vec<(&str, &str)> =
-        record.plan.nodes.iter().map(|node| (&*node.name, &*node.namespace)).collect();
-    of_node(&place, &nodes, args.node.as_deref())
-}
-
-fn every_source(args: &Args) -> anyhow::Result<Vec<Source>> {
-    let (place, record) = local(args)?;
-    let nodes: Vec<(&str, &str)> =
-        record.plan.nodes.iter().map(|node| (&*node.name, &*node.namespace)).collect();
-    nodes.iter().map(|(name, _)| of_node(&place, &nodes, Some(name))).collect()
-}
-
-/// One of these nodes, each with its network namespace.
-fn of_node(place: &Place, nodes: &[(&str, &str)], wanted: Option<&str>) -> anyhow::Result<Source> {
-    let first = nodes.first().map(|(name, _)| *name);
-    let wanted = wanted.or(first).unwrap_or_default();
-    let Some((node, namespace)) = nodes.iter().find(|(name, _)| *name == wanted) else {
-        let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
-        bail!("cluster {} has no node {wanted}: it has {}", place.name, names.join(", "));
-    };
-    let run_dir = place.node_dir(node).join("run");
-    let local = Local {
-        node: (*node).to_owned(),
-        kubeconfig: place.kubeconfig(),
-        netns: cluster::netns_path(namespace),
-    };
-    Ok(Source { bpffs: place.bpffs(node), run_dir, local: Some(local) })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use clap::Args as _;
     use clap::error::ErrorKind;
 
     use super::*;
-
-    const NODES: [(&str, &str); 2] = [("node1", "bl-x-node1"), ("node2", "bl-x-node2")];
 
     #[test]
     fn flags_for_a_machine_of_its_own_are_not_for_local_clusters() {
@@ -533,14 +488,11 @@ mod tests {
             command.try_get_matches_from(words.split(' ')).map(drop).map_err(|it| it.kind())
         };
         for words in [
-            "net trace a b --kubeconfig x",
             "net trace a b --node-name x",
             "net trace a b --netns x",
             "net explain a b --netns x",
             "net neighbours --netns x",
-            "net diff --kubeconfig x",
             "net diff --node-name x",
-            "net bugreport --kubeconfig x",
             "net bugreport --node-name x",
         ] {
             assert_eq!(of(&format!("{words} --bpffs y")), Ok(()), "{words}");
@@ -550,16 +502,5 @@ mod tests {
                 assert_eq!(of(&all), Err(ErrorKind::ArgumentConflict), "{all}");
             }
         }
-    }
-
-    #[test]
-    fn the_first_node_is_the_default() {
-        let place = Place::new("x", Some(Path::new("/d"))).unwrap();
-        let source = of_node(&place, &NODES, None).unwrap();
-        assert_eq!(source.bpffs, Path::new("/d/nodes/node1/bpf"));
-        let source = of_node(&place, &NODES, Some("node2")).unwrap();
-        assert_eq!(source.bpffs, Path::new("/d/nodes/node2/bpf"));
-        let error = of_node(&place, &NODES, Some("node9")).unwrap_err().to_string();
-        assert!(error.contains("has no node node9: it has node1"), "{error}");
     }
 }

@@ -29,10 +29,18 @@ const LONGEST_OPENING_NS: u64 = 130_000_000_000;
   bowline net monitor --node node1 --rate 0 --sample 1000 --duration 10
 
 A packet shows at each hook that it meets; a connect() once, a sendto() when it is refused. One can
-listen on a node at a time.")]
+listen on a node at a time. Through the API, what the node's agent (port 10250) exchanges shows only
+with --port 10250.")]
 pub(super) struct Args {
     #[command(flatten)]
     selection: Selection,
+}
+
+impl Args {
+    /// Told through the agent.
+    pub(super) fn through_agent(self) -> Self {
+        Self { selection: self.selection.through_agent() }
+    }
 }
 
 /// Shows events until it is told to end.

@@ -3,16 +3,29 @@
 //! Guarantees: no proxy is used, whatever the environment or the kubeconfig say. A failure is one
 //! line that names the server or repeats what the server said.
 
+use std::convert::Infallible;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use futures::AsyncBufRead;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{AsyncBufRead, StreamExt, TryStreamExt};
 use http::Request;
 use http::header::{ACCEPT, CONTENT_TYPE};
+use http_body_util::{BodyExt, Limited, StreamBody};
+use hyper::body::Frame;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use crate::cluster;
+
+/// A complaint is cut off after this.
+const COMPLAINT_BYTES: usize = 64 * 1024;
 
 /// Which server to talk to.
 #[derive(Debug, Default, clap::Args)]
@@ -30,7 +43,12 @@ pub(crate) struct Connection {
     pub(crate) client: kube::Client,
     pub(crate) namespace: String,
     address: String,
+    /// None in tests.
+    config: Option<Config>,
 }
+
+/// The body of a request that goes on.
+type Input = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
 /// The body of a request, with its content type.
 pub(crate) struct Body<'a> {
@@ -71,15 +89,16 @@ pub(crate) async fn connect_file(file: &Path) -> anyhow::Result<Connection> {
         Config::from_custom_kubeconfig(kubeconfig, &options).await.with_context(invalid)?;
     config.proxy_url = None;
     let (address, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
-    let client = kube::Client::try_from(config).with_context(invalid)?;
-    Ok(Connection { client, namespace, address: address.trim_end_matches('/').to_owned() })
+    let client = kube::Client::try_from(config.clone()).with_context(invalid)?;
+    let address = address.trim_end_matches('/').to_owned();
+    Ok(Connection { client, namespace, address, config: Some(config) })
 }
 
 impl Connection {
     #[cfg(test)]
     pub(crate) fn of(client: kube::Client) -> Self {
         let namespace = client.default_namespace().to_owned();
-        Self { client, namespace, address: "the test's".to_owned() }
+        Self { client, namespace, address: "the test's".to_owned(), config: None }
     }
 
     /// Reads a path.
@@ -126,6 +145,38 @@ impl Connection {
         let request = Request::get(path).header(ACCEPT, accept).body(Vec::new());
         let request = request.map_err(RequestFailed::unsent)?;
         self.client.request_stream(request).await.map_err(|error| self.failed(error))
+    }
+
+    /// Gives a node a command with this input; its answer comes for as long as it runs, also while
+    /// there is more input. `kube::Client` sends bodies that are whole only.
+    pub(crate) async fn command(
+        &self,
+        path: &str,
+        input: BoxStream<'static, Bytes>,
+    ) -> anyhow::Result<impl AsyncBufRead + use<>> {
+        let config = self.config.as_ref().context("there is no kubeconfig")?;
+        let connector = config.rustls_https_connector().context("cannot use the kubeconfig")?;
+        let http = HttpClient::builder(TokioExecutor::new()).build::<_, Input>(connector);
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().context("cannot use the kubeconfig")?)
+            .map_err(BoxError::from)
+            .service(http);
+        let frames = input.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
+        let request = Request::post(path).body(StreamBody::new(frames.boxed()))?;
+        let unreachable =
+            |error: BoxError| anyhow!("cannot reach the API server at {}: {error}", self.address);
+        let answer = service.oneshot(request).await.map_err(unreachable)?;
+        let (head, body) = answer.into_parts();
+        if !head.status.is_success() {
+            let text = Limited::new(body, COMPLAINT_BYTES).collect().await.map_err(unreachable)?;
+            let status = serde_json::from_slice::<Value>(&text.to_bytes()).unwrap_or_default();
+            match status["message"].as_str() {
+                Some(message) => bail!("{message}"),
+                None => bail!("{} answered with status {}", self.address, head.status),
+            }
+        }
+        Ok(body.into_data_stream().map_err(io::Error::other).into_async_read())
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {

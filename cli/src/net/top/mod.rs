@@ -7,6 +7,7 @@
 
 mod columns;
 mod screen;
+pub(super) mod told;
 mod view;
 
 use std::io::IsTerminal;
@@ -19,10 +20,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::Source;
 use super::diff::is_an_agent_at_work;
+use super::source::Source;
 use crate::output::{self, Format};
 use columns::{column_names, columns};
+use told::Told;
 use view::{Before, Line, Sample, View};
 
 /// For how long reading may fail before it ends the command.
@@ -113,16 +115,22 @@ impl Args {
     }
 }
 
-/// Shows it until it is told to end. Every source is a node; several have names.
+/// Where it comes from. Every source is a node; several have names.
+pub(super) enum From {
+    Here(Vec<Source>),
+    Told(Told),
+}
+
+/// Shows it until it is told to end.
 pub(super) fn run(
     args: &Args,
-    sources: &[Source],
+    from: &From,
     numeric: bool,
     format: Format,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (before, last) = (Before::default(), View::default());
-    let mut nodes = Nodes { sources, numeric, before, last, failing_since: None };
+    let mut nodes = Nodes { from, numeric, before, last, failing_since: None };
     if format.is_table() && is_live() {
         return screen::run(args, &mut nodes, stop);
     }
@@ -159,7 +167,7 @@ fn rest(time: Duration, stop: &CancellationToken) -> bool {
 
 /// The nodes that are looked at.
 struct Nodes<'a> {
-    sources: &'a [Source],
+    from: &'a From,
     numeric: bool,
     before: Before,
     /// What was shown last.
@@ -170,8 +178,17 @@ struct Nodes<'a> {
 impl Nodes<'_> {
     /// Whose they are.
     fn title(&self) -> String {
-        match self.sources {
-            [Source { local: Some(local), .. }] => local.node.clone(),
+        let sources = match self.from {
+            From::Here(sources) => sources,
+            From::Told(told) => {
+                return match told.names()[..] {
+                    [only] => only.to_owned(),
+                    ref all => format!("{} nodes", all.len()),
+                };
+            }
+        };
+        match &sources[..] {
+            [Source { node: Some(node), .. }] => node.name.clone(),
             [Source { bpffs, .. }] => bpffs.display().to_string(),
             all => format!("{} nodes", all.len()),
         }
@@ -180,11 +197,15 @@ impl Nodes<'_> {
     /// Reads all of them. A node that cannot be read is said in the view; when none could be for
     /// too long, or at the first look, that is a failure.
     fn look(&mut self) -> anyhow::Result<View> {
+        let sources = match self.from {
+            From::Here(sources) => sources,
+            From::Told(told) => return told.view(),
+        };
         let mut sample = Sample::new(Instant::now());
         let mut failures = Vec::new();
-        for source in self.sources {
-            let name = source.local.as_ref().map(|local| local.node.as_str());
-            let name = name.filter(|_| self.sources.len() > 1);
+        for source in sources {
+            let name = source.node.as_ref().map(|node| node.name.as_str());
+            let name = name.filter(|_| sources.len() > 1);
             let read = NodeTraffic::read(&source.bpffs, &source.run_dir.join(NAMES_FILE))
                 .with_context(|| is_an_agent_at_work(&source.bpffs));
             match read {
@@ -196,7 +217,7 @@ impl Nodes<'_> {
             }
         }
         let problem = failures.first().map(|error| format!("{error:#}"));
-        if failures.len() < self.sources.len() {
+        if failures.len() < sources.len() {
             self.failing_since = None;
             self.last = self.before.view(sample);
         } else if let Some(error) = failures.into_iter().next() {

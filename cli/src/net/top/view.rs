@@ -8,15 +8,18 @@ use std::time::Instant;
 
 use bowline_agent::datapath::{Amounts, NodeTraffic};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::By;
 
 /// What is shown at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct View {
     pub(super) time: String,
+    #[serde(default)]
     pub(super) services: Vec<Line>,
+    #[serde(default)]
     pub(super) pods: Vec<Line>,
     /// Reasons for which something was dropped, with the place.
     pub(super) drops: Vec<Line>,
@@ -25,20 +28,20 @@ pub(super) struct View {
 }
 
 /// A service, a pod, or a reason.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Line {
     pub(super) name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) node: Option<String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) address: String,
     pub(super) so_far: Option<Amounts>,
     /// None when it was not there at the moment before.
     pub(super) per_second: Option<Rates>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Rates {
     pub(super) connections: f64,
     pub(super) packets: f64,
@@ -215,7 +218,7 @@ impl Before {
 
 impl Line {
     /// Adds the same of another node.
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         if self.name == self.address {
             // A node may have the name that another one does not know yet.
             self.name = other.name;

@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod fixtures;
+mod lent;
 mod nodes;
 mod packet;
 mod sender;
@@ -45,6 +46,7 @@ use story::{Outcome, Step, Story};
 use subscriptions::{Subscriptions, Unreachable};
 use trail::Packet;
 
+pub(super) use lent::lend;
 pub(super) use nodes::{Here, Nodes};
 pub(super) use sender::{Args as SenderArgs, send};
 
@@ -95,15 +97,16 @@ pub(super) struct Args {
     /// With --bpffs: the node's network namespace [default: this one]
     #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
-    /// With --bpffs: kubeconfig file of the cluster, through whose API other nodes are listened to
-    #[arg(long, value_name = "FILE", requires = "bpffs", conflicts_with_all = LOCAL)]
-    kubeconfig: Option<PathBuf>,
     /// With --bpffs: the agent's --node-name
     #[arg(long, value_name = "NAME", requires = "bpffs", conflicts_with_all = LOCAL)]
     node_name: Option<String>,
 }
 
 impl Args {
+    pub(super) fn from(&self) -> &str {
+        &self.from
+    }
+
     fn protocol(&self) -> Protocol {
         match (self.udp, self.icmp) {
             (true, _) => Protocol::Udp,
@@ -145,7 +148,7 @@ pub(super) async fn run(
     let sender = Sender::start(&trace.words(), trace.netns(), trace.hooks()).await?;
     let packet = trace.packet(sender.identifier);
     let mut subscriptions = Subscriptions::default();
-    trace.open(&mut subscriptions, sender.identifier).await;
+    trace.open(&mut subscriptions, sender.identifier).await?;
     let sent = sender.send(args.wait, &mut subscriptions, stop).await?;
     sleep(SETTLE).await;
     subscriptions.poll();
@@ -264,7 +267,7 @@ impl<'a> Trace<'a> {
     }
 
     /// Listens to the client's node, and to those where the packet may come to.
-    async fn open(&self, subscriptions: &mut Subscriptions, identifier: u16) {
+    async fn open(&self, subscriptions: &mut Subscriptions, identifier: u16) -> anyhow::Result<()> {
         let to = self.question.to.ip();
         let is_icmp = self.args.icmp;
         let filter = TraceFilter {
@@ -273,8 +276,7 @@ impl<'a> Trace<'a> {
             address: is_icmp.then_some(to),
             seconds: self.args.wait + MARGIN,
         };
-        let kubeconfig = self.args.kubeconfig.as_deref();
-        self.nodes.listen(subscriptions, &self.others(), &filter, kubeconfig).await;
+        self.nodes.listen(subscriptions, &self.others(), &filter).await
     }
 
     /// The addresses of the other nodes where it may come to.

@@ -13,8 +13,9 @@ use kube::Api;
 use kube::api::ListParams;
 use tokio::time::timeout;
 
-use super::Args;
 use super::subscriptions::Subscriptions;
+use super::{Args, lent};
+use crate::net::source::Source;
 use crate::verbs::client::{Connection, connect_file};
 
 /// How long the API may take to say which nodes there are.
@@ -48,11 +49,20 @@ impl Here {
 pub(in crate::net) struct Nodes {
     pub(in crate::net) own: Here,
     pub(in crate::net) others: Vec<Here>,
+    /// Names the API through which nodes of other machines are listened to.
+    pub(in crate::net) kubeconfig: Option<PathBuf>,
+    /// Whoever asked listens to them.
+    pub(in crate::net) lent: bool,
 }
 
 impl Nodes {
     /// The node whose maps are pinned there.
-    pub(in crate::net) fn of_bpffs(args: &Args, bpffs: &Path, run_dir: &Path) -> Self {
+    pub(in crate::net) fn of_bpffs(
+        args: &Args,
+        bpffs: &Path,
+        run_dir: &Path,
+        kubeconfig: Option<PathBuf>,
+    ) -> Self {
         let own = Here {
             name: args.node_name.clone().unwrap_or_else(|| "here".to_owned()),
             addresses: Vec::new(),
@@ -60,22 +70,33 @@ impl Nodes {
             run_dir: run_dir.to_path_buf(),
             netns: args.netns.clone(),
         };
-        Self { own, others: Vec::new() }
+        Self { own, others: Vec::new(), kubeconfig, lent: false }
+    }
+
+    /// The node that is answered for.
+    pub(in crate::net) fn of_served(source: &Source) -> Self {
+        let known = source.node.clone();
+        let own = Here {
+            name: known.as_ref().map_or_else(|| "here".to_owned(), |node| node.name.clone()),
+            addresses: Vec::new(),
+            bpffs: source.bpffs.clone(),
+            run_dir: source.run_dir.clone(),
+            netns: known.and_then(|node| node.netns),
+        };
+        Self { own, others: Vec::new(), kubeconfig: None, lent: true }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Here> {
         std::iter::once(&self.own).chain(&self.others)
     }
 
-    /// Listens to the client's node, and to those with these addresses: on other machines through
-    /// the API of this kubeconfig.
+    /// Listens to the client's node, and to those with these addresses.
     pub(super) async fn listen(
         &self,
         subscriptions: &mut Subscriptions,
         others: &BTreeSet<IpAddr>,
         filter: &TraceFilter,
-        kubeconfig: Option<&Path>,
-    ) {
+    ) -> anyhow::Result<()> {
         let mut here = vec![&self.own];
         let mut elsewhere = Vec::new();
         for (number, address) in others.iter().enumerate() {
@@ -89,43 +110,51 @@ impl Nodes {
             }
         }
         // These may take their time, and what is open on this machine has to be read every second.
-        listen_elsewhere(subscriptions, &elsewhere, filter, kubeconfig).await;
+        match &self.kubeconfig {
+            _ if elsewhere.is_empty() => {}
+            _ if self.lent => {
+                lent::borrow(subscriptions, elsewhere.into_iter().collect(), filter).await?;
+            }
+            None => {
+                let why = "--kubeconfig names the API through which it is asked";
+                subscriptions.note_all_unreachable(&elsewhere, why);
+            }
+            Some(kubeconfig) => match connect_file(kubeconfig).await {
+                Ok(api) => listen_elsewhere(subscriptions, &elsewhere, filter, &api).await,
+                Err(error) => {
+                    subscriptions.note_all_unreachable(&elsewhere, &format!("{error:#}"));
+                }
+            },
+        }
         for node in here {
             subscriptions.here(&node.name, &node.place(), &filter.filter());
         }
+        Ok(())
     }
 }
 
 /// Listens to the nodes with these addresses through the API.
-async fn listen_elsewhere(
+pub(super) async fn listen_elsewhere(
     subscriptions: &mut Subscriptions,
     nodes: &[IpAddr],
     filter: &TraceFilter,
-    kubeconfig: Option<&Path>,
+    api: &Connection,
 ) {
-    if nodes.is_empty() {
-        return;
-    }
-    let Some(kubeconfig) = kubeconfig else {
-        let why = "--kubeconfig names the API through which it is asked";
-        return subscriptions.note_all_unreachable(nodes, why);
-    };
-    match named(kubeconfig).await {
-        Ok((api, known)) => {
+    match named(api).await {
+        Ok(known) => {
             let strange: Vec<IpAddr> =
                 nodes.iter().filter(|it| !known.contains_key(it)).copied().collect();
             subscriptions.note_all_unreachable(&strange, "the API knows no node with this address");
             let names = nodes.iter().filter_map(|address| known.get(address));
             let names: Vec<&str> = names.map(String::as_str).collect();
-            subscriptions.there(&names, &api, filter).await;
+            subscriptions.there(&names, api, filter).await;
         }
         Err(error) => subscriptions.note_all_unreachable(nodes, &format!("{error:#}")),
     }
 }
 
-/// The API, and the names of its nodes by their addresses.
-async fn named(kubeconfig: &Path) -> anyhow::Result<(Connection, BTreeMap<IpAddr, String>)> {
-    let api = connect_file(kubeconfig).await?;
+/// The names of the API's nodes by their addresses.
+async fn named(api: &Connection) -> anyhow::Result<BTreeMap<IpAddr, String>> {
     let nodes = Api::<Node>::all(api.client.clone());
     let nodes = timeout(PATIENCE, nodes.list(&ListParams::default())).await;
     let nodes = nodes.context("the API does not answer")?.context("the API names no nodes")?;
@@ -136,5 +165,5 @@ async fn named(kubeconfig: &Path) -> anyhow::Result<(Connection, BTreeMap<IpAddr
         let addresses = addresses.filter_map(|it| it.address.parse::<IpAddr>().ok());
         found.extend(addresses.map(|address| (address, name.clone())));
     }
-    Ok((api, found))
+    Ok(found)
 }

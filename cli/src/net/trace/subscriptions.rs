@@ -13,11 +13,12 @@ use bowline_agent::datapath::{Filter, NodePlace};
 use bowline_agent::{StreamMessage, Subscription, TraceEvent, TraceFilter, boot_id};
 use futures::future::join_all;
 use futures::{AsyncBufReadExt, StreamExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
 
+use super::lent::Lent;
 use crate::verbs::client::{Connection, escape, query};
 
 /// How long a node may take to begin.
@@ -30,7 +31,8 @@ const ROOM: usize = 1024;
 const BATCH: usize = 4096;
 
 /// A packet at a hook of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Seen {
     pub(super) node: String,
     /// Whether its time is of the sender's clock.
@@ -39,7 +41,7 @@ pub(super) struct Seen {
 }
 
 /// A node that is not listened to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Unreachable {
     pub(super) node: String,
     pub(super) why: String,
@@ -52,6 +54,8 @@ pub(super) struct Subscriptions {
     pub(super) unreachable: Vec<Unreachable>,
     /// Events that found no room, of those that have ended.
     lost: u64,
+    /// Of the machine whose clock counts, if it is not this one.
+    boot_id: Option<String>,
 }
 
 struct Open {
@@ -60,12 +64,47 @@ struct Open {
     source: Source,
 }
 
-enum Source {
+pub(super) enum Source {
     Here(Box<Subscription>),
-    There { messages: mpsc::Receiver<anyhow::Result<StreamMessage>>, lost: u64 },
+    There {
+        messages: mpsc::Receiver<anyhow::Result<StreamMessage>>,
+        lost: u64,
+    },
+    /// Several nodes', by whoever asked for the trace.
+    Lent {
+        messages: mpsc::Receiver<Lent>,
+        lost: u64,
+    },
 }
 
 impl Subscriptions {
+    /// For somebody on the machine that was started with this.
+    pub(super) fn of_boot(boot_id: String) -> Self {
+        Self { boot_id: Some(boot_id), ..Self::default() }
+    }
+
+    /// What there is to say since the last time.
+    pub(super) fn drain(&mut self) -> Vec<Lent> {
+        let seen = std::mem::take(&mut self.seen).into_iter().map(Lent::Seen);
+        let unreachable = std::mem::take(&mut self.unreachable).into_iter().map(Lent::Unreachable);
+        let mut all: Vec<Lent> = seen.chain(unreachable).collect();
+        let lost = self.lost();
+        if lost > 0 && !all.is_empty() {
+            all.push(Lent::Lost(lost));
+        }
+        all
+    }
+
+    /// Notes what was lent before it began.
+    pub(super) fn take(&mut self, lent: Lent) {
+        match lent {
+            Lent::Seen(seen) => self.seen.push(seen),
+            Lent::Unreachable(node) => self.unreachable.push(node),
+            Lent::Lost(lost) => self.lost = lost,
+            Lent::Begun => {}
+        }
+    }
+
     /// Listens to a node of this machine.
     pub(super) fn here(&mut self, node: &str, place: &NodePlace, filter: &Filter) {
         match Subscription::open(place, filter) {
@@ -77,9 +116,10 @@ impl Subscriptions {
     /// Listens to other nodes, through the API.
     pub(super) async fn there(&mut self, nodes: &[&str], api: &Connection, filter: &TraceFilter) {
         let begun = nodes.iter().map(|node| timeout(PATIENCE, begin(node, api, filter)));
+        let ours = self.boot_id.clone().unwrap_or_else(boot_id);
         for (node, begun) in nodes.iter().zip(join_all(begun).await) {
             match begun {
-                Ok(Ok((theirs, source))) => self.add(node, theirs == boot_id(), source),
+                Ok(Ok((theirs, source))) => self.add(node, theirs == ours, source),
                 Ok(Err(error)) => self.note_unreachable(node, &format!("{error:#}")),
                 Err(_) => {
                     let why = format!("no answer within {} s", PATIENCE.as_secs());
@@ -95,7 +135,7 @@ impl Subscriptions {
         self.open.clear();
     }
 
-    fn add(&mut self, node: &str, same_clock: bool, source: Source) {
+    pub(super) fn add(&mut self, node: &str, same_clock: bool, source: Source) {
         self.open.push(Open { node: node.to_owned(), same_clock, source });
     }
 
@@ -112,7 +152,7 @@ impl Subscriptions {
     /// Notes what happened meanwhile. To be called every second.
     pub(super) fn poll(&mut self) {
         for mut open in std::mem::take(&mut self.open) {
-            match open.poll(&mut self.seen) {
+            match open.poll(&mut self.seen, &mut self.unreachable) {
                 Ok(()) => self.open.push(open),
                 Err(error) => {
                     self.lost += open.lost();
@@ -135,8 +175,23 @@ impl Subscriptions {
 
 impl Open {
     /// Adds what happened, also if there is no more after it.
-    fn poll(&mut self, seen: &mut Vec<Seen>) -> anyhow::Result<()> {
+    fn poll(
+        &mut self,
+        seen: &mut Vec<Seen>,
+        unreachable: &mut Vec<Unreachable>,
+    ) -> anyhow::Result<()> {
         let (node, same_clock) = (&self.node, self.same_clock);
+        if let Source::Lent { messages, lost } = &mut self.source {
+            while let Ok(message) = messages.try_recv() {
+                match message {
+                    Lent::Seen(it) => seen.push(it),
+                    Lent::Unreachable(it) => unreachable.push(it),
+                    Lent::Lost(count) => *lost = count,
+                    Lent::Begun => {}
+                }
+            }
+            return Ok(());
+        }
         let mut add = |event| seen.push(Seen { node: node.clone(), same_clock, event });
         match &mut self.source {
             Source::Here(open) => {
@@ -145,6 +200,7 @@ impl Open {
                 events.into_iter().for_each(add);
                 polled?;
             }
+            Source::Lent { .. } => {}
             Source::There { messages, lost } => loop {
                 match messages.try_recv() {
                     Ok(message) => match message? {
@@ -164,7 +220,7 @@ impl Open {
     fn lost(&self) -> u64 {
         match &self.source {
             Source::Here(open) => open.lost(),
-            Source::There { lost, .. } => *lost,
+            Source::There { lost, .. } | Source::Lent { lost, .. } => *lost,
         }
     }
 }

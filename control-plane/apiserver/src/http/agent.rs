@@ -1,5 +1,7 @@
 //! Requests to agents, with the server's client certificate.
 
+use axum::body::Body;
+use http::Method;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -36,12 +38,14 @@ impl AgentClient {
         Self { tls: TlsConnector::from(Arc::new(tls)) }
     }
 
-    /// The answer of the agent at `address` to a GET. One connection a request: they are long and
-    /// few.
-    pub(super) async fn get(
+    /// The answer of the agent at `address`, which may come before all of the body has gone. One
+    /// connection a request: they are long and few.
+    pub(super) async fn ask(
         &self,
         address: SocketAddr,
+        method: Method,
         path_and_query: &str,
+        body: Body,
     ) -> Result<http::Response<Incoming>, AskAgentFailed> {
         let connect = |reason: String| AskAgentFailed::Connect { address, reason };
         let broken = |reason: String| AskAgentFailed::Broken { address, reason };
@@ -55,9 +59,11 @@ impl AgentClient {
             http1::handshake(TokioIo::new(tls)).await.map_err(|e| broken(e.to_string()))?;
         // Ends with the answer's body or when that is dropped.
         tokio::spawn(connection);
-        let request = http::Request::get(path_and_query)
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path_and_query)
             .header(http::header::HOST, address.to_string())
-            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .body(body)
             .map_err(|error| broken(error.to_string()))?;
         let answer = timeout(TIMEOUT, sender.send_request(request)).await.map_err(late)?;
         answer.map_err(|error| broken(error.to_string()))

@@ -14,6 +14,7 @@ mod documents;
 mod events;
 mod logs;
 mod negotiate;
+mod net;
 mod options;
 mod path;
 mod protobuf;
@@ -118,7 +119,11 @@ async fn dispatch(
     if let Route::Resource(target) = route {
         return resources::serve(api, user, target, query, request).await;
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let served: &[Method] = match route {
+        Route::Net(_) => &[Method::POST],
+        _ => &[Method::GET, Method::HEAD],
+    };
+    if !served.contains(request.method()) {
         return Err(Status::method_not_allowed(
             "the server does not allow this method on the requested resource",
         ));
@@ -136,6 +141,10 @@ async fn dispatch(
         Route::Events(node) => {
             masters_may("listen to nodes")?;
             events::serve(api, node, query).await
+        }
+        Route::Net(node) => {
+            masters_may("give nodes commands")?;
+            net::serve(api, node, query, request.into_body()).await
         }
         _ => documents::serve(api, &route, request.headers()),
     }

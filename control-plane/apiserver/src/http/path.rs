@@ -34,6 +34,8 @@ pub(crate) enum Route {
     Join,
     /// What packets meet on this node, as it happens.
     Events(String),
+    /// A `bowline net` command on this node.
+    Net(String),
     Unknown,
 }
 
@@ -82,6 +84,7 @@ pub(super) fn parse(path: &str) -> Route {
         ["bowline", "v1", "ca"] => Route::Authority,
         ["bowline", "v1", "join"] => Route::Join,
         ["bowline", "v1", "nodes", node, "events"] => Route::Events((*node).to_owned()),
+        ["bowline", "v1", "nodes", node, "net"] => Route::Net((*node).to_owned()),
         _ => Route::Unknown,
     }
 }

@@ -12,8 +12,8 @@ use axum::response::Response;
 use bowline_api::resource::find;
 use bowline_api::status::Status;
 use futures::StreamExt;
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -33,7 +33,6 @@ pub(super) async fn serve(
     known: &[&str],
     query: &Query,
 ) -> Result<Response, Status> {
-    let address = agent_address(api, node).await?;
     let mut target = path.to_owned();
     let mut separator = '?';
     for name in known {
@@ -49,8 +48,20 @@ pub(super) async fn serve(
         target.push_str(&format!("{name}={}", value.replace('+', "%2B")));
         separator = '&';
     }
-    let answer =
-        api.agents.get(address, &target).await.map_err(|error| Status::internal_error(&error))?;
+    pass_on(api, node, Method::GET, &target, Body::empty()).await
+}
+
+/// What the agent of `node` answers to this.
+pub(super) async fn pass_on(
+    api: &Arc<Api>,
+    node: &str,
+    method: Method,
+    target: &str,
+    body: Body,
+) -> Result<Response, Status> {
+    let address = agent_address(api, node).await?;
+    let answer = api.agents.ask(address, method, target, body).await;
+    let answer = answer.map_err(|error| Status::internal_error(&error))?;
     if answer.status() != StatusCode::OK {
         return Err(complaint(answer).await);
     }
@@ -78,6 +89,7 @@ async fn complaint(answer: http::Response<hyper::body::Incoming>) -> Status {
     match code {
         400 => Status::bad_request(message),
         404 => Status { code, reason: "NotFound", ..Status::bad_request(message) },
+        429 => Status::too_many_requests(message),
         409 => Status { code, reason: "Conflict", ..Status::bad_request(message) },
         _ => Status::internal_error(&message),
     }

@@ -70,6 +70,23 @@ async fn only_masters_listen_to_nodes() {
 }
 
 #[tokio::test]
+async fn only_masters_give_nodes_commands() {
+    let server = server().await;
+    call("POST", NODES_PATH).json(&node_object("n1")).send(&server).await.expect(201);
+    for (method, node_name, by, failure) in [
+        ("POST", "n1", Some(node("n1")), (403, "Forbidden")),
+        ("POST", "n1", None, (401, "Unauthorized")),
+        ("GET", "n1", Some(admin()), (405, "MethodNotAllowed")),
+        ("POST", "n1", Some(admin()), (500, "InternalError")),
+        ("POST", "n2", Some(admin()), (404, "NotFound")),
+    ] {
+        let path = format!("/bowline/v1/nodes/{node_name}/net?word=net&word=status");
+        let answer = call(method, &path).by(by).send(&server).await;
+        assert_eq!(answer.failure(), failure, "{method} {node_name}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_writes_what_is_its_own() {
     let server = server().await;
     let n1 = || Some(node("n1"));

@@ -1,0 +1,415 @@
+//! What nodes say to a command: those of a local cluster through processes of this program, others
+//! through the API; and how that is shown.
+//!
+//! Guarantees: a node that does not answer is named and the others are shown all the same; what
+//! comes is not kept but for what is to be one document. The exit status is the highest of all.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bowline_agent::{NetFrame, carry_out};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::{Map, Value};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::ends::DEFAULT_NAMESPACE;
+use super::served;
+use super::source::Source;
+use crate::output::{self, Format};
+use crate::verbs::client::{Connection, escape, query};
+
+/// How long the API may take to say which nodes there are, and a node to begin to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nodes that are asked at one time.
+const AT_ONCE: usize = 16;
+
+/// What is said that nobody has read yet.
+const ROOM: usize = 16;
+
+/// A node's answer as it comes.
+pub(super) type Frames = BoxStream<'static, anyhow::Result<NetFrame>>;
+
+/// A node that is asked.
+pub(super) struct Asked {
+    pub(super) name: String,
+    way: Way,
+}
+
+enum Way {
+    /// Boxed: it is much larger than the other.
+    Here(Box<Source>),
+    Api(Arc<Connection>),
+}
+
+impl Asked {
+    /// The API through which it is asked.
+    pub(super) fn api(&self) -> Option<&Connection> {
+        match &self.way {
+            Way::Here(_) => None,
+            Way::Api(api) => Some(api),
+        }
+    }
+
+    /// Nodes of this machine.
+    pub(super) fn here(sources: Vec<Source>) -> Vec<Self> {
+        let named = |source: Source| {
+            let name = source.node.as_ref()?.name.clone();
+            Some(Self { name, way: Way::Here(Box::new(source)) })
+        };
+        sources.into_iter().filter_map(named).collect()
+    }
+
+    /// Starts the command of these words (behind the program's name) on the node.
+    pub(super) async fn ask(&self, words: Vec<String>) -> anyhow::Result<Frames> {
+        self.ask_with(words, stream::pending().boxed()).await
+    }
+
+    /// The same, with an input.
+    pub(super) async fn ask_with(
+        &self,
+        words: Vec<String>,
+        input: BoxStream<'static, Bytes>,
+    ) -> anyhow::Result<Frames> {
+        match &self.way {
+            Way::Here(source) => begin_here(source, words, input),
+            Way::Api(api) => {
+                let begun = begin_there(&self.name, api, words, input);
+                let late = || format!("no answer within {} s", PATIENCE.as_secs());
+                timeout(PATIENCE, begun).await.with_context(late)?
+            }
+        }
+    }
+}
+
+/// The nodes that the API knows, or the one of this name.
+pub(super) async fn nodes_of(api: Connection, wanted: Option<&str>) -> anyhow::Result<Vec<Asked>> {
+    let listed = Api::<Node>::all(api.client.clone());
+    let listed = timeout(PATIENCE, listed.list_metadata(&ListParams::default())).await;
+    let listed = listed.with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?;
+    let listed = listed.map_err(|error| api.explain(error))?;
+    let mut names: Vec<String> = listed.into_iter().filter_map(|it| it.metadata.name).collect();
+    names.sort_by_key(|name| natural(name));
+    if let Some(wanted) = wanted {
+        if !names.iter().any(|name| name == wanted) {
+            let known: Vec<&str> = names.iter().map(String::as_str).collect();
+            bail!("the cluster has no node {wanted}{}", output::nearest(wanted, &known));
+        }
+        names = vec![wanted.to_owned()];
+    }
+    if names.is_empty() {
+        bail!("the cluster has no nodes");
+    }
+    let api = Arc::new(api);
+    Ok(names.into_iter().map(|name| Asked { name, way: Way::Api(api.clone()) }).collect())
+}
+
+/// `node10` comes after `node9`.
+fn natural(name: &str) -> (String, u64) {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    (stem.to_owned(), name[stem.len()..].parse().unwrap_or_default())
+}
+
+/// The node that has the pod, if it is one that the API knows by this name.
+pub(super) async fn node_of(api: &Connection, pod: &str) -> Option<String> {
+    let (namespace, name) = pod.split_once('/').unwrap_or((DEFAULT_NAMESPACE, pod));
+    let pod = Api::<Pod>::namespaced(api.client.clone(), namespace);
+    let found = timeout(PATIENCE, pod.get_opt(name)).await.ok()?.ok()??;
+    found.spec?.node_name
+}
+
+fn begin_here(
+    source: &Source,
+    words: Vec<String>,
+    input: BoxStream<'static, Bytes>,
+) -> anyhow::Result<Frames> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let known = source.node.as_ref().context("the node has no name")?;
+    let mut command = Command::new(program);
+    command.args(served::Args::line(source, known, words));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Ctrl-C is for this process, which then ends its input.
+    let child = command.process_group(0).spawn().context("cannot ask a node")?;
+    let (told, frames) = mpsc::channel(ROOM);
+    tokio::spawn(carry_out(child, input.map(Ok::<_, Infallible>), told));
+    Ok(ReceiverStream::new(frames).map(Ok).boxed())
+}
+
+async fn begin_there(
+    node: &str,
+    api: &Connection,
+    words: Vec<String>,
+    input: BoxStream<'static, Bytes>,
+) -> anyhow::Result<Frames> {
+    let words: Vec<(&str, String)> = words.into_iter().map(|word| ("word", word)).collect();
+    let path = format!("/bowline/v1/nodes/{}/net{}", escape(node), query(&words));
+    let lines = Box::pin(api.command(&path, input).await?).lines();
+    let frames = lines.map_err(|error| anyhow::Error::from(error).context("its agent broke off"));
+    let frames = frames.and_then(async |line| {
+        serde_json::from_str(&line).context("its agent says something else")
+    });
+    Ok(frames.boxed())
+}
+
+/// Shows what one node says, as it comes; gives its exit status.
+pub(super) async fn pass_through(
+    mut frames: Frames,
+    out: &mut impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<i32> {
+    while let Some(frame) = frames.next().await {
+        match frame? {
+            NetFrame::Err(text) => complain(&text),
+            NetFrame::Ended(status) => return Ok(status.unwrap_or(1)),
+            frame => out(&frame.output().context("its agent says something else")?)?,
+        }
+    }
+    bail!("its agent broke off")
+}
+
+/// What it says to somebody, beside what it answers.
+pub(super) fn complain(text: &str) {
+    // Nobody may be there to read it.
+    drop(std::io::stderr().write_all(text.as_bytes()));
+}
+
+/// Shows what each node says, one after the other; gives the highest exit status, which is this if
+/// a node does not answer.
+pub(super) async fn one_after_the_other(
+    nodes: &[Asked],
+    words: &[String],
+    format: Format,
+    silent: i32,
+) -> anyhow::Result<i32> {
+    let asked = stream::iter(nodes).map(async |node| (node, node.ask(words.to_vec()).await));
+    let mut answers = asked.buffered(AT_ONCE);
+    let (mut worst, mut documents) = (0, Map::new());
+    while let Some((Asked { name, .. }, begun)) = answers.next().await {
+        let whole = async { whole(begun?).await };
+        let (said, status) = match whole.await {
+            Ok(Whole { said, complaint, status }) => {
+                if !complaint.trim().is_empty() {
+                    tracing::warn!("{name}: {}", complaint.trim());
+                }
+                (said, status)
+            }
+            Err(error) => {
+                tracing::warn!("{name}: {error:#}");
+                (String::new(), silent)
+            }
+        };
+        worst = worst.max(status);
+        match format {
+            _ if format.is_table() => output::text(&format!("{name}:\n{said}\n"))?,
+            _ if said.trim().is_empty() => drop(documents.insert(name.clone(), Value::Null)),
+            _ => drop(documents.insert(name.clone(), parsed(&said, format)?)),
+        }
+    }
+    if !format.is_table() {
+        output::document(&Value::Object(documents), format)?;
+    }
+    Ok(worst)
+}
+
+struct Whole {
+    said: String,
+    complaint: String,
+    status: i32,
+}
+
+async fn whole(mut frames: Frames) -> anyhow::Result<Whole> {
+    let (mut said, mut complaint) = (Vec::new(), String::new());
+    while let Some(frame) = frames.next().await {
+        match frame? {
+            NetFrame::Err(text) => complaint.push_str(&text),
+            NetFrame::Ended(status) => {
+                let said = String::from_utf8_lossy(&said).into_owned();
+                return Ok(Whole { said, complaint, status: status.unwrap_or(1) });
+            }
+            frame => said.extend(frame.output().context("its agent says something else")?),
+        }
+    }
+    bail!("its agent broke off")
+}
+
+/// Shows what happens on several nodes as it happens, each line with its node; gives the highest
+/// exit status.
+pub(super) async fn side_by_side(
+    nodes: &[Asked],
+    words: &[String],
+    format: Format,
+) -> anyhow::Result<i32> {
+    let mut worst = 0;
+    let mut all = stream::SelectAll::new();
+    for node in nodes {
+        match node.ask(words.to_vec()).await {
+            Ok(frames) => {
+                let named = move |frame| (node.name.as_str(), frame);
+                all.push(frames.map(named).boxed());
+            }
+            Err(error) => {
+                tracing::warn!("{}: {error:#}", node.name);
+                worst = 1;
+            }
+        }
+    }
+    let mut rest: Vec<(&str, Lines)> =
+        nodes.iter().map(|node| (node.name.as_str(), Lines::default())).collect();
+    while let Some((name, frame)) = all.next().await {
+        let Some((_, lines)) = rest.iter_mut().find(|(node, _)| *node == name) else { continue };
+        match frame {
+            Ok(NetFrame::Ended(status)) => {
+                worst = worst.max(status.unwrap_or(1));
+                if let Some(rest) = lines.rest() {
+                    output::text(&with_node(name, &rest, format)?)?;
+                }
+            }
+            Ok(NetFrame::Err(text)) => {
+                for line in text.lines() {
+                    complain(&format!("{name}: {line}\n"));
+                }
+            }
+            Ok(frame) => {
+                lines.add(&frame.output().context("its agent says something else")?);
+                let mut text = String::new();
+                while let Some(line) = lines.next(format) {
+                    text.push_str(&with_node(name, &line, format)?);
+                }
+                output::text(&text)?;
+            }
+            Err(error) => {
+                tracing::warn!("{name}: {error:#}");
+                worst = worst.max(1);
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// What a node said that is not shown yet.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+    }
+
+    /// A line, or a document of YAML, that is whole. The last document is only known to be when the
+    /// next begins.
+    fn next(&mut self, format: Format) -> Option<String> {
+        let end = match format {
+            Format::Yaml => {
+                let text = &self.0;
+                let next = text.windows(5).position(|it| it == b"\n---\n")?;
+                next + 1
+            }
+            _ => self.0.iter().position(|byte| *byte == b'\n')? + 1,
+        };
+        let line: Vec<u8> = self.0.drain(..end).collect();
+        Some(String::from_utf8_lossy(&line).into_owned())
+    }
+
+    /// What is left when there is no more.
+    fn rest(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.0);
+        (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
+    }
+}
+
+fn with_node(node: &str, line: &str, format: Format) -> anyhow::Result<String> {
+    if format.is_table() {
+        return Ok(format!("{node}: {line}"));
+    }
+    let mut value = parsed(line, format)?;
+    if let Value::Object(fields) = &mut value {
+        fields.insert("node".to_owned(), Value::from(node));
+    }
+    match format {
+        Format::Yaml => Ok(format!("---\n{}", output::yaml(&value)?)),
+        _ => Ok(format!("{value}\n")),
+    }
+}
+
+fn parsed(said: &str, format: Format) -> anyhow::Result<Value> {
+    let value = match format {
+        Format::Yaml => serde_yaml_ng::from_str(said).map_err(anyhow::Error::from),
+        _ => serde_json::from_str(said).map_err(anyhow::Error::from),
+    };
+    match value {
+        Ok(value) => Ok(value),
+        Err(error) => bail!("a node said something else: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_say_is_read_in_either_form() {
+        assert_eq!(parsed("[1]", Format::Json).unwrap(), json!([1]));
+        assert_eq!(parsed("- a: 1\n", Format::Yaml).unwrap(), json!([{ "a": 1 }]));
+        assert!(parsed("oh", Format::Json).is_err());
+    }
+
+    #[test]
+    fn nodes_are_in_the_order_of_their_numbers() {
+        let mut names = ["node10", "a", "node9", "node", "7"];
+        names.sort_by_key(|name| natural(name));
+        assert_eq!(names, ["7", "a", "node", "node9", "node10"]);
+    }
+
+    #[test]
+    fn lines_come_whole_and_get_their_node() {
+        let mut lines = Lines::default();
+        lines.add(b"{\"a\":1}\n{\"a\"");
+        let first = lines.next(Format::Json).unwrap();
+        assert_eq!(with_node("n1", &first, Format::Json).unwrap(), "{\"a\":1,\"node\":\"n1\"}\n");
+        assert_eq!(lines.next(Format::Json), None);
+        lines.add(b":2}\n");
+        assert_eq!(lines.next(Format::Table).unwrap(), "{\"a\":2}\n");
+        let mut lines = Lines::default();
+        lines.add(b"---\na: 1\nb: 2\n---\na: 3\n");
+        let first = lines.next(Format::Yaml).unwrap();
+        assert_eq!(first, "---\na: 1\nb: 2\n");
+        assert_eq!(lines.next(Format::Yaml), None);
+        assert_eq!(lines.rest().unwrap(), "---\na: 3\n");
+        assert_eq!(lines.rest(), None);
+        let named = with_node("n1", &first, Format::Yaml).unwrap();
+        assert_eq!(named, "---\na: 1\nb: 2\nnode: n1\n");
+        assert_eq!(with_node("n1", "10:00 x\n", Format::Table).unwrap(), "n1: 10:00 x\n");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_none() {
+        let said = |frames: Vec<NetFrame>| stream::iter(frames.into_iter().map(Ok)).boxed();
+        let frames = || vec![NetFrame::Out("a".to_owned()), NetFrame::Err("b".to_owned())];
+        let mut ended = frames();
+        ended.push(NetFrame::Ended(Some(3)));
+        let mut out = Vec::new();
+        let mut add = |bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        assert_eq!(pass_through(said(ended.clone()), &mut add).await.unwrap(), 3);
+        let error = pass_through(said(frames()), &mut add).await.unwrap_err().to_string();
+        assert_eq!((error.as_str(), &*out), ("its agent broke off", &b"aa"[..]));
+        let Whole { said: text, complaint, status } = whole(said(ended)).await.unwrap();
+        assert_eq!((&*text, &*complaint, status), ("a", "b", 3));
+        assert!(whole(said(frames())).await.is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! `bowline net` for nodes that answer for themselves: through the API, or all nodes of a local
+//! cluster.
+//!
+//! Guarantees: nothing is read here, so nobody needs to be root to ask through the API; files are
+//! written here, and nowhere else.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::time::sleep;
+
+use super::answers::{self, Asked};
+use super::source::every_source;
+use super::{Args, What, bugreport, capture, clear, top, trace};
+use crate::launch;
+use crate::output;
+use crate::verbs::client::{Connection, connect_file};
+
+/// The kubeconfig of the API through which nodes are asked, if they are.
+pub(super) fn api(args: &Args) -> anyhow::Result<Option<PathBuf>> {
+    if args.served.is_some() || args.bpffs.is_some() {
+        return Ok(None);
+    }
+    if let Some(file) = &args.kubeconfig {
+        return Ok(Some(file.clone()));
+    }
+    let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+    let Some(file) = from_environment.map(PathBuf::from).filter(|_| args.name.is_none()) else {
+        return Ok(None);
+    };
+    // What can be had without the API is.
+    let own = crate::cluster::only(None, "").ok().map(|place| place.kubeconfig());
+    let is_own = own.is_some_and(|own| match (own.canonicalize(), file.canonicalize()) {
+        (Ok(own), Ok(file)) => own == file,
+        _ => false,
+    });
+    Ok((!is_own).then_some(file))
+}
+
+/// Asks nodes through the API, and shows what they say.
+pub(super) fn run(args: &Args, kubeconfig: PathBuf) -> anyhow::Result<()> {
+    match &args.what {
+        What::Bugreport(of) => {
+            let nodes = crate::wait(async { nodes(args, &kubeconfig).await })?;
+            let nodes = nodes.into_iter().map(|node| node.name).collect();
+            bugreport::run(of, &bugreport::Subject::of_api(nodes, &kubeconfig))
+        }
+        What::Top(of) => launch::run_until_stopped(2, async |stop| {
+            let nodes = nodes(args, &kubeconfig).await?;
+            let told = top::told::listen(&nodes, of, args.numeric).await;
+            tokio::task::block_in_place(|| {
+                top::run(of, &top::From::Told(told), args.numeric, args.output, &stop)
+            })
+        }),
+        _ => {
+            must_choose(args)?;
+            show(args, async || nodes(args, &kubeconfig).await)
+        }
+    }
+}
+
+/// Asks all nodes of a local cluster, each by a process of its own.
+pub(super) fn every_local(args: &Args) -> anyhow::Result<()> {
+    must_choose(args)?;
+    super::must_be_root()?;
+    let sources = every_source(args)?;
+    show(args, async || Ok(Asked::here(sources.clone())))
+}
+
+/// What is about one pod is about one node.
+fn must_choose(args: &Args) -> anyhow::Result<()> {
+    match args.what {
+        What::Explain(_) | What::Trace(_) if args.all_nodes => {
+            bail!("--all-nodes is for what shows nodes: a pod is on one, choose it with --node")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn show(args: &Args, nodes: impl AsyncFn() -> anyhow::Result<Vec<Asked>>) -> anyhow::Result<()> {
+    let mut status = 0;
+    launch::run_until_stopped(1, async |stop| {
+        let asked = async {
+            loop {
+                if args.watch.is_some() {
+                    clear(args)?;
+                }
+                status = shown(args, &nodes().await?).await?;
+                let Some(seconds) = args.watch else { return Ok(()) };
+                sleep(Duration::from_secs(seconds)).await;
+            }
+        };
+        stop.run_until_cancelled(asked).await.unwrap_or(Ok(()))
+    })?;
+    match (status, args.watch) {
+        (0, _) | (_, Some(_)) => Ok(()),
+        (status, None) => std::process::exit(status),
+    }
+}
+
+/// Shows what these nodes say; gives the exit status.
+async fn shown(args: &Args, nodes: &[Asked]) -> anyhow::Result<i32> {
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(OsString::into_string)
+        .collect::<Result<_, _>>()
+        .map_err(|word| anyhow::anyhow!("{} is no UTF-8", word.to_string_lossy()))?;
+    let silent = if args.what.judges() { 2 } else { 1 };
+    match (&args.what, nodes) {
+        (What::Capture(of), nodes) => captured(of, nodes, args.all_nodes, &words).await,
+        (_, [only]) if !args.all_nodes => {
+            let named = || only.name.clone();
+            let print = &mut |bytes: &[u8]| Ok(output::bytes(bytes)?);
+            if matches!(args.what, What::Trace(_)) {
+                return trace::lend(only, words, print).await.with_context(named);
+            }
+            let frames = only.ask(words).await.with_context(named)?;
+            answers::pass_through(frames, print).await.with_context(named)
+        }
+        (What::Monitor(_), nodes) => answers::side_by_side(nodes, &words, args.output).await,
+        (_, nodes) => answers::one_after_the_other(nodes, &words, args.output, silent).await,
+    }
+}
+
+/// Writes what each node captures to a file of its own, with the node's name if there are several.
+async fn captured(
+    of: &capture::Args,
+    nodes: &[Asked],
+    all: bool,
+    words: &[String],
+) -> anyhow::Result<i32> {
+    let one = async |node: &Asked| {
+        let path = if all { with_name(&of.write, &node.name)? } else { of.write.clone() };
+        let mut file = capture::open(&path)?;
+        let mut write = |bytes: &[u8]| match &mut file {
+            Some(file) => Ok(file.write_all(bytes).context("cannot write the capture")?),
+            None => Ok(output::bytes(bytes)?),
+        };
+        let frames = node.ask(words.to_vec()).await?;
+        answers::pass_through(frames, &mut write).await
+    };
+    let named = async |node: &Asked| one(node).await.with_context(|| node.name.clone());
+    let ended = futures::future::try_join_all(nodes.iter().map(named)).await?;
+    Ok(ended.into_iter().max().unwrap_or_default())
+}
+
+/// `web.pcapng` of node1 is `web.node1.pcapng`.
+fn with_name(path: &Path, node: &str) -> anyhow::Result<PathBuf> {
+    let Some(stem) = path.file_stem().filter(|_| path != Path::new("-")) else {
+        bail!("--write: several nodes need files: name one, each node's has its name in it");
+    };
+    let mut name = stem.to_os_string();
+    name.push(format!(".{node}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    Ok(path.with_file_name(name))
+}
+
+/// The nodes that are asked about.
+async fn nodes(args: &Args, kubeconfig: &Path) -> anyhow::Result<Vec<Asked>> {
+    let api = connect_file(kubeconfig).await?;
+    let wanted = match (&args.node, &args.what) {
+        (Some(node), _) => Some(node.clone()),
+        (None, What::Explain(of)) => pods_node(&api, of.from()).await,
+        (None, What::Trace(of)) => pods_node(&api, of.from()).await,
+        (None, _) => None,
+    };
+    let mut nodes = answers::nodes_of(api, wanted.as_deref()).await?;
+    // An archive is of all nodes.
+    if !args.all_nodes && !matches!(args.what, What::Bugreport(_)) {
+        nodes.truncate(1);
+    }
+    Ok(nodes)
+}
+
+async fn pods_node(api: &Connection, from: &str) -> Option<String> {
+    if from == "node" { None } else { answers::node_of(api, from).await }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_nodes_file_has_its_name() {
+        for (path, named) in [("web.pcapng", "web.n1.pcapng"), ("/tmp/a.b/web", "/tmp/a.b/web.n1")]
+        {
+            assert_eq!(with_name(Path::new(path), "n1").unwrap(), Path::new(named));
+        }
+        let error = with_name(Path::new("-"), "n1").unwrap_err().to_string();
+        assert!(error.starts_with("--write: several nodes need files"), "{error}");
+    }
+}
