@@ -2,8 +2,10 @@
 //! in which map, which backends it may get, and how packets get to each of them.
 //!
 //! Guarantees: reads only; told from the pinned maps, the programs' links and the kernel's own
-//! links, neighbours and routes, those of the client's network namespace too, not from the API. What changes while it reads may show in either
-//! state. The way is followed on this node: what the other end makes of a packet is not told.
+//! links, neighbours and routes, those in the pods of this node included, not from the API (but
+//! which node has a range is what the API said last). What changes while it reads may show in
+//! either state. The way is followed on this node: what the other end makes of a packet is not
+//! told.
 
 mod inside;
 mod services;
@@ -380,16 +382,20 @@ impl<'a> Way<'a> {
             let mut addresses = status.flat_map(|status| status.addresses.iter().flatten());
             addresses.any(|it| it.address.parse() == Ok(address))
         };
+        let client = match self.question.from {
+            Client::Pod(client) => Some(client),
+            Client::Node => None,
+        };
         let nodes = Checkpoint::below(run_dir).nodes();
         nodes.into_iter().filter(|node| !own(node)).find_map(|node| {
             let spec = node.spec?;
-            let mut ranges = spec.pod_cidrs.into_iter().flatten().chain(spec.pod_cidr);
-            let range = ranges.find_map(|text| {
-                let range: Cidr = text.parse().ok()?;
-                range.contains(address).then_some(range)
-            })?;
+            let ranges = spec.pod_cidrs.into_iter().flatten().chain(spec.pod_cidr);
+            let ranges: Vec<Cidr> = ranges.filter_map(|text| text.parse().ok()).collect();
+            // This node's ranges are in no route.
+            let is_own = client.is_some_and(|it| ranges.iter().any(|range| range.contains(it)));
+            let range = ranges.iter().find(|range| range.contains(address) && !is_own)?;
             let name = node.metadata.name.filter(|_| !self.question.numeric);
-            Some((range, name.unwrap_or_else(|| "another node".to_owned())))
+            Some((*range, name.unwrap_or_else(|| "another node".to_owned())))
         })
     }
 

@@ -169,7 +169,7 @@ pub(super) fn run(
         }
     }
     let leaves = leaves(&told, &snapshot);
-    let came_of_it = tried.as_ref().and_then(|it| judge(&mut told, it, foretold, &leaves));
+    let came_of_it = tried.as_ref().and_then(|it| judge(&mut told, it, foretold, leaves.is_some()));
     if numeric {
         told.service = None;
     }
@@ -250,12 +250,8 @@ fn leaves(told: &Explanation, snapshot: &Snapshot) -> Option<String> {
 }
 
 /// What a real connection says of what was foretold, in words; nothing if it only confirms it.
-fn judge(
-    told: &mut Explanation,
-    tried: &Tried,
-    foretold: Outcome,
-    leaves: &Option<String>,
-) -> Option<String> {
+/// `leaves`: it is for somewhere that the maps do not know.
+fn judge(told: &mut Explanation, tried: &Tried, foretold: Outcome, leaves: bool) -> Option<String> {
     let (to, protocol) = (told.to, &told.protocol);
     let Some(error) = tried.error() else {
         return match foretold {
@@ -275,8 +271,8 @@ fn judge(
         };
     };
     let why = match (foretold, leaves) {
-        (Outcome::Sent, Some(_)) => "it gets lost or refused beyond what is known here",
-        (Outcome::Sent, None) => "this contradicts the above, where nothing stands in its way",
+        (Outcome::Sent, true) => "it gets lost or refused beyond what is known here",
+        (Outcome::Sent, false) => "this contradicts the above, where nothing stands in its way",
         _ => "as foretold",
     };
     let text = format!("failed: {to}/{protocol}: {error}: {why}");
@@ -418,9 +414,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_leaves_for_elsewhere_is_not_said_to_arrive() {
-        let told = |finds: &str| Explanation {
+    /// Told of a way to elsewhere, or to the node itself.
+    fn told(finds: &str) -> Explanation {
+        Explanation {
             client: "the node".to_owned(),
             to: "192.0.2.1:443".parse().unwrap(),
             protocol: "TCP".to_owned(),
@@ -437,7 +433,47 @@ mod tests {
             faults: Vec::new(),
             netns: None,
             socket_cgroup: None,
+        }
+    }
+
+    #[test]
+    fn a_document_is_read_as_it_was_written() {
+        let told = Explanation { outcome: Outcome::Broken, ..told("the node itself") };
+        let text = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<Explanation>(&text).unwrap(), told);
+    }
+
+    #[test]
+    fn what_came_of_a_connection_is_held_against_what_was_foretold() {
+        let tried = |error: Option<&str>| -> Tried {
+            serde_json::from_value(json!({ "error": error, "microseconds": 1 })).unwrap()
         };
+        for (foretold, error, leaves, outcome, words) in [
+            (Outcome::Sent, None, false, Outcome::Sent, None),
+            (Outcome::Sent, Some("timed out"), false, Outcome::Broken, Some("contradicts")),
+            (Outcome::Sent, Some("timed out"), true, Outcome::Broken, Some("beyond what")),
+            (Outcome::Refused, Some("no"), false, Outcome::Refused, Some("no: as foretold")),
+            (Outcome::Refused, None, false, Outcome::Broken, Some("this contradicts the above")),
+            (Outcome::Broken, None, false, Outcome::Broken, Some("in spite of what is broken")),
+        ] {
+            let mut told = Explanation { outcome: foretold, ..told("the node itself") };
+            let text = judge(&mut told, &tried(error), foretold, leaves);
+            assert_eq!(told.outcome, outcome, "{foretold:?} {error:?}");
+            let is_said = match (&text, words) {
+                (Some(text), Some(words)) => {
+                    text.contains(words) && error.is_none_or(|it| text.contains(it))
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(is_said, "{foretold:?} {error:?}: {text:?}");
+        }
+        let mut datagram = Explanation { protocol: "UDP".to_owned(), ..told("") };
+        assert_eq!(judge(&mut datagram, &tried(None), Outcome::Refused, false), None);
+    }
+
+    #[test]
+    fn what_leaves_for_elsewhere_is_not_said_to_arrive() {
         let words = |told: Explanation, snapshot: &Snapshot| {
             let leaves = leaves(&told, snapshot);
             let came_of_it = None;
