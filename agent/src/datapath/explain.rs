@@ -157,7 +157,7 @@ pub fn explain(place: &NodePlace, question: &Question) -> Result<Explanation, Ex
 }
 
 /// What becomes of the packets of a pod that PODS does not have.
-const REFUSED_SOURCE: &str = "what it sends is refused [spoofed-source]";
+const REFUSED_SOURCE: &str = "its packets are refused [spoofed-source]";
 
 fn too_small(link: &LinkSeen, size: &LinkSeen) -> String {
     format!(
@@ -258,7 +258,11 @@ impl<'a> Way<'a> {
         self.told.netns = self.names.pods.get(&address).map(|pod| pod.netns.clone());
         let pods: Table<Address, Pod> = Table::open(&self.pins.maps, map::PODS)?;
         let Some(pod) = pods.get(&address.into())? else {
-            let finds = format!("pod {name} has no entry in PODS: {REFUSED_SOURCE}");
+            let finds = match self.told.netns {
+                Some(_) => format!("pod {name} has no entry in PODS: {REFUSED_SOURCE}"),
+                // Nobody's address.
+                None => format!("no entry: {REFUSED_SOURCE}"),
+            };
             self.fault(map::PODS, address, finds);
             return Ok(None);
         };
