@@ -220,7 +220,11 @@ impl Snapshot {
             row.target = target.map(ToString::to_string);
         }
         let there: BTreeSet<IpAddr> = self.pods.iter().map(|row| row.address).collect();
-        let lost = names.pods.iter().filter(|(address, _)| !there.contains(address));
+        // The file may be behind: a pod that has gone has no network namespace.
+        let lost = names
+            .pods
+            .iter()
+            .filter(|(address, pod)| !there.contains(address) && pod.netns.exists());
         self.lost_pods = lost
             .map(|(address, pod)| LostPod {
                 namespace: pod.namespace.clone(),
