@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use bowline_tests::api::node_of;
-use bowline_tests::command::finish;
+use bowline_tests::api::{name, node_of};
+use bowline_tests::command::{finish, output};
 use bowline_tests::pod_network::{
     Family, Outsider, Stage, addresses, any, inside, run, seen_by_tcp, seen_by_udp,
 };
@@ -264,6 +264,7 @@ fn every_way(stage: &Stage, family: Family, mtu: u32, of_nodes: u32) -> Result<(
         let big = stage.ping(from, family.of(to)?, "-s 4000").with_context(step)?;
         ensure!(big.contains(" 0% packet loss"), "{}: fragments: {big}", step());
         traced(stage, from, to, family).with_context(step)?;
+        foretold(stage, from, to, family).with_context(step)?;
     }
     // A node's own packets would fit its uplink, but not the way from there.
     let node = stage.cluster.nodes[0].place()?;
@@ -299,6 +300,17 @@ fn traced(stage: &Stage, from: &Pod, to: &Pod, family: Family) -> Result<()> {
     for (node, hop) in nodes.iter().zip(hops) {
         let owns = run(&stage.cluster.node(node)?.place()?, "ip -br addr show")?;
         ensure!(owns.contains(&format!(" {hop}/")), "{hop} is not {node}: {text}{owns}");
+    }
+    Ok(())
+}
+
+/// `explain` and `status` find nothing wrong with what works.
+fn foretold(stage: &Stage, from: &Pod, to: &Pod, family: Family) -> Result<()> {
+    let node = format!("--node={}", node_of(from));
+    let end = SocketAddr::new(family.of(to)?, 9).to_string();
+    for words in [&["explain", &name(from), &end, "--udp", "--run"][..], &["status"]] {
+        let mut net = stage.cluster.bowline(&["net"])?;
+        output(net.args(words).args([&node, "--name", &stage.cluster.name]))?;
     }
     Ok(())
 }
@@ -420,7 +432,7 @@ impl Neighbour {
         let gateway = if family == Family::V4 { "169.254.1.1" } else { "fe80::1" }.parse()?;
         let mut all = Vec::new();
         for pod in [&stage.here, &stage.there] {
-            let (name, own) = (bowline_tests::api::name(pod), family.of(pod)?);
+            let (name, own) = (name(pod), family.of(pod)?);
             all.push(Self {
                 what: format!("the gateway of pod {name}"),
                 place: stage.network(pod)?,

@@ -538,7 +538,7 @@ impl<'a> Traced<'a> {
             "THERE from-pod spoofed-source",
         ];
         ensure!(story.hooks().starts_with(&self.hooks(&hooks)), "{story:?}");
-        story.causes("no entry: its packets are refused [spoofed-source]")?;
+        story.causes("has no entry in PODS: its packets are refused [spoofed-source]")?;
         // Past its agent, too: the API cannot reach it.
         let kubeconfig = self.stage.cluster.kubeconfig().display().to_string();
         let words = [&*self.client, &far, "--kubeconfig", &kubeconfig];

@@ -2,19 +2,24 @@
 //! in which map, which backends it may get, and how packets get to each of them.
 //!
 //! Guarantees: reads only; told from the pinned maps, the programs' links and the kernel's own
-//! links, neighbours and routes, not from the API. What changes while it reads may show in either
-//! state. The way is followed on this node: what the other end makes of a packet is not told.
+//! links, neighbours and routes, those in the pods of this node included, not from the API (but
+//! which node has a range is what the API said last). What changes while it reads may show in
+//! either state. The way is followed on this node: what the other end makes of a packet is not
+//! told.
 
+mod inside;
 mod services;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use bowline_api::cidr::Cidr;
 use bowline_ebpf_abi::{
     Address, Pod, Reason, Route, RouteKey, ServiceKey, U16Be, map, protocol, route_flags,
 };
-use serde::Serialize;
+use k8s_openapi::api::core::v1::Node;
+use serde::{Deserialize, Serialize};
 
 use super::condition::Condition;
 use super::kernel::{
@@ -25,6 +30,7 @@ use super::pins::Pins;
 use super::snapshot::protocol_name;
 use super::table::{ReadMapsFailed, Table};
 use crate::network::{LinkSeen, Lookup, hardware_address};
+use crate::watch::Checkpoint;
 
 /// Why nothing could be told.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +42,8 @@ pub enum ExplainFailed {
 }
 
 /// Who sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Client {
     /// A pod of the node, by one of its addresses.
     Pod(IpAddr),
@@ -45,11 +52,13 @@ pub enum Client {
 }
 
 /// What is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     pub from: Client,
     pub to: SocketAddr,
     pub udp: bool,
+    /// Steps and faults have addresses only, no names of objects.
+    pub numeric: bool,
 }
 
 impl Question {
@@ -70,7 +79,7 @@ pub struct NodePlace {
 }
 
 /// One thing that is looked at on the way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// A hook, a map or a table of the kernel.
@@ -82,7 +91,7 @@ pub struct Step {
 }
 
 /// How it ends, as far as this node has a part in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It gets on its way.
@@ -94,18 +103,18 @@ pub enum Outcome {
 }
 
 /// The whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     pub client: String,
     pub to: SocketAddr,
-    pub protocol: &'static str,
+    pub protocol: String,
     /// `namespace/name`, if the destination is a service's.
     pub service: Option<String>,
     /// Whom it may come to: the service's backends, or the destination itself.
     pub candidates: Vec<SocketAddr>,
     /// The one of them that the client stays with already.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<SocketAddr>,
     pub steps: Vec<Step>,
     pub outcome: Outcome,
@@ -147,6 +156,16 @@ pub fn explain(place: &NodePlace, question: &Question) -> Result<Explanation, Ex
     Ok(way.told)
 }
 
+/// What becomes of the packets of a pod that PODS does not have.
+const REFUSED_SOURCE: &str = "its packets are refused [spoofed-source]";
+
+fn too_small(link: &LinkSeen, size: &LinkSeen) -> String {
+    format!(
+        "mtu {}, and {} of the client has {}: large packets are dropped or fragmented",
+        link.mtu, size.name, size.mtu
+    )
+}
+
 /// What is known on the way.
 struct Way<'a> {
     place: &'a NodePlace,
@@ -161,8 +180,9 @@ struct Way<'a> {
 
 /// The client pod's link on the node.
 struct Sender {
+    pod: Pod,
     link: LinkSeen,
-    /// The smallest packet size that the pod's own links take, if its namespace could be seen.
+    /// The pod's own end of it, if its namespace could be seen.
     inner: Option<LinkSeen>,
 }
 
@@ -172,7 +192,7 @@ impl<'a> Way<'a> {
         let told = Explanation {
             client: String::new(),
             to: question.to,
-            protocol: protocol_name(question.protocol()),
+            protocol: protocol_name(question.protocol()).to_owned(),
             service: None,
             candidates: Vec::new(),
             kept: None,
@@ -211,9 +231,17 @@ impl<'a> Way<'a> {
     }
 
     fn target(&self, end: &SocketAddr) -> String {
-        match self.names.targets.get(end) {
+        match self.names.targets.get(end).filter(|_| !self.question.numeric) {
             Some(name) => format!("{end} {name}"),
             None => end.to_string(),
+        }
+    }
+
+    /// `NAMESPACE/NAME ADDRESS`.
+    fn pod(&self, address: IpAddr) -> String {
+        match self.names.pods.get(&address).filter(|_| !self.question.numeric) {
+            Some(pod) => format!("{}/{} {address}", pod.namespace, pod.name),
+            None => address.to_string(),
         }
     }
 
@@ -225,16 +253,17 @@ impl<'a> Way<'a> {
 
     /// Nothing if the node has no such pod.
     fn client(&mut self, address: IpAddr) -> Result<Option<Sender>, ExplainFailed> {
-        let named = self.names.pods.get(&address);
-        let name = named.map_or_else(
-            || address.to_string(),
-            |pod| format!("{}/{} {address}", pod.namespace, pod.name),
-        );
+        let name = self.pod(address);
         self.told.client.clone_from(&name);
-        self.told.netns = named.map(|pod| pod.netns.clone());
+        self.told.netns = self.names.pods.get(&address).map(|pod| pod.netns.clone());
         let pods: Table<Address, Pod> = Table::open(&self.pins.maps, map::PODS)?;
         let Some(pod) = pods.get(&address.into())? else {
-            self.fault(map::PODS, name, "no entry: its packets are refused [spoofed-source]");
+            let finds = match self.told.netns {
+                Some(_) => format!("pod {name} has no entry in PODS: {REFUSED_SOURCE}"),
+                // Nobody's address.
+                None => format!("no entry: {REFUSED_SOURCE}"),
+            };
+            self.fault(map::PODS, address, finds);
             return Ok(None);
         };
         let seen = Seen::inside(self.place.netns.as_deref(), &[])?;
@@ -242,28 +271,14 @@ impl<'a> Way<'a> {
             self.fault("links", format!("link {}", pod.ifindex), "there is no such link");
             return Ok(None);
         };
-        let inner = match &self.told.netns {
-            Some(path) => Seen::inside(Some(path), &[])?
-                .links
-                .into_values()
-                .find(|inner| inner.mac == Some(pod.mac.octets())),
-            None => None,
-        };
         let finds = format!("behind {} (link {}, mtu {})", link.name, link.index, link.mtu);
         if link.up {
             self.step("client", &name, finds);
         } else {
             self.fault("client", &name, format!("{finds}, which is down"));
         }
-        if let Some(inner) = &inner
-            && inner.mtu != link.mtu
-        {
-            let what = format!("{} of the pod", inner.name);
-            let finds =
-                format!("mtu {}, and {} of the node has {}", inner.mtu, link.name, link.mtu);
-            self.fault("links", what, finds);
-        }
-        Ok(Some(Sender { link, inner }))
+        let inner = self.inside_client(&pod, address, &link);
+        Ok(Some(Sender { pod, link, inner }))
     }
 
     /// Whether anything balances from here on.
@@ -307,27 +322,41 @@ impl<'a> Way<'a> {
         ends: &[SocketAddr],
         sender: Option<&Sender>,
     ) -> Result<(), ExplainFailed> {
-        if let Some(sender) = sender {
-            let link = sender.link.clone();
-            self.packet_hook("from_pod", &link)?;
-        }
         let pods: Table<Address, Pod> = Table::open(&self.pins.maps, map::PODS)?;
         let routes: Table<RouteKey, Route> = Table::open(&self.pins.maps, map::ROUTES)?;
         let addresses: Vec<IpAddr> = ends.iter().map(SocketAddr::ip).collect();
         let seen = Seen::inside(self.place.netns.as_deref(), &addresses)?;
+        if let Some(sender) = sender {
+            self.ways_out(&addresses, sender);
+            self.packet_hook("from_pod", &sender.link)?;
+        }
         for end in ends {
             let address: Address = end.ip().into();
             match (pods.get(&address)?, routes.get(&RouteKey::of(address))?, sender) {
-                (Some(pod), _, Some(_)) => self.by_pod(end, &pod, &seen),
+                (Some(pod), _, Some(sender)) => self.by_pod(end, &pod, &seen, Some(sender)),
                 (None, Some(route), Some(sender)) => self.by_node(end, &route, &seen, sender),
                 (pod, _, _) => {
-                    if sender.is_some() {
+                    if pod.is_none() && self.names.pods.contains_key(&end.ip()) {
+                        let finds = format!(
+                            "pod {} has no entry in PODS: {REFUSED_SOURCE}",
+                            self.pod(end.ip())
+                        );
+                        self.fault(map::PODS, end.ip(), finds);
+                    } else if let (Some((range, node)), true) =
+                        (self.range_of(end.ip()), sender.is_some())
+                    {
+                        let finds = format!(
+                            "no route of ROUTES covers it, and it is in {range} of {node}: it is \
+                             left to the node's stack"
+                        );
+                        self.fault(map::ROUTES, self.target(end), finds);
+                    } else if sender.is_some() {
                         let other = format!("{} and {}", map::PODS, map::ROUTES);
                         self.step(other, end.ip(), "nothing: it is left to the node's stack");
                     }
                     self.by_stack(end, &seen);
                     if let Some(pod) = pod {
-                        self.by_pod(end, &pod, &seen);
+                        self.by_pod(end, &pod, &seen, None);
                     }
                 }
             }
@@ -349,7 +378,32 @@ impl<'a> Way<'a> {
         Ok(())
     }
 
-    fn by_pod(&mut self, end: &SocketAddr, pod: &Pod, seen: &Seen) {
+    /// The range of another node that the address is in, and that node, by what the API said last.
+    fn range_of(&self, address: IpAddr) -> Option<(Cidr, String)> {
+        let run_dir = self.place.names_file.parent()?;
+        let own = |node: &Node| {
+            let status = node.status.iter();
+            let mut addresses = status.flat_map(|status| status.addresses.iter().flatten());
+            addresses.any(|it| it.address.parse() == Ok(address))
+        };
+        let client = match self.question.from {
+            Client::Pod(client) => Some(client),
+            Client::Node => None,
+        };
+        let nodes = Checkpoint::below(run_dir).nodes();
+        nodes.into_iter().filter(|node| !own(node)).find_map(|node| {
+            let spec = node.spec?;
+            let ranges = spec.pod_cidrs.into_iter().flatten().chain(spec.pod_cidr);
+            let ranges: Vec<Cidr> = ranges.filter_map(|text| text.parse().ok()).collect();
+            // This node's ranges are in no route.
+            let is_own = client.is_some_and(|it| ranges.iter().any(|range| range.contains(it)));
+            let range = ranges.iter().find(|range| range.contains(address) && !is_own)?;
+            let name = node.metadata.name.filter(|_| !self.question.numeric);
+            Some((*range, name.unwrap_or_else(|| "another node".to_owned())))
+        })
+    }
+
+    fn by_pod(&mut self, end: &SocketAddr, pod: &Pod, seen: &Seen, sender: Option<&Sender>) {
         let looks_up = self.target(end);
         let mac = hardware_address(&pod.mac.octets());
         match seen.links.get(&pod.ifindex) {
@@ -363,6 +417,12 @@ impl<'a> Way<'a> {
             Some(link) => {
                 let finds = format!("a pod of this node, behind {}, {mac}", link.name);
                 self.step(map::PODS, looks_up, finds);
+                self.inside_target(end.ip(), pod, link);
+                let size = sender.map(|sender| sender.inner.as_ref().unwrap_or(&sender.link));
+                if let Some(size) = size.filter(|size| size.mtu > link.mtu) {
+                    let finds = too_small(link, size);
+                    self.fault("links", &link.name, finds);
+                }
             }
         }
     }
@@ -386,11 +446,7 @@ impl<'a> Way<'a> {
         self.step(map::ROUTES, &looks_up, finds);
         let size = sender.inner.as_ref().unwrap_or(&sender.link);
         if size.mtu > link.mtu {
-            let finds = format!(
-                "mtu {}, and {} of the client has {}: large packets are dropped or fragmented",
-                link.mtu, size.name, size.mtu
-            );
-            self.fault("links", &name, finds);
+            self.fault("links", &name, too_small(link, size));
         }
         if tunnel {
             self.under_tunnel(node, link);

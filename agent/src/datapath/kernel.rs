@@ -19,7 +19,9 @@ use super::filters;
 use super::links;
 use super::netns;
 use super::pins::Pins;
-use crate::network::{LinkSeen, Lookup, Netlink, NetlinkRequestFailed, hardware_address};
+use crate::network::{
+    AddressSeen, LinkSeen, Lookup, Netlink, NetlinkRequestFailed, hardware_address,
+};
 
 /// The kernel could not be asked about a network namespace.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,7 @@ pub fn namespace_cookie(netns: &Path) -> Result<u64, ReadKernelFailed> {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) links: BTreeMap<u32, LinkSeen>,
+    pub(super) addresses: Vec<AddressSeen>,
     pub(super) neighbours: Vec<NeighbourRow>,
     /// Where the kernel would send a packet of its own.
     pub(super) lookups: BTreeMap<IpAddr, Lookup>,
@@ -96,6 +99,7 @@ impl Seen {
         let links = netlink.links().await?;
         let links: BTreeMap<u32, LinkSeen> =
             links.into_iter().map(|link| (link.index, link)).collect();
+        let own = netlink.addresses().await?;
         let mut neighbours = Vec::new();
         for entry in netlink.neighbour_entries().await? {
             let Some(link) = links.get(&entry.link).filter(|link| link.name != "lo") else {
@@ -120,7 +124,7 @@ impl Seen {
         for address in addresses {
             lookups.insert(*address, netlink.lookup(*address).await?);
         }
-        Ok(Self { links, neighbours, lookups })
+        Ok(Self { links, addresses: own, neighbours, lookups })
     }
 
     pub(super) fn link_name(&self, ifindex: u32) -> String {

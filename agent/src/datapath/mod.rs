@@ -16,6 +16,7 @@ mod dump;
 mod explain;
 mod features;
 mod filters;
+mod inside;
 mod kernel;
 mod layouts;
 mod links;
@@ -28,6 +29,7 @@ mod names;
 mod netlink;
 mod netns;
 mod pins;
+mod pod_faults;
 mod program_facts;
 mod programs;
 mod resize;
@@ -69,7 +71,7 @@ pub use sizes::{MapSizes, SetMapSizeFailed};
 pub use snapshot::monotonic_ns;
 pub(crate) use snapshot::read_drops;
 pub use snapshot::{
-    AffinityRow, BackendRow, CounterRow, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
+    AffinityRow, BackendRow, CounterRow, LostPod, MapRow, PodRow, RouteRow, ServiceRow, Snapshot,
 };
 pub use status::{LoopStatus, MapStatus, ProgramStatus, ReadStatusFailed, RecentDrops, Status};
 pub use table::{ReadMapsFailed, WriteMapFailed};

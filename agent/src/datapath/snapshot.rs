@@ -3,7 +3,7 @@
 //! Guarantees: reads only; needs no agent, only the pins. It is not one moment's truth: entries
 //! that change while it reads may be seen in either state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -92,6 +92,15 @@ pub struct PodRow {
     pub has_flows: bool,
 }
 
+/// A pod of this node by what the agent wrote, whose entry in PODS is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LostPod {
+    pub namespace: String,
+    pub name: String,
+    pub address: IpAddr,
+}
+
 /// Another node's pod range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -163,6 +172,8 @@ pub struct Snapshot {
     pub services: Vec<ServiceRow>,
     pub backends: Vec<BackendRow>,
     pub pods: Vec<PodRow>,
+    /// Pods that the agent has on the node, and PODS has not.
+    pub lost_pods: Vec<LostPod>,
     pub routes: Vec<RouteRow>,
     pub affinity: Vec<AffinityRow>,
     pub counters: Vec<CounterRow>,
@@ -208,6 +219,19 @@ impl Snapshot {
             let target = row.backend.and_then(|backend| names.targets.get(&backend));
             row.target = target.map(ToString::to_string);
         }
+        let there: BTreeSet<IpAddr> = self.pods.iter().map(|row| row.address).collect();
+        // The file may be behind: a pod that has gone has no network namespace.
+        let lost = names
+            .pods
+            .iter()
+            .filter(|(address, pod)| !there.contains(address) && pod.netns.exists());
+        self.lost_pods = lost
+            .map(|(address, pod)| LostPod {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                address: *address,
+            })
+            .collect();
         for row in &mut self.pods {
             if let Some(pod) = names.pods.get(&row.address) {
                 row.namespace = Some(pod.namespace.clone());
@@ -236,7 +260,7 @@ impl Snapshot {
         let mut entries = services.entries()?;
         entries.sort_unstable_by_key(|(key, _)| *key);
         let mut used_slots = 0;
-        let mut used_backends = std::collections::BTreeSet::new();
+        let mut used_backends = BTreeSet::new();
         for (key, service) in &entries {
             let found = slots_of(&slots, &backends, service)?;
             used_slots += service.slot_count;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use bowline_ebpf_abi::Reason;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -16,11 +17,13 @@ use super::condition::{Condition, FullMap, LoadedProgram};
 use super::features::FeatureRow;
 use super::kernel::{Attached, ReadKernelFailed, packet_program, pinned_program};
 use super::pins::Pins;
+use super::pod_faults;
 use super::shape::MapShape;
 use super::sizes::flag_of;
 use super::snapshot::{CounterRow, Snapshot, is_under_pressure};
 use super::syscall;
 use super::table::ReadMapsFailed;
+use crate::NAMES_FILE;
 use crate::metrics::{RECENT_FILE, Recent};
 
 /// The state of the data plane could not be told.
@@ -119,6 +122,8 @@ pub struct Status {
     pub loops: Vec<LoopStatus>,
     /// None when no agent wrote down what was dropped before.
     pub recent_drops: Option<RecentDrops>,
+    /// What somebody should know though the node does what it should, in words.
+    pub remarks: Vec<String>,
     /// What is wrong, in words; nothing when all is well.
     pub problems: Vec<String>,
 }
@@ -139,7 +144,8 @@ impl Status {
         netns: Option<&Path>,
     ) -> Result<Self, ReadStatusFailed> {
         let pins = Pins::under(bpffs);
-        let snapshot = Snapshot::read(bpffs)?;
+        let names_file = condition_file.with_file_name(NAMES_FILE);
+        let snapshot = Snapshot::read(bpffs)?.with_names(&names_file);
         let mut condition = Condition::read(condition_file);
         let used = snapshot.maps.iter().map(|row| (row.name, row.used)).collect();
         let maps = read_maps(&pins, &used, &mut condition.full)?;
@@ -155,6 +161,7 @@ impl Status {
             programs.push(program_status(loaded.clone(), places));
         }
         problems.extend(maps.iter().filter_map(pressure));
+        problems.extend(pod_faults::of(bpffs, &names_file, &snapshot, netns)?);
         let now = Timestamp::now();
         let recent = Recent::read(&condition_file.with_file_name(RECENT_FILE));
         let loops = recent.as_ref().map(|recent| loops(recent, now)).unwrap_or_default();
@@ -164,7 +171,9 @@ impl Status {
             let (since, rows) = recent.dropped(now, &snapshot.counters)?;
             Some(RecentDrops { seconds: since.as_secs().unsigned_abs(), rows })
         });
+        let remarks = recent_drops.iter().filter_map(spoofed).collect();
         Ok(Self {
+            remarks,
             features: condition.features,
             map_bytes: maps.iter().map(|map| map.bytes).sum(),
             maps,
@@ -174,6 +183,21 @@ impl Status {
             problems,
         })
     }
+}
+
+/// Packets with a source address that is not their pod's, in words. Nobody counts whose they were.
+fn spoofed(recent: &RecentDrops) -> Option<String> {
+    let name = Reason::SpoofedSource.name();
+    let packets: u64 =
+        recent.rows.iter().filter(|row| row.reason == name).map(|row| row.packets).sum();
+    let seconds = recent.seconds;
+    (packets > 0).then(|| {
+        format!(
+            "pods sent {packets} packets from addresses that are not theirs in the last \
+             {seconds} s: refused [{name}]; `bowline net monitor --verdict refused` shows at which \
+             links"
+        )
+    })
 }
 
 fn loops(recent: &Recent, now: Timestamp) -> Vec<LoopStatus> {

@@ -133,3 +133,21 @@ fn neighbour_entry(entry: &NeighbourMessage) -> Option<NeighbourEntry> {
 pub(crate) fn hardware_address(mac: &Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
+
+/// The other way round.
+pub(crate) fn parse_mac(text: &str) -> Option<Mac> {
+    let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok());
+    Mac::try_from(bytes.collect::<Option<Vec<u8>>>()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_addresses_are_written_and_read() {
+        let mac = [2, 0, 0xab, 0, 0, 1];
+        assert_eq!(parse_mac(&hardware_address(&mac)), Some(mac));
+        assert_eq!((parse_mac("02:00"), parse_mac("")), (None, None));
+    }
+}

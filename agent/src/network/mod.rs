@@ -28,8 +28,10 @@ mod wiring;
 pub(crate) use families::{Addresses, first_of_each};
 #[cfg(test)]
 pub(crate) use links::VxlanSeen;
-pub(crate) use links::{LinkSeen, Mac, Neighbour, Netlink, NetlinkRequestFailed, Route, Via};
-pub(crate) use lookup::{Lookup, hardware_address};
+pub(crate) use links::{
+    AddressSeen, LinkSeen, Mac, Neighbour, Netlink, NetlinkRequestFailed, Route, Via,
+};
+pub(crate) use lookup::{Lookup, hardware_address, parse_mac};
 pub(crate) use masquerade::Masquerade;
 pub(crate) use sandboxes::{
     PodNetwork, Ranges, SandboxLink, SetUpSandboxFailed, TearDownCause, is_pod_uid,
@@ -38,7 +40,7 @@ pub(crate) use sandboxes::{
 pub(crate) use shm::{mount_shm, unmount_shm};
 pub(crate) use tunnel::{Reach, TUNNEL_LINK, Tunnel};
 pub(crate) use uplink::Uplink;
-pub(crate) use wiring::{LOOPBACK, is_pod_link, pod_mac, pod_neighbours, pod_routes};
+pub(crate) use wiring::{LOOPBACK, POD_LINK, is_pod_link, pod_mac, pod_neighbours, pod_routes};
 
 use std::path::PathBuf;
 

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Node;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,11 @@ impl Checkpoint {
         if let Ok(Err(error)) = work.await {
             tracing::warn!(%error, dir = %self.dir.display(), "what the API said is not kept");
         }
+    }
+
+    /// The nodes as they were last seen; none when that is not known.
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        self.load(NODES).unwrap_or_default()
     }
 
     /// Reads one kind; none when there is no sound file.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
-use bowline_agent::datapath::{Client, PodRow, Snapshot};
+use bowline_agent::datapath::{Client, LostPod, PodRow, Snapshot};
 use thiserror::Error;
 
 use crate::output;
@@ -32,24 +32,31 @@ pub(super) fn clients(text: &str, snapshot: &Snapshot) -> anyhow::Result<Clients
     }
     if let Ok(address) = text.parse::<IpAddr>() {
         let row = snapshot.pods.iter().find(|row| row.address == address);
+        let lost = snapshot.lost_pods.iter().find(|pod| pod.address == address);
         let namespace = row.and_then(|row| row.namespace.clone());
+        let namespace = namespace.or_else(|| lost.map(|pod| pod.namespace.clone()));
         return Ok((Some(vec![address]), namespace));
     }
     let (namespace, name) = text.split_once('/').unwrap_or((DEFAULT_NAMESPACE, text));
-    let is = |row: &&PodRow| {
-        row.namespace.as_deref() == Some(namespace) && row.name.as_deref() == Some(name)
-    };
-    let addresses: Vec<IpAddr> = snapshot.pods.iter().filter(is).map(|row| row.address).collect();
+    let name = format!("{namespace}/{name}");
+    let own = pods(snapshot).filter(|(own, _)| *own == name);
+    let addresses: Vec<IpAddr> = own.map(|(_, address)| address).collect();
     if addresses.is_empty() {
-        let known: BTreeSet<String> = snapshot
-            .pods
-            .iter()
-            .filter_map(|row| Some(format!("{}/{}", row.namespace.as_ref()?, row.name.as_ref()?)))
-            .collect();
-        let (nearest, name) = (nearest(text, namespace, &known), format!("{namespace}/{name}"));
+        let known: BTreeSet<String> = pods(snapshot).map(|(name, _)| name).collect();
+        let nearest = nearest(text, namespace, &known);
         return Err(NoSuch::Pod { name, nearest }.into());
     }
     Ok((Some(addresses), Some(namespace.to_owned())))
+}
+
+/// `namespace/name` and address of the node's pods, of those too that PODS has lost.
+fn pods(snapshot: &Snapshot) -> impl Iterator<Item = (String, IpAddr)> + '_ {
+    let named = |row: &PodRow| {
+        let name = format!("{}/{}", row.namespace.as_ref()?, row.name.as_ref()?);
+        Some((name, row.address))
+    };
+    let lost = |pod: &LostPod| (format!("{}/{}", pod.namespace, pod.name), pod.address);
+    snapshot.pods.iter().filter_map(named).chain(snapshot.lost_pods.iter().map(lost))
 }
 
 fn nearest(text: &str, namespace: &str, known: &BTreeSet<String>) -> String {
@@ -145,12 +152,9 @@ fn address_of(namespace: &str, name: &str, snapshot: &Snapshot) -> anyhow::Resul
         known.insert(row_name);
     }
     if found.is_empty() {
-        let pods = snapshot.pods.iter().filter_map(|row| {
-            Some((format!("{}/{}", row.namespace.as_ref()?, row.name.as_ref()?), row.address))
-        });
         let backends =
             snapshot.backends.iter().filter_map(|row| Some((row.target.clone()?, row.address)));
-        for (row_name, address) in pods.chain(backends) {
+        for (row_name, address) in pods(snapshot).chain(backends) {
             if row_name == full {
                 found.insert(address);
             }
@@ -297,6 +301,16 @@ mod tests {
             let namespace = Some("shop".to_owned());
             assert_eq!(clients(text, &snapshot).unwrap(), (web.clone(), namespace), "{text}");
         }
+        let address = "10.240.0.9".parse().unwrap();
+        let (namespace, name) = ("shop".to_owned(), "lost".to_owned());
+        let lost_pods = vec![LostPod { namespace: namespace.clone(), name, address }];
+        let with_lost = Snapshot { lost_pods, ..snapshot.clone() };
+        for text in ["shop/lost", "10.240.0.9"] {
+            let expected = (Some(vec![address]), Some(namespace.clone()));
+            assert_eq!(clients(text, &with_lost).unwrap(), expected, "{text}");
+        }
+        let end = destination("lost:80", Some("shop"), false, &with_lost).unwrap();
+        assert_eq!(end, SocketAddr::new(address, 80));
         let error = clients("shop/wep", &snapshot).unwrap_err().to_string();
         assert_eq!(error, "this node has no pod shop/wep: did you mean shop/web?");
     }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bowline_agent::datapath::{Client, Explanation, NodePlace, Outcome, Question, Snapshot};
 use bowline_agent::datapath::{Step, explain};
 use bowline_agent::{CONDITION_FILE, NAMES_FILE};
@@ -19,10 +19,10 @@ use kube::Api;
 use kube::api::ListParams;
 use serde::Serialize;
 
-use super::LOCAL;
 use super::diff::is_an_agent_at_work;
 use super::ends;
 use super::probe::{self, Tried};
+use super::{DiffArgs, LOCAL};
 use crate::output::{self, Format, Table};
 use crate::verbs;
 
@@ -42,9 +42,10 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
   bowline net explain default/web 10.9.8.7:80 --node node1 --run
   bowline net explain node kube-system/kube-dns:53 --udp -o json
   bowline net explain 10.240.0.2 192.0.2.1:443 --node node1
+  bowline net explain web nifty-svc --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig FILE
 
-Exit status: 0 if it gets on its way, 1 if it is refused or something is wrong, 2 if that could not
-be found out.")]
+Exit status: 0 if it gets on its way, 1 if it is refused, something is wrong or the connection of
+--run failed, 2 if that could not be found out.")]
 pub(super) struct Args {
     /// A pod of the node, as NAME, NAMESPACE/NAME or address; or `node` for a process of the node
     from: String,
@@ -59,13 +60,29 @@ pub(super) struct Args {
     /// With --bpffs: the node's network namespace [default: this one]
     #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
+    /// Why endpoints are no candidates is asked there
+    #[command(flatten)]
+    api: DiffArgs,
 }
 
 impl Args {
     pub(super) fn from(&self) -> &str {
         &self.from
     }
+
+    /// The node's name and where the API is that knows it, if they are named.
+    pub(super) fn api(&self, kubeconfig: Option<&Path>) -> anyhow::Result<Option<Named>> {
+        match (&self.api.node_name, kubeconfig) {
+            (Some(node), Some(kubeconfig)) => Ok(Some((node.clone(), kubeconfig.to_path_buf()))),
+            (None, None) => Ok(None),
+            (None, Some(_)) => bail!("--kubeconfig needs --node-name as well"),
+            (Some(_), None) => bail!("--node-name needs --kubeconfig as well"),
+        }
+    }
 }
+
+/// A node's name, and the kubeconfig of the API that knows it.
+type Named = (String, PathBuf);
 
 /// Where to look.
 pub(super) struct Node<'a> {
@@ -74,7 +91,7 @@ pub(super) struct Node<'a> {
     /// Of a local cluster.
     pub(super) netns: Option<PathBuf>,
     /// Where the API is, and the node's name there.
-    pub(super) api: Option<(String, PathBuf)>,
+    pub(super) api: Option<Named>,
 }
 
 /// What is printed.
@@ -90,6 +107,9 @@ struct Told {
     /// How it leaves for somewhere that the maps do not know.
     #[serde(skip)]
     leaves: Option<String>,
+    /// What is to be said of what was tried, where it is not as foretold or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    came_of_it: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,7 +120,12 @@ struct LeftOut {
 }
 
 /// Prints what will happen; says whether it gets on its way.
-pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Result<bool> {
+pub(super) fn run(
+    args: &Args,
+    node: &Node<'_>,
+    numeric: bool,
+    format: Format,
+) -> anyhow::Result<bool> {
     let [names_file, condition_file] =
         [NAMES_FILE, CONDITION_FILE].map(|name| node.run_dir.join(name));
     let snapshot = Snapshot::read(node.bpffs)
@@ -113,14 +138,14 @@ pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Resul
         names_file,
         condition_file,
     };
-    let question = Question { from, to, udp: args.udp };
+    let question = Question { from, to, udp: args.udp, numeric };
     let mut told = explain(&place, &question)?;
-    let mut left_out = of_api(&told, node);
+    let mut left_out = of_api(&told, node, numeric);
     if left_out.as_ref().is_ok_and(|all| all.iter().any(LeftOut::is_forgotten)) {
         // It may have become ready a moment ago.
         std::thread::sleep(SETTLE);
         told = explain(&place, &question)?;
-        left_out = of_api(&told, node);
+        left_out = of_api(&told, node, numeric);
     }
     let left_out = match left_out {
         Ok(left_out) => left_out,
@@ -138,6 +163,7 @@ pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Resul
         true => Some(probe::run(&told, &question)?),
         false => None,
     };
+    let foretold = told.outcome;
     if let Some(end) = tried.as_ref().and_then(Tried::backend) {
         let fault = match told.kept {
             _ if !told.candidates.contains(&end) => "which is no candidate",
@@ -149,24 +175,38 @@ pub(super) fn run(args: &Args, node: &Node<'_>, format: Format) -> anyhow::Resul
             told.outcome = Outcome::Broken;
         }
     }
-    let sent = told.outcome == Outcome::Sent && tried.as_ref().is_none_or(Tried::went_well);
     let leaves = leaves(&told, &snapshot);
-    let told = Told { told, left_out, tried, leaves };
+    let came_of_it = tried.as_ref().and_then(|it| judge(&mut told, it, foretold, leaves.is_some()));
+    if numeric {
+        told.service = None;
+    }
+    let sent = told.outcome == Outcome::Sent;
+    let told = Told { told, left_out, tried, leaves, came_of_it };
     output::unless_unread(print(&told, format))?;
     Ok(sent)
 }
 
 impl LeftOut {
+    /// Without the name of an object.
+    fn numeric(mut self) -> Self {
+        self.endpoint = self.endpoint.split(' ').next().unwrap_or_default().to_owned();
+        if self.why.starts_with("it is on ") {
+            "it is on another node, and internalTrafficPolicy is Local".clone_into(&mut self.why);
+        }
+        self
+    }
+
     fn is_forgotten(&self) -> bool {
         self.why == FORGOTTEN
     }
 }
 
 /// Endpoints that are no candidates, as far as there is an API to ask.
-fn of_api(told: &Explanation, node: &Node<'_>) -> anyhow::Result<Vec<LeftOut>> {
+fn of_api(told: &Explanation, node: &Node<'_>, numeric: bool) -> anyhow::Result<Vec<LeftOut>> {
     match (&told.service, &node.api) {
         (Some(service), Some((name, kubeconfig))) => {
-            crate::wait(left_out(kubeconfig, service, name, told))
+            let found = crate::wait(left_out(kubeconfig, service, name, told))?;
+            Ok(if numeric { found.into_iter().map(LeftOut::numeric).collect() } else { found })
         }
         _ => Ok(Vec::new()),
     }
@@ -192,6 +232,9 @@ fn print(told: &Told, format: Format) -> anyhow::Result<()> {
     }
     table.print()?;
     output::text(&verdict(told))?;
+    if let Some(text) = &told.came_of_it {
+        output::text(&format!("\n{text}\n"))?;
+    }
     let candidates: Vec<String> = told.told.candidates.iter().map(ToString::to_string).collect();
     if format == Format::Wide && !candidates.is_empty() {
         output::line(&format!("candidates: {}", candidates.join(", ")))?;
@@ -213,9 +256,43 @@ fn leaves(told: &Explanation, snapshot: &Snapshot) -> Option<String> {
     (!is_known).then(|| format!("{link}{gateway}"))
 }
 
+/// What a real connection says of what was foretold, in words; nothing if it only confirms it.
+/// `leaves`: it is for somewhere that the maps do not know.
+fn judge(told: &mut Explanation, tried: &Tried, foretold: Outcome, leaves: bool) -> Option<String> {
+    let (to, protocol) = (told.to, &told.protocol);
+    let Some(error) = tried.error() else {
+        return match foretold {
+            Outcome::Sent => None,
+            // Nothing was sent by a datagram socket, so that only its call was not refused.
+            _ if protocol == "UDP" => None,
+            Outcome::Refused => {
+                told.faults.push("tried: it was connected, and should be refused".to_owned());
+                told.outcome = Outcome::Broken;
+                Some(format!(
+                    "connected: {to}/{protocol}: this contradicts the above, by which it is refused"
+                ))
+            }
+            Outcome::Broken => {
+                Some(format!("connected: {to}/{protocol}: in spite of what is broken"))
+            }
+        };
+    };
+    let why = match (foretold, leaves) {
+        (Outcome::Sent, true) => "it gets lost or refused beyond what is known here",
+        (Outcome::Sent, false) => "this contradicts the above, where nothing stands in its way",
+        _ => "as foretold",
+    };
+    let text = format!("failed: {to}/{protocol}: {error}: {why}");
+    if foretold == Outcome::Sent {
+        told.faults.push(format!("tried: {error}: {why}"));
+        told.outcome = Outcome::Broken;
+    }
+    Some(text)
+}
+
 fn verdict(told: &Told) -> String {
     let (leaves, is_tried, told) = (&told.leaves, told.tried.is_some(), &told.told);
-    let (to, protocol) = (told.to, told.protocol);
+    let (to, protocol) = (told.to, &told.protocol);
     match (&told.outcome, leaves) {
         (Outcome::Sent, Some(way)) => {
             let rest = "; what comes of it there is not known here: `bowline net trace`";
@@ -344,12 +421,12 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_leaves_for_elsewhere_is_not_said_to_arrive() {
-        let told = |finds: &str| Explanation {
+    /// Told of a way to elsewhere, or to the node itself.
+    fn told(finds: &str) -> Explanation {
+        Explanation {
             client: "the node".to_owned(),
             to: "192.0.2.1:443".parse().unwrap(),
-            protocol: "TCP",
+            protocol: "TCP".to_owned(),
             service: None,
             candidates: vec!["192.0.2.1:443".parse().unwrap()],
             kept: None,
@@ -363,10 +440,51 @@ mod tests {
             faults: Vec::new(),
             netns: None,
             socket_cgroup: None,
+        }
+    }
+
+    #[test]
+    fn a_document_is_read_as_it_was_written() {
+        let told = Explanation { outcome: Outcome::Broken, ..told("the node itself") };
+        let text = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<Explanation>(&text).unwrap(), told);
+    }
+
+    #[test]
+    fn what_came_of_a_connection_is_held_against_what_was_foretold() {
+        let tried = |error: Option<&str>| -> Tried {
+            serde_json::from_value(json!({ "error": error, "microseconds": 1 })).unwrap()
         };
+        for (foretold, error, leaves, outcome, words) in [
+            (Outcome::Sent, None, false, Outcome::Sent, None),
+            (Outcome::Sent, Some("timed out"), false, Outcome::Broken, Some("contradicts")),
+            (Outcome::Sent, Some("timed out"), true, Outcome::Broken, Some("beyond what")),
+            (Outcome::Refused, Some("no"), false, Outcome::Refused, Some("no: as foretold")),
+            (Outcome::Refused, None, false, Outcome::Broken, Some("this contradicts the above")),
+            (Outcome::Broken, None, false, Outcome::Broken, Some("in spite of what is broken")),
+        ] {
+            let mut told = Explanation { outcome: foretold, ..told("the node itself") };
+            let text = judge(&mut told, &tried(error), foretold, leaves);
+            assert_eq!(told.outcome, outcome, "{foretold:?} {error:?}");
+            let is_said = match (&text, words) {
+                (Some(text), Some(words)) => {
+                    text.contains(words) && error.is_none_or(|it| text.contains(it))
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(is_said, "{foretold:?} {error:?}: {text:?}");
+        }
+        let mut datagram = Explanation { protocol: "UDP".to_owned(), ..told("") };
+        assert_eq!(judge(&mut datagram, &tried(None), Outcome::Refused, false), None);
+    }
+
+    #[test]
+    fn what_leaves_for_elsewhere_is_not_said_to_arrive() {
         let words = |told: Explanation, snapshot: &Snapshot| {
             let leaves = leaves(&told, snapshot);
-            verdict(&Told { told, left_out: Vec::new(), tried: None, leaves })
+            let came_of_it = None;
+            verdict(&Told { told, left_out: Vec::new(), tried: None, leaves, came_of_it })
         };
         let nobodys = Snapshot::default();
         let text = words(told("eth0 (mtu 1500) via 172.30.0.1"), &nobodys);

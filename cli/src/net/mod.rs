@@ -408,10 +408,11 @@ fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
     must_be_root()?;
     let (netns, api) = match source.node {
         Some(node) => (node.netns, Some((node.name, node.kubeconfig))),
-        None => (None, None),
+        None => (None, of.api(args.kubeconfig.as_deref())?),
     };
     let (bpffs, run_dir) = (source.bpffs.as_path(), source.run_dir.as_path());
-    explain::run(of, &explain::Node { bpffs, run_dir, netns, api }, args.output)
+    let node = explain::Node { bpffs, run_dir, netns, api };
+    explain::run(of, &node, args.numeric, args.output)
 }
 
 /// Sends a packet and follows it.
@@ -491,6 +492,7 @@ mod tests {
             "net trace a b --node-name x",
             "net trace a b --netns x",
             "net explain a b --netns x",
+            "net explain a b --node-name x",
             "net neighbours --netns x",
             "net diff --node-name x",
             "net bugreport --node-name x",

@@ -40,8 +40,9 @@ impl Tried {
         self.backend
     }
 
-    pub(super) fn went_well(&self) -> bool {
-        self.error.is_none()
+    /// Why there is no connection.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 }
 

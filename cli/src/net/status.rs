@@ -28,6 +28,9 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     for line in without_room(&status.maps) {
         output::line(&format!("\n{line}"))?;
     }
+    for remark in &status.remarks {
+        output::line(&format!("\n{remark}"))?;
+    }
     let health = match status.problems.len() {
         0 => "\nhealthy".to_owned(),
         _ => format!("\nnot healthy:\n  {}", status.problems.join("\n  ")),

@@ -49,7 +49,8 @@ impl Way<'_> {
             0 => String::new(),
             seconds => format!(", clients stay for {seconds} s"),
         };
-        let name = self.told.service.clone().unwrap_or_else(|| "a service".to_owned());
+        let name = self.told.service.clone().filter(|_| !self.question.numeric);
+        let name = name.unwrap_or_else(|| "a service".to_owned());
         let (count, first) = (service.slot_count, service.first_slot);
         self.step(
             map::SERVICES,

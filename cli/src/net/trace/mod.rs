@@ -144,7 +144,7 @@ pub(super) async fn run(
     format: Format,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let trace = Trace::prepare(args, nodes)?;
+    let trace = Trace::prepare(args, nodes, numeric)?;
     let sender = Sender::start(&trace.words(), trace.netns(), trace.hooks()).await?;
     let packet = trace.packet(sender.identifier);
     let mut subscriptions = Subscriptions::default();
@@ -188,7 +188,7 @@ struct Trace<'a> {
 }
 
 impl<'a> Trace<'a> {
-    fn prepare(args: &'a Args, nodes: &'a Nodes) -> anyhow::Result<Self> {
+    fn prepare(args: &'a Args, nodes: &'a Nodes, numeric: bool) -> anyhow::Result<Self> {
         let own = &nodes.own;
         let mut known = listen::snapshot(&own.bpffs, &own.run_dir)?;
         let own_pods = known.pods.iter().map(|row| row.address).collect();
@@ -214,7 +214,7 @@ impl<'a> Trace<'a> {
             bail!("--source {source} is not of the family of {}", to.ip());
         }
         let from = ends::client(&args.from, addresses, to)?;
-        let question = Question { from, to, udp: args.udp };
+        let question = Question { from, to, udp: args.udp, numeric };
         let foretold = explain(&own.place(), &question)?;
         probe::must_be_known(&question.from, foretold.netns.as_deref())?;
         Ok(Self { args, nodes, known, own_pods, question, foretold })
@@ -338,7 +338,7 @@ impl<'a> Trace<'a> {
                 };
                 let to = event.becomes.unwrap_or(event.destination);
                 let node = self.nodes.all().find(|node| node.name == seen.node);
-                (node, Question { from, to, udp: self.args.udp })
+                (node, Question { from, to, ..self.question })
             }
         };
         let Some(node) = node else { return Vec::new() };
