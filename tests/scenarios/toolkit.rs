@@ -263,7 +263,7 @@ fn what_is_wrong(stage: &EchoStage) -> Result<()> {
         (vec!["status", "--node", "node9"], 2, "has no node node9: it has node1, node2"),
         (vec!["services", "--node", "node9"], 1, "has no node node9: it has node1, node2"),
         (vec!["diff", "--node", own, "--watch"], 2, "takes no --watch"),
-        (vec!["explain", client, "echo:80", "--all-nodes"], 2, "choose one with --node"),
+        (vec!["explain", client, "echo:80", "--all-nodes"], 2, "choose it with --node"),
         (vec!["explain", client, "echo:80", "--node", other], 2, &*elsewhere),
         (vec!["explain", client, "bare:80", "--node", own], 2, "bare is headless: it has no"),
         (vec!["monitor", "--service", "nope", "--node", own], 1, "knows no service default/nope"),
