@@ -51,7 +51,7 @@ fn peers(processors: usize) -> u32 {
     blocks.next_power_of_two().clamp(size::PEERS, MOST_PEERS)
 }
 
-/// Sixty megabytes.
+/// Sixty-four megabytes.
 const MOST_PEERS: u32 = 1 << 20;
 
 /// A text does not set a map's size.

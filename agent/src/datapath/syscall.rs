@@ -35,6 +35,7 @@ const LINK_UPDATE: i32 = 29;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum AttachPoint {
+    SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
     SendMsg4 = 14,
@@ -527,9 +528,15 @@ pub(super) fn load_program(
     instructions: &[u64],
 ) -> io::Result<OwnedFd> {
     const SCHED_CLS: u32 = 3;
+    const SOCK_OPS: u32 = 13;
     const CGROUP_SOCK_ADDR: u32 = 18;
+    let kind = match socket {
+        None => SCHED_CLS,
+        Some(AttachPoint::SockOps) => SOCK_OPS,
+        Some(_) => CGROUP_SOCK_ADDR,
+    };
     let mut attr = ProgramLoadAttr {
-        kind: if socket.is_some() { CGROUP_SOCK_ADDR } else { SCHED_CLS },
+        kind,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,

@@ -16,11 +16,12 @@ use bowline_lab::world::{TUNNEL, UPLINK, World};
 use crate::servers::PATIENCE;
 
 /// All that there are, but [`OWN`].
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     map::ADDRESSES,
     map::AFFINITY,
     map::BACKENDS,
     map::CONNECTIONS,
+    map::CONNECT_TIMES,
     map::COUNTERS,
     map::EDITION,
     map::EVENTS,
@@ -160,7 +161,7 @@ fn all_that_is_owned_is_pinned(disabled: &[Feature]) {
         let kept = pinned.keeps(&(Kind::Program, program.id)) || by_filter(program.id);
         assert!(kept, "nothing keeps {program:?}");
     }
-    assert!(status.programs.len() >= 11, "{:?}", status.programs);
+    assert!(status.programs.len() >= 12, "{:?}", status.programs);
     let infos: BTreeMap<u32, String> = aya::maps::loaded_maps()
         .flatten()
         .map(|map| (map.id(), map.name_as_str().unwrap_or_default().to_owned()))

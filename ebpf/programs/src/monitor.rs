@@ -55,6 +55,16 @@ fn now() -> u64 {
 
 #[inline(always)]
 fn tell<F: Seen>(frame: &F, event: &Event) {
+    tell_by(event, |snap| match snap {
+        0 => EVENTS.output::<Event>(event, NO_WAKEUP).is_ok(),
+        snap => catch(frame, event, snap),
+    });
+}
+
+/// Tells an event that is wanted; `send` gets how much of a packet is, and says whether there was
+/// room.
+#[inline(always)]
+fn tell_by(event: &Event, send: impl Fn(u32) -> bool) {
     let (Some(wanted), Some(told)) = (MONITOR.get(0), TOLD.get_ptr_mut(0)) else {
         return;
     };
@@ -65,11 +75,7 @@ fn tell<F: Seen>(frame: &F, event: &Event) {
     // SAFETY: per-CPU memory that stays valid while the program runs. A call on a socket may be
     // interrupted by a packet's program: then one event is not counted.
     let told = unsafe { &mut *told };
-    let send = || match wanted.snap {
-        0 => EVENTS.output::<Event>(event, NO_WAKEUP).is_ok(),
-        snap => catch(frame, event, snap),
-    };
-    if !is_within_limit(wanted, told, event.time_ns) || !send() {
+    if !is_within_limit(wanted, told, event.time_ns) || !send(wanted.snap) {
         told.lost += 1;
     }
 }
@@ -113,6 +119,7 @@ pub fn tell_packet<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: 
     event.ifindex = frame.ifindex();
     event.bytes = frame.length();
     event.service = work.rewrite.service;
+    event.connect_ns = 0;
     let has_ports = packet.has_ports() && packet.fragment != Fragment::Later;
     let ports = if has_ports { packet.ports(frame) } else { None }.unwrap_or_default();
     event.source_port = ports.source;
@@ -145,6 +152,12 @@ pub fn tell_unread<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: 
         ..Event::default()
     };
     tell(frame, &work.event);
+}
+
+/// A connection that is open now.
+#[inline(always)]
+pub fn tell_connected(event: &Event) {
+    tell_by(event, |_| EVENTS.output::<Event>(event, NO_WAKEUP).is_ok());
 }
 
 /// What has no room of its own among the five that a function of the kernel takes.
@@ -229,6 +242,7 @@ fn tell_call(key: &ServiceKey, becomes: &Address, end: End, service: u32, netns:
         (*event).ifindex = 0;
         (*event).bytes = 0;
         (*event).service = service;
+        (*event).connect_ns = 0;
         &*event
     };
     // SAFETY: the helper takes nothing.
