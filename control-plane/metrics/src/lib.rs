@@ -109,6 +109,20 @@ impl<'a> Writer<'a> {
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
+    /// A histogram: the sum of all values, and how many of them lie between each bucket's bound and
+    /// the one before. The last bound is [`f64::MAX`].
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        sum: f64,
+        buckets: &[(f64, u64)],
+    ) -> fmt::Result {
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+    }
+
     /// A gauge. Without rows it is not mentioned.
     pub fn gauges<L: EncodeLabelSet>(
         &mut self,
