@@ -157,7 +157,7 @@ impl Reading {
         let buckets: Vec<(f64, u64)> = (0..)
             .zip(&self.connect_times)
             .map(|(place, times)| {
-                let most = ConnectTimes::most_ns(place).map_or(f64::MAX, seconds);
+                let most = ConnectTimes::most_ns(place).map_or(f64::INFINITY, seconds);
                 (most, times.count)
             })
             .collect();
@@ -242,8 +242,8 @@ mod tests {
         let body = bowline_metrics::Format::Prometheus.write(&[&registry]).unwrap();
         let name = "bowline_service_connect_duration_seconds";
         for series in [
-            "_bucket{le=\"8e-6\"} 2",
-            "_bucket{le=\"1.6e-5\"} 3",
+            "_bucket{le=\"8e-06\"} 2",
+            "_bucket{le=\"1.6e-05\"} 3",
             "_bucket{le=\"67.108864\"} 3",
             "_bucket{le=\"+Inf\"} 4",
             "_sum 100.000022",

@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A histogram: the sum of all values, and how many of them lie between each bucket's bound and
-    /// the one before. The last bound is [`f64::MAX`].
+    /// the one before. The last bound is infinity.
     pub fn histogram(
         &mut self,
         name: &str,
@@ -158,7 +158,8 @@ mod tests {
             let none: [([(&str, &str); 1], u64); 0] = [];
             writer.counters("nothing", "Nothing.", none)?;
             writer.counters("turns", "Turns.", [([("to", "the \"left\"")], 3)])?;
-            writer.gauge("room_ratio", "Room.", 0.5)
+            writer.gauge("room_ratio", "Room.", 0.5)?;
+            writer.histogram("waits", "Waits.", 7.5, &[(0.5, 1), (2.0, 0), (f64::INFINITY, 2)])
         }
     }
 
@@ -187,8 +188,23 @@ mod tests {
             (told, series)
         };
         let (open, plain) = (told(Format::OpenMetrics), told(Format::Prometheus));
-        assert_eq!(plain.1, ["turns_total{to=\"the \\\"left\\\"\"} 3", "room_ratio 0.5"]);
-        assert_eq!(open.1, plain.1);
+        let series = ["turns_total{to=\"the \\\"left\\\"\"} 3", "room_ratio 0.5"];
+        assert_eq!(plain.1[..2], series);
+        let waits = [
+            "waits_bucket{le=\"0.5\"} 1",
+            "waits_bucket{le=\"2\"} 1",
+            "waits_bucket{le=\"+Inf\"} 3",
+            "waits_sum 7.5",
+            "waits_count 3",
+        ];
+        assert_eq!(plain.1[2..], waits);
+        // The formats differ in how they write a bound, and in what comes first.
+        let sorted = |mut lines: Vec<String>| {
+            lines.iter_mut().for_each(|line| *line = line.replace("\"2.0\"", "\"2\""));
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(open.1), sorted(plain.1.clone()));
         assert_eq!(open.0.last().map(String::as_str), Some("# EOF"));
         assert!(plain.0.contains(&"# TYPE turns_total counter".to_owned()), "{plain:?}");
     }
