@@ -71,7 +71,7 @@ pub const DUMPED: [&str; 19] = [
 
 /// All entries of the map with this name, in the order of their keys.
 pub fn dump(bpffs: &Path, name: &str) -> Result<Vec<DumpRow>, DumpFailed> {
-    let maps = &Pins::under(bpffs).maps;
+    let maps = &Pins::to_read(bpffs).map_err(ReadMapsFailed::from)?.maps;
     match name {
         map::ADDRESSES => hash::<Address, u32>(maps, map::ADDRESSES),
         map::AFFINITY => hash::<AffinityKey, Affinity>(maps, map::AFFINITY),

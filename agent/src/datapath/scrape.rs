@@ -75,7 +75,7 @@ pub(crate) struct Fill {
 impl Scrape {
     /// Opens the maps pinned under this BPF file system.
     pub(crate) fn open(bpffs: &Path) -> Result<Self, ReadMapsFailed> {
-        let maps = Pins::under(bpffs).maps;
+        let maps = Pins::to_read(bpffs)?.maps;
         let lines: Table<u32, ServiceLine> = Table::open(&maps, map::SERVICE_LINES)?;
         Ok(Self {
             table: Table::open(&maps, map::SERVICES)?,

@@ -12,6 +12,7 @@ use std::path::Path;
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
+use super::object::{Object, object};
 use super::program_facts::ProgramFacts;
 
 const MAP_CREATE: i32 = 0;
@@ -447,8 +448,12 @@ pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     info(map)
 }
 
+/// Of what is no link nothing is known: it hangs on nothing and runs nothing.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    info(link)
+    match object(link)? {
+        Object::Link => info(link),
+        _ => Ok(LinkInfo::default()),
+    }
 }
 
 /// Attaches a program to a cgroup (its descriptor) or an interface (its index).

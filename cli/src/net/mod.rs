@@ -338,8 +338,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
         let netns = source.local.as_ref().map(|local| local.netns.as_path());
-        let status = Status::read(&source.bpffs, &condition, netns)
-            .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
+        let status = Status::read(&source.bpffs, &condition, netns)?;
         match args.what {
             What::Features => status::print_features(&status.features, args.output)?,
             What::Programs => status::print_programs(&status.programs, args.output)?,
@@ -350,8 +349,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let snapshot =
-        Snapshot::read(&source.bpffs).with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
+    let snapshot = Snapshot::read(&source.bpffs)?;
     let snapshot = match args.numeric {
         true => snapshot,
         false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),

@@ -28,8 +28,9 @@ const LONGEST_OPENING_NS: u64 = 130_000_000_000;
   bowline net monitor --node node1 --pod web --port 53 --protocol udp -o json
   bowline net monitor --node node1 --rate 0 --sample 1000 --duration 10
 
-A packet shows at each hook that it meets; a connect() once, and once more when its TCP connection is
-open, with the time between; a sendto() when it is refused. One can listen on a node at a time.")]
+A packet shows at each hook that it meets; a connect() once, and once more when its TCP connection
+is open, with the time between; a sendto() when it is refused. One can listen on a node at a
+time.")]
 pub(super) struct Args {
     #[command(flatten)]
     selection: Selection,

@@ -12,7 +12,6 @@ mod view;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use bowline_agent::NAMES_FILE;
 use bowline_agent::datapath::NodeTraffic;
 use clap::ValueEnum;
@@ -20,7 +19,6 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
-use super::diff::is_an_agent_at_work;
 use crate::output::{self, Format};
 use columns::{column_names, columns};
 use view::{Before, Line, Sample, View};
@@ -185,9 +183,8 @@ impl Nodes<'_> {
         for source in self.sources {
             let name = source.local.as_ref().map(|local| local.node.as_str());
             let name = name.filter(|_| self.sources.len() > 1);
-            let read = NodeTraffic::read(&source.bpffs, &source.run_dir.join(NAMES_FILE))
-                .with_context(|| is_an_agent_at_work(&source.bpffs));
-            match read {
+            let read = NodeTraffic::read(&source.bpffs, &source.run_dir.join(NAMES_FILE));
+            match read.map_err(anyhow::Error::from) {
                 Ok(traffic) => sample.add(name, traffic, self.numeric),
                 Err(error) => failures.push(match name {
                     Some(name) => error.context(name.to_owned()),
