@@ -31,6 +31,9 @@ struct Caught {
     bytes: [u8; MOST_SNAP as usize + 1],
 }
 
+/// Not on the stack: socket programs have none to spare.
+const NOBODY: Address = Address::from_words([U32Be::new(0); 4]);
+
 /// A packet at a hook.
 pub trait Seen: Frame {
     fn ifindex(&self) -> u32;
@@ -142,16 +145,25 @@ pub fn tell_packet<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: 
 /// A packet that was refused unread.
 #[inline(never)]
 pub fn tell_unread<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: Direction) {
-    work.event = Event {
-        time_ns: now(),
-        reason,
-        direction: direction as u16,
-        ifindex: frame.ifindex(),
-        bytes: frame.length(),
-        service: NO_SERVICE,
-        ..Event::default()
-    };
-    tell(frame, &work.event);
+    // Not put together on the stack and copied: these programs have none to spare.
+    let event = &mut work.event;
+    event.time_ns = now();
+    event.netns = 0;
+    event.source = NOBODY;
+    event.destination = NOBODY;
+    event.becomes = NOBODY;
+    event.source_port = U16Be::new(0);
+    event.destination_port = U16Be::new(0);
+    event.becomes_port = U16Be::new(0);
+    event.protocol = 0;
+    event.tcp_flags = 0;
+    event.reason = reason;
+    event.direction = direction as u16;
+    event.ifindex = frame.ifindex();
+    event.bytes = frame.length();
+    event.service = NO_SERVICE;
+    event.connect_ns = 0;
+    tell(frame, event);
 }
 
 /// A connection that is open now.
@@ -195,8 +207,6 @@ pub fn tell_balanced(
 /// One that was refused.
 #[inline(always)]
 pub fn tell_refused(key: &ServiceKey, reason: Reason, service: u32, netns: impl Fn() -> u64) {
-    // Not on the stack: these programs have none to spare.
-    const NOBODY: Address = Address::from_words([U32Be::new(0); 4]);
     if listens(reason as u16) {
         tell_call(key, &NOBODY, End::new(U16Be::new(0), reason), service, netns());
     }
