@@ -15,7 +15,7 @@ const RUNTIME: [&str; 3] = ["/run/containerd", "/run/containerd/s", "/run/contai
 
 /// Names of the agent's BPF programs; `every_command_on_one_cluster` holds them against what an
 /// agent has loaded.
-pub const PROGRAMS: [&str; 11] = [
+pub const PROGRAMS: [&str; 12] = [
     "connect4",
     "connect6",
     "sendmsg4",
@@ -24,6 +24,7 @@ pub const PROGRAMS: [&str; 11] = [
     "recvmsg6",
     "getpeername4",
     "getpeername6",
+    "established",
     "from_pod",
     "from_uplink",
     "to_pod",

@@ -225,6 +225,10 @@ impl<'a> Site<'a> {
         let place = stage.place()?;
         load::requests(&place, EchoStage::service(), 40)?.expect_no_failure("under Prometheus")?;
         self.reaches(echo, |now| now >= before + 40.0).await?;
+        let opened = "sum(bowline_service_connect_duration_seconds_count)";
+        self.reaches(opened, |now| now >= 40.0).await?;
+        let mean = format!("sum(bowline_service_connect_duration_seconds_sum) / {opened}");
+        self.reaches(&mean, |seconds| seconds > 1e-6 && seconds < 1.0).await?;
         let mut dig = stage.node()?.place()?.command("dig");
         output(dig.args(["@169.254.20.10", "+short", "echo.default.svc.cluster.local"]))?;
         self.reaches("sum(bowline_dns_answers_total{code=\"NOERROR\"})", |n| n >= 1.0).await?;

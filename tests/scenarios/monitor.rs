@@ -147,6 +147,12 @@ fn calls(stage: &EchoStage, place: &Place) -> Result<()> {
     let becomes = row["becomes"]["address"].as_str().unwrap_or_default();
     ensure!(servers.iter().any(|server| server == becomes), "{row}");
     ensure!(row["caller"] == caller.as_str() || !knows_cookies()?, "{row}");
+    let own = address(&stage.client)?.to_string();
+    let opened = find(&rows, &[("/reason", "connected"), ("/source/address", &own)])?;
+    let took = opened["connectMicroseconds"].as_u64();
+    ensure!(took.is_some_and(|took| took < 1_000_000), "no time of connect: {opened}");
+    let ends = (&opened["destination"], &opened["becomes"]);
+    ensure!(ends == (&row["destination"], &row["becomes"]), "{row} {opened}");
     let row = find(&rows, &[("/reason", "unknown-port"), ("/verdict", "refused")])?;
     ensure!(row["destination"]["port"] == 81, "{row}");
     let strangers = rows.iter().filter(|row| !row.to_string().contains("10.9.8.9")).count();

@@ -131,6 +131,8 @@ fn command(toolchain: &Toolchain, output: &Path) -> Command {
         .current_dir(workspace::root().join("ebpf/programs"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env_remove("RUSTFLAGS")
+        // The same object whoever builds it: the compiler would lay the functions out otherwise.
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_TARGET_DIR", output)
         .args(["--release", "--locked", "--target", TARGET]);
     command

@@ -64,7 +64,7 @@ pub fn differences(
     names_file: &Path,
     condition_file: &Path,
 ) -> Result<Vec<Difference>, ReadMapsFailed> {
-    let pins = Pins::under(bpffs);
+    let pins = Pins::to_read(bpffs)?;
     let names = Names::read(names_file);
     let loaded = Condition::read(condition_file).programs;
     let mut found = services(objects, node_name, &pins)?;

@@ -8,9 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use bowline_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Frontend, Mac,
-    NearBackends, Peer, Plain, Pod, Reason, ReverseKey, Route, RouteKey, Service, ServiceKey,
-    ServiceLine, ServiceTraffic, Slot, Told, Traffic, U16Be, Wanted, affinity_kind, map,
+    Address, Affinity, AffinityKey, Backend, ConnectTimes, Direction, Edition, Flow, FlowKey,
+    Frontend, Mac, NearBackends, Peer, Plain, Pod, Reason, ReverseKey, Route, RouteKey, Service,
+    ServiceKey, ServiceLine, ServiceTraffic, Slot, Told, Traffic, U16Be, Wanted, affinity_kind,
+    map,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -46,11 +47,12 @@ pub enum DumpFailed {
 }
 
 /// The names of all maps that can be shown.
-pub const DUMPED: [&str; 18] = [
+pub const DUMPED: [&str; 19] = [
     map::ADDRESSES,
     map::AFFINITY,
     map::BACKENDS,
     map::CONNECTIONS,
+    map::CONNECT_TIMES,
     map::COUNTERS,
     map::EDITION,
     map::FLOWS,
@@ -69,12 +71,15 @@ pub const DUMPED: [&str; 18] = [
 
 /// All entries of the map with this name, in the order of their keys.
 pub fn dump(bpffs: &Path, name: &str) -> Result<Vec<DumpRow>, DumpFailed> {
-    let maps = &Pins::under(bpffs).maps;
+    let maps = &Pins::to_read(bpffs).map_err(ReadMapsFailed::from)?.maps;
     match name {
         map::ADDRESSES => hash::<Address, u32>(maps, map::ADDRESSES),
         map::AFFINITY => hash::<AffinityKey, Affinity>(maps, map::AFFINITY),
         map::BACKENDS => array::<Backend>(maps, map::BACKENDS),
         map::CONNECTIONS => array::<u64>(maps, map::CONNECTIONS),
+        map::CONNECT_TIMES => {
+            per_cpu::<ConnectTimes>(maps, map::CONNECT_TIMES, ConnectTimes::ENTRIES)
+        }
         map::COUNTERS => per_cpu::<Traffic>(maps, map::COUNTERS, Reason::COUNTERS),
         map::EDITION => array::<Edition>(maps, map::EDITION),
         map::FLOWS => hash::<FlowKey, Flow>(maps, map::FLOWS),
@@ -259,7 +264,7 @@ records! {
     Edition { number, lowest_v4, highest_v4, lowest_v6, highest_v6 }
     Slot { backend, tag }
     Backend { address, port, state }
-    Peer { cookie, name, backend, port, uses, more, edition }
+    Peer { cookie, name, backend, port, uses, more, edition, connect_ns }
     ReverseKey { cookie, backend, port }
     Frontend { address, port }
     AffinityKey { service, kind, client }
@@ -270,6 +275,7 @@ records! {
     FlowKey { source, destination, source_port, destination_port, protocol }
     Flow { address, port, kind, ended, backend, service, owner, last_used }
     Traffic { packets, bytes }
+    ConnectTimes { count, total_ns }
     ServiceTraffic { refused, packets, bytes }
     Told { window_ns, lost, told }
     Wanted { until_ns, netns, addresses, outcomes, reason, service, sample, limit, port, protocol }

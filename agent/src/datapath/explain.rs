@@ -202,7 +202,8 @@ impl<'a> Way<'a> {
             netns: None,
             socket_cgroup: condition.socket_cgroup(),
         };
-        let (pins, names) = (Pins::under(&place.bpffs), Names::read(&place.names_file));
+        let pins = Pins::to_read(&place.bpffs).map_err(ReadMapsFailed::from)?;
+        let names = Names::read(&place.names_file);
         Ok(Self { place, question, pins, names, condition, by_packets: false, told })
     }
 

@@ -29,6 +29,8 @@ pub enum Feature {
     RedirectNeigh,
     /// Into a pod, past its node's stack: `bpf_redirect_peer`.
     RedirectPeer,
+    /// When a connection is open: programs of the kind `sock_ops`.
+    SockOps,
     /// The error that a refused connect gives: `bpf_set_retval`.
     SetRetval,
     /// Links of packet programs.
@@ -48,13 +50,14 @@ const fn needed(feature: Feature, name: &'static str, needed_from: &'static str)
     Facts { feature, name, needed_from, otherwise: None }
 }
 
-const FEATURES: [Facts; 8] = [
+const FEATURES: [Facts; 9] = [
     needed(Feature::BatchUpdate, "batch-update", "5.6"),
     needed(Feature::CgroupLinks, "cgroup-links", "5.7"),
     needed(Feature::NetnsCookie, "netns-cookie", "5.7"),
     needed(Feature::GetPeerName, "getpeername", "5.8"),
     needed(Feature::RedirectNeigh, "redirect-neigh", "5.10"),
     needed(Feature::RedirectPeer, "redirect-peer", "5.10"),
+    needed(Feature::SockOps, "sock-ops", "4.13"),
     Facts {
         feature: Feature::SetRetval,
         name: "set-retval",
@@ -164,6 +167,7 @@ fn is_present(feature: Feature) -> bool {
             packet(&[set(1, 1), set(2, 0), set(3, 0), set(4, 0), call(152), EXIT])
         }
         Feature::RedirectPeer => packet(&[set(1, 1), set(2, 0), call(155), EXIT]),
+        Feature::SockOps => socket(AttachPoint::SockOps, &[call(46), ALLOW, EXIT]),
         Feature::SetRetval => {
             let refuse = [set(1, -libc::ECONNREFUSED), call(187), set(0, 0), EXIT];
             socket(AttachPoint::Connect4, &refuse)

@@ -16,6 +16,7 @@ use nix::libc;
 use super::features::{Feature, Features};
 use super::filters::{self, Whose};
 use super::kernel::Attached;
+use super::object::{Object, object};
 use super::pins::Pins;
 use super::programs::{LoadProgramsFailed, PacketProgram, Programs, SOCKET_PROGRAMS};
 use super::syscall::{self, AttachPoint};
@@ -329,6 +330,9 @@ pub(super) fn program_of(pin: &Path) -> io::Result<Attached> {
     let Some(link) = syscall::open_pin(pin)? else {
         return Ok(Attached::Not("its pin is gone"));
     };
+    if object(link.as_fd())? != Object::Link {
+        return Ok(Attached::Not("something else is pinned in its place"));
+    }
     let info = syscall::link_info(link.as_fd())?;
     // The kernel takes the place away from a link that is detached.
     Ok(if info.target as u32 == 0 {

@@ -19,7 +19,7 @@ use bowline_ebpf_abi::{
 
 use super::pins::Pins;
 use super::snapshot::monotonic_ns;
-use super::table::{ReadMapsFailed, Table, WriteMapFailed, bytes_mut, online_cpus};
+use super::table::{ReadMapsFailed, Table, WriteMapFailed, bytes_mut, online_cpus, open_map};
 use super::verify::VerifyFailed;
 
 /// So long is told without [`Listener::renew`].
@@ -135,7 +135,7 @@ pub struct Listener {
 impl Listener {
     /// Begins to listen to the programs whose maps are pinned under this BPF file system.
     pub fn open(bpffs: &Path, filter: &Filter) -> Result<Self, ListenFailed> {
-        let maps = Pins::under(bpffs).maps;
+        let maps = Pins::to_read(bpffs).map_err(ReadMapsFailed::from)?.maps;
         let failed = |source| ListenFailed::Open { path: maps.clone(), source };
         let alone = File::open(&maps).map_err(failed)?;
         alone.try_lock().map_err(|error| match error {
@@ -143,6 +143,7 @@ impl Listener {
             TryLockError::Error(source) => failed(source),
         })?;
         let path = maps.join(map::EVENTS);
+        open_map(path.clone(), map::EVENTS, (0, 0))?;
         let ring = RingBuf::try_from(Map::from_map_data(MapData::from_pin(&path)?)?)?;
         let told = Table::open_per_cpu(&maps, map::TOLD)?;
         let mut listener = Self {

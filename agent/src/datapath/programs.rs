@@ -93,7 +93,7 @@ impl PacketProgram {
 }
 
 /// Socket programs and where they go.
-pub(super) const SOCKET_PROGRAMS: [(&str, AttachPoint); 8] = [
+pub(super) const SOCKET_PROGRAMS: [(&str, AttachPoint); 9] = [
     ("connect4", AttachPoint::Connect4),
     ("connect6", AttachPoint::Connect6),
     ("sendmsg4", AttachPoint::SendMsg4),
@@ -102,6 +102,7 @@ pub(super) const SOCKET_PROGRAMS: [(&str, AttachPoint); 8] = [
     ("recvmsg6", AttachPoint::RecvMsg6),
     ("getpeername4", AttachPoint::GetPeerName4),
     ("getpeername6", AttachPoint::GetPeerName6),
+    ("established", AttachPoint::SockOps),
 ];
 
 /// Loaded programs. Dropping them detaches nothing that is pinned.
@@ -148,6 +149,7 @@ impl Programs {
         for (name, program) in object.programs_mut() {
             let loaded = match program {
                 Program::CgroupSockAddr(program) => program.load(),
+                Program::SockOps(program) => program.load(),
                 Program::SchedClassifier(program) => program.load(),
                 _ => continue,
             };
@@ -172,7 +174,8 @@ impl Programs {
     ) -> Vec<LoadedProgram> {
         let describe = |(name, program): (&str, &Program)| {
             let number = syscall::program_number(program.fd().ok()?.as_fd()).ok()?;
-            let socket = matches!(program, Program::CgroupSockAddr(_));
+            let events = matches!(program, Program::SockOps(_));
+            let socket = events || matches!(program, Program::CgroupSockAddr(_));
             let places = match name {
                 _ if socket => vec![format!("cgroup {}", cgroup.display())],
                 "from_uplink" => uplinks.iter().map(|link| format!("link {link}")).collect(),
@@ -180,6 +183,7 @@ impl Programs {
             };
             let direction = if name == PacketProgram::ToPod.name() { "egress" } else { "ingress" };
             let hook = match hook {
+                _ if events => "sock_ops".to_owned(),
                 _ if socket => name.to_owned(),
                 PacketHook::Tcx => format!("tcx {direction}"),
                 PacketHook::Clsact => format!("clsact {direction}"),

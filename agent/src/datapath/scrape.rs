@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bowline_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Direction, Flow, FlowKey, Frontend, Plain, Pod,
-    Reason, ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot,
-    Traffic, map, state,
+    Address, Affinity, AffinityKey, Backend, ConnectTimes, Direction, Flow, FlowKey, Frontend,
+    Plain, Pod, Reason, ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine,
+    ServiceTraffic, Slot, Traffic, map, state,
 };
 
 use super::connections::Connections;
@@ -75,7 +75,7 @@ pub(crate) struct Fill {
 impl Scrape {
     /// Opens the maps pinned under this BPF file system.
     pub(crate) fn open(bpffs: &Path) -> Result<Self, ReadMapsFailed> {
-        let maps = Pins::under(bpffs).maps;
+        let maps = Pins::to_read(bpffs)?.maps;
         let lines: Table<u32, ServiceLine> = Table::open(&maps, map::SERVICE_LINES)?;
         Ok(Self {
             table: Table::open(&maps, map::SERVICES)?,
@@ -118,6 +118,19 @@ impl Scrape {
             let packets = cpus.iter().map(|traffic| traffic.packets).sum();
             let bytes = cpus.iter().map(|traffic| traffic.bytes).sum();
             Ok(Occurred { reason, direction, packets, bytes })
+        });
+        read.collect()
+    }
+
+    /// How long connections to services took to open, by the places of CONNECT_TIMES.
+    pub(crate) fn connect_times(&self) -> Result<Vec<ConnectTimes>, ReadMapsFailed> {
+        let table: Table<u32, ConnectTimes> = Table::open_per_cpu(&self.maps, map::CONNECT_TIMES)?;
+        let read = (0..ConnectTimes::ENTRIES).map(|place| {
+            let cpus = table.get_per_cpu(&place)?;
+            Ok(cpus.iter().fold(ConnectTimes::default(), |sum, cpu| ConnectTimes {
+                count: sum.count + cpu.count,
+                total_ns: sum.total_ns + cpu.total_ns,
+            }))
         });
         read.collect()
     }

@@ -1,5 +1,6 @@
 //! What a map is, by the kernel's own account.
 
+use bowline_ebpf_abi::map;
 use serde::Serialize;
 
 use super::syscall::MapInfo;
@@ -13,6 +14,21 @@ const TYPES: [(u32, &str); 6] = [
     (11, "lpm_trie"),
     (27, "ringbuf"),
 ];
+
+/// The type that the map with this name has.
+pub(super) fn type_of(name: &str) -> Option<u32> {
+    let named = match name {
+        map::ADDRESSES | map::PODS | map::SERVICES => "hash",
+        map::AFFINITY | map::FLOWS | map::REVERSE => "lru_hash",
+        map::CONNECT_TIMES | map::COUNTERS | map::SERVICE_COUNTERS | map::TOLD => "percpu_array",
+        map::BACKENDS | map::CONNECTIONS | map::EDITION | map::MONITOR | map::PEERS => "array",
+        map::SERVICE_LINES | map::SLOTS | map::TAKEOVER => "array",
+        map::ROUTES => "lpm_trie",
+        map::EVENTS => "ringbuf",
+        _ => return None,
+    };
+    TYPES.iter().find(|(_, name)| *name == named).map(|(number, _)| *number)
+}
 
 /// How maps are made here (`BPF_F_...`).
 const FLAGS: [(u32, &str); 2] = [(1, "no_prealloc"), (1 << 10, "mmapable")];

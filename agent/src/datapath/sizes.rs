@@ -3,7 +3,7 @@
 //! Guarantees: a map that can fill up has a name that the flag takes; the error for a size that is
 //! none says what to write. Not here: what becomes of entries when a size changes (`resize`).
 
-use bowline_ebpf_abi::{map, size};
+use bowline_ebpf_abi::{ConnectTimes, Reason, map, size};
 
 use super::table::{online_cpus, possible_cpus};
 
@@ -51,7 +51,7 @@ fn peers(processors: usize) -> u32 {
     blocks.next_power_of_two().clamp(size::PEERS, MOST_PEERS)
 }
 
-/// Sixty megabytes.
+/// Sixty-four megabytes.
 const MOST_PEERS: u32 = 1 << 20;
 
 /// A text does not set a map's size.
@@ -95,6 +95,16 @@ pub(super) fn flag_of(name: &str) -> Option<&'static str> {
         name => name,
     };
     SIZED.iter().find(|(name, _)| *name == sets).map(|(_, flag)| *flag)
+}
+
+/// How many entries a map has whose places each stand for something.
+pub(super) fn fixed_size(name: &str) -> Option<u32> {
+    match name {
+        map::COUNTERS => Some(Reason::COUNTERS),
+        map::CONNECT_TIMES => Some(ConnectTimes::ENTRIES),
+        map::EDITION | map::MONITOR | map::TAKEOVER | map::TOLD => Some(1),
+        _ => None,
+    }
 }
 
 impl MapSizes {

@@ -183,7 +183,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads the maps pinned under this BPF file system.
     pub fn read(bpffs: &Path) -> Result<Self, ReadMapsFailed> {
-        let maps = Pins::under(bpffs).maps;
+        let maps = Pins::to_read(bpffs).map_err(ReadMapsFailed::from)?.maps;
         let mut snapshot = Self::default();
         snapshot.read_services(&maps)?;
         snapshot.read_pods(&maps)?;

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::condition::{Condition, FullMap, LoadedProgram};
 use super::features::FeatureRow;
 use super::kernel::{Attached, ReadKernelFailed, packet_program, pinned_program};
+use super::object::{Object, object};
 use super::pins::Pins;
 use super::pod_faults;
 use super::shape::MapShape;
@@ -143,14 +144,14 @@ impl Status {
         condition_file: &Path,
         netns: Option<&Path>,
     ) -> Result<Self, ReadStatusFailed> {
-        let pins = Pins::under(bpffs);
+        let pins = Pins::to_read(bpffs).map_err(ReadMapsFailed::from)?;
         let names_file = condition_file.with_file_name(NAMES_FILE);
         let snapshot = Snapshot::read(bpffs)?.with_names(&names_file);
         let mut condition = Condition::read(condition_file);
         let used = snapshot.maps.iter().map(|row| (row.name, row.used)).collect();
-        let maps = read_maps(&pins, &used, &mut condition.full)?;
-        let pods: Vec<u32> = snapshot.pods.iter().map(|pod| pod.ifindex).collect();
         let mut problems = Vec::new();
+        let maps = read_maps(&pins, &used, &mut condition.full, &mut problems)?;
+        let pods: Vec<u32> = snapshot.pods.iter().map(|pod| pod.ifindex).collect();
         if condition.programs.is_empty() {
             problems.push("no agent has said which programs it loaded".to_owned());
         }
@@ -235,6 +236,7 @@ fn read_maps(
     pins: &Pins,
     used: &BTreeMap<&'static str, u32>,
     full: &mut BTreeMap<String, FullMap>,
+    problems: &mut Vec<String>,
 ) -> Result<Vec<MapStatus>, ReadMapsFailed> {
     let not_opened = |path: &Path, source| {
         let path = path.to_path_buf();
@@ -245,10 +247,24 @@ fn read_maps(
     paths.sort_unstable();
     let mut maps = Vec::new();
     for path in paths {
+        let mut stranger = |what: &str| {
+            problems.push(format!("{} is {what}, nothing of bowline's", path.display()));
+        };
+        if path.is_dir() {
+            stranger("a directory");
+            continue;
+        }
         // A map that is just being replaced may be gone by now.
         let Some(fd) = syscall::open_pin(&path).map_err(|e| not_opened(&path, e))? else {
             continue;
         };
+        match object(fd.as_fd()).map_err(|e| not_opened(&path, e))? {
+            Object::Map => {}
+            other => {
+                stranger(other.name());
+                continue;
+            }
+        }
         let info = syscall::map_info(fd.as_fd()).map_err(|e| not_opened(&path, e))?;
         let (size, shape) = (info.max_entries, MapShape::of(&info));
         let bytes = memory(fd.as_raw_fd()).map_err(|e| not_opened(&path, e))?;

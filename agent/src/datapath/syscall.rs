@@ -12,6 +12,7 @@ use std::path::Path;
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
+use super::object::{Object, object};
 use super::program_facts::ProgramFacts;
 
 const MAP_CREATE: i32 = 0;
@@ -35,6 +36,7 @@ const LINK_UPDATE: i32 = 29;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum AttachPoint {
+    SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
     SendMsg4 = 14,
@@ -446,8 +448,12 @@ pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     info(map)
 }
 
+/// Of what is no link nothing is known: it hangs on nothing and runs nothing.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    info(link)
+    match object(link)? {
+        Object::Link => info(link),
+        _ => Ok(LinkInfo::default()),
+    }
 }
 
 /// Attaches a program to a cgroup (its descriptor) or an interface (its index).
@@ -527,9 +533,15 @@ pub(super) fn load_program(
     instructions: &[u64],
 ) -> io::Result<OwnedFd> {
     const SCHED_CLS: u32 = 3;
+    const SOCK_OPS: u32 = 13;
     const CGROUP_SOCK_ADDR: u32 = 18;
+    let kind = match socket {
+        None => SCHED_CLS,
+        Some(AttachPoint::SockOps) => SOCK_OPS,
+        Some(_) => CGROUP_SOCK_ADDR,
+    };
     let mut attr = ProgramLoadAttr {
-        kind: if socket.is_some() { CGROUP_SOCK_ADDR } else { SCHED_CLS },
+        kind,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bowline_ebpf_abi::Plain;
 use nix::libc;
 
-use super::shape::MapShape;
-use super::sizes::flag_of;
+use super::object::{Object, object};
+use super::pins::FindPinsFailed;
+use super::shape::{MapShape, type_of};
+use super::sizes::{fixed_size, flag_of};
 use super::syscall::{self, MapInfo};
 
 /// A map could not be written.
@@ -30,12 +32,18 @@ pub enum WriteMapFailed {
 /// A pinned map could not be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadMapsFailed {
-    #[error("no data plane is pinned at {}", path.display())]
+    #[error(transparent)]
+    Pins(#[from] FindPinsFailed),
+    #[error("{} is gone: restart the agent, which makes it anew", path.display())]
     NotPinned { path: PathBuf },
+    #[error(
+        "{} is {found}, and not the map of that name: somebody put it there; remove it and restart \
+         the agent",
+        path.display()
+    )]
+    NotOurs { path: PathBuf, found: String },
     #[error("opening {} failed: {source}", path.display())]
     NotOpened { path: PathBuf, source: io::Error },
-    #[error("map {map} has another layout than this build: pins of another version?")]
-    WrongLayout { map: &'static str },
     #[error("reading map {map} failed: {source}")]
     NotRead { map: &'static str, source: io::Error },
 }
@@ -68,6 +76,41 @@ pub(super) fn bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
+/// Opens what is pinned at a path if that is the map with this name, whose keys and values have
+/// these sizes.
+pub(super) fn open_map(
+    path: PathBuf,
+    name: &'static str,
+    sizes: (usize, usize),
+) -> Result<(OwnedFd, MapInfo), ReadMapsFailed> {
+    let not_ours = |path, found: &str| ReadMapsFailed::NotOurs { path, found: found.to_owned() };
+    let fd = match syscall::open_pin(&path) {
+        Ok(Some(fd)) => fd,
+        Ok(None) => return Err(ReadMapsFailed::NotPinned { path }),
+        Err(_) if path.is_dir() => return Err(not_ours(path, "a directory")),
+        Err(source) => return Err(ReadMapsFailed::NotOpened { path, source }),
+    };
+    let not_read = |source| ReadMapsFailed::NotRead { map: name, source };
+    match object(fd.as_fd()).map_err(not_read)? {
+        Object::Map => {}
+        other => return Err(not_ours(path, other.name())),
+    }
+    let info = syscall::map_info(fd.as_fd()).map_err(not_read)?;
+    let (key, value, entries) = (info.key_size, info.value_size, info.max_entries);
+    if (key as usize, value as usize) != sizes {
+        let found = format!("a map with keys of {key} and values of {value} bytes");
+        return Err(not_ours(path, &found));
+    }
+    if type_of(name).is_some_and(|kind| kind != info.kind) {
+        let kind = MapShape::of(&info).r#type;
+        return Err(not_ours(path, &format!("a map of the type {kind}")));
+    }
+    if fixed_size(name).is_some_and(|size| size != entries) {
+        return Err(not_ours(path, &format!("a map with {entries} entries")));
+    }
+    Ok((fd, info))
+}
+
 /// So many entries are read at once.
 const BATCH: u32 = 4096;
 
@@ -86,17 +129,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     fn open_kind(path: PathBuf, name: &'static str, per_cpu: bool) -> Result<Self, ReadMapsFailed> {
-        let fd = match syscall::open_pin(&path) {
-            Ok(Some(fd)) => fd,
-            Ok(None) => return Err(ReadMapsFailed::NotPinned { path }),
-            Err(source) => return Err(ReadMapsFailed::NotOpened { path, source }),
-        };
-        let info = syscall::map_info(fd.as_fd())
-            .map_err(|source| ReadMapsFailed::NotRead { map: name, source })?;
-        let (key, value) = (info.key_size as usize, info.value_size as usize);
-        if (key, value) != (size_of::<K>(), size_of::<V>()) {
-            return Err(ReadMapsFailed::WrongLayout { map: name });
-        }
+        let (fd, info) = open_map(path, name, (size_of::<K>(), size_of::<V>()))?;
         let batches = AtomicBool::new(true);
         Ok(Self { fd, name, info, per_cpu, batches, types: PhantomData })
     }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bowline_ebpf_abi::{Reason, Traffic, map};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
@@ -21,6 +22,7 @@ use super::pins::Pins;
 use super::programs::{PacketProgram, Programs};
 use super::syscall::instruction::{ALLOW, EXIT};
 use super::syscall::{AttachPoint, LinkInfo};
+use super::table::Table;
 use super::{MapSizes, PacketHook, links, syscall};
 
 const LOOPBACK: u32 = 1;
@@ -256,4 +258,20 @@ fn filters() -> Vec<String> {
     };
     let shown = ["ingress", "egress"].map(show).concat();
     shown.lines().filter(|line| line.contains(" id ")).map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn a_map_of_another_type_is_not_taken_for_ours() {
+    with_pins("types", |pins| {
+        let path = pins.maps.join(map::COUNTERS);
+        // As COUNTERS, but for the type: what it has would be taken for the first CPU's.
+        let size = size_of::<Traffic>();
+        let other = syscall::create_array(size, Reason::COUNTERS).unwrap();
+        syscall::pin(other.as_fd(), &path).unwrap();
+        let opened = Table::<u32, Traffic>::open_per_cpu(&pins.maps, map::COUNTERS);
+        let says = format!("{} is a map of the type array, and not the map", path.display());
+        let said = opened.unwrap_err().to_string();
+        assert!(said.starts_with(&says), "{said}");
+    });
 }

@@ -68,7 +68,7 @@ impl NodeTraffic {
     /// Reads what is pinned under this BPF file system, with the names that the agent wrote.
     pub fn read(bpffs: &Path, names_file: &Path) -> Result<Self, ReadMapsFailed> {
         let names = Names::read(names_file);
-        let maps = Pins::under(bpffs).maps;
+        let maps = Pins::to_read(bpffs)?.maps;
         let scrape = Scrape::open(bpffs)?;
         let services = scrape.services()?.into_iter().map(|service| {
             let figures = scrape.figures(&service)?;

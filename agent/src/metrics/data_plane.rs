@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
+use bowline_ebpf_abi::ConnectTimes;
 use bowline_metrics::Writer;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
@@ -43,6 +44,7 @@ struct Reading {
     all_services: usize,
     left_out: usize,
     reasons: Vec<Occurred>,
+    connect_times: Vec<ConnectTimes>,
     fills: Vec<Fill>,
 }
 
@@ -76,6 +78,7 @@ impl DataPlaneSeries {
             all_services: programmed.len(),
             left_out,
             reasons: scrape.reasons()?,
+            connect_times: scrape.connect_times()?,
             fills: scrape.fills(&programmed)?,
         })
     }
@@ -101,6 +104,7 @@ impl Reading {
     fn write(&self, writer: &mut Writer<'_>) -> fmt::Result {
         self.write_reasons(writer)?;
         self.write_services(writer)?;
+        self.write_connect_times(writer)?;
         self.write_fills(writer)
     }
 
@@ -144,6 +148,21 @@ impl Reading {
         writer.counters("bowline_service_packets", help, rows(|row| row.packets))?;
         let help = "The bytes of those packets.";
         writer.counters("bowline_service_bytes", help, rows(|row| row.bytes))
+    }
+
+    fn write_connect_times(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+        let help = "From connect() to a service until the TCP connection is open.";
+        let total_ns = self.connect_times.iter().map(|times| times.total_ns).sum();
+        let buckets: Vec<(f64, u64)> = (0..)
+            .zip(&self.connect_times)
+            .map(|(place, times)| {
+                let most = ConnectTimes::most_ns(place).map_or(f64::INFINITY, seconds);
+                (most, times.count)
+            })
+            .collect();
+        let name = "bowline_service_connect_duration_seconds";
+        writer.histogram(name, help, seconds(total_ns), &buckets)
     }
 
     fn write_fills(&self, writer: &mut Writer<'_>) -> fmt::Result {
@@ -191,6 +210,46 @@ mod tests {
             assert_eq!(chosen(order, 3), [0, 1, 2]);
             assert_eq!(chosen(order, 1), [0]);
             assert!(chosen(order, 0).is_empty());
+        }
+    }
+
+    #[test]
+    fn connect_times_are_a_histogram_in_seconds() {
+        #[derive(Debug)]
+        struct Times;
+        impl Collector for Times {
+            fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+                let mut connect_times =
+                    vec![ConnectTimes::default(); ConnectTimes::ENTRIES as usize];
+                for took_ns in [5_000, 8_000, 9_000, 100_000_000_000] {
+                    let times = &mut connect_times[ConnectTimes::place(took_ns) as usize];
+                    times.count += 1;
+                    times.total_ns += took_ns;
+                }
+                let reading = Reading {
+                    services: Vec::new(),
+                    all_services: 0,
+                    left_out: 0,
+                    reasons: Vec::new(),
+                    connect_times,
+                    fills: Vec::new(),
+                };
+                reading.write_connect_times(&mut Writer::new(encoder))
+            }
+        }
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(Times));
+        let body = bowline_metrics::Format::Prometheus.write(&[&registry]).unwrap();
+        let name = "bowline_service_connect_duration_seconds";
+        for series in [
+            "_bucket{le=\"8e-06\"} 2",
+            "_bucket{le=\"1.6e-05\"} 3",
+            "_bucket{le=\"67.108864\"} 3",
+            "_bucket{le=\"+Inf\"} 4",
+            "_sum 100.000022",
+            "_count 4",
+        ] {
+            assert!(body.lines().any(|line| line == format!("{name}{series}")), "{series}: {body}");
         }
     }
 

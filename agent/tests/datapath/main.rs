@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the test")]
 
 mod clients;
+mod connect_times;
 mod kernels;
 mod lifecycle;
 mod limits;

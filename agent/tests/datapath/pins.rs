@@ -9,18 +9,22 @@ use std::time::Instant;
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
-use bowline_agent::datapath::{Datapath, Feature, MapSizes};
+use bowline_agent::datapath::{
+    ApiObjects, Client, Datapath, Feature, Filter, Listener, MapSizes, NodePlace, NodeTraffic,
+    Question, Snapshot, Status, differences, dump, explain,
+};
 use bowline_ebpf_abi::{ABI_VERSION, map};
 use bowline_lab::world::{TUNNEL, UPLINK, World};
 
-use crate::servers::PATIENCE;
+use crate::servers::{PATIENCE, SERVICE};
 
 /// All that there are, but [`OWN`].
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     map::ADDRESSES,
     map::AFFINITY,
     map::BACKENDS,
     map::CONNECTIONS,
+    map::CONNECT_TIMES,
     map::COUNTERS,
     map::EDITION,
     map::EVENTS,
@@ -124,7 +128,7 @@ fn held() -> BTreeSet<(Kind, u32)> {
 fn names_of_links(world: &World, with_packets: bool) -> BTreeSet<String> {
     let calls = ["connect", "getpeername", "recvmsg", "sendmsg"];
     let sockets = calls.iter().flat_map(|call| [4, 6].map(|family| format!("{call}{family}")));
-    let mut names: BTreeSet<String> = sockets.collect();
+    let mut names: BTreeSet<String> = sockets.chain(["established".to_owned()]).collect();
     if with_packets {
         let uplinks = [UPLINK, TUNNEL].map(|name| world.here.namespace.ifindex(name));
         names.extend(uplinks.map(|ifindex| format!("from_uplink-{ifindex}")));
@@ -160,7 +164,7 @@ fn all_that_is_owned_is_pinned(disabled: &[Feature]) {
         let kept = pinned.keeps(&(Kind::Program, program.id)) || by_filter(program.id);
         assert!(kept, "nothing keeps {program:?}");
     }
-    assert!(status.programs.len() >= 11, "{:?}", status.programs);
+    assert!(status.programs.len() >= 12, "{:?}", status.programs);
     let infos: BTreeMap<u32, String> = aya::maps::loaded_maps()
         .flatten()
         .map(|map| (map.id(), map.name_as_str().unwrap_or_default().to_owned()))
@@ -278,4 +282,155 @@ fn every_map_says_what_memory_it_takes() {
         let per_cent = large[name] * 100 / small[name];
         assert!((180..=220).contains(&per_cent), "{name}: {per_cent} % of what half of it takes");
     }
+}
+
+/// What each way to read says of the node's pins, where none of them reads any.
+fn refusals(world: &World) -> BTreeSet<String> {
+    let bpffs = world.here.bpffs();
+    world.here.namespace.run(move || {
+        let [names, condition] = ["names", "condition"].map(|name| bpffs.join(name));
+        let place = NodePlace {
+            bpffs: bpffs.clone(),
+            names_file: names.clone(),
+            condition_file: condition.clone(),
+            netns: None,
+        };
+        let to = SERVICE;
+        let question = Question { from: Client::Node, to, udp: false, numeric: false };
+        let objects = ApiObjects::default();
+        let all = [
+            Snapshot::read(&bpffs).unwrap_err().to_string(),
+            Status::read(&bpffs, &condition, None).unwrap_err().to_string(),
+            NodeTraffic::read(&bpffs, &names).unwrap_err().to_string(),
+            Listener::open(&bpffs, &Filter::default()).unwrap_err().to_string(),
+            dump(&bpffs, map::PODS).unwrap_err().to_string(),
+            explain(&place, &question).unwrap_err().to_string(),
+            differences(&objects, "n", &bpffs, &names, &condition).unwrap_err().to_string(),
+        ];
+        all.into()
+    })
+}
+
+/// Another build's pins are not taken for this one's, whatever they are.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn pins_of_another_build_are_named_and_not_read() {
+    let world = World::new();
+    let _here = world.open_without(&[]);
+    let parent = world.here.bpffs().join("bowline");
+    let own = parent.join(format!("v{ABI_VERSION}"));
+    let shown = parent.display().to_string();
+    for (moved, says) in [
+        (
+            parent.join("v4"),
+            format!(
+                "{shown} has the data plane of another build (layouts 4; this build reads \
+                 {ABI_VERSION}): use the bowline of that build, or start this build's agent"
+            ),
+        ),
+        (
+            parent.join("mine"),
+            format!(
+                "{shown} has nothing of bowline's, but mine: somebody else put that there; is an \
+                 agent at work with another BPF file system?"
+            ),
+        ),
+    ] {
+        let move_pins = |from: &Path, to: &Path| {
+            let (from, to) = (from.to_path_buf(), to.to_path_buf());
+            world.here.namespace.run(move || fs::rename(from, to).unwrap());
+        };
+        move_pins(&own, &moved);
+        assert_eq!(refusals(&world), BTreeSet::from([says]));
+        move_pins(&moved, &own);
+    }
+    // A set that is being filled from another one is not read before it is whole.
+    let (other, layouts) = (parent.join("v4"), own.join("layouts"));
+    world.here.namespace.run(move || {
+        fs::create_dir(other).unwrap();
+        fs::remove_file(layouts).unwrap();
+    });
+    let says = format!(
+        "{} is not filled yet from the data plane of another build (layouts 4): look again when \
+         this build's agent has started",
+        own.display()
+    );
+    assert_eq!(refusals(&world), BTreeSet::from([says]));
+}
+
+/// What is pinned under the name of a map of ours is looked at before it is read.
+#[test]
+#[ignore = "needs root; run by `cargo xtask test` as root"]
+fn what_is_pinned_under_a_name_of_ours_is_named_and_not_read() {
+    let world = World::new();
+    let here = world.open_without(&[]);
+    let own = world.here.bpffs().join(format!("bowline/v{ABI_VERSION}"));
+    let maps = own.join("maps");
+    let dumped = |name: &'static str| {
+        let bpffs = world.here.bpffs();
+        world.here.namespace.run(move || dump(&bpffs, name).unwrap_err().to_string())
+    };
+    // Which map is away, what stands there instead, and what is said of that.
+    for (name, other, found) in [
+        (map::PODS, maps.join(map::SLOTS), "a map with keys of 4 and values of 8 bytes"),
+        (map::COUNTERS, maps.join(map::CONNECT_TIMES), "a map with 25 entries"),
+        (map::PODS, own.join("links/connect6"), "a program's link"),
+    ] {
+        let (pin, away) = (maps.join(name), own.join("away"));
+        let there = (pin.clone(), away.clone(), other.clone());
+        world.here.namespace.run(move || {
+            let (pin, away, other) = there;
+            fs::rename(&pin, away).unwrap();
+            fs::rename(other, pin).unwrap();
+        });
+        let says = format!(
+            "{} is {found}, and not the map of that name: somebody put it there; remove it and \
+             restart the agent",
+            pin.display()
+        );
+        assert_eq!(dumped(name), says);
+        world.here.namespace.run(move || {
+            fs::rename(&pin, other).unwrap();
+            fs::rename(away, pin).unwrap();
+        });
+    }
+    let (pin, away) = (maps.join(map::PODS), own.join("away"));
+    let there = (pin.clone(), away.clone());
+    world.here.namespace.run(move || fs::rename(there.0, there.1).unwrap());
+    let says = format!("{} is gone: restart the agent, which makes it anew", pin.display());
+    assert_eq!(dumped(map::PODS), says);
+    let there = pin.clone();
+    world.here.namespace.run(move || fs::create_dir(there).unwrap());
+    let says = format!("{} is a directory, and not the map of that name:", pin.display());
+    assert!(dumped(map::PODS).starts_with(&says), "{}", dumped(map::PODS));
+    world.here.namespace.run(move || {
+        fs::remove_dir(&pin).unwrap();
+        fs::rename(away, pin).unwrap();
+    });
+
+    // What is beside the maps and is none, and a map in a link's place; the agent mends the link.
+    let (beside, link) = (maps.join("mine"), own.join("links/connect4"));
+    let there = (beside.clone(), link, own.join("links/connect6"), maps.join(map::TOLD));
+    world.here.namespace.run(move || {
+        let (beside, link, other_link, told) = there;
+        fs::rename(other_link, beside).unwrap();
+        fs::remove_file(&link).unwrap();
+        fs::rename(told, link).unwrap();
+    });
+    let cgroup = world.here.cgroup.path.display();
+    assert_eq!(
+        world.here.status().problems,
+        [
+            format!("{} is a program's link, nothing of bowline's", beside.display()),
+            format!(
+                "program connect4 does not run at cgroup {cgroup}: something else is pinned in its \
+                 place"
+            ),
+            format!("program connect6 does not run at cgroup {cgroup}: its pin is gone"),
+        ]
+    );
+    let (_here, repairs) = world.here.verify(here);
+    assert!(repairs.iter().any(|repair| repair.contains("connect4")), "{repairs:?}");
+    let told: Vec<String> = world.here.status().problems;
+    assert_eq!(told.len(), 1, "{told:?}");
 }

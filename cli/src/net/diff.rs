@@ -5,10 +5,9 @@
 //! difference counts when a second look, a moment later, finds it as well.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use bowline_agent::datapath::{ApiObjects, Difference, differences};
 use bowline_agent::{CONDITION_FILE, NAMES_FILE};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -61,12 +60,7 @@ async fn look(connection: &Connection, sides: &Sides) -> anyhow::Result<Vec<Diff
         pods: list::<Pod>(connection, Some(&on_node)).await?,
     };
     let [names, condition] = [NAMES_FILE, CONDITION_FILE].map(|name| sides.run_dir.join(name));
-    differences(&objects, &sides.node, &sides.bpffs, &names, &condition)
-        .with_context(|| is_an_agent_at_work(&sides.bpffs))
-}
-
-pub(super) fn is_an_agent_at_work(bpffs: &Path) -> String {
-    format!("is an agent at work with {}?", bpffs.display())
+    Ok(differences(&objects, &sides.node, &sides.bpffs, &names, &condition)?)
 }
 
 async fn list<K>(connection: &Connection, fields: Option<&str>) -> anyhow::Result<Vec<K>>

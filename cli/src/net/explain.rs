@@ -19,7 +19,6 @@ use kube::Api;
 use kube::api::ListParams;
 use serde::Serialize;
 
-use super::diff::is_an_agent_at_work;
 use super::ends;
 use super::probe::{self, Tried};
 use super::{DiffArgs, LOCAL};
@@ -128,9 +127,7 @@ pub(super) fn run(
 ) -> anyhow::Result<bool> {
     let [names_file, condition_file] =
         [NAMES_FILE, CONDITION_FILE].map(|name| node.run_dir.join(name));
-    let snapshot = Snapshot::read(node.bpffs)
-        .with_context(|| is_an_agent_at_work(node.bpffs))?
-        .with_names(&names_file);
+    let snapshot = Snapshot::read(node.bpffs)?.with_names(&names_file);
     let (from, to) = ends(args, &snapshot)?;
     let place = NodePlace {
         bpffs: node.bpffs.to_path_buf(),

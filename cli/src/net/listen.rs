@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bowline_agent::datapath::{
     Became, Filter, LEASE, ListenFailed, Listener, Snapshot, namespace_cookie,
 };
@@ -18,7 +18,6 @@ use clap::ValueEnum;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::diff::is_an_agent_at_work;
 use super::ends;
 use crate::output;
 
@@ -161,8 +160,7 @@ pub(super) trait Sink {
 
 /// The node's data plane, with the names of its objects.
 pub(super) fn snapshot(bpffs: &Path, run_dir: &Path) -> anyhow::Result<Snapshot> {
-    let snapshot = Snapshot::read(bpffs).with_context(|| is_an_agent_at_work(bpffs))?;
-    Ok(snapshot.with_names(&run_dir.join(NAMES_FILE)))
+    Ok(Snapshot::read(bpffs)?.with_names(&run_dir.join(NAMES_FILE)))
 }
 
 /// Hands events on until it is told to end.

@@ -364,8 +364,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     }
     if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
-        let status = Status::read(&source.bpffs, &condition, source.netns())
-            .with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
+        let status = Status::read(&source.bpffs, &condition, source.netns())?;
         match args.what {
             What::Features => status::print_features(&status.features, args.output)?,
             What::Programs => status::print_programs(&status.programs, args.output)?,
@@ -376,8 +375,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let snapshot =
-        Snapshot::read(&source.bpffs).with_context(|| diff::is_an_agent_at_work(&source.bpffs))?;
+    let snapshot = Snapshot::read(&source.bpffs)?;
     let snapshot = match args.numeric {
         true => snapshot,
         false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),

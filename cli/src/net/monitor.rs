@@ -28,9 +28,9 @@ const LONGEST_OPENING_NS: u64 = 130_000_000_000;
   bowline net monitor --node node1 --pod web --port 53 --protocol udp -o json
   bowline net monitor --node node1 --rate 0 --sample 1000 --duration 10
 
-A packet shows at each hook that it meets; a connect() once, a sendto() when it is refused. One can
-listen on a node at a time. Through the API, what the node's agent (port 10250) exchanges shows only
-with --port 10250.")]
+A packet shows at each hook that it meets; a connect() once, and once more when its TCP connection
+is open, with the time between; a sendto() when it is refused. One can listen on a node at a time.
+Through the API, what the node's agent (port 10250) exchanges shows only with --port 10250.")]
 pub(super) struct Args {
     #[command(flatten)]
     selection: Selection,
@@ -81,7 +81,7 @@ struct Row {
     tcp_flags: Vec<&'static str>,
     bytes: u32,
     ifindex: u32,
-    /// From the first packet of a connection to its answer.
+    /// From connect() to the answer, or from the first packet of a connection to its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_microseconds: Option<u64>,
 }
@@ -227,7 +227,8 @@ impl Shown {
             reason: reason.map_or("unknown", Reason::name),
             direction: direction.map_or("unknown", Direction::name),
             protocol: protocol_name(event.protocol),
-            caller: is_call.then(|| names.caller(event.netns)),
+            // Of a connection that is open its client's end is told instead.
+            caller: (is_call && event.netns != 0).then(|| names.caller(event.netns)),
             source: names.end(event.source.into(), port(event.source_port)),
             destination: names.end(event.destination.into(), port(event.destination_port)),
             becomes: becomes.filter(|_| event.is_changed()),
@@ -243,6 +244,9 @@ impl Shown {
         let end = |address: bowline_ebpf_abi::Address, port: bowline_ebpf_abi::U16Be| {
             SocketAddr::new(address.into(), port.get())
         };
+        if event.connect_ns > 0 {
+            return Some(event.connect_ns / 1000);
+        }
         let from = end(event.source, event.source_port);
         match event.tcp_flags & tcp::SYN_ACK {
             tcp::SYN => {
@@ -362,5 +366,22 @@ mod tests {
         };
         assert_eq!(shown.row(&answer).connect_microseconds, Some(250));
         assert_eq!(shown.row(&answer).connect_microseconds, None);
+    }
+
+    #[test]
+    fn an_open_connection_is_told_with_its_client_and_its_time() {
+        let open = Event {
+            reason: Reason::Connected as u16,
+            direction: Direction::Socket as u16,
+            bytes: 0,
+            connect_ns: 73_900,
+            ..event(0, 1_000_000)
+        };
+        let mut shown = Shown::new(None, Format::Table);
+        shown.add(&open, &[]).unwrap();
+        let says = "passed  connected         socket      TCP 10.240.0.5:40000 -> 10.9.8.7:80 \
+                    => 10.240.1.9:9376 connected in 73 us";
+        assert!(shown.text.trim_end().ends_with(says), "{}", shown.text);
+        assert_eq!(shown.row(&open).caller, None);
     }
 }

@@ -20,6 +20,7 @@ fn words(reason: Reason) -> &'static str {
         Reason::IpOptions => "it had IP options or extension headers",
         Reason::SocketMoved => "a UDP socket left a backend that is gone for another",
         Reason::SocketDestroyed => "a UDP socket whose backend is gone was aborted",
+        Reason::Connected => "a TCP connection to a service is open",
         Reason::SpoofedSource => "the source address is not the sending pod's",
         Reason::UnsupportedProtocol => "neither IP nor ARP",
         Reason::Malformed => "shorter than its headers say, or contradicting itself",

@@ -109,6 +109,20 @@ impl<'a> Writer<'a> {
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
+    /// A histogram: the sum of all values, and how many of them lie between each bucket's bound and
+    /// the one before. The last bound is infinity.
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        sum: f64,
+        buckets: &[(f64, u64)],
+    ) -> fmt::Result {
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+    }
+
     /// A gauge. Without rows it is not mentioned.
     pub fn gauges<L: EncodeLabelSet>(
         &mut self,
@@ -144,7 +158,8 @@ mod tests {
             let none: [([(&str, &str); 1], u64); 0] = [];
             writer.counters("nothing", "Nothing.", none)?;
             writer.counters("turns", "Turns.", [([("to", "the \"left\"")], 3)])?;
-            writer.gauge("room_ratio", "Room.", 0.5)
+            writer.gauge("room_ratio", "Room.", 0.5)?;
+            writer.histogram("waits", "Waits.", 7.5, &[(0.5, 1), (2.0, 0), (f64::INFINITY, 2)])
         }
     }
 
@@ -173,8 +188,23 @@ mod tests {
             (told, series)
         };
         let (open, plain) = (told(Format::OpenMetrics), told(Format::Prometheus));
-        assert_eq!(plain.1, ["turns_total{to=\"the \\\"left\\\"\"} 3", "room_ratio 0.5"]);
-        assert_eq!(open.1, plain.1);
+        let series = ["turns_total{to=\"the \\\"left\\\"\"} 3", "room_ratio 0.5"];
+        assert_eq!(plain.1[..2], series);
+        let waits = [
+            "waits_bucket{le=\"0.5\"} 1",
+            "waits_bucket{le=\"2\"} 1",
+            "waits_bucket{le=\"+Inf\"} 3",
+            "waits_sum 7.5",
+            "waits_count 3",
+        ];
+        assert_eq!(plain.1[2..], waits);
+        // The formats differ in how they write a bound, and in what comes first.
+        let sorted = |mut lines: Vec<String>| {
+            lines.iter_mut().for_each(|line| *line = line.replace("\"2.0\"", "\"2\""));
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(open.1), sorted(plain.1.clone()));
         assert_eq!(open.0.last().map(String::as_str), Some("# EOF"));
         assert!(plain.0.contains(&"# TYPE turns_total counter".to_owned()), "{plain:?}");
     }

@@ -9,6 +9,36 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// CONNECT_TIMES value: connections to services that took about as long, from connect() until they
+/// were open.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectTimes {
+    pub count: u64,
+    /// What they took all together.
+    pub total_ns: u64,
+}
+
+impl ConnectTimes {
+    /// What takes no longer than this is in the first entry; each next one goes twice as far.
+    const FIRST_NS: u64 = 8_000;
+
+    /// How many entries CONNECT_TIMES has. The last one has no bound: it begins at 67 seconds.
+    pub const ENTRIES: u32 = 25;
+
+    /// The place of what took so long.
+    #[inline(always)]
+    pub const fn place(took_ns: u64) -> u32 {
+        let place = u64::BITS - (took_ns.saturating_sub(1) / Self::FIRST_NS).leading_zeros();
+        if place < Self::ENTRIES { place } else { Self::ENTRIES - 1 }
+    }
+
+    /// How long what is at this place took at most.
+    pub const fn most_ns(place: u32) -> Option<u64> {
+        if place < Self::ENTRIES - 1 { Some(Self::FIRST_NS << place) } else { None }
+    }
+}
+
 /// Where in the node the packet was seen.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,48 +95,50 @@ pub enum Reason {
     SocketMoved = 8,
     /// A connected UDP socket whose backend is gone was aborted, so that its owner connects anew.
     SocketDestroyed = 9,
+    /// A TCP connection to a service is open.
+    Connected = 10,
     /// Refused: the source address is not the sending pod's.
-    SpoofedSource = 10,
+    SpoofedSource = 11,
     /// Refused: neither IP nor ARP.
-    UnsupportedProtocol = 11,
+    UnsupportedProtocol = 12,
     /// Refused: shorter than its own headers say, or contradicting itself.
-    Malformed = 12,
+    Malformed = 13,
     /// Refused: the service has no ready backend.
-    NoBackend = 13,
+    NoBackend = 14,
     /// Refused: the translation could not be remembered, so the answer would get lost.
-    FlowNotStored = 14,
+    FlowNotStored = 15,
     /// Refused: the packet could not be rewritten, or there was no room to look at it in.
-    RewriteFailed = 15,
+    RewriteFailed = 16,
     /// Refused: a pod sent a VLAN tag; pods have no VLANs.
-    Vlan = 16,
+    Vlan = 17,
     /// Refused: pods reach no groups; neighbour discovery is not counted here.
-    Multicast = 17,
+    Multicast = 18,
     /// Refused: 255.255.255.255 is nobody's address here.
-    Broadcast = 18,
+    Broadcast = 19,
     /// Refused: a pod's packet from a link-local or from no IPv6 address.
-    LinkLocal = 19,
+    LinkLocal = 20,
     /// Refused: the packet names its own way (RFC 5095, RFC 7126).
-    SourceRoute = 20,
+    SourceRoute = 21,
     /// Refused: more IPv6 extension headers than RFC 8200 has a use for.
-    TooManyHeaders = 21,
+    TooManyHeaders = 22,
     /// Refused: a pod played router (redirect or router advertisement).
-    RouterMessage = 22,
+    RouterMessage = 23,
     /// Refused: a pod's ICMP error about a packet that it cannot have received.
-    ForgedError = 23,
+    ForgedError = 24,
     /// Refused: a piece of a packet that a service's name would have to be changed in.
-    FragmentedService = 24,
+    FragmentedService = 25,
     /// Refused: an address that services have, and a port that none of them has.
-    UnknownPort = 25,
+    UnknownPort = 26,
     /// Refused: an address that services have, and a protocol that services are not named by: an
     /// echo request, say.
-    ServiceProtocol = 26,
+    ServiceProtocol = 27,
     /// Refused: a connection whose answers could not be told from those of an open one, which a
     /// service's name is changed in.
-    PortTaken = 27,
+    PortTaken = 28,
 }
 
 impl Reason {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::LocalPod,
         Self::RemoteNode,
         Self::Stack,
@@ -117,6 +149,7 @@ impl Reason {
         Self::IpOptions,
         Self::SocketMoved,
         Self::SocketDestroyed,
+        Self::Connected,
         Self::SpoofedSource,
         Self::UnsupportedProtocol,
         Self::Malformed,
@@ -154,6 +187,7 @@ impl Reason {
             Self::IpOptions => "ip-options",
             Self::SocketMoved => "socket-moved",
             Self::SocketDestroyed => "socket-destroyed",
+            Self::Connected => "connected",
             Self::SpoofedSource => "spoofed-source",
             Self::UnsupportedProtocol => "unsupported-protocol",
             Self::Malformed => "malformed",
@@ -204,6 +238,18 @@ mod tests {
     extern crate std;
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn what_takes_no_longer_than_a_bound_is_before_it() {
+        assert_eq!((ConnectTimes::place(0), ConnectTimes::most_ns(0)), (0, Some(8_000)));
+        for place in 0..ConnectTimes::ENTRIES - 1 {
+            let most = ConnectTimes::most_ns(place).unwrap();
+            assert_eq!(ConnectTimes::place(most), place);
+            assert_eq!(ConnectTimes::place(most + 1), place + 1);
+        }
+        let last = ConnectTimes::ENTRIES - 1;
+        assert_eq!((ConnectTimes::place(u64::MAX), ConnectTimes::most_ns(last)), (last, None));
+    }
 
     #[test]
     fn every_counter_has_its_own_place_and_name() {

@@ -4,9 +4,9 @@
 use core::mem::offset_of;
 
 use crate::{
-    Affinity, AffinityKey, Backend, Edition, Event, Flow, FlowKey, Frontend, NearBackends, Peer,
-    Pod, ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot, Told,
-    Traffic, Wanted, map,
+    Affinity, AffinityKey, Backend, ConnectTimes, Edition, Event, Flow, FlowKey, Frontend,
+    NearBackends, Peer, Pod, ReverseKey, Route, RouteKey, Service, ServiceKey, ServiceLine,
+    ServiceTraffic, Slot, Told, Traffic, Wanted, map,
 };
 
 /// A key or a value of a map. Plain numbers and addresses are not described.
@@ -51,7 +51,7 @@ pub const LAYOUTS: &[Layout] = layouts! {
     map::EDITION, "value", Edition { number, pad, lowest_v4, highest_v4, lowest_v6, highest_v6 }
     map::SLOTS, "value", Slot { backend, tag }
     map::BACKENDS, "value", Backend { address, port, state, pad }
-    map::PEERS, "value", Peer { cookie, name, backend, port, uses, more, edition, pad }
+    map::PEERS, "value", Peer { cookie, name, backend, port, uses, more, edition, pad, connect_ns }
     map::REVERSE, "key", ReverseKey { cookie, backend, port, pad, pad_word }
     map::REVERSE, "value", Frontend { address, port, pad }
     map::AFFINITY, "key", AffinityKey { service, kind, client }
@@ -64,11 +64,12 @@ pub const LAYOUTS: &[Layout] = layouts! {
     map::FLOWS, "value", Flow { address, port, kind, ended, backend, service, owner, last_used }
     map::COUNTERS, "value", Traffic { packets, bytes }
     map::SERVICE_COUNTERS, "value", ServiceTraffic { refused, packets, bytes }
+    map::CONNECT_TIMES, "value", ConnectTimes { count, total_ns }
     map::MONITOR, "value", Wanted {
         until_ns, netns, addresses, outcomes, reason, service, sample, limit, port, protocol,
         hooks, snap, pad }
     map::EVENTS, "value", Event {
         time_ns, netns, source, destination, becomes, source_port, destination_port,
-        becomes_port, protocol, tcp_flags, reason, direction, ifindex, bytes, service }
+        becomes_port, protocol, tcp_flags, reason, direction, ifindex, bytes, service, connect_ns }
     map::TOLD, "value", Told { window_ns, lost, told, pad }
 };

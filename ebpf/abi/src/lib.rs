@@ -20,7 +20,7 @@ mod maps;
 mod monitor;
 
 pub use address::{Address, Mac, U16Be, U32Be};
-pub use counters::{Direction, Reason, Traffic};
+pub use counters::{ConnectTimes, Direction, Reason, Traffic};
 pub use layouts::{LAYOUTS, Layout};
 pub use lines::{Edition, NearBackends, ServiceLine};
 pub use maps::{
@@ -32,7 +32,7 @@ pub use maps::{
 pub use monitor::{Event, MOST_SNAP, NO_SERVICE, Told, WINDOW_NS, Wanted, outcome};
 
 /// Part of the pin path. Raised by every change of a layout, a map's meaning or a map's type.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 6 } else { 5 };
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 7 } else { 6 };
 
 /// A type whose every bit pattern is a valid value and which has no padding, so that it may cross
 /// the boundary to the kernel as bytes.
@@ -58,14 +58,15 @@ plain! {
     Affinity = 16,
     AffinityKey = 24,
     Backend = if cfg!(feature = "next-abi") { 24 } else { 20 },
+    ConnectTimes = 16,
     Edition = 32,
-    Event = 88,
+    Event = 96,
     Flow = 36,
     FlowKey = 40,
     Frontend = 20,
     Mac = 6,
     NearBackends = 20,
-    Peer = 56,
+    Peer = 64,
     Pod = 12,
     ReverseKey = 32,
     Route = 24,

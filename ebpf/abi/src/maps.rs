@@ -35,6 +35,8 @@ pub mod map {
     /// [`Service::id`](crate::Service::id), for what was not chosen from a line.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// How long connections to services took to open, by [`ConnectTimes`](crate::ConnectTimes).
+    pub const CONNECT_TIMES: &str = "CONNECT_TIMES";
     /// What somebody wants to be told, in EVENTS; TOLD counts what was lost of it.
     pub const MONITOR: &str = "MONITOR";
     pub const EVENTS: &str = "EVENTS";
@@ -210,6 +212,9 @@ pub struct Peer {
     /// unseen as long as that is the edition; zero if not.
     pub edition: u32,
     pub pad: u32,
+    /// When connect() was called, by the kernel's monotonic clock; zero once the connection is
+    /// open, and where datagrams are sent without one.
+    pub connect_ns: u64,
 }
 
 impl Peer {

@@ -59,8 +59,8 @@ pub struct Event {
     pub time_ns: u64,
     /// Of a call: the cookie of the caller's network namespace.
     pub netns: u64,
-    /// As the packet comes in; nothing for a call. All addresses are zeros for what was refused
-    /// unread.
+    /// As the packet comes in, or the client's end of an open connection; nothing for a call. All
+    /// addresses are zeros for what was refused unread.
     pub source: Address,
     pub destination: Address,
     /// What the end becomes that is changed: the destination, or the source of an answer.
@@ -81,6 +81,8 @@ pub struct Event {
     pub bytes: u32,
     /// [`crate::Service::id`], or [`NO_SERVICE`].
     pub service: u32,
+    /// Of a connection that is open now: nanoseconds since connect() was called.
+    pub connect_ns: u64,
 }
 
 impl Event {

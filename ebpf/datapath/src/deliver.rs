@@ -451,8 +451,9 @@ fn service_key(key: &FlowKey) -> ServiceKey {
     ServiceKey::new(key.destination, key.destination_port, key.protocol)
 }
 
-/// Whether the flow is known and its backend may still be used.
-#[inline(always)]
+/// Whether the flow is known and its backend may still be used. A function of its own in the
+/// object: what it needs of the stack is free again when [`remember`] needs most.
+#[inline(never)]
 fn remembered<M: PacketMaps>(maps: &M, work: &mut Work, segment: &Segment, sender: &Pod) -> bool {
     // Most pods never have one: their packets to the outside are spared the look-up.
     if sender.flags & pod_flags::HAS_FLOWS == 0

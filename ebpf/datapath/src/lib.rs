@@ -33,7 +33,7 @@ pub use packet::{
     Bytes, ETHERNET, Extent, Family, Fragment, Frame, Ipv4Header, Packet, Ports, packet_flags,
     parse,
 };
-pub use peers::{Conversation, Converse, PeerMaps, connect, converse, name_of, recall};
+pub use peers::{Conversation, Converse, PeerMaps, connect, converse, name_of, opened, recall};
 pub use quote::{IP_CHECKSUM, Quote};
 
 use bowline_ebpf_abi as abi;

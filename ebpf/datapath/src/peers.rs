@@ -20,6 +20,8 @@ pub trait PeerMaps {
     fn renew_peer(&self, cookie: u64, edition: u32);
     /// Changes only `uses`.
     fn count_use(&self, cookie: u64, uses: u8);
+    /// Changes only `connect_ns` of the entry at the socket's place: to nothing.
+    fn clear_connect(&self, cookie: u64);
     /// Adds these bits to `more`.
     fn add_more(&self, cookie: u64, more: u8);
     fn other_name(&self, key: &ReverseKey) -> Option<Frontend>;
@@ -67,9 +69,9 @@ impl Conversation {
         }
     }
 
-    const fn peer(&self, more: u8) -> Peer {
+    const fn peer(&self, more: u8, connect_ns: u64) -> Peer {
         let Self { cookie, name, backend, port, edition } = *self;
-        Peer { cookie, name, backend, port, uses: 0, more, edition, pad: 0 }
+        Peer { cookie, name, backend, port, uses: 0, more, edition, pad: 0, connect_ns }
     }
 }
 
@@ -83,9 +85,9 @@ pub fn recall<M: PeerMaps>(maps: &M, cookie: u64, name: &Frontend, edition: u32)
 }
 
 /// The socket sends to this peer alone from now on. Datagrams of former peers may still wait in
-/// it: these keep their names.
+/// it: these keep their names. [`Peer::connect_ns`] is `now`.
 #[inline(always)]
-pub fn connect<M: PeerMaps>(maps: &M, wanted: &Conversation) -> bool {
+pub fn connect<M: PeerMaps>(maps: &M, wanted: &Conversation, now: u64) -> bool {
     let Some(there) = maps.peer(wanted.cookie) else {
         return false;
     };
@@ -97,8 +99,26 @@ pub fn connect<M: PeerMaps>(maps: &M, wanted: &Conversation) -> bool {
         keep(maps, &there);
         there.more | HAS_MORE
     };
-    maps.set_peer(&wanted.peer(more));
+    maps.set_peer(&wanted.peer(more, now));
     true
+}
+
+/// A TCP connection of the socket to `backend` is open: since when it was wanted, and under which
+/// name, if that was a service's. Asked again it is no news.
+#[inline(always)]
+pub fn opened<M: PeerMaps>(
+    maps: &M,
+    cookie: u64,
+    backend: &Address,
+    port: U16Be,
+) -> Option<(u64, Frontend)> {
+    let there = maps.peer(cookie)?;
+    // The backend: one that was not reached may be followed by another address, past all services.
+    if there.cookie != cookie || there.connect_ns == 0 || !there.is(backend, port) {
+        return None;
+    }
+    maps.clear_connect(cookie);
+    Some((there.connect_ns, there.name))
 }
 
 /// The socket sends to this peer, perhaps among others. With `insist` the backend gets this name
@@ -117,7 +137,7 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
             return Converse::Known;
         }
         let more = take_over(maps, &there);
-        maps.set_peer(&wanted.peer(more));
+        maps.set_peer(&wanted.peer(more, 0));
         return Converse::Begun;
     }
     if there.is(&wanted.backend, wanted.port) {
@@ -131,7 +151,7 @@ pub fn converse<M: PeerMaps>(maps: &M, wanted: &Conversation, insist: bool) -> C
         if !insist {
             return Converse::OtherName;
         }
-        maps.set_peer(&wanted.peer(there.more));
+        maps.set_peer(&wanted.peer(there.more, 0));
         return Converse::Begun;
     }
     let key = wanted.key();
@@ -245,6 +265,9 @@ mod tests {
         fn count_use(&self, cookie: u64, uses: u8) {
             self.peers.borrow_mut()[(cookie % PLACES) as usize].uses = uses;
         }
+        fn clear_connect(&self, cookie: u64) {
+            self.peers.borrow_mut()[(cookie % PLACES) as usize].connect_ns = 0;
+        }
         fn add_more(&self, cookie: u64, more: u8) {
             self.peers.borrow_mut()[(cookie % PLACES) as usize].more |= more;
         }
@@ -281,14 +304,38 @@ mod tests {
     fn a_connected_socket_knows_its_peers_by_name_and_nobody_else() {
         let maps = Fake::default();
         let mine = talk(3, A, "10.240.0.1");
-        assert!(connect(&maps, &mine));
+        assert!(connect(&maps, &mine, 0));
         assert_eq!(named(&maps, &mine), Some(name(A)));
         assert_eq!(named(&maps, &talk(3, A, "10.240.0.2")), None);
         assert_eq!(named(&maps, &talk(4, A, "10.240.0.1")), None);
         // What the former peer sent may still wait to be read.
         let next = talk(3, B, "10.240.0.2");
-        assert!(connect(&maps, &next));
+        assert!(connect(&maps, &next, 0));
         assert_eq!((named(&maps, &next), named(&maps, &mine)), (Some(name(B)), Some(name(A))));
+    }
+
+    #[test]
+    fn a_connection_is_open_once_and_only_to_its_backend() {
+        let maps = Fake::default();
+        let mine = talk(3, A, "10.240.0.1");
+        let open = |talk: &Conversation| opened(&maps, talk.cookie, &talk.backend, talk.port);
+        assert_eq!(open(&mine), None, "nobody called connect()");
+        assert!(connect(&maps, &mine, 77));
+        assert_eq!(open(&talk(4, A, "10.240.0.1")), None, "another socket");
+        assert_eq!(open(&talk(3 + PLACES, A, "10.240.0.1")), None, "another one with its place");
+        assert_eq!(open(&talk(3, A, "10.240.0.2")), None, "past all services");
+        let other_port = Conversation { port: U16Be::new(8054), ..mine };
+        assert_eq!(open(&other_port), None);
+        assert_eq!(open(&mine), Some((77, name(A))));
+        assert_eq!(open(&mine), None, "it was told");
+        assert_eq!(named(&maps, &mine), Some(name(A)), "it keeps its name");
+        // Datagrams open nothing.
+        converse(&maps, &talk(5, A, "10.240.0.1"), false);
+        assert_eq!(open(&talk(5, A, "10.240.0.1")), None);
+        // A socket whose place is taken before it is open.
+        assert!(connect(&maps, &mine, 78));
+        assert!(connect(&maps, &talk(3 + PLACES, A, "10.240.0.1"), 79));
+        assert_eq!(open(&mine), None);
     }
 
     #[test]
@@ -353,7 +400,7 @@ mod tests {
         for one in [&first, &second] {
             assert_eq!(converse(&maps, one, false), Converse::Begun);
         }
-        assert!(connect(&maps, &first));
+        assert!(connect(&maps, &first, 0));
         assert_eq!(converse(&maps, &second, false), Converse::Known);
         assert_eq!(named(&maps, &second), Some(name(B)));
     }
@@ -362,11 +409,11 @@ mod tests {
     fn a_socket_in_use_keeps_its_name_when_a_newer_one_takes_its_place() {
         let maps = Fake::default();
         let (old, new) = (talk(3, A, "10.240.0.1"), talk(3 + PLACES, B, "10.240.0.2"));
-        connect(&maps, &old);
+        connect(&maps, &old, 0);
         for _ in 0..IN_USE {
             named(&maps, &old);
         }
-        connect(&maps, &new);
+        connect(&maps, &new, 0);
         assert_eq!((named(&maps, &old), named(&maps, &new)), (Some(name(A)), Some(name(B))));
         // Both go on, in turns.
         for _ in 0..100 {
@@ -381,7 +428,7 @@ mod tests {
         let maps = Fake::default();
         for round in 0..100 {
             let one = talk(3 + round * PLACES, A, "10.240.0.1");
-            connect(&maps, &one);
+            connect(&maps, &one, 0);
             assert_eq!(named(&maps, &one), Some(name(A)));
         }
         assert!(maps.others.borrow().is_empty());
@@ -391,12 +438,12 @@ mod tests {
     fn care_ends_when_nobody_needs_it() {
         let maps = Fake::default();
         let long = talk(3, A, "10.240.0.1");
-        connect(&maps, &long);
+        connect(&maps, &long, 0);
         for _ in 0..IN_USE {
             named(&maps, &long);
         }
         for round in 1..100 {
-            connect(&maps, &talk(3 + round * PLACES, A, "10.240.0.1"));
+            connect(&maps, &talk(3 + round * PLACES, A, "10.240.0.1"), 0);
         }
         assert_eq!(maps.others.borrow().len(), 1 + usize::from(CAREFUL));
         assert_eq!(maps.peer(3).unwrap().more, 0);
@@ -460,7 +507,7 @@ mod tests {
             match step {
                 Step::Full(full) => maps.full.set(full),
                 Step::Connect(talk) => {
-                    prop_assert!(connect(maps, &conversation(talk)));
+                    prop_assert!(connect(maps, &conversation(talk), 0));
                     self.accept(maps, talk)?;
                 }
                 Step::Converse(talk, insist) => {

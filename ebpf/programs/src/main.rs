@@ -11,6 +11,7 @@
 mod maps;
 mod monitor;
 mod settings;
+mod sock_ops;
 mod socket;
 mod tc;
 mod way;

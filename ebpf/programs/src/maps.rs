@@ -1,5 +1,5 @@
-//! The maps, all pinned by name. Written here: PEERS, REVERSE, AFFINITY, FLOWS, the counters, and
-//! the `HAS_FLOWS` flag in PODS; everything else is written by the agent.
+//! The maps, all pinned by name. Written here: PEERS, REVERSE, AFFINITY, FLOWS, the counters,
+//! CONNECT_TIMES, and the `HAS_FLOWS` flag in PODS; everything else is written by the agent.
 
 use core::mem::transmute;
 
@@ -8,9 +8,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use bowline_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, Direction, Edition, Flow, FlowKey, Frontend, Peer,
-    Pod, Reason, ReverseKey, Route, Service, ServiceKey, ServiceLine, ServiceTraffic, Slot,
-    Traffic, pod_flags, size, takeover,
+    Address, Affinity, AffinityKey, Backend, ConnectTimes, Direction, Edition, Flow, FlowKey,
+    Frontend, Peer, Pod, Reason, ReverseKey, Route, Service, ServiceKey, ServiceLine,
+    ServiceTraffic, Slot, Traffic, pod_flags, size, takeover,
 };
 use bowline_ebpf_datapath::{PacketMaps, PeerMaps, ReasonCode, ServiceMaps, Work};
 
@@ -53,6 +53,8 @@ static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::pinned(Reason::COUNTERS, 0)
 static CONNECTIONS: Array<u64> = Array::pinned(size::CONNECTIONS_ROW, MMAPABLE);
 #[map]
 static SERVICE_COUNTERS: PerCpuArray<ServiceTraffic> = PerCpuArray::pinned(size::SERVICES, 0);
+#[map]
+static CONNECT_TIMES: PerCpuArray<ConnectTimes> = PerCpuArray::pinned(ConnectTimes::ENTRIES, 0);
 #[map]
 static TAKEOVER: Array<u32> = Array::pinned(1, 0);
 
@@ -192,6 +194,7 @@ impl PeerMaps for KernelMaps {
             (*entry).uses = peer.uses;
             (*entry).more = peer.more;
             (*entry).edition = peer.edition;
+            (*entry).connect_ns = peer.connect_ns;
             (&raw mut (*entry).cookie).write_volatile(peer.cookie);
         }
     }
@@ -214,6 +217,18 @@ impl PeerMaps for KernelMaps {
         if let Some(entry) = PEERS.get_ptr_mut(place(cookie)) {
             // SAFETY: as above, one byte. The worst of two writers at once is a use not counted.
             unsafe { (&raw mut (*entry).uses).write_volatile(uses) };
+        }
+    }
+
+    #[inline(always)]
+    fn clear_connect(&self, cookie: u64) {
+        if let Some(entry) = PEERS.get_ptr_mut(place(cookie)) {
+            // SAFETY: as in `renew_peer`.
+            unsafe {
+                if (&raw const (*entry).cookie).read_volatile() == cookie {
+                    (&raw mut (*entry).connect_ns).write_volatile(0);
+                }
+            }
         }
     }
 
@@ -376,6 +391,18 @@ pub fn count_refused(service: u32) {
     if let Some(traffic) = SERVICE_COUNTERS.get_ptr_mut(service) {
         // SAFETY: as in `count`.
         unsafe { (*traffic).refused += 1 };
+    }
+}
+
+/// Counts a connection to a service that took so long to open.
+#[inline(always)]
+pub fn count_connect_time(took_ns: u64) {
+    if let Some(times) = CONNECT_TIMES.get_ptr_mut(ConnectTimes::place(took_ns)) {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*times).count += 1;
+            (*times).total_ns += took_ns;
+        }
     }
 }
 

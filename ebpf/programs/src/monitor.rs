@@ -31,6 +31,9 @@ struct Caught {
     bytes: [u8; MOST_SNAP as usize + 1],
 }
 
+/// Not on the stack: socket programs have none to spare.
+const NOBODY: Address = Address::from_words([U32Be::new(0); 4]);
+
 /// A packet at a hook.
 pub trait Seen: Frame {
     fn ifindex(&self) -> u32;
@@ -55,6 +58,16 @@ fn now() -> u64 {
 
 #[inline(always)]
 fn tell<F: Seen>(frame: &F, event: &Event) {
+    tell_by(event, |snap| match snap {
+        0 => EVENTS.output::<Event>(event, NO_WAKEUP).is_ok(),
+        snap => catch(frame, event, snap),
+    });
+}
+
+/// Tells an event that is wanted; `send` gets how much of a packet is, and says whether there was
+/// room.
+#[inline(always)]
+fn tell_by(event: &Event, send: impl Fn(u32) -> bool) {
     let (Some(wanted), Some(told)) = (MONITOR.get(0), TOLD.get_ptr_mut(0)) else {
         return;
     };
@@ -65,11 +78,7 @@ fn tell<F: Seen>(frame: &F, event: &Event) {
     // SAFETY: per-CPU memory that stays valid while the program runs. A call on a socket may be
     // interrupted by a packet's program: then one event is not counted.
     let told = unsafe { &mut *told };
-    let send = || match wanted.snap {
-        0 => EVENTS.output::<Event>(event, NO_WAKEUP).is_ok(),
-        snap => catch(frame, event, snap),
-    };
-    if !is_within_limit(wanted, told, event.time_ns) || !send() {
+    if !is_within_limit(wanted, told, event.time_ns) || !send(wanted.snap) {
         told.lost += 1;
     }
 }
@@ -113,6 +122,7 @@ pub fn tell_packet<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: 
     event.ifindex = frame.ifindex();
     event.bytes = frame.length();
     event.service = work.rewrite.service;
+    event.connect_ns = 0;
     let has_ports = packet.has_ports() && packet.fragment != Fragment::Later;
     let ports = if has_ports { packet.ports(frame) } else { None }.unwrap_or_default();
     event.source_port = ports.source;
@@ -135,16 +145,31 @@ pub fn tell_packet<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: 
 /// A packet that was refused unread.
 #[inline(never)]
 pub fn tell_unread<F: Seen>(frame: &F, work: &mut Work, reason: u16, direction: Direction) {
-    work.event = Event {
-        time_ns: now(),
-        reason,
-        direction: direction as u16,
-        ifindex: frame.ifindex(),
-        bytes: frame.length(),
-        service: NO_SERVICE,
-        ..Event::default()
-    };
-    tell(frame, &work.event);
+    // Not put together on the stack and copied: these programs have none to spare.
+    let event = &mut work.event;
+    event.time_ns = now();
+    event.netns = 0;
+    event.source = NOBODY;
+    event.destination = NOBODY;
+    event.becomes = NOBODY;
+    event.source_port = U16Be::new(0);
+    event.destination_port = U16Be::new(0);
+    event.becomes_port = U16Be::new(0);
+    event.protocol = 0;
+    event.tcp_flags = 0;
+    event.reason = reason;
+    event.direction = direction as u16;
+    event.ifindex = frame.ifindex();
+    event.bytes = frame.length();
+    event.service = NO_SERVICE;
+    event.connect_ns = 0;
+    tell(frame, event);
+}
+
+/// A connection that is open now.
+#[inline(always)]
+pub fn tell_connected(event: &Event) {
+    tell_by(event, |_| EVENTS.output::<Event>(event, NO_WAKEUP).is_ok());
 }
 
 /// What has no room of its own among the five that a function of the kernel takes.
@@ -182,8 +207,6 @@ pub fn tell_balanced(
 /// One that was refused.
 #[inline(always)]
 pub fn tell_refused(key: &ServiceKey, reason: Reason, service: u32, netns: impl Fn() -> u64) {
-    // Not on the stack: these programs have none to spare.
-    const NOBODY: Address = Address::from_words([U32Be::new(0); 4]);
     if listens(reason as u16) {
         tell_call(key, &NOBODY, End::new(U16Be::new(0), reason), service, netns());
     }
@@ -229,6 +252,7 @@ fn tell_call(key: &ServiceKey, becomes: &Address, end: End, service: u32, netns:
         (*event).ifindex = 0;
         (*event).bytes = 0;
         (*event).service = service;
+        (*event).connect_ns = 0;
         &*event
     };
     // SAFETY: the helper takes nothing.

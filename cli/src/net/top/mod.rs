@@ -13,14 +13,12 @@ mod view;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use bowline_agent::NAMES_FILE;
 use bowline_agent::datapath::NodeTraffic;
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::diff::is_an_agent_at_work;
 use super::source::Source;
 use crate::output::{self, Format};
 use columns::{column_names, columns};
@@ -206,9 +204,8 @@ impl Nodes<'_> {
         for source in sources {
             let name = source.node.as_ref().map(|node| node.name.as_str());
             let name = name.filter(|_| sources.len() > 1);
-            let read = NodeTraffic::read(&source.bpffs, &source.run_dir.join(NAMES_FILE))
-                .with_context(|| is_an_agent_at_work(&source.bpffs));
-            match read {
+            let read = NodeTraffic::read(&source.bpffs, &source.run_dir.join(NAMES_FILE));
+            match read.map_err(anyhow::Error::from) {
                 Ok(traffic) => sample.add(name, traffic, self.numeric),
                 Err(error) => failures.push(match name {
                     Some(name) => error.context(name.to_owned()),
