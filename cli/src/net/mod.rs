@@ -1,9 +1,9 @@
 //! `bowline net`: what a node's data plane holds, read from its pinned BPF maps, and what its DNS
 //! server did, read from the agent's run directory; on the node itself, or through the API.
 //!
-//! Guarantees: reads only (but `explain --run` connects, and `trace` sends a packet). On the node it
-//! works without the agent and, but for `diff`, without the server. A map that changes while it is
-//! read may show an entry that is just going or miss one that is just coming.
+//! Guarantees: reads only (but `explain --run` connects, and `trace` sends a packet). On the node
+//! it works without the agent and, but for `diff`, without the server. A map that changes while it
+//! is read may show an entry that is just going or miss one that is just coming.
 
 mod answers;
 mod bugreport;
