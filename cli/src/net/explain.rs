@@ -69,6 +69,11 @@ impl Args {
         &self.from
     }
 
+    /// For the node that answers.
+    pub(super) fn through_agent(self) -> Self {
+        Self { netns: None, api: DiffArgs::default(), ..self }
+    }
+
     /// The node's name and where the API is that knows it, if they are named.
     pub(super) fn api(&self, kubeconfig: Option<&Path>) -> anyhow::Result<Option<Named>> {
         match (&self.api.node_name, kubeconfig) {

@@ -12,7 +12,7 @@ use anyhow::bail;
 use nix::sys::signal::{Signal, raise};
 
 use super::source::{Known, Source};
-use super::{Args as NetArgs, What, run};
+use super::{Args as NetArgs, DiffArgs, NetnsArgs, What, run};
 
 /// Where the node's data plane is, and what is asked.
 #[derive(Debug, clap::Args)]
@@ -58,14 +58,7 @@ impl Args {
 
 /// Answers `asked` for the node.
 pub(crate) fn serve(args: Args, asked: NetArgs) -> anyhow::Result<()> {
-    let what = match asked.what {
-        What::Bugreport(_) | What::Probe(_) | What::Send(_) => {
-            bail!("a node does not answer this command: it is for who asks")
-        }
-        What::Monitor(of) => What::Monitor(of.through_agent()),
-        What::Capture(of) => What::Capture(of.through_agent()),
-        what => what,
-    };
+    let what = about_this_node(asked.what)?;
     if matches!(what, What::Monitor(_) | What::Capture(_) | What::Top(_)) {
         end_with_input();
     }
@@ -75,6 +68,22 @@ pub(crate) fn serve(args: Args, asked: NetArgs) -> anyhow::Result<()> {
     run(&NetArgs { what, numeric, output, ..NetArgs::served(source) })
 }
 
+/// Without what the words say of files and places.
+fn about_this_node(what: What) -> anyhow::Result<What> {
+    Ok(match what {
+        What::Bugreport(_) | What::Probe(_) | What::Send(_) => {
+            bail!("a node does not answer this command: it is for who asks")
+        }
+        What::Monitor(of) => What::Monitor(of.through_agent()),
+        What::Capture(of) => What::Capture(of.through_agent()),
+        What::Explain(of) => What::Explain(of.through_agent()),
+        What::Trace(of) => What::Trace(of.through_agent()),
+        What::Neighbours(_) => What::Neighbours(NetnsArgs::default()),
+        What::Diff(_) => What::Diff(DiffArgs::default()),
+        what => what,
+    })
+}
+
 fn end_with_input() {
     std::thread::spawn(|| {
         let mut rest = [0; 512];
@@ -82,4 +91,57 @@ fn end_with_input() {
         // As Ctrl-C at a terminal.
         let _ = raise(Signal::SIGTERM);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    fn asked(words: &str) -> NetArgs {
+        let command = NetArgs::augment_args(clap::Command::new("net"));
+        let matches = command.try_get_matches_from(words.split(' ')).unwrap();
+        NetArgs::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn words_choose_no_place_and_no_file() {
+        for words in [
+            "net neighbours --bpffs b --netns /proc/1/ns/net",
+            "net explain a b --bpffs b --netns /proc/1/ns/net",
+            "net explain a b --bpffs b --node-name somebody",
+            "net trace a b --bpffs b --netns /proc/1/ns/net --node-name somebody",
+            "net diff --bpffs b --node-name somebody",
+            "net capture --write /etc/passwd",
+        ] {
+            let what = format!("{:?}", about_this_node(asked(words).what).unwrap());
+            for word in ["/proc", "somebody", "passwd"] {
+                assert!(!what.contains(word), "{words}: {what}");
+            }
+        }
+        for words in ["net bugreport", "net probe 10.0.0.1:80"] {
+            let error = about_this_node(asked(words).what).unwrap_err().to_string();
+            assert!(error.contains("does not answer this command"), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn nodes_of_this_machine_get_the_same_words() {
+        let known = Known {
+            name: "n1".to_owned(),
+            kubeconfig: PathBuf::from("/k"),
+            netns: Some(PathBuf::from("/n")),
+        };
+        let source = Source {
+            bpffs: PathBuf::from("/b"),
+            run_dir: PathBuf::from("/r"),
+            node: Some(known.clone()),
+        };
+        let line = Args::line(&source, &known, vec!["net".to_owned(), "pods".to_owned()]);
+        let command = Args::augment_args(clap::Command::new(bowline_agent::NET_SERVED));
+        let args = Args::from_arg_matches(&command.get_matches_from(line)).unwrap();
+        assert_eq!(args.words().collect::<Vec<_>>(), ["bowline", "net", "pods"]);
+        assert_eq!((args.node_name, args.netns), ("n1".to_owned(), known.netns));
+    }
 }

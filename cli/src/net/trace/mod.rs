@@ -107,6 +107,11 @@ impl Args {
         &self.from
     }
 
+    /// For the node that answers.
+    pub(super) fn through_agent(self) -> Self {
+        Self { netns: None, node_name: None, ..self }
+    }
+
     fn protocol(&self) -> Protocol {
         match (self.udp, self.icmp) {
             (true, _) => Protocol::Udp,
