@@ -16,12 +16,20 @@ use serde_json::{Value, json};
 /// A secret that must not be found, and as the API has it.
 const SECRET: &str = "rumpelstiltskin";
 const ENCODED: &str = "cnVtcGVsc3RpbHRza2lu";
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 16] = [
     "version.txt",
     "machine/proc/version",
     "nodes/node1/status.json",
     "nodes/node2/services.json",
+    "nodes/node1/status.txt",
+    "nodes/node1/drops.json",
+    "nodes/node1/features.json",
+    "nodes/node1/programs.json",
+    "nodes/node1/top.json",
+    "nodes/node1/monitor.json.log",
     "nodes/node2/maps-dump-FLOWS.json",
+    "nodes/node2/maps-dump-SERVICES.json",
+    "nodes/node2/maps-dump-PODS.json",
     "api/services.yaml",
     "logs/server.log",
     "logs/node1.log",
@@ -51,6 +59,8 @@ async fn play(stage: &EchoStage) -> Result<()> {
     for part in PARTS {
         ensure!(parts.get(part).is_some_and(|text| !text.is_empty()), "no {part}: {parts:?}");
     }
+    let failed: Vec<&String> = parts.keys().filter(|name| name.ends_with(".err")).collect();
+    ensure!(failed.is_empty(), "something failed: {failed:?}");
     let services: Value = serde_json::from_str(&parts["nodes/node1/services.json"])?;
     ensure!(services.to_string().contains("\"echo\""), "{services}");
     ensure!(parts["nodes/node1/diff.json"].trim() == "[]", "{}", parts["nodes/node1/diff.json"]);

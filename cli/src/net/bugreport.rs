@@ -11,9 +11,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use bowline_agent::datapath::DUMPED;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
@@ -28,8 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOG_BYTES: u64 = 1 << 20;
 const PART_BYTES: u64 = 64 << 20;
 
-/// What is asked of each node: the words after `bowline net`.
-const OF_NODE: [&[&str]; 14] = [
+/// Parts that are asked for at one time.
+const AT_ONCE: usize = 4;
+
+/// What is asked of each node, beside its maps: the words after `bowline net`.
+const OF_NODE: [&[&str]; 16] = [
     &["status"],
     &["services"],
     &["backends"],
@@ -38,12 +43,14 @@ const OF_NODE: [&[&str]; 14] = [
     &["routes"],
     &["neighbours"],
     &["counters"],
+    &["drops"],
+    &["features"],
+    &["programs"],
     &["maps"],
-    &["maps", "dump", "EDITION"],
-    &["maps", "dump", "FLOWS"],
-    &["maps", "dump", "TAKEOVER"],
     &["dns"],
     &["diff"],
+    &["top", "--count", "1", "--interval", "1"],
+    &["monitor", "--duration", "1", "--rate", "1000"],
 ];
 
 /// What is asked of the API.
@@ -151,32 +158,33 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
         parts: 0,
     };
     let program = std::env::current_exe().context("cannot find this program")?;
-    archive.ask("version.txt", &program, &["version".to_owned()])?;
+    archive.ask(&program, vec![("version.txt".to_owned(), vec!["version".to_owned()])])?;
     for path in FILES {
         let text = std::fs::read(path).unwrap_or_else(|error| error.to_string().into_bytes());
         archive.add(&format!("machine{path}"), &text)?;
     }
     for node in &subject.nodes {
-        for words in OF_NODE {
-            let mut line: Vec<String> =
-                ["net"].iter().chain(words).map(|w| (*w).to_owned()).collect();
-            line.extend(node.flags.iter().cloned());
-            line.extend(["-o", "json"].map(str::to_owned));
-            if words == ["diff"] && args.node_name.is_some() {
-                let kubeconfig = subject.kubeconfig.iter().map(|path| path.display().to_string());
-                line.extend(["--node-name".to_owned(), node.name.clone()]);
-                line.extend(kubeconfig.flat_map(|path| ["--kubeconfig".to_owned(), path]));
-            }
-            let name = format!("nodes/{}/{}.json", node.name, words.join("-"));
-            archive.ask(&name, &program, &line)?;
-        }
+        let maps = DUMPED.iter().map(|map| vec!["maps", "dump", map]);
+        let asked: Vec<Vec<&str>> =
+            OF_NODE.iter().map(|words| words.to_vec()).chain(maps).collect();
+        let part = |words: &Vec<&str>| {
+            let own = words.iter().take_while(|word| !word.starts_with("--"));
+            let name = own.copied().collect::<Vec<_>>().join("-");
+            (format!("nodes/{}/{name}.json", node.name), of_node(args, subject, node, words))
+        };
+        archive.ask(&program, asked.iter().map(part).collect())?;
+        // For whoever reads it before any program does.
+        let wide = [&["net", "status", "-o", "wide"].map(str::to_owned)[..], &node.flags].concat();
+        archive.ask(&program, vec![(format!("nodes/{}/status.txt", node.name), wide)])?;
     }
-    for words in OF_API {
-        let Some(kubeconfig) = &subject.kubeconfig else { break };
-        let mut line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        line.extend(["-o", "yaml", "--kubeconfig"].map(str::to_owned));
-        line.push(kubeconfig.display().to_string());
-        archive.ask(&format!("api/{}.yaml", words[1]), &program, &line)?;
+    if let Some(kubeconfig) = &subject.kubeconfig {
+        let part = |words: &&[&str]| {
+            let mut line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            line.extend(["-o", "yaml", "--kubeconfig"].map(str::to_owned));
+            line.push(kubeconfig.display().to_string());
+            (format!("api/{}.yaml", words[1]), line)
+        };
+        archive.ask(&program, OF_API.iter().map(part).collect())?;
     }
     if let Some(logs) = &subject.logs {
         match std::fs::read_dir(logs) {
@@ -225,19 +233,45 @@ impl Archive {
         Ok(())
     }
 
-    /// What a command of this program says; beside it, what it complains of and how it ended.
-    fn ask(&mut self, name: &str, program: &Path, words: &[String]) -> anyhow::Result<()> {
-        let (said, complaint) = match output_of(program, words) {
-            Ok(Said { said, complaint }) => (said, complaint),
-            Err(error) => (Vec::new(), format!("{error:#}\n").into_bytes()),
+    /// What commands of this program say, by the names of their parts; beside it, what they
+    /// complain of and how they ended, or what else they said.
+    fn ask(&mut self, program: &Path, parts: Vec<Part>) -> anyhow::Result<()> {
+        for some in parts.chunks(AT_ONCE) {
+            let said: Vec<anyhow::Result<Said>> = std::thread::scope(|scope| {
+                let asked: Vec<_> = some
+                    .iter()
+                    .map(|(_, words)| scope.spawn(|| output_of(program, words)))
+                    .collect();
+                let ended = asked.into_iter().map(ScopedJoinHandle::join);
+                ended.map(|said| said.unwrap_or_else(|_| bail!("it panicked"))).collect()
+            });
+            for ((name, words), said) in some.iter().zip(said) {
+                self.add_said(name, words, said)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_said(
+        &mut self,
+        name: &str,
+        words: &[String],
+        said: anyhow::Result<Said>,
+    ) -> anyhow::Result<()> {
+        let failed = |error| Said {
+            said: Vec::new(),
+            complaint: format!("{error:#}\n").into_bytes(),
+            went_well: false,
         };
+        let Said { said, complaint, went_well } = said.unwrap_or_else(failed);
         self.add(name, &said)?;
         if complaint.is_empty() {
             return Ok(());
         }
         let mut text = format!("bowline {}\n", words.join(" ")).into_bytes();
         text.extend(complaint);
-        self.add(&format!("{name}.err"), &text)
+        let ending = if went_well { "log" } else { "err" };
+        self.add(&format!("{name}.{ending}"), &text)
     }
 
     fn finish(self) -> anyhow::Result<usize> {
@@ -248,10 +282,27 @@ impl Archive {
     }
 }
 
-/// What a command printed, and what it complained of.
+/// A part's name, and the words of its command.
+type Part = (String, Vec<String>);
+
+/// What asks a node for this.
+fn of_node(args: &Args, subject: &Subject, node: &Node, words: &[&str]) -> Vec<String> {
+    let mut line: Vec<String> = ["net"].iter().chain(words).map(|w| (*w).to_owned()).collect();
+    line.extend(node.flags.iter().cloned());
+    line.extend(["-o", "json"].map(str::to_owned));
+    if words == ["diff"] && args.node_name.is_some() {
+        let kubeconfig = subject.kubeconfig.iter().map(|path| path.display().to_string());
+        line.extend(["--node-name".to_owned(), node.name.clone()]);
+        line.extend(kubeconfig.flat_map(|path| ["--kubeconfig".to_owned(), path]));
+    }
+    line
+}
+
+/// What a command printed, and what it said beside that.
 struct Said {
     said: Vec<u8>,
     complaint: Vec<u8>,
+    went_well: bool,
 }
 
 fn output_of(program: &Path, words: &[String]) -> anyhow::Result<Said> {
@@ -297,5 +348,6 @@ fn output_of(program: &Path, words: &[String]) -> anyhow::Result<Said> {
     if said.len() as u64 >= PART_BYTES {
         complaint.extend(format!("cut at {PART_BYTES} bytes\n").into_bytes());
     }
-    Ok(Said { said, complaint })
+    let went_well = status.is_some_and(|status| status.success());
+    Ok(Said { said, complaint, went_well })
 }
