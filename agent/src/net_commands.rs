@@ -2,8 +2,8 @@
 //! node by this build, whose layouts the maps have, and passed on as it comes.
 //!
 //! Guarantees: a command is a process of its own, which is told where the node's data plane is and
-//! refuses words that name anything else; it ends when whoever asked is gone. So many run at one
-//! time. Not here: who may ask (`server`), and which words are answered (`bowline net`).
+//! does not believe words that name anything else; it ends when whoever asked is gone. So many run
+//! at one time. Not here: who may ask (`server`), and which words are answered (`bowline net`).
 
 use std::{
     convert::Infallible,
@@ -24,6 +24,10 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::{Stream, StreamExt, stream};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -163,12 +167,12 @@ impl Shell {
             .args(flags.iter().flat_map(|(flag, value)| [flag.as_ref(), *value]));
         command.arg("--").args(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn()
+        command.process_group(0).spawn()
     }
 }
 
-/// Passes on what a command, whose three ends are pipes, says until it ends, or until nobody reads:
-/// then its input ends, by which it knows.
+/// Passes on what a command, with pipes and a process group of its own, says until it ends, or
+/// until nobody reads: then its input ends, by which it knows.
 pub async fn carry_out<E>(
     mut child: Child,
     input: impl Stream<Item = Result<Bytes, E>> + Unpin,
@@ -189,7 +193,12 @@ pub async fn carry_out<E>(
     let status = match timeout(PATIENCE, child.wait()).await {
         Ok(ended) => ended.ok().as_ref().and_then(ExitStatus::code),
         Err(_) => {
-            // It has ended or is ended now.
+            // With whatever it started.
+            let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+            if let Some(group) = group {
+                // It may have ended just now.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
             drop(child.kill().await);
             None
         }
@@ -227,6 +236,8 @@ async fn feed<E>(mut stdin: ChildStdin, mut input: impl Stream<Item = Result<Byt
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -245,12 +256,13 @@ mod tests {
         let start = || {
             let mut command = Command::new("cat");
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().unwrap()
+            command.process_group(0).spawn().unwrap()
         };
         // It is gone in the middle of its input.
         let (told, mut frames) = mpsc::channel(ROOM);
         let gone = stream::iter([Ok(Bytes::from("a")), Err(())]);
-        carry_out(start(), gone, told).await;
+        let soon = async |work| timeout(PATIENCE / 2, work).await.expect("it goes on");
+        soon(carry_out(start(), gone, told).boxed()).await;
         let mut last = None;
         while let Some(frame) = frames.recv().await {
             last = Some(frame);
@@ -259,7 +271,7 @@ mod tests {
         // It does not read any more.
         let (told, frames) = mpsc::channel(ROOM);
         drop(frames);
-        carry_out(start(), stream::pending::<Result<_, ()>>(), told).await;
+        soon(carry_out(start(), stream::pending::<Result<_, ()>>(), told).boxed()).await;
     }
 
     #[tokio::test]

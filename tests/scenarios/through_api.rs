@@ -198,13 +198,15 @@ fn events(somebody: &Somebody<'_>) -> Result<()> {
         let node = (nodes == 2).then(|| Value::from(somebody.client_node()));
         ensure!(event.get("node") == node.as_ref(), "{event}");
     }
-    nobody_listens(somebody.stage.cluster.node("node1")?.bpffs().parent().context("no place")?)
+    nobody_listens(somebody)
 }
 
 /// What nodes began for somebody has ended.
-fn nobody_listens(node: &Path) -> Result<()> {
+fn nobody_listens(somebody: &Somebody<'_>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
-    let place = node.to_string_lossy().into_owned();
+    let node = somebody.stage.cluster.node("node1")?.bpffs();
+    // Of all nodes.
+    let place = node.ancestors().nth(2).context("no place")?.to_string_lossy().into_owned();
     loop {
         let mut left = Vec::new();
         for process in fs::read_dir("/proc")?.flatten() {
@@ -241,9 +243,12 @@ fn captures(somebody: &Somebody<'_>) -> Result<()> {
     output(&mut somebody.net(&words)?)?;
     for node in ["node1", "node2"] {
         let file = somebody.dir.path().join(format!("web.{node}.pcapng"));
-        ensure!(file.exists(), "{} is missing", file.display());
+        // How a pcapng file begins.
+        let begins =
+            fs::read(&file).is_ok_and(|bytes| bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
+        ensure!(begins, "{} is no capture", file.display());
     }
-    Ok(())
+    nobody_listens(somebody)
 }
 
 /// What became of the packets in a capture that may still grow.
@@ -263,6 +268,7 @@ fn top_and_archive(somebody: &Somebody<'_>) -> Result<()> {
         ensure!(pods.iter().any(|pod| pod["node"] == node), "{said:#}");
     }
     ensure!(said.to_string().contains("default/echo:80/TCP"), "{said:#}");
+    nobody_listens(somebody)?;
     let archive = somebody.dir.path().join("report.tar.gz");
     let path = archive.to_string_lossy();
     output(&mut somebody.net(&["bugreport", "--file", &path])?)?;

@@ -83,7 +83,10 @@ fn inside(rows: &[&PodRow], link: &LinkSeen) -> Vec<String> {
     let Some((netns, mac)) = known else { return Vec::new() };
     let addresses: Vec<IpAddr> = rows.iter().map(|row| row.address).collect();
     let ways: Vec<IpAddr> = addresses.iter().map(|address| nobody(*address)).collect();
-    let Ok(inside) = Inside::look(netns, mac, &ways) else { return Vec::new() };
+    let inside = match Inside::look(netns, mac, &ways) {
+        Ok(inside) => inside,
+        Err(error) => return vec![format!("its network cannot be looked into: {error}")],
+    };
     let faults = inside.faults(&addresses, link).into_iter();
     let mut found: Vec<String> = faults.map(|(what, why)| format!("{what}: {why}")).collect();
     if inside.is_up() {

@@ -1,8 +1,8 @@
 //! What nodes say to a command: those of a local cluster through processes of this program, others
 //! through the API; and how that is shown.
 //!
-//! Guarantees: a node that does not answer is named and the others are shown all the same; what
-//! comes is not kept but for what is to be one document. The exit status is the highest of all.
+//! Guarantees: a node that does not answer is named and the others are shown all the same; what one
+//! node says, and what goes on, is shown as it comes. The exit status is the highest of all.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -32,6 +32,9 @@ use crate::verbs::client::{Connection, escape, query};
 
 /// How long the API may take to say which nodes there are, and a node to begin to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a node among others may take for all of its answer.
+const WHOLE_ANSWER: Duration = Duration::from_secs(60);
 
 /// Nodes that are asked at one time.
 const AT_ONCE: usize = 16;
@@ -123,11 +126,16 @@ fn natural(name: &str) -> (String, u64) {
 }
 
 /// The node that has the pod, if it is one that the API knows by this name.
-pub(super) async fn node_of(api: &Connection, pod: &str) -> Option<String> {
+pub(super) async fn node_of(api: &Connection, pod: &str) -> anyhow::Result<Option<String>> {
     let (namespace, name) = pod.split_once('/').unwrap_or((DEFAULT_NAMESPACE, pod));
-    let pod = Api::<Pod>::namespaced(api.client.clone(), namespace);
-    let found = timeout(PATIENCE, pod.get_opt(name)).await.ok()?.ok()??;
-    found.spec?.node_name
+    let pods = Api::<Pod>::namespaced(api.client.clone(), namespace);
+    let found = timeout(PATIENCE, pods.get_opt(name)).await;
+    let found = found.with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?;
+    let Some(found) = found.map_err(|error| api.explain(error))? else { return Ok(None) };
+    match found.spec.and_then(|spec| spec.node_name) {
+        Some(node) => Ok(Some(node)),
+        None => bail!("pod {namespace}/{name} is on no node yet"),
+    }
 }
 
 fn begin_here(
@@ -163,15 +171,16 @@ async fn begin_there(
     Ok(frames.boxed())
 }
 
-/// Shows what one node says, as it comes; gives its exit status.
+/// Shows what one node says, as it comes; gives its exit status, which is `broken` if it had none.
 pub(super) async fn pass_through(
     mut frames: Frames,
+    broken: i32,
     out: &mut impl FnMut(&[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<i32> {
     while let Some(frame) = frames.next().await {
         match frame? {
             NetFrame::Err(text) => complain(&text),
-            NetFrame::Ended(status) => return Ok(status.unwrap_or(1)),
+            NetFrame::Ended(status) => return Ok(status.unwrap_or(broken)),
             frame => out(&frame.output().context("its agent says something else")?)?,
         }
     }
@@ -196,24 +205,31 @@ pub(super) async fn one_after_the_other(
     let mut answers = asked.buffered(AT_ONCE);
     let (mut worst, mut documents) = (0, Map::new());
     while let Some((Asked { name, .. }, begun)) = answers.next().await {
-        let whole = async { whole(begun?).await };
-        let (said, status) = match whole.await {
-            Ok(Whole { said, complaint, status }) => {
+        let whole = async {
+            let late = || format!("no end within {} s", WHOLE_ANSWER.as_secs());
+            let whole = timeout(WHOLE_ANSWER, whole(begun?)).await.with_context(late)??;
+            let document = match format.is_table() || whole.said.trim().is_empty() {
+                true => Value::Null,
+                false => parsed(&whole.said, format)?,
+            };
+            anyhow::Ok((whole, document))
+        };
+        let (said, document, status) = match whole.await {
+            Ok((Whole { said, complaint, status }, document)) => {
                 if !complaint.trim().is_empty() {
                     tracing::warn!("{name}: {}", complaint.trim());
                 }
-                (said, status)
+                (said, document, status.unwrap_or(silent))
             }
             Err(error) => {
                 tracing::warn!("{name}: {error:#}");
-                (String::new(), silent)
+                (String::new(), Value::Null, silent)
             }
         };
         worst = worst.max(status);
-        match format {
-            _ if format.is_table() => output::text(&format!("{name}:\n{said}\n"))?,
-            _ if said.trim().is_empty() => drop(documents.insert(name.clone(), Value::Null)),
-            _ => drop(documents.insert(name.clone(), parsed(&said, format)?)),
+        match format.is_table() {
+            true => output::text(&format!("{name}:\n{said}\n"))?,
+            false => drop(documents.insert(name.clone(), document)),
         }
     }
     if !format.is_table() {
@@ -225,7 +241,7 @@ pub(super) async fn one_after_the_other(
 struct Whole {
     said: String,
     complaint: String,
-    status: i32,
+    status: Option<i32>,
 }
 
 async fn whole(mut frames: Frames) -> anyhow::Result<Whole> {
@@ -235,7 +251,7 @@ async fn whole(mut frames: Frames) -> anyhow::Result<Whole> {
             NetFrame::Err(text) => complaint.push_str(&text),
             NetFrame::Ended(status) => {
                 let said = String::from_utf8_lossy(&said).into_owned();
-                return Ok(Whole { said, complaint, status: status.unwrap_or(1) });
+                return Ok(Whole { said, complaint, status });
             }
             frame => said.extend(frame.output().context("its agent says something else")?),
         }
@@ -405,11 +421,11 @@ mod tests {
             out.extend_from_slice(bytes);
             Ok(())
         };
-        assert_eq!(pass_through(said(ended.clone()), &mut add).await.unwrap(), 3);
-        let error = pass_through(said(frames()), &mut add).await.unwrap_err().to_string();
+        assert_eq!(pass_through(said(ended.clone()), 2, &mut add).await.unwrap(), 3);
+        let error = pass_through(said(frames()), 2, &mut add).await.unwrap_err().to_string();
         assert_eq!((error.as_str(), &*out), ("its agent broke off", &b"aa"[..]));
         let Whole { said: text, complaint, status } = whole(said(ended)).await.unwrap();
-        assert_eq!((&*text, &*complaint, status), ("a", "b", 3));
+        assert_eq!((&*text, &*complaint, status), ("a", "b", Some(3)));
         assert!(whole(said(frames())).await.is_err());
     }
 }

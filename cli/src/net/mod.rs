@@ -83,7 +83,8 @@ pub(crate) struct Args {
     /// Node of the cluster [default: the first; of explain and trace through the API, the pod's]
     #[arg(long, value_name = "NODE", global = true)]
     node: Option<String>,
-    /// Every node of the cluster, one after the other; as JSON or YAML by its name
+    /// Every node of the cluster, one after the other; as JSON or YAML by its name. Events come as
+    /// they happen, each with its node; captures are a file for each
     #[arg(long, global = true, conflicts_with_all = ["node", "bpffs"])]
     all_nodes: bool,
     /// Show addresses and numbers only, no names of Kubernetes objects
@@ -156,7 +157,7 @@ enum What {
     Capture(capture::Args),
     /// Services and pods by connections, packets, bytes and drops, as they come
     Top(top::Args),
-    /// One archive with all of this, of a node or of all nodes of a local cluster
+    /// One archive with all of this, of a node or of all nodes of a cluster
     Bugreport(bugreport::Args),
     #[command(hide = true)]
     Probe(probe::Args),

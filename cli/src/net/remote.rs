@@ -93,12 +93,31 @@ fn show(args: &Args, nodes: impl AsyncFn() -> anyhow::Result<Vec<Asked>>) -> any
                 sleep(Duration::from_secs(seconds)).await;
             }
         };
-        stop.run_until_cancelled(asked).await.unwrap_or(Ok(()))
+        match stop.run_until_cancelled(asked).await {
+            Some(ended) => ended,
+            None => {
+                status = interrupted(args);
+                Ok(())
+            }
+        }
     })?;
     match (status, args.watch) {
         (0, _) | (_, Some(_)) => Ok(()),
         (status, None) => std::process::exit(status),
     }
+}
+
+/// The exit status of what was ended from outside, which for most is its way to end.
+fn interrupted(args: &Args) -> i32 {
+    match args.what {
+        What::Monitor(_) | What::Capture(_) => 0,
+        _ => silent(args),
+    }
+}
+
+/// The exit status for a node that does not answer.
+fn silent(args: &Args) -> i32 {
+    if args.what.judges() { 2 } else { 1 }
 }
 
 /// Shows what these nodes say; gives the exit status.
@@ -108,7 +127,7 @@ async fn shown(args: &Args, nodes: &[Asked]) -> anyhow::Result<i32> {
         .map(OsString::into_string)
         .collect::<Result<_, _>>()
         .map_err(|word| anyhow::anyhow!("{} is no UTF-8", word.to_string_lossy()))?;
-    let silent = if args.what.judges() { 2 } else { 1 };
+    let silent = silent(args);
     match (&args.what, nodes) {
         (What::Capture(of), nodes) => captured(of, nodes, args.all_nodes, &words).await,
         (_, [only]) if !args.all_nodes => {
@@ -118,7 +137,7 @@ async fn shown(args: &Args, nodes: &[Asked]) -> anyhow::Result<i32> {
                 return trace::lend(only, words, print).await.with_context(named);
             }
             let frames = only.ask(words).await.with_context(named)?;
-            answers::pass_through(frames, print).await.with_context(named)
+            answers::pass_through(frames, silent, print).await.with_context(named)
         }
         (What::Monitor(_), nodes) => answers::side_by_side(nodes, &words, args.output).await,
         (_, nodes) => answers::one_after_the_other(nodes, &words, args.output, silent).await,
@@ -134,17 +153,26 @@ async fn captured(
 ) -> anyhow::Result<i32> {
     let one = async |node: &Asked| {
         let path = if all { with_name(&of.write, &node.name)? } else { of.write.clone() };
+        let frames = node.ask(words.to_vec()).await?;
         let mut file = capture::open(&path)?;
         let mut write = |bytes: &[u8]| match &mut file {
             Some(file) => Ok(file.write_all(bytes).context("cannot write the capture")?),
             None => Ok(output::bytes(bytes)?),
         };
-        let frames = node.ask(words.to_vec()).await?;
-        answers::pass_through(frames, &mut write).await
+        answers::pass_through(frames, 1, &mut write).await
     };
-    let named = async |node: &Asked| one(node).await.with_context(|| node.name.clone());
-    let ended = futures::future::try_join_all(nodes.iter().map(named)).await?;
-    Ok(ended.into_iter().max().unwrap_or_default())
+    let ended = futures::future::join_all(nodes.iter().map(one)).await;
+    let mut worst = 0;
+    for (node, ended) in nodes.iter().zip(ended) {
+        worst = worst.max(match ended {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::warn!("{}: {error:#}", node.name);
+                1
+            }
+        });
+    }
+    Ok(worst)
 }
 
 /// `web.pcapng` of node1 is `web.node1.pcapng`.
@@ -166,8 +194,8 @@ async fn nodes(args: &Args, kubeconfig: &Path) -> anyhow::Result<Vec<Asked>> {
     let api = connect_file(kubeconfig).await?;
     let wanted = match (&args.node, &args.what) {
         (Some(node), _) => Some(node.clone()),
-        (None, What::Explain(of)) => pods_node(&api, of.from()).await,
-        (None, What::Trace(of)) => pods_node(&api, of.from()).await,
+        (None, What::Explain(of)) => pods_node(&api, of.from()).await?,
+        (None, What::Trace(of)) => pods_node(&api, of.from()).await?,
         (None, _) => None,
     };
     let mut nodes = answers::nodes_of(api, wanted.as_deref()).await?;
@@ -178,8 +206,8 @@ async fn nodes(args: &Args, kubeconfig: &Path) -> anyhow::Result<Vec<Asked>> {
     Ok(nodes)
 }
 
-async fn pods_node(api: &Connection, from: &str) -> Option<String> {
-    if from == "node" { None } else { answers::node_of(api, from).await }
+async fn pods_node(api: &Connection, from: &str) -> anyhow::Result<Option<String>> {
+    if from == "node" { Ok(None) } else { answers::node_of(api, from).await }
 }
 
 #[cfg(test)]

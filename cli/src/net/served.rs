@@ -80,7 +80,20 @@ fn about_this_node(what: What) -> anyhow::Result<What> {
         What::Trace(of) => What::Trace(of.through_agent()),
         What::Neighbours(_) => What::Neighbours(NetnsArgs::default()),
         What::Diff(_) => What::Diff(DiffArgs::default()),
-        what => what,
+        // These have no such words.
+        What::Services
+        | What::Backends
+        | What::Pods
+        | What::Routes
+        | What::Counters
+        | What::Affinity
+        | What::Drops
+        | What::Maps(_)
+        | What::Features
+        | What::Programs
+        | What::Status
+        | What::Dns
+        | What::Top(_) => what,
     })
 }
 

@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Messages that wait to be read.
 const ROOM: usize = 1024;
 
+/// The exit status of a trace that came to no judgement.
+const BROKEN: i32 = 2;
+
 /// How the line begins that is not for people.
 const BEGINS: &[u8] = b"{\"listen\":";
 
@@ -74,17 +77,20 @@ pub(super) async fn borrow(
             }
         }
     });
+    let mut lost = 0;
     let begun = async {
         while let Some(message) = messages.recv().await {
             match message {
                 Lent::Begun => return Ok(()),
-                other => subscriptions.take(other),
+                Lent::Seen(seen) => subscriptions.seen.push(seen),
+                Lent::Unreachable(node) => subscriptions.unreachable.push(node),
+                Lent::Lost(count) => lost = count,
             }
         }
         bail!("whoever asked is gone")
     };
     timeout(PATIENCE, begun).await.context("other nodes are not listened to")??;
-    subscriptions.add("other nodes", true, Source::Lent { messages, lost: 0 });
+    subscriptions.add("other nodes", true, Source::Lent { messages, lost });
     Ok(())
 }
 
@@ -104,7 +110,7 @@ pub(in crate::net) async fn lend(
     let Some(wanted) = wanted else {
         // It asks for nobody.
         let frames = futures::stream::iter(first.into_iter().map(Ok)).chain(frames).boxed();
-        return crate::net::answers::pass_through(frames, out).await;
+        return crate::net::answers::pass_through(frames, BROKEN, out).await;
     };
     let mut heard = hear(api, &wanted).await;
     send(&mut told, heard.drain())?;
@@ -114,7 +120,7 @@ pub(in crate::net) async fn lend(
         tokio::select! {
             frame = frames.next() => match frame.context("its agent broke off")?? {
                 NetFrame::Err(text) => crate::net::answers::complain(&text),
-                NetFrame::Ended(status) => return Ok(status.unwrap_or(1)),
+                NetFrame::Ended(status) => return Ok(status.unwrap_or(BROKEN)),
                 frame => out(&frame.output().context("its agent says something else")?)?,
             },
             _ = looks.tick() => {

@@ -54,6 +54,8 @@ pub(super) struct Subscriptions {
     pub(super) unreachable: Vec<Unreachable>,
     /// Events that found no room, of those that have ended.
     lost: u64,
+    /// What of it was said to a borrower.
+    said_lost: u64,
     /// Of the machine whose clock counts, if it is not this one.
     boot_id: Option<String>,
 }
@@ -89,20 +91,11 @@ impl Subscriptions {
         let unreachable = std::mem::take(&mut self.unreachable).into_iter().map(Lent::Unreachable);
         let mut all: Vec<Lent> = seen.chain(unreachable).collect();
         let lost = self.lost();
-        if lost > 0 && !all.is_empty() {
+        if lost > self.said_lost {
+            self.said_lost = lost;
             all.push(Lent::Lost(lost));
         }
         all
-    }
-
-    /// Notes what was lent before it began.
-    pub(super) fn take(&mut self, lent: Lent) {
-        match lent {
-            Lent::Seen(seen) => self.seen.push(seen),
-            Lent::Unreachable(node) => self.unreachable.push(node),
-            Lent::Lost(lost) => self.lost = lost,
-            Lent::Begun => {}
-        }
     }
 
     /// Listens to a node of this machine.
@@ -182,15 +175,16 @@ impl Open {
     ) -> anyhow::Result<()> {
         let (node, same_clock) = (&self.node, self.same_clock);
         if let Source::Lent { messages, lost } = &mut self.source {
-            while let Ok(message) = messages.try_recv() {
-                match message {
-                    Lent::Seen(it) => seen.push(it),
-                    Lent::Unreachable(it) => unreachable.push(it),
-                    Lent::Lost(count) => *lost = count,
-                    Lent::Begun => {}
+            loop {
+                match messages.try_recv() {
+                    Ok(Lent::Seen(it)) => seen.push(it),
+                    Ok(Lent::Unreachable(it)) => unreachable.push(it),
+                    Ok(Lent::Lost(count)) => *lost = count,
+                    Ok(Lent::Begun) => {}
+                    Err(TryRecvError::Empty) => return Ok(()),
+                    Err(TryRecvError::Disconnected) => bail!("whoever listens to them is gone"),
                 }
             }
-            return Ok(());
         }
         let mut add = |event| seen.push(Seen { node: node.clone(), same_clock, event });
         match &mut self.source {

@@ -1,7 +1,7 @@
 //! Passing on what the agent of a node answers, as it comes.
 //!
-//! Guarantees: the agent gets the parameters that it knows, with plain values; what it complains
-//! about is the client's answer, cut off; a stream ends when the server does. Not here: who may
+//! Guarantees: what an agent complains about is the client's answer; a stream ends when the server
+//! does. `serve` gives the agent the parameters that it knows, with plain values. Not here: who may
 //! ask.
 
 use super::Api;
