@@ -49,7 +49,7 @@ pub use config::{
     DNS_ADDRESS, DNS_ADDRESS_V6, Routing, Secret,
 };
 pub use data_plane::{CONDITION_FILE, NAMES_FILE};
-pub use net_commands::{NET_SERVED, NetFrame, carry_out};
+pub use net_commands::{NetFrame, NetPlace, carry_out};
 pub use remove::{RemoveStateFailed, remove_node_state};
 pub use trace_events::{Echo, StreamMessage, Subscription, TraceEvent, TraceFilter, boot_id};
 
@@ -61,7 +61,6 @@ pub use dns::{DnsCount, DnsFigures, DnsOptions, DnsUpstream, InvalidDnsOption, S
 use dns::{Dns, DnsServer};
 use join::Identity;
 use metrics::Meters;
-use net_commands::NetPlace;
 use network::{Netlink, PodNetwork, Reach, Uplink};
 use pods::{ClusterDns, PodManager, PodsConfig, log_router};
 use report::{Facts, Health, Reporter};
@@ -100,7 +99,8 @@ fn data_plane_routes(config: &Config, of: metrics::Sources) -> anyhow::Result<Ro
         condition_file: run_dir.join(CONDITION_FILE),
     });
     let kubeconfig = join::write_kubeconfig(config)?;
-    let place = NetPlace { node_name: config.node_name.clone(), bpffs, run_dir, kubeconfig };
+    let node_name = config.node_name.clone();
+    let place = NetPlace { node_name, bpffs, run_dir, kubeconfig, netns: None };
     let commands = net_commands::router(place, config.net_commands);
     Ok(metrics::router(of).merge(events).merge(commands))
 }

@@ -7,8 +7,7 @@
 
 use std::{
     convert::Infallible,
-    ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
@@ -37,7 +36,7 @@ use tokio::{
 };
 
 /// The hidden command of this program that takes the words.
-pub const NET_SERVED: &str = "net-served";
+const NET_SERVED: &str = "net-served";
 
 /// Parameter of the query: a word of the command line, in order.
 const WORD: &str = "word";
@@ -56,13 +55,35 @@ const ROOM: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a command is told of its node.
-#[derive(Debug)]
-pub(crate) struct NetPlace {
-    pub(crate) node_name: String,
-    pub(crate) bpffs: PathBuf,
-    pub(crate) run_dir: PathBuf,
-    /// Of the agent itself.
-    pub(crate) kubeconfig: PathBuf,
+#[derive(Clone, Debug)]
+pub struct NetPlace {
+    pub node_name: String,
+    pub bpffs: PathBuf,
+    pub run_dir: PathBuf,
+    /// Of the API that its answers are compared with.
+    pub kubeconfig: PathBuf,
+    /// The node's network namespace, if it is not that of who starts it.
+    pub netns: Option<PathBuf>,
+}
+
+impl NetPlace {
+    /// What [`carry_out`] takes once it is started: this program, with these words behind its name,
+    /// for the node.
+    pub fn command(&self, program: &Path, words: &[String]) -> Command {
+        let Self { node_name, bpffs, run_dir, kubeconfig, netns } = self;
+        let mut command = Command::new(program);
+        command.arg(NET_SERVED).arg("--node-name").arg(node_name);
+        command.arg("--bpffs").arg(bpffs).arg("--run-dir").arg(run_dir);
+        command.arg("--kubeconfig").arg(kubeconfig);
+        if let Some(netns) = netns {
+            command.arg("--netns").arg(netns);
+        }
+        command.arg("--").args(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C is for who starts it, which then ends its input.
+        command.process_group(0);
+        command
+    }
 }
 
 /// A line of an answer.
@@ -132,7 +153,9 @@ async fn answer(
         let busy = format!("{most} commands run on this node already: --net-commands is {most}");
         return (StatusCode::TOO_MANY_REQUESTS, busy).into_response();
     };
-    let child = match shell.start(&words) {
+    // This very build, whatever lies at its path by now.
+    let mut command = shell.place.command(Path::new("/proc/self/exe"), &words);
+    let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
             let why = format!("cannot start a command: {error}");
@@ -151,28 +174,8 @@ async fn answer(
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-impl Shell {
-    fn start(&self, words: &[String]) -> std::io::Result<Child> {
-        let NetPlace { node_name, bpffs, run_dir, kubeconfig } = &self.place;
-        // This very build, whatever lies at its path by now.
-        let mut command = Command::new("/proc/self/exe");
-        let flags: [(&str, &OsStr); 4] = [
-            ("--node-name", node_name.as_ref()),
-            ("--bpffs", bpffs.as_ref()),
-            ("--run-dir", run_dir.as_ref()),
-            ("--kubeconfig", kubeconfig.as_ref()),
-        ];
-        command
-            .arg(NET_SERVED)
-            .args(flags.iter().flat_map(|(flag, value)| [flag.as_ref(), *value]));
-        command.arg("--").args(words);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).spawn()
-    }
-}
-
-/// Passes on what a command, with pipes and a process group of its own, says until it ends, or
-/// until nobody reads: then its input ends, by which it knows.
+/// Passes on what a command ([`NetPlace::command`]) says until it ends, or until nobody reads: then
+/// its input ends, by which it knows.
 pub async fn carry_out<E>(
     mut child: Child,
     input: impl Stream<Item = Result<Bytes, E>> + Unpin,
@@ -281,6 +284,7 @@ mod tests {
             bpffs: PathBuf::from("/nowhere"),
             run_dir: PathBuf::from("/nowhere"),
             kubeconfig: PathBuf::from("/nowhere"),
+            netns: None,
         };
         let shell = Arc::new(Shell { place, most: 0, running: Arc::new(Semaphore::new(0)) });
         let ask = async |words: Vec<String>| {

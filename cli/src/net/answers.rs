@@ -6,12 +6,11 @@
 
 use std::convert::Infallible;
 use std::io::Write as _;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bowline_agent::{NetFrame, carry_out};
+use bowline_agent::{NetFrame, NetPlace, carry_out};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
@@ -19,13 +18,11 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Map, Value};
-use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::ends::DEFAULT_NAMESPACE;
-use super::served;
 use super::source::Source;
 use crate::output::{self, Format};
 use crate::verbs::client::{Connection, escape, query};
@@ -90,18 +87,21 @@ impl Asked {
             Way::Here(source) => begin_here(source, words, input),
             Way::Api(api) => {
                 let begun = begin_there(&self.name, api, words, input);
-                let late = || format!("no answer within {} s", PATIENCE.as_secs());
-                timeout(PATIENCE, begun).await.with_context(late)?
+                in_time(begun).await?
             }
         }
     }
 }
 
+async fn in_time<T>(answer: impl Future<Output = T>) -> anyhow::Result<T> {
+    let late = || format!("no answer within {} s", PATIENCE.as_secs());
+    timeout(PATIENCE, answer).await.with_context(late)
+}
+
 /// The nodes that the API knows, or the one of this name.
 pub(super) async fn nodes_of(api: Connection, wanted: Option<&str>) -> anyhow::Result<Vec<Asked>> {
     let listed = Api::<Node>::all(api.client.clone());
-    let listed = timeout(PATIENCE, listed.list_metadata(&ListParams::default())).await;
-    let listed = listed.with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?;
+    let listed = in_time(listed.list_metadata(&ListParams::default())).await?;
     let listed = listed.map_err(|error| api.explain(error))?;
     let mut names: Vec<String> = listed.into_iter().filter_map(|it| it.metadata.name).collect();
     names.sort_by_key(|name| natural(name));
@@ -129,8 +129,7 @@ fn natural(name: &str) -> (String, u64) {
 pub(super) async fn node_of(api: &Connection, pod: &str) -> anyhow::Result<Option<String>> {
     let (namespace, name) = pod.split_once('/').unwrap_or((DEFAULT_NAMESPACE, pod));
     let pods = Api::<Pod>::namespaced(api.client.clone(), namespace);
-    let found = timeout(PATIENCE, pods.get_opt(name)).await;
-    let found = found.with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?;
+    let found = in_time(pods.get_opt(name)).await?;
     let Some(found) = found.map_err(|error| api.explain(error))? else { return Ok(None) };
     match found.spec.and_then(|spec| spec.node_name) {
         Some(node) => Ok(Some(node)),
@@ -145,11 +144,14 @@ fn begin_here(
 ) -> anyhow::Result<Frames> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let known = source.node.as_ref().context("the node has no name")?;
-    let mut command = Command::new(program);
-    command.args(served::Args::line(source, known, words));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Ctrl-C is for this process, which then ends its input.
-    let child = command.process_group(0).spawn().context("cannot ask a node")?;
+    let place = NetPlace {
+        node_name: known.name.clone(),
+        bpffs: source.bpffs.clone(),
+        run_dir: source.run_dir.clone(),
+        kubeconfig: known.kubeconfig.clone(),
+        netns: known.netns.clone(),
+    };
+    let child = place.command(&program, &words).spawn().context("cannot ask a node")?;
     let (told, frames) = mpsc::channel(ROOM);
     tokio::spawn(carry_out(child, input.map(Ok::<_, Infallible>), told));
     Ok(ReceiverStream::new(frames).map(Ok).boxed())
@@ -188,7 +190,7 @@ pub(super) async fn pass_through(
 }
 
 /// What it says to somebody, beside what it answers.
-pub(super) fn complain(text: &str) {
+fn complain(text: &str) {
     // Nobody may be there to read it.
     drop(std::io::stderr().write_all(text.as_bytes()));
 }
@@ -315,16 +317,16 @@ pub(super) async fn side_by_side(
 
 /// What a node said that is not shown yet.
 #[derive(Default)]
-struct Lines(Vec<u8>);
+pub(super) struct Lines(Vec<u8>);
 
 impl Lines {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         self.0.extend(bytes);
     }
 
     /// A line, or a document of YAML, that is whole. The last document is only known to be when the
     /// next begins.
-    fn next(&mut self, format: Format) -> Option<String> {
+    pub(super) fn next(&mut self, format: Format) -> Option<String> {
         let end = match format {
             Format::Yaml => {
                 let text = &self.0;

@@ -37,23 +37,6 @@ impl Args {
     pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
         std::iter::once("bowline").chain(self.words.iter().map(String::as_str))
     }
-
-    /// The words that start it for a node of a local cluster.
-    pub(super) fn line(of: &Source, known: &Known, words: Vec<String>) -> Vec<String> {
-        let mut line = vec![bowline_agent::NET_SERVED.to_owned()];
-        let path = |path: &std::path::Path| path.display().to_string();
-        let mut flag = |name: &str, value: String| line.extend([name.to_owned(), value]);
-        flag("--node-name", known.name.clone());
-        flag("--bpffs", path(&of.bpffs));
-        flag("--run-dir", path(&of.run_dir));
-        flag("--kubeconfig", path(&known.kubeconfig));
-        if let Some(netns) = &known.netns {
-            flag("--netns", path(netns));
-        }
-        line.push("--".to_owned());
-        line.extend(words);
-        line
-    }
 }
 
 /// Answers `asked` for the node.
@@ -108,6 +91,10 @@ fn end_with_input() {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::path::Path;
+
+    use bowline_agent::NetPlace;
     use clap::{Args as _, FromArgMatches as _};
 
     use super::*;
@@ -140,21 +127,20 @@ mod tests {
     }
 
     #[test]
-    fn nodes_of_this_machine_get_the_same_words() {
-        let known = Known {
-            name: "n1".to_owned(),
+    fn nodes_get_the_words_that_were_typed() {
+        let place = NetPlace {
+            node_name: "n1".to_owned(),
+            bpffs: PathBuf::from("/b"),
+            run_dir: PathBuf::from("/r"),
             kubeconfig: PathBuf::from("/k"),
             netns: Some(PathBuf::from("/n")),
         };
-        let source = Source {
-            bpffs: PathBuf::from("/b"),
-            run_dir: PathBuf::from("/r"),
-            node: Some(known.clone()),
-        };
-        let line = Args::line(&source, &known, vec!["net".to_owned(), "pods".to_owned()]);
-        let command = Args::augment_args(clap::Command::new(bowline_agent::NET_SERVED));
-        let args = Args::from_arg_matches(&command.get_matches_from(line)).unwrap();
+        let command = place.command(Path::new("bowline"), &["net".to_owned(), "pods".to_owned()]);
+        let line: Vec<&OsStr> = command.as_std().get_args().collect();
+        assert_eq!(line[0], "net-served");
+        let parser = Args::augment_args(clap::Command::new("net-served"));
+        let args = Args::from_arg_matches(&parser.get_matches_from(line)).unwrap();
         assert_eq!(args.words().collect::<Vec<_>>(), ["bowline", "net", "pods"]);
-        assert_eq!((args.node_name, args.netns), ("n1".to_owned(), known.netns));
+        assert_eq!((args.node_name, args.netns), ("n1".to_owned(), place.netns));
     }
 }

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::Args;
 use super::view::{Line, View};
-use crate::net::answers::{Asked, Frames};
+use crate::net::answers::{Asked, Frames, Lines};
+use crate::output::Format;
 
 /// How much longer than an interval a node may be silent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +43,7 @@ pub(in crate::net) async fn listen(nodes: &[Asked], of: &Args, numeric: bool) ->
     let begun = nodes.iter().map(async |node| {
         let begun = node.ask(words.clone()).await;
         let mut documents = match begun {
-            Ok(frames) => Documents { frames, rest: Vec::new() },
+            Ok(frames) => Documents { frames, lines: Lines::default() },
             Err(error) => return (node.name.clone(), Arc::new(Mutex::new(Last::now(Err(error))))),
         };
         let first = timeout(interval + PATIENCE, documents.next()).await;
@@ -120,16 +121,15 @@ impl View {
 /// The lines of `top -o json`.
 struct Documents {
     frames: Frames,
-    rest: Vec<u8>,
+    lines: Lines,
 }
 
 impl Documents {
     async fn next(&mut self) -> anyhow::Result<View> {
         let mut complaint = String::new();
         loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return serde_json::from_slice(&line).context("its agent says something else");
+            if let Some(line) = self.lines.next(Format::Json) {
+                return serde_json::from_str(&line).context("its agent says something else");
             }
             match self.frames.next().await {
                 Some(Ok(NetFrame::Err(text))) => complaint.push_str(&text),
@@ -137,7 +137,7 @@ impl Documents {
                     let why = complaint.trim().trim_start_matches("error: ");
                     return Err(anyhow!("{}", if why.is_empty() { "it broke off" } else { why }));
                 }
-                Some(frame) => self.rest.extend(frame?.output().unwrap_or_default()),
+                Some(frame) => self.lines.add(&frame?.output().unwrap_or_default()),
             }
         }
     }
@@ -185,7 +185,7 @@ mod tests {
             NetFrame::Ended(Some(1)),
         ];
         let frames = futures::stream::iter(frames.into_iter().map(Ok)).boxed();
-        let mut documents = Documents { frames, rest: Vec::new() };
+        let mut documents = Documents { frames, lines: Lines::default() };
         assert_eq!(documents.next().await.unwrap().time, "1");
         assert_eq!(documents.next().await.unwrap_err().to_string(), "no maps");
         assert!(documents.next().now_or_never().unwrap().is_err());

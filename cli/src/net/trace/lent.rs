@@ -19,7 +19,7 @@ use tokio::time::{interval, timeout};
 
 use super::nodes::listen_elsewhere;
 use super::subscriptions::{Seen, Source, Subscriptions, Unreachable};
-use crate::net::answers::{Asked, Frames};
+use crate::net::answers::{Asked, Frames, pass_through};
 use crate::output;
 use crate::verbs::client::Connection;
 
@@ -110,25 +110,23 @@ pub(in crate::net) async fn lend(
     let Some(wanted) = wanted else {
         // It asks for nobody.
         let frames = futures::stream::iter(first.into_iter().map(Ok)).chain(frames).boxed();
-        return crate::net::answers::pass_through(frames, BROKEN, out).await;
+        return pass_through(frames, BROKEN, out).await;
     };
     let mut heard = hear(api, &wanted).await;
     send(&mut told, heard.drain())?;
     send(&mut told, [Lent::Begun])?;
-    let mut looks = interval(PAUSE);
-    loop {
-        tokio::select! {
-            frame = frames.next() => match frame.context("its agent broke off")?? {
-                NetFrame::Err(text) => crate::net::answers::complain(&text),
-                NetFrame::Ended(status) => return Ok(status.unwrap_or(BROKEN)),
-                frame => out(&frame.output().context("its agent says something else")?)?,
-            },
-            _ = looks.tick() => {
-                heard.poll();
-                // It may have ended meanwhile.
-                drop(send(&mut told, heard.drain()));
-            }
+    let lending = async {
+        let mut looks = interval(PAUSE);
+        loop {
+            looks.tick().await;
+            heard.poll();
+            // It may have ended meanwhile.
+            drop(send(&mut told, heard.drain()));
         }
+    };
+    tokio::select! {
+        ended = pass_through(frames, BROKEN, out) => ended,
+        () = lending => bail!("nobody lends"),
     }
 }
 
