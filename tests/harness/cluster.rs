@@ -17,6 +17,14 @@ use crate::place::Place;
 use crate::registry::Registry;
 use crate::{artifacts, node};
 
+/// Flags of `bowline up`: pods and services have addresses of both families.
+pub const BOTH_FAMILIES: [&str; 4] = [
+    "--pod-cidr",
+    "10.240.0.0/16,fd00:10:240::/48",
+    "--service-cidr",
+    "10.9.0.0/16,fd00:10:9::/112",
+];
+
 /// What a test wants of its cluster.
 #[derive(Clone, Debug)]
 pub struct Wishes {

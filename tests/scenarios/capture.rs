@@ -5,16 +5,19 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use bowline_tests::api::address;
+use bowline_tests::api::{address, address_v6, name};
 use bowline_tests::command::{command, finish, output};
 use bowline_tests::{EchoStage, Place};
 
 use crate::monitor::{Monitor, connect};
 
+/// Nobody listens at it: a server refuses it, with a packet of its own.
+const IPV6_PORT: u16 = 9;
+
 /// Less than a packet that opens a connection.
 const SNAPLEN: u64 = 60;
 
-const TSHARK: [&str; 9] = [
+const TSHARK: [&str; 11] = [
     "frame.comment",
     "frame.interface_name",
     "frame.time_epoch",
@@ -22,6 +25,8 @@ const TSHARK: [&str; 9] = [
     "frame.cap_len",
     "ip.src",
     "ip.dst",
+    "ipv6.src",
+    "ipv6.dst",
     "tcp.dstport",
     "tcp.flags.syn",
 ];
@@ -50,15 +55,24 @@ fn read(file: &Path) -> Result<Vec<Row>> {
     Ok(text.lines().map(|line| Row(line.split('\t').map(str::to_owned).collect())).collect())
 }
 
-/// What was captured while the client connected to this port of the service.
+/// What was captured of the client while it connected to this port of the service.
 fn captured(stage: &EchoStage, place: &Place, words: &[&str], port: u16) -> Result<Vec<Row>> {
+    let name = name(&stage.client);
+    let words = [&["--pod", &name], words].concat();
+    captured_while(stage, &words, || connect(place, "10.9.8.9", port))
+}
+
+/// What was captured meanwhile.
+fn captured_while(
+    stage: &EchoStage,
+    words: &[&str],
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("capture.pcapng");
     let path = file.to_string_lossy();
-    let name = stage.client.metadata.name.clone().unwrap_or_default();
-    let all = [&["capture", "--pod", &name, "--write", &path], words].concat();
-    let capture = Monitor::run(stage, &all)?;
-    connect(place, "10.9.8.9", port)?;
+    let capture = Monitor::run(stage, &[&["capture", "--write", &path], words].concat())?;
+    meanwhile()?;
     let (_, said) = capture.stop()?;
     ensure!(said.contains("0 lost"), "{said}");
     read(&file)
@@ -73,6 +87,8 @@ pub(super) fn play(stage: &EchoStage, place: &Place) -> Result<()> {
     passed(stage, place).context("of what passes")?;
     refused(stage, place).context("of what is refused")?;
     chosen(stage, place).context("at one hook")?;
+    of_a_service(stage, place).context("of a service")?;
+    over_ipv6(stage, place).context("over IPv6")?;
     nowhere(stage)
 }
 
@@ -80,8 +96,8 @@ fn passed(stage: &EchoStage, place: &Place) -> Result<()> {
     let rows = captured(stage, place, &[], 80)?;
     let own = address(&stage.client)?.to_string();
     let asked = find(&rows, "passed: balanced at from-pod, destination becomes ")?;
-    let name = stage.client.metadata.name.as_deref().unwrap_or_default();
-    ensure!(asked.field("frame.interface_name") == format!("default/{name}"), "{asked:?}");
+    let pod = format!("default/{}", name(&stage.client));
+    ensure!(asked.field("frame.interface_name") == pod, "{asked:?}");
     ensure!((asked.field("ip.src"), asked.field("ip.dst")) == (&own, "10.9.8.9"), "{asked:?}");
     ensure!(asked.field("tcp.dstport") == "80", "{asked:?}");
     ensure!(["1", "True"].contains(&asked.field("tcp.flags.syn")), "{asked:?}");
@@ -117,6 +133,45 @@ fn chosen(stage: &EchoStage, place: &Place) -> Result<()> {
         ensure!(kept == length.min(SNAPLEN as f64), "{row:?}");
     }
     ensure!(rows.iter().any(|row| row.field("frame.len") != row.field("frame.cap_len")));
+    Ok(())
+}
+
+/// What is balanced packet by packet, both ways, and nothing else: not what the client and a server
+/// say to each other by their own addresses.
+fn of_a_service(stage: &EchoStage, place: &Place) -> Result<()> {
+    let server = address(stage.servers.first().context("no server")?)?.to_string();
+    let rows = captured_while(stage, &["--service", "echo:80"], || {
+        connect(place, "10.9.8.9", 80)?;
+        connect(place, "10.9.8.9", 7)?;
+        connect(place, &server, 9376)
+    })?;
+    let own = address(&stage.client)?.to_string();
+    let asked = find(&rows, "passed: balanced at from-pod, destination becomes ")?;
+    ensure!(asked.field("ip.src") == own && asked.field("tcp.dstport") == "80", "{asked:?}");
+    let answered = find(&rows, "passed: answer-translated at ")?;
+    ensure!(answered.field("ip.dst") == own, "{answered:?}");
+    let service = |row: &&Row| row.field("frame.comment").contains("balanced");
+    let translated = |row: &&Row| row.field("frame.comment").contains("answer-translated");
+    let others = rows.iter().filter(|row| !service(row) && !translated(row)).count();
+    let other_ports = rows.iter().filter(|row| row.field("tcp.dstport") == "7").count();
+    ensure!(others == 0 && other_ports == 0, "{rows:#?}");
+    Ok(())
+}
+
+/// Between pods' own addresses: the packet that opens a connection, and its answer.
+fn over_ipv6(stage: &EchoStage, place: &Place) -> Result<()> {
+    let server = stage.servers.first().context("no server")?;
+    let [own, other] = [address_v6(&stage.client)?, address_v6(server)?].map(|it| it.to_string());
+    let pod = name(&stage.client);
+    let rows = captured_while(stage, &["--pod", &pod], || connect(place, &other, IPV6_PORT))?;
+    let ends = |row: &Row, from: &str, to: &str| {
+        row.field("ipv6.src") == from && row.field("ipv6.dst") == to
+    };
+    let asked = rows.iter().find(|row| ends(row, &own, &other)).context("no question");
+    let asked = asked.with_context(|| format!("{rows:#?}"))?;
+    ensure!(asked.field("tcp.dstport") == IPV6_PORT.to_string(), "{asked:?}");
+    ensure!(asked.field("frame.comment").starts_with("passed: "), "{asked:?}");
+    ensure!(rows.iter().any(|row| ends(row, &other, &own)), "no answer: {rows:#?}");
     Ok(())
 }
 

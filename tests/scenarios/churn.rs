@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use bowline_tests::api::{Api, node_of, uid};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::output;
 use bowline_tests::load::Load;
 use bowline_tests::{Cluster, Place, Wishes};
@@ -70,11 +71,7 @@ struct Version {
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn no_connection_is_lost_or_misled_while_sets_change() -> Result<()> {
     let mut wishes = Wishes { nodes: NODES as usize, ..Wishes::default() };
-    let ranges = [
-        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-    ];
-    wishes.flags.extend(ranges.concat().into_iter().map(str::to_owned));
+    wishes.flags.extend(BOTH_FAMILIES.map(str::to_owned));
     let cluster = Cluster::up(&wishes)?;
     let api = cluster.api().await?;
     let played = play(&cluster, &api).await;

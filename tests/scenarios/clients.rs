@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use bowline_tests::api::{Api, uid};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::output;
 use bowline_tests::load::{self, LoadReport};
 use bowline_tests::pod_network::Family;
@@ -341,11 +342,7 @@ struct Stage<'a> {
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn plain_sockets_are_served_in_both_families() -> Result<()> {
     let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
-    let ranges = [
-        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-    ];
-    wishes.flags.extend(ranges.concat().into_iter().map(str::to_owned));
+    wishes.flags.extend(BOTH_FAMILIES.map(str::to_owned));
     let cluster = Cluster::up(&wishes)?;
     let played = async {
         let stage = Stage::prepare(&cluster).await.context("making pods and services")?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bowline_tests::api::{address, uid};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
 use bowline_tests::load::Load;
 use bowline_tests::{EchoStage, Place, Wishes};
@@ -27,10 +28,8 @@ const MOST_KB: u64 = 60_000;
 
 const CONNECT: &str = r"
 import socket, sys
-s = socket.socket()
-s.settimeout(3)
 try:
-    s.connect((sys.argv[1], int(sys.argv[2])))
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)
 except OSError as error:
     print(error)
 ";
@@ -38,7 +37,9 @@ except OSError as error:
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn what_happens_is_shown_as_it_happens() -> Result<()> {
-    let stage = EchoStage::up(&Wishes { nodes: 2, ..Wishes::default() }).await?;
+    let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
+    wishes.flags.extend(BOTH_FAMILIES.map(str::to_owned));
+    let stage = EchoStage::up(&wishes).await?;
     let played = play(&stage);
     played.map_err(|error| stage.cluster.with_logs(error))
 }

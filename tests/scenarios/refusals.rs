@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bowline_tests::api::{Api, Found, uid, wait};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
 use bowline_tests::pod_network::{Family, Stage, run};
 use bowline_tests::{Place, Running, load};
@@ -154,14 +155,9 @@ type Counters = BTreeMap<(String, String), u64>;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn what_is_refused_is_counted_by_name_and_arrives_nowhere() -> Result<()> {
-    let flags = [
-        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-        ["--map-size", SLOTS],
-        ["--map-size", SERVICES],
-        ["--disable-feature", "tcx"],
-    ];
-    let refusals = Refusals(Stage::up(&flags.concat()).await?);
+    let others = ["--map-size", SLOTS, "--map-size", SERVICES, "--disable-feature", "tcx"];
+    let flags = [&BOTH_FAMILIES[..], &others].concat();
+    let refusals = Refusals(Stage::up(&flags).await?);
     let played = refusals.play().await;
     played.map_err(|error| refusals.0.explain(error))
 }

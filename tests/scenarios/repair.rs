@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bowline_ebpf_abi::{Backend, Pod, Route, Service, Slot, map};
 use bowline_tests::api::{Found, address, name, node_of, uid, wait};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
 use bowline_tests::load::{self, Load};
 use bowline_tests::maps::{address_key, key, range_key};
@@ -36,11 +37,7 @@ const STRAYS: [(&str, [&str; 2]); 3] = [
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn damage_by_hand_is_mended_within_five_seconds() -> Result<()> {
     let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
-    let flags = [
-        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-    ];
-    wishes.flags.extend(flags.concat().into_iter().map(str::to_owned));
+    wishes.flags.extend(BOTH_FAMILIES.map(str::to_owned));
     let stage = EchoStage::up(&wishes).await?;
     let played = async {
         let beside = second_service(&stage).await.context("a service of IPv6")?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bowline_tests::api::{Api, Found, address, uid, wait};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::load::{self, Attempt, Fresh, Load, LoadReport};
 use bowline_tests::pod_network::Family;
 use bowline_tests::{Cluster, Place, Running, Wishes};
@@ -76,11 +77,7 @@ struct Stage {
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn fields_of_services_mean_what_they_say() -> Result<()> {
     let mut wishes = Wishes::default();
-    let ranges = [
-        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-    ];
-    wishes.flags.extend(ranges.concat().into_iter().map(str::to_owned));
+    wishes.flags.extend(BOTH_FAMILIES.map(str::to_owned));
     let cluster = Cluster::up(&wishes)?;
     let api = cluster.api().await?;
     let stage = Stage { cluster, api };

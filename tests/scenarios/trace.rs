@@ -9,7 +9,8 @@ use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
 use bowline_ebpf_abi::map;
-use bowline_tests::api::{address, name, node_of};
+use bowline_tests::api::{address, address_v6, name, node_of};
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
 use bowline_tests::maps::address_key;
 use bowline_tests::{EchoStage, Node, Wishes};
@@ -63,25 +64,14 @@ async fn a_packet_is_followed_from_hook_to_hook() -> Result<()> {
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn a_packet_is_followed_through_the_tunnel() -> Result<()> {
     let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
-    let flags = [
-        ["--routing", "tunnel"],
-        ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-        ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-    ];
-    wishes.flags.extend(flags.concat().into_iter().map(str::to_owned));
+    wishes.flags.extend(["--routing", "tunnel"].map(str::to_owned));
+    wishes.flags.extend(BOTH_FAMILIES.map(str::to_owned));
     let stage = EchoStage::up(&wishes).await?;
     let played = Traced::of(&stage).and_then(|traced| {
         traced.whole("bl-vxlan")?;
         traced.whole_v6().context("over IPv6")
     });
     played.map_err(|error| stage.cluster.with_logs(error))
-}
-
-/// A pod's second address.
-fn address_v6(pod: &Pod) -> Result<IpAddr> {
-    let all = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
-    let mut all = all.filter_map(|it| it.ip.as_str().parse::<IpAddr>().ok());
-    all.find(IpAddr::is_ipv6).with_context(|| format!("{} has no IPv6 address", name(pod)))
 }
 
 /// The stage, with a server on either node.

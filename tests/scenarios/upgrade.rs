@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bowline_ebpf_abi::ABI_VERSION;
 use bowline_tests::api::{Api, Found, node_of, uid, wait};
 use bowline_tests::artifacts;
+use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
 use bowline_tests::load::{self, Attempt, Fresh, Load};
 use bowline_tests::machine::{self, PROGRAMS};
@@ -161,12 +162,7 @@ impl Stage {
     async fn up(more: &[&str]) -> Result<Self> {
         let mut wishes = Wishes { nodes: 2, ..Wishes::default() };
         // An agent that is killed all the time says nothing, and its pods shall stay for all that.
-        let flags = [
-            ["--node-monitor-grace-period", "120"],
-            ["--pod-cidr", "10.240.0.0/16,fd00:10:240::/48"],
-            ["--service-cidr", "10.9.0.0/16,fd00:10:9::/112"],
-        ];
-        let flags = flags.concat();
+        let flags = [&["--node-monitor-grace-period", "120"], &BOTH_FAMILIES[..]].concat();
         wishes.flags.extend(flags.iter().chain(more).map(|flag| (*flag).to_owned()));
         let echo = EchoStage::up(&wishes).await?;
         let ready = Self::over(&echo).await.map_err(|error| echo.cluster.with_logs(error));

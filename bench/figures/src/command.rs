@@ -6,13 +6,13 @@
 //! do. Every suite writes into one folder, with a page of all that is there; one that is
 //! interrupted, or whose parent is killed, removes what it made and ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
 
 use crate::results::Results;
-use crate::suites::{Extent, Suite};
+use crate::suites::{Extent, Interrupted, Suite};
 use crate::{Outcome, compare, gate, page, read};
 
 /// The first word of the command line by which the suites' program measures one.
@@ -79,32 +79,49 @@ pub fn run(args: &Args, setting: &Setting<'_>) -> ExitCode {
     Outcome::exit(outcome)
 }
 
-/// Measures, prints, and makes the page anew after each suite; what was found.
+/// Measures, prints, and makes the page anew after each suite; what was found. Goes on past a suite
+/// that fails, to an error at the end, unless it is interrupted.
 pub(crate) fn measure(suites: &[Suite], setting: &Setting<'_>) -> Result<Vec<Results>> {
     if !nix::unistd::geteuid().is_root() {
         bail!("benchmarks make network namespaces and load programs: run them as root");
     }
     let program = (setting.program)()?;
-    let mut all = Vec::new();
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
     for (place, suite) in suites.iter().enumerate() {
         if suites.len() > 1 {
             eprintln!("= {}, {} of {}", suite.name(), place + 1, suites.len());
         }
-        let folder = suite.extent().folder(&setting.folder)?;
-        let json = suite.run(&folder, &program)?;
-        let (page, left_out) = page::write(&folder)?;
-        for why in left_out {
-            eprintln!("not on the page: {why}");
+        match one(suite, setting, &program) {
+            Ok(results) => all.push(results),
+            // What the others find is not lost by it.
+            Err(error) if suites.len() > 1 && !error.is::<Interrupted>() => {
+                eprintln!("error: {error:#}");
+                failed.push(suite.name());
+            }
+            Err(error) => return Err(error),
         }
-        let results = read::results(&json)?;
-        eprintln!("{}", results.noise());
-        let (seconds, budget) = (results.seconds, suite.extent().budget().as_secs_f64());
-        if seconds > budget {
-            eprintln!("slow: the suite took {seconds:.0} s of {budget:.0} s");
-        }
-        eprintln!("figures: {}", json.display());
-        eprintln!("page:    {}", page.display());
-        all.push(results);
+    }
+    if !failed.is_empty() {
+        bail!("of {} suites these failed: {}", suites.len(), failed.join(", "));
     }
     Ok(all)
+}
+
+/// Measures one suite.
+fn one(suite: &Suite, setting: &Setting<'_>, program: &Path) -> Result<Results> {
+    let folder = suite.extent().folder(&setting.folder)?;
+    let json = suite.run(&folder, program)?;
+    let (page, left_out) = page::write(&folder)?;
+    for why in left_out {
+        eprintln!("not on the page: {why}");
+    }
+    let results = read::results(&json)?;
+    eprintln!("{}", results.noise());
+    let (seconds, budget) = (results.seconds, suite.extent().budget().as_secs_f64());
+    if seconds > budget {
+        eprintln!("slow: the suite took {seconds:.0} s of {budget:.0} s");
+    }
+    eprintln!("figures: {}", json.display());
+    eprintln!("page:    {}", page.display());
+    Ok(results)
 }

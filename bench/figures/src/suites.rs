@@ -85,7 +85,7 @@ pub(crate) struct Way {
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load.
-    #[arg(long, value_name = "COUNT", default_value_t = 9, conflicts_with = "quick")]
+    #[arg(long, value_name = "COUNT", default_value_t = 11, conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
 }
@@ -131,6 +131,14 @@ pub(crate) struct Rounds {
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: Option<u32>,
 }
+
+/// The status of a suite's program that was interrupted.
+const INTERRUPTED: i32 = 130;
+
+/// A suite was interrupted: nothing is measured after it.
+#[derive(Debug, thiserror::Error)]
+#[error("the suite `{0}` was interrupted")]
+pub(crate) struct Interrupted(&'static str);
 
 /// A suite with numbers for its program, by their flags.
 pub(crate) struct Call {
@@ -240,10 +248,11 @@ impl Suite {
         }
         let json = folder.join(format!("{name}.json"));
         let status = child::run(command.arg("--json").arg(&json))?;
-        if !status.success() {
-            bail!("the suite `{name}` ended with {status}");
+        match status.code() {
+            Some(0) => Ok(json),
+            Some(INTERRUPTED) => Err(Interrupted(name).into()),
+            _ => bail!("the suite `{name}` ended with {status}"),
         }
-        Ok(json)
     }
 }
 

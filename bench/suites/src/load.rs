@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::ops::AddAssign;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,10 @@ const MESSAGE: usize = 64;
 /// Bytes of one write of a stream.
 const PART: usize = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at what a stream's server has read.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
+/// Bytes of streams that servers have read.
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
 /// How many there were before anything was bound to one.
 static CPUS: OnceLock<usize> = OnceLock::new();
 
@@ -108,54 +114,139 @@ impl Load {
         results::shown(rate, self.unit())
     }
 
-    /// Puts it on these targets in turn for this long, and gives the rate.
-    pub(crate) fn run(self, targets: &[SocketAddr], turn: Duration) -> f64 {
-        let (targets, next) = (targets.to_vec(), AtomicUsize::new(0));
-        let target = move || targets[next.fetch_add(1, Ordering::Relaxed) % targets.len()];
-        at_once(self.connections, turn, move |end| match self.kind {
-            Kind::Kept => {
-                let mut stream = connect(target());
-                counted(end, || ask(&mut stream))
+    /// How long a slice of a turn is. A processor that others use, too, is slow for some tens of
+    /// milliseconds and then not: ways that take turns faster than that meet the same of it.
+    fn slice(self) -> Duration {
+        let milliseconds = match (self.kind, self.connections) {
+            (Kind::Kept | Kind::Datagrams, 1) => 2,
+            // Until all are awake, and buffers are full.
+            _ => 5,
+        };
+        Duration::from_millis(milliseconds)
+    }
+
+    /// How many slices make a turn.
+    pub(crate) fn slices(self, turn: Duration) -> u32 {
+        u32::try_from(turn.as_micros() / self.slice().as_micros()).unwrap().max(1)
+    }
+
+    /// Connects to these targets in turn, from this namespace.
+    pub(crate) fn team(self, namespace: &Namespace, targets: &[SocketAddr]) -> Team {
+        let worker = |number: usize| {
+            let first = number % targets.len();
+            let targets = [&targets[first..], &targets[..first]].concat();
+            let (order, orders) = channel();
+            let (tell, done) = channel();
+            let thread = namespace.spawn(move || self.work(&targets, &orders, &tell));
+            assert_eq!(done.recv().unwrap(), 0, "a worker is ready");
+            Worker { order, done, _thread: thread }
+        };
+        Team { load: self, workers: (0..self.connections).map(worker).collect() }
+    }
+
+    /// A worker: ready, it works until each of these moments, and tells how much it did.
+    fn work(self, targets: &[SocketAddr], orders: &Receiver<Instant>, tell: &Sender<u64>) {
+        let target = targets[0];
+        let turns = |mut one: Box<dyn FnMut()>| {
+            tell.send(0).unwrap();
+            for end in orders {
+                // Who asked may be gone.
+                let _ = tell.send(counted(end, &mut one));
             }
-            Kind::Fresh => counted(end, || ask(&mut connect(target()))),
+        };
+        match self.kind {
+            Kind::Kept => {
+                let mut stream = connect(target);
+                turns(Box::new(move || ask(&mut stream)));
+            }
+            Kind::Fresh => {
+                let mut next = targets.iter().copied().cycle();
+                turns(Box::new(move || ask(&mut connect(next.next().unwrap()))));
+            }
             Kind::Stream => {
-                let mut stream = connect(target());
-                let part = vec![b's'; PART];
-                counted(end, || stream.write_all(&part).unwrap()) * PART as u64
+                let (mut stream, part) = (connect(target), vec![b's'; PART]);
+                turns(Box::new(move || stream.write_all(&part).unwrap()));
             }
             Kind::Datagrams => {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                socket.connect(target()).unwrap();
+                socket.connect(target).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
                 let mut answer = [0; MESSAGE];
-                counted(end, || {
+                turns(Box::new(move || {
                     socket.send(&[b'e'; MESSAGE]).unwrap();
                     socket.recv(&mut answer).unwrap();
-                })
+                }));
             }
-        })
+        }
     }
 }
 
-/// How many of `work`'s units so many threads do in a second together.
-fn at_once(
-    threads: usize,
-    turn: Duration,
-    work: impl Fn(Instant) -> u64 + Send + Sync + 'static,
-) -> f64 {
-    let (start, work) = (Instant::now(), Arc::new(work));
-    let end = start + turn;
-    let running: Vec<JoinHandle<u64>> = (0..threads)
-        .map(|_| {
-            let work = work.clone();
-            std::thread::spawn(move || work(end))
-        })
-        .collect();
-    let done: u64 = running.into_iter().map(|thread| thread.join().unwrap()).sum();
-    done as f64 / start.elapsed().as_secs_f64()
+/// A thread that works when it is told to; it ends with its orders.
+struct Worker {
+    order: Sender<Instant>,
+    done: Receiver<u64>,
+    _thread: JoinHandle<()>,
 }
 
-fn counted(end: Instant, mut one: impl FnMut()) -> u64 {
+/// Those who put a load on one way, connected once for all of their slices.
+pub(crate) struct Team {
+    load: Load,
+    workers: Vec<Worker>,
+}
+
+impl Team {
+    /// Works for a slice.
+    pub(crate) fn slice(&self) -> Work {
+        let (start, before) = (Instant::now(), RECEIVED.load(Ordering::Relaxed));
+        let end = start + self.load.slice();
+        for worker in &self.workers {
+            worker.order.send(end).unwrap();
+        }
+        let units: u64 = self.workers.iter().map(|worker| worker.done.recv().unwrap()).sum();
+        if self.load.kind != Kind::Stream {
+            return Work { units, time: start.elapsed() };
+        }
+        // What is on its way belongs to this slice, not to the next one.
+        let bytes = units * PART as u64;
+        while RECEIVED.load(Ordering::Relaxed) - before < bytes {
+            assert!(start.elapsed() < PATIENCE, "a stream was not read to its end");
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        Work { units: bytes, time: start.elapsed() }
+    }
+}
+
+/// What was done, in operations or bytes, and how long it took.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Work {
+    units: u64,
+    time: Duration,
+}
+
+impl Work {
+    /// Operations or bytes a second.
+    pub(crate) fn rate(self) -> f64 {
+        self.units as f64 / self.time.as_secs_f64()
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, more: Self) {
+        self.units += more.units;
+        self.time += more.time;
+    }
+}
+
+/// The places of a row so that nobody always comes first, and nobody always after the same one:
+/// each cycle begins with another, and every second one goes the other way.
+pub(crate) fn order(cycle: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |step| {
+        let step = if cycle.is_multiple_of(2) { step } else { count - 1 - step };
+        (cycle / 2 + step) % count
+    })
+}
+
+fn counted(end: Instant, one: &mut dyn FnMut()) -> u64 {
     let mut count = 0;
     while Instant::now() < end {
         one();
@@ -218,7 +309,9 @@ fn serve(mut stream: TcpStream) {
                 }
             }
             Ok(_) if part[0] == b'w' => drop(stream.write_all(&own)),
-            Ok(_) => {}
+            Ok(length) => {
+                RECEIVED.fetch_add(length as u64, Ordering::Relaxed);
+            }
         }
     }
 }

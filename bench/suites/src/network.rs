@@ -3,9 +3,9 @@
 //! The same client asks the same kind of server from node to node without pods (the limit), from
 //! pod to pod by bowline (on one node; to another node as the packets are, and by VXLAN), and from
 //! pod to pod on Linux bridges, with the kernel's routing and masquerading by iptables. Every slice
-//! of time goes to one of them, in turns; figures are ratios to the limit of the same round. The
-//! way between the nodes is changed between turns, in the running data plane. Everything happens in
-//! namespaces and cgroups of its own; nothing of it is left.
+//! of a few milliseconds goes to one of them, in turns; figures are ratios to the limit of the same
+//! round. The way between the nodes is changed twice a round, in the running data plane. Everything
+//! happens in namespaces and cgroups of its own; nothing of it is left.
 
 mod bridge;
 
@@ -21,7 +21,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::interrupts;
-use crate::load::{Kind, Load, serve_at};
+use crate::load::{Kind, Load, Team, Work, order, serve_at};
 use bridge::Bridge;
 
 #[derive(Args)]
@@ -43,10 +43,14 @@ const NEAR: &str = "bowline, on one node";
 const BRIDGE: &str = "bridge and masquerade, to another node";
 const NEAR_BRIDGE: &str = "bridge, on one node";
 
-const LOADS: [Load; 4] = [
+/// The limit's among the ways.
+const LIMIT_PLACE: usize = 0;
+
+const LOADS: [Load; 5] = [
     Load::one(Kind::Kept),
     Load::many(Kind::Kept),
     Load::one(Kind::Stream),
+    Load::many(Kind::Stream),
     Load::one(Kind::Datagrams),
 ];
 
@@ -102,36 +106,60 @@ fn check(world: &World, planes: &mut Planes, target: SocketAddr) {
     for tunnel in [true, false] {
         planes.lead(world, tunnel);
         let before = tunnelled(&world.here.namespace);
-        let load = Load::one(Kind::Kept);
-        world.client().namespace.run(move || load.run(&[target], Duration::from_millis(5)));
+        Load::one(Kind::Kept).team(&world.client().namespace, &[target]).slice();
         let used = tunnelled(&world.here.namespace) > before;
         assert_eq!(used, tunnel, "whether packets took the tunnel");
     }
 }
 
-/// A rate a round of each way, in operations or bytes a second; which way begins differs.
+/// What was found of one way under one load: a rate a round, in operations or bytes a second, and
+/// that of the limit meanwhile.
+struct Found {
+    way: &'static str,
+    rates: Vec<f64>,
+    limit: Vec<f64>,
+}
+
+/// Every way in turns, a slice at a time: first those of one way between the nodes, then those of
+/// the other, each beside the limit.
 fn rounds(
     options: &Options,
     world: &World,
     planes: &mut Planes,
     ways: &[Way<'_>],
     load: Load,
-) -> Vec<Vec<f64>> {
-    let mut rates = vec![Vec::new(); ways.len()];
-    let turn = Duration::from_millis(options.turn);
+) -> Vec<Found> {
+    let found = |way: &Way<'_>| Found { way: way.name, rates: Vec::new(), limit: Vec::new() };
+    let mut all: Vec<Found> = ways.iter().map(found).collect();
+    let slices = load.slices(Duration::from_millis(options.turn)) as usize;
     let screen = Screen::open();
     screen.begin(load.name());
     load.place();
     for round in 0..options.rounds as usize {
-        for step in 0..ways.len() {
-            interrupts::check();
-            let place = (round + step) % ways.len();
-            let target = ways[place].target;
-            planes.lead(world, ways[place].tunnel);
-            rates[place].push(ways[place].client.run(move || load.run(&[target], turn)));
+        for tunnel in [false, true] {
+            planes.lead(world, tunnel);
+            let here: Vec<usize> = (0..ways.len())
+                .filter(|place| *place == LIMIT_PLACE || ways[*place].tunnel == tunnel)
+                .collect();
+            let team = |place: &usize| load.team(ways[*place].client, &[ways[*place].target]);
+            let teams: Vec<Team> = here.iter().map(team).collect();
+            let mut works = vec![Work::default(); here.len()];
+            for slice in 0..slices {
+                for place in order(round * slices + slice, here.len()) {
+                    interrupts::check();
+                    works[place] += teams[place].slice();
+                }
+            }
+            let limit = works[0].rate();
+            for (place, work) in
+                here.into_iter().zip(works).filter(|(place, _)| *place != LIMIT_PLACE || !tunnel)
+            {
+                all[place].rates.push(work.rate());
+                all[place].limit.push(limit);
+            }
         }
     }
-    rates
+    all
 }
 
 /// What a way is to reach of the limit.
@@ -140,12 +168,12 @@ fn goal(way: &str, load: Load) -> Option<f64> {
 }
 
 /// Every way beside the limit, and bowline's beside a bridge's; the limit as it is. Prints them.
-fn report(load: Load, ways: &[Way<'_>], rates: &[Vec<f64>]) -> Vec<Figure> {
-    let find = |name: &str| ways.iter().position(|way| way.name == name).unwrap();
+fn report(load: Load, all: &[Found]) -> Vec<Figure> {
+    let rates = |name: &str| &all.iter().find(|found| found.way == name).unwrap().rates;
     let ratios = |one: &[f64], other: &[f64]| -> Vec<f64> {
         one.iter().zip(other).map(|(one, other)| one / other).collect()
     };
-    let limit = &rates[find(LIMIT)];
+    let limit = rates(LIMIT);
     let name = |way: &str| format!("{}: {way}", load.name());
     println!("\n{}", load.name());
     println!("  {LIMIT:<40}                            {}", load.shown(median(limit)));
@@ -159,20 +187,20 @@ fn report(load: Load, ways: &[Way<'_>], rates: &[Vec<f64>]) -> Vec<Figure> {
         let shown = load.shown(median(rates));
         println!("  {what:<40} {middle:>6.3}  [{min:.3} .. {max:.3}]   {shown:<14}  {said}");
     };
-    for (way, found) in ways.iter().zip(rates).filter(|(way, _)| way.name != LIMIT) {
-        let ours = way.name.starts_with("bowline").then_some(Better::More);
-        let figure = Figure::new(name(way.name), "ratio", ours, ratios(found, limit))
-            .goal(goal(way.name, load))
+    for Found { way, rates, limit } in all.iter().filter(|found| found.way != LIMIT) {
+        let ours = way.starts_with("bowline").then_some(Better::More);
+        let figure = Figure::new(name(way), "ratio", ours, ratios(rates, limit))
+            .goal(goal(way, load))
             .beside(LIMIT, Relation::Ratio)
-            .from(load.unit(), found);
-        print(way.name, &figure, found);
+            .from(load.unit(), rates);
+        print(way, &figure, rates);
         figures.push(figure);
     }
     for (ours, other) in [(NATIVE, BRIDGE), (NEAR, NEAR_BRIDGE)] {
-        let samples = ratios(&rates[find(ours)], &rates[find(other)]);
+        let samples = ratios(rates(ours), rates(other));
         let name = name(&format!("{ours}, to {other}"));
         let figure = Figure::new(name, "ratio", Better::More, samples);
-        figures.push(figure.beside(other, Relation::Ratio).from(load.unit(), &rates[find(ours)]));
+        figures.push(figure.beside(other, Relation::Ratio).from(load.unit(), rates(ours)));
     }
     figures
 }
@@ -204,8 +232,8 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     ];
     println!("ratios to `{LIMIT}` in the same round: median [least .. most of the rounds]");
     for load in LOADS {
-        let rates = rounds(options, &world, &mut planes, &ways, load);
-        run.extend(report(load, &ways, &rates));
+        let all = rounds(options, &world, &mut planes, &ways, load);
+        run.extend(report(load, &all));
     }
     run.end(json).unwrap();
 }

@@ -4,10 +4,10 @@
 //! The same client asks the same kind of server, on another node and on its own, by the pod's own
 //! address (the limit), through bowline's socket hooks, through its packet programs, through the
 //! rules that kube-proxy writes for iptables and for nftables, and through a proxy in user space.
-//! Every slice of time goes to one of them, in turns; figures are ratios to the limit of the same
-//! round, as a median with the least and the most. The service is the one in the worst place for
-//! each way: the last one, which bowline finds in no line of its own. Everything happens in
-//! namespaces and a cgroup of its own; nothing of it is left.
+//! Every slice of a few milliseconds goes to one of them, in turns; figures are ratios to the limit
+//! of the same round, as a median with the least and the most. The service is the one in the worst
+//! place for each way: the last one, which bowline finds in no line of its own. Everything happens
+//! in namespaces and a cgroup of its own; nothing of it is left.
 
 mod addresses;
 mod baselines;
@@ -26,7 +26,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use crate::interrupts;
-use crate::load::{Kind, Load, serve_at};
+use crate::load::{Kind, Load, Team, Work, order, serve_at};
 use addresses::Addresses;
 use baselines::{Plain, Rules, many_ports};
 
@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load
-    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(long, value_name = "COUNT", default_value_t = 11)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
     /// How long a turn lasts, in milliseconds
@@ -87,8 +87,8 @@ impl Scene {
     }
 }
 
-/// These services with these backends.
-fn services(addresses: Addresses, backends: &[Ipv4Addr]) -> ServiceTable {
+/// The first so many of these services, with these backends.
+fn services(addresses: Addresses, count: u32, backends: &[Ipv4Addr]) -> ServiceTable {
     let ports = json!([{"name": "t", "port": PORT, "protocol": "TCP"},
                        {"name": "u", "port": PORT, "protocol": "UDP"}]);
     let service = |number: u32| -> Service {
@@ -108,8 +108,8 @@ fn services(addresses: Addresses, backends: &[Ipv4Addr]) -> ServiceTable {
                       {"name": "u", "port": BACKEND_PORT, "protocol": "UDP"}]}))
         .unwrap()
     };
-    let slices: Vec<EndpointSlice> = (0..addresses.count).map(slice).collect();
-    let services: Vec<Service> = (0..addresses.count).map(service).collect();
+    let slices: Vec<EndpointSlice> = (0..count).map(slice).collect();
+    let services: Vec<Service> = (0..count).map(service).collect();
     service_table(&services, &slices, "node1")
 }
 
@@ -170,27 +170,47 @@ impl Stage<'_> {
         ways
     }
 
-    /// Every way in turns; which one begins differs from round to round.
+    /// Acts where bowline's socket hooks are, or where they are not.
+    fn within<T>(&self, hooked: bool, act: impl FnOnce() -> T) -> T {
+        if hooked {
+            self.world.here.cgroup.enter();
+        }
+        let done = act();
+        if hooked {
+            self.world.here.cgroup.leave();
+        }
+        done
+    }
+
+    /// Every way in turns, a slice at a time.
     fn rounds(&self, ways: &[Way<'_>], scene: Scene) -> Vec<Found> {
         let (load, rounds) = (scene.load, self.options.rounds as usize);
         let ways: Vec<&Way<'_>> = ways.iter().filter(|way| way.udp || !load.is_udp()).collect();
         let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
         let mut all: Vec<Found> = ways.iter().map(found).collect();
-        let turn = Duration::from_millis(self.options.turn);
+        let slices = load.slices(Duration::from_millis(self.options.turn)) as usize;
         let screen = Screen::open();
         screen.begin(scene.name());
         load.place();
+        let team = |way: &&Way<'_>| self.within(way.hooked, || load.team(way.client, &way.targets));
+        let teams: Vec<Team> = ways.iter().map(team).collect();
+        // A socket is balanced by the cgroup in which it was made.
+        let fresh = load.kind == Kind::Fresh;
         for round in 0..rounds {
-            for step in 0..ways.len() {
-                interrupts::check();
-                let place = (round + step) % ways.len();
-                let (way, targets) = (ways[place], ways[place].targets.clone());
-                if way.hooked {
-                    self.world.here.cgroup.enter();
+            let mut works = vec![Work::default(); ways.len()];
+            for slice in 0..slices {
+                for place in order(round * slices + slice, ways.len()) {
+                    interrupts::check();
+                    if fresh {
+                        // Everybody's slice comes after a move to another cgroup.
+                        self.within(!ways[place].hooked, || {});
+                    }
+                    let hooked = fresh && ways[place].hooked;
+                    works[place] += self.within(hooked, || teams[place].slice());
                 }
-                let rate = way.client.run(move || load.run(&targets, turn));
-                self.world.here.cgroup.leave();
-                all[place].rates.push(rate);
+            }
+            for (found, work) in all.iter_mut().zip(works) {
+                found.rates.push(work.rate());
             }
         }
         all
@@ -302,7 +322,10 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
         let addresses = Addresses::of(count, &world.here);
         let mut part = 0;
         for (place, backends) in [(Place::OtherNode, &far), (Place::OneNode, &near)] {
-            here.apply_services(&services(addresses, backends)).unwrap();
+            // The one that comes last finds its place taken.
+            for there in [0, count - 1, count] {
+                here.apply_services(&services(addresses, there, backends)).unwrap();
+            }
             check_place(&world.here, addresses);
             let ways = stage.ways(addresses, place, backends);
             for load in Load::ALL {
