@@ -195,7 +195,8 @@ fn not_root(stage: &EchoStage) -> Result<()> {
         &["diff", "--node-name", "node1", "--kubeconfig", &kubeconfig],
     ];
     let steady = STEADY.into_iter().filter(|words| words[0] != "explain");
-    let moving = MOVING.into_iter().filter(|words| words[0] != "diff");
+    // What DNS counts is in a file of the agent's, and whoever may read that may.
+    let moving = MOVING.into_iter().filter(|words| !["diff", "dns"].contains(&words[0]));
     for words in steady.chain(moving).chain(more) {
         let mut nobody: Command = command("setpriv");
         nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
