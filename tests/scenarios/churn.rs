@@ -7,6 +7,11 @@
 //! picked at random and write down when and whom they reached; afterwards each visit is held
 //! against what the API said at that moment. A set counts as possible from the moment its write
 //! began until [`LAG`] after the write of the next one was acknowledged.
+//!
+//! It needs the machine's processors for itself. Beside a build in the session of the test, where
+//! the kernel shares them out by session (`kernel.sched_autogroup_enabled`), the server, alone in
+//! its own, was seen to wait for one for seconds while it could run; what it tells nodes is late
+//! then, and connections come to backends that were taken away. Without that sharing it passes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -4,11 +4,14 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Stdio};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use aya::programs::loaded_programs;
+use bowline_agent::datapath::Repeat;
 use bowline_tests::api::{address, uid};
 use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
@@ -54,7 +57,7 @@ fn play(stage: &EchoStage) -> Result<()> {
     super::capture::play(stage, &past_hooks).context("captures")?;
     one_at_a_time(stage).context("two who listen")?;
     flood(stage, &past_hooks).context("more than can be read")?;
-    Ok(())
+    a_million(stage).context("a million events at once")
 }
 
 /// One who listens at work, and who reads it.
@@ -74,13 +77,18 @@ impl Monitor {
         let node = &stage.node()?.name;
         let mut command = stage.cluster.bowline(&["net"])?;
         command.args(words).args(["--node", node, "--name", &stage.cluster.name]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn()?;
+        command.stdout(Stdio::piped());
+        Self::of(command)
+    }
+
+    /// The same of a command whose output goes where it says.
+    fn of(mut command: Command) -> Result<Self> {
+        let mut process = command.stderr(Stdio::piped()).spawn()?;
         let mut complaints = BufReader::new(process.stderr.take().context("no stderr")?);
-        let mut shown = process.stdout.take().context("no stdout")?;
+        let shown = process.stdout.take();
         let shown = std::thread::spawn(move || {
             let mut text = String::new();
-            shown.read_to_string(&mut text).map(|_| text)
+            shown.map_or(Ok(0), |mut shown| shown.read_to_string(&mut text)).map(|_| text)
         });
         let mut said = String::new();
         while !said.ends_with("listening\n") {
@@ -92,6 +100,25 @@ impl Monitor {
 
     fn pid(&self) -> Result<Pid> {
         Ok(Pid::from_raw(i32::try_from(self.process.id())?))
+    }
+
+    /// Kilobytes of memory.
+    fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let field = field.and_then(|text| text.split_whitespace().next()).context("no VmRSS")?;
+        Ok(field.parse()?)
+    }
+
+    /// How long it has kept processors busy.
+    fn busy(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()?))? {
+            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let first = text.split_whitespace().next().context("no time")?;
+            nanoseconds += first.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// Ends it as Ctrl-C does; the events, and what it said at its end.
@@ -222,19 +249,79 @@ fn flood(stage: &EchoStage, place: &Place) -> Result<()> {
     let start = Instant::now();
     let monitor = Monitor::start(stage, &["--rate", &RATE.to_string()])?;
     std::thread::sleep(FLOOD);
-    let status = fs::read_to_string(format!("/proc/{}/status", monitor.pid()?))?;
+    let resident = monitor.resident()?;
     let (rows, said) = monitor.end()?;
     let seconds = start.elapsed().as_secs() + 1;
     let seen = load.stop()?;
     seen.expect_no_failure("while somebody listens")?;
-    let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let field = field.and_then(|text| text.split_whitespace().next()).context("no VmRSS")?;
-    let resident: u64 = field.parse()?;
     let last = said.lines().last().unwrap_or_default().to_owned();
     println!("{} requests; {} events shown, {resident} kB; {last}", seen.ok, rows.len());
     let shown = rows.len() as u64;
     ensure!(shown > RATE / 2 && shown <= RATE * (seconds + 1), "{shown} events in {seconds} s");
     ensure!(said.contains("events are lost: --rate is 500"), "{said}");
     ensure!(resident < MOST_KB, "the monitor takes {resident} kB");
+    Ok(())
+}
+
+/// Of a pod that no node has: a datagram from 10.240.77.77 to 10.240.77.78.
+const STRANGER: [u8; 60] = {
+    let mut frame = [0; 60];
+    let header: [u8; 34] = [
+        2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, // Ethernet, IPv4
+        0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 240, 77, 77, 10, 240, 77, 78, // UDP
+    ];
+    let mut at = 0;
+    while at < header.len() {
+        frame[at] = header[at];
+        at += 1;
+    }
+    [frame[35], frame[37], frame[39]] = [7, 7, 26];
+    frame
+};
+const MILLION: u32 = 1_000_000;
+/// Of them in a second.
+const MOST_SHOWN: u32 = 10_000;
+
+/// A million packets that are refused, as fast as a processor can refuse them, while somebody
+/// listens: each is shown or counted as lost, and who listens stays small.
+fn a_million(stage: &EchoStage) -> Result<()> {
+    let node = &stage.node()?.name;
+    let of_node = ["--node", node, "--name", &stage.cluster.name];
+    let mut programs = stage.cluster.bowline(&["net", "programs", "-o", "json"])?;
+    let programs: Value = serde_json::from_str(&output(programs.args(of_node))?)?;
+    let mut programs = programs.as_array().into_iter().flatten();
+    let program = programs.find(|row| row["name"] == "from_pod").context("no from_pod")?;
+    let loaded = loaded_programs().filter_map(Result::ok);
+    let mut loaded = loaded.filter(|info| program["id"] == info.id());
+    let program = loaded.next().context("from_pod is not loaded")?.fd()?;
+    let stranger = Repeat::new(Some(program.as_fd()), &STRANGER, None)?;
+    for rate in [MOST_SHOWN, 0] {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("events");
+        let reason = ["--reason", "spoofed-source", "--rate", &rate.to_string()];
+        let mut monitor = stage.cluster.bowline(&["net", "monitor"])?;
+        monitor.args(of_node).args(reason).stdout(fs::File::create(&file)?);
+        let monitor = Monitor::of(monitor)?;
+        let start = Instant::now();
+        let cost = stranger.run(MILLION, None)?;
+        let took = start.elapsed();
+        std::thread::sleep(FLOOD);
+        let (resident, busy) = (monitor.resident()?, monitor.busy()?);
+        let said = monitor.stop()?.1;
+        let last = said.lines().last().unwrap_or_default();
+        println!(
+            "a million events in {took:.2?}, {:.0} ns each; --rate {rate}: {last}; {resident} kB, \
+             {busy:.2?} of a processor",
+            cost.nanoseconds
+        );
+        let mut numbers = last.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+        let (shown, lost) = numbers.next().zip(numbers.next()).context("no numbers")?;
+        ensure!(shown + lost == u64::from(MILLION), "{said}");
+        let lines = fs::read_to_string(&file)?.lines().count() as u64;
+        ensure!(shown > 0 && lines == shown, "{lines} lines: {said}");
+        ensure!(rate == 0 || shown <= u64::from(rate) * 4, "{said}");
+        ensure!(resident < MOST_KB, "the monitor takes {resident} kB");
+        ensure!(busy < FLOOD, "the monitor took {busy:?} of a processor");
+    }
     Ok(())
 }

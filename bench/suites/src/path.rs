@@ -19,7 +19,7 @@ use std::time::Duration;
 use bowline_agent::datapath::{ServiceTable, service_table};
 use bowline_figures::results::{Better, Figure, Machine, Relation, Run, Statistics, median};
 use bowline_figures::screen::Screen;
-use bowline_lab::world::{Namespace, Node, World};
+use bowline_lab::world::{Namespace, Node, Pod, World};
 use clap::Args;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -48,6 +48,9 @@ pub(crate) const PORT: u16 = 80;
 pub(crate) const BACKEND_PORT: u16 = 8080;
 /// Of each service: more than fit into its place in SERVICE_LINES, and all equally far.
 const BACKENDS: u8 = 4;
+/// The last number of the address of the client whose packets are balanced one by one: a pod of its
+/// own, because connections that no socket hook saw share their ports with those that one did.
+const UNHOOKED: u8 = 4;
 /// The last numbers of the first one's address, on the client's node and on the other.
 const NEAR: u8 = 6;
 const FAR: u8 = 7;
@@ -124,6 +127,10 @@ struct Way<'a> {
     udp: bool,
 }
 
+fn unhooked(world: &World) -> &Pod {
+    world.here.pods.iter().find(|pod| pod.address.octets()[3] == UNHOOKED).unwrap()
+}
+
 /// What was found of one way under one load: a rate a round, in operations or bytes a second.
 struct Found {
     way: &'static str,
@@ -146,11 +153,12 @@ impl Stage<'_> {
         let direct: Vec<SocketAddr> =
             backends.iter().map(|it| (*it, BACKEND_PORT).into()).collect();
         let client = &self.world.client().namespace;
+        let unhooked = &unhooked(self.world).namespace;
         let way = |name, client, targets, hooked| Way { name, client, targets, hooked, udp: true };
         let mut ways = vec![
             way(LIMIT, client, direct.clone(), false),
             way(HOOKS, client, vec![all.target()], true),
-            way(PROGRAMS, client, vec![all.target()], false),
+            way(PROGRAMS, unhooked, vec![all.target()], false),
             way("no service, kernel's own routing", &self.bare.client, direct, false),
         ];
         for (rules, plain) in self.others {
@@ -296,8 +304,11 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
         world.here.add_pod(NEAR + more);
         world.there.add_pod(FAR + more);
     }
+    world.here.add_pod(UNHOOKED);
     let (mut here, _there) = world.open();
-    many_ports(&world.client().namespace);
+    for client in [world.client(), unhooked(&world)] {
+        many_ports(&client.namespace);
+    }
     let [near, far] = [(&world.here, NEAR), (&world.there, FAR)].map(|(node, first)| {
         let pods = node.pods.iter().filter(|pod| pod.address.octets()[3] >= first);
         let serving = pods.map(|pod| {

@@ -116,16 +116,34 @@ enum What {
   bowline net backends --node node1 --watch 1")]
     Backends,
     /// Pods of this node, with the path of their network namespace
+    #[command(after_help = "Examples:
+  bowline net pods --node node1
+  bowline net pods --all-nodes -o wide
+  bowline net pods --node node1 -o json | jq -r '.[].netns'")]
     Pods,
     /// Where the pods of other nodes are
+    #[command(after_help = "Examples:
+  bowline net routes --node node1 -o wide
+  bowline net routes --all-nodes --numeric")]
     Routes,
     /// What the kernel knows of the machines at the other end of the node's links
+    #[command(after_help = "Examples:
+  bowline net neighbours --node node1 -o wide
+  bowline net neighbours --bpffs /sys/fs/bpf")]
     Neighbours(NetnsArgs),
     /// Packets and bytes by reason and direction
+    #[command(after_help = "Examples:
+  bowline net counters --node node1 --watch
+  bowline net counters --node node1 -o wide")]
     Counters,
     /// Clients that stay with a backend, of services with session affinity
+    #[command(after_help = "Examples:
+  bowline net affinity --node node1 -o wide")]
     Affinity,
     /// Packets, bytes and calls that were refused, by reason and direction
+    #[command(after_help = "Examples:
+  bowline net drops --node node1 -o wide
+  bowline net drops --all-nodes --watch 1")]
     Drops,
     /// How full the maps are; or what is in one of them, entry by entry
     #[command(after_help = "Examples:
@@ -133,8 +151,13 @@ enum What {
   bowline net maps dump SERVICES --node node1")]
     Maps(dump::Args),
     /// What of the kernel is used, and from which release on it has it
+    #[command(after_help = "Examples:
+  bowline net features --all-nodes")]
     Features,
     /// The programs, where they are attached, and what they cost
+    #[command(after_help = "Examples:
+  bowline net programs --node node1 -o wide
+  bowline net programs --node node1 -o json | jq '.[] | {name, runs}'")]
     Programs,
     /// Kernel features, maps, programs, and what is wrong: exit status 0 if nothing is, 1 if
     /// something, 2 if that could not be found out
@@ -502,6 +525,17 @@ mod tests {
                 let all = format!("{words} {local}");
                 assert_eq!(of(&all), Err(ErrorKind::ArgumentConflict), "{all}");
             }
+        }
+    }
+
+    #[test]
+    fn each_command_has_examples() {
+        let net = Args::augment_args(clap::Command::new("net"));
+        for command in net.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            let own = format!("bowline net {name}");
+            assert!(after.contains("Examples:\n") && after.contains(&own), "{name}: {after}");
         }
     }
 }

@@ -1,13 +1,14 @@
 //! kube-proxy's rules for the same services, written by `iptables-restore` and by nft.
 //!
 //! Guarantees: rules are only ever written in a namespace that was made for them, which goes with
-//! this process; after each writing that is timed, the rules of one service are read back, and a
-//! writing that did not do its work ends the run.
+//! this process; after the writings of a round that are timed, the rules of one service are read
+//! back, and a writing that did not do its work ends the run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -127,30 +128,48 @@ impl Rules {
 
     /// The addresses that a service's chain leads to, by way of the endpoints' chains.
     fn leads_to(&self, number: u32) -> Result<BTreeSet<Ipv4Addr>> {
-        let list = |chain: &str| {
-            let mut list = match self.writer {
-                Writer::Iptables => self.place.command("iptables-legacy"),
-                Writer::Nftables => self.place.command("nft"),
-            };
-            match self.writer {
-                Writer::Iptables => list.args(["-t", "nat", "-S", chain]),
-                Writer::Nftables => list.args(["list", "chain", "ip", "kube-proxy", chain]),
-            };
-            output(&mut list)
-        };
         let (service, endpoint, to) = match self.writer {
             Writer::Iptables => (format!("KUBE-SVC-tcp{number}"), "KUBE-SEP-", "--to-destination"),
             Writer::Nftables => (format!("service-tcp-{number}"), "endpoint-", "to"),
         };
-        let text = list(&service)?;
-        let chains = text.split_whitespace().filter(|word| word.starts_with(endpoint));
-        let mut found = BTreeSet::new();
-        for chain in chains {
-            let text = list(chain.trim_end_matches(','))?;
-            let mut words = text.split_whitespace().skip_while(|word| *word != to);
-            let address = words.nth(1).and_then(|word| word.split(':').next());
-            found.insert(address.with_context(|| format!("{chain} leads nowhere"))?.parse()?);
+        // Either program reads all rules for any of them, for seconds where there are many.
+        let all = output(&mut self.list())?;
+        let text = self.chain(&all, &service);
+        let words = text.iter().flat_map(|line| line.split_whitespace());
+        let chains = words.filter(|word| word.starts_with(endpoint));
+        let target = |chain: &str| {
+            let text = self.chain(&all, chain.trim_end_matches(','));
+            let mut words = text.iter().flat_map(|line| line.split_whitespace());
+            let address = words.by_ref().skip_while(|word| *word != to).nth(1);
+            let address = address.and_then(|word| word.split(':').next());
+            Ok(address.with_context(|| format!("{chain} leads nowhere"))?.parse()?)
+        };
+        chains.map(target).collect()
+    }
+
+    /// Shows all rules.
+    fn list(&self) -> Command {
+        let (program, words): (&str, &[&str]) = match self.writer {
+            Writer::Iptables => ("iptables-legacy", &["-t", "nat", "-S"]),
+            Writer::Nftables => ("nft", &["list", "table", "ip", "kube-proxy"]),
+        };
+        let mut list = self.place.command(program);
+        list.args(words);
+        list
+    }
+
+    /// The rules of a chain among all.
+    fn chain<'a>(&self, all: &'a str, name: &str) -> Vec<&'a str> {
+        match self.writer {
+            Writer::Iptables => {
+                let begin = format!("-A {name} ");
+                all.lines().filter(|line| line.starts_with(&begin)).collect()
+            }
+            Writer::Nftables => {
+                let begin = format!("chain {name} {{");
+                let own = all.lines().skip_while(|line| line.trim() != begin).skip(1);
+                own.take_while(|line| line.trim() != "}").collect()
+            }
         }
-        Ok(found)
     }
 }
