@@ -85,7 +85,7 @@ pub(crate) struct Way {
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load.
-    #[arg(long, value_name = "COUNT", default_value_t = 11, conflicts_with = "quick")]
+    #[arg(long, value_name = "COUNT", default_value_t = 9, conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
 }

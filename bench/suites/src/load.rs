@@ -119,6 +119,8 @@ impl Load {
     fn slice(self) -> Duration {
         let milliseconds = match (self.kind, self.connections) {
             (Kind::Kept | Kind::Datagrams, 1) => 2,
+            // Each follows a move to another cgroup, which takes as long.
+            (Kind::Fresh, _) => 10,
             // Until all are awake, and buffers are full.
             _ => 5,
         };
@@ -139,7 +141,7 @@ impl Load {
             let (tell, done) = channel();
             let thread = namespace.spawn(move || self.work(&targets, &orders, &tell));
             assert_eq!(done.recv().unwrap(), 0, "a worker is ready");
-            Worker { order, done, _thread: thread }
+            Worker { order, done, thread }
         };
         Team { load: self, workers: (0..self.connections).map(worker).collect() }
     }
@@ -185,7 +187,7 @@ impl Load {
 struct Worker {
     order: Sender<Instant>,
     done: Receiver<u64>,
-    _thread: JoinHandle<()>,
+    thread: JoinHandle<()>,
 }
 
 /// Those who put a load on one way, connected once for all of their slices.
@@ -213,6 +215,17 @@ impl Team {
             std::thread::sleep(BETWEEN_LOOKS);
         }
         Work { units: bytes, time: start.elapsed() }
+    }
+}
+
+impl Drop for Team {
+    /// Its connections are closed before others are made.
+    fn drop(&mut self) {
+        for Worker { order, thread, .. } in self.workers.drain(..) {
+            drop(order);
+            // Why one failed was said when its work was asked for.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load
-    #[arg(long, value_name = "COUNT", default_value_t = 11)]
+    #[arg(long, value_name = "COUNT", default_value_t = 9)]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
     /// How long a turn lasts, in milliseconds
