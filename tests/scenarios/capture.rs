@@ -9,7 +9,7 @@ use bowline_tests::api::{address, address_v6, name};
 use bowline_tests::command::{command, finish, output};
 use bowline_tests::{EchoStage, Place};
 
-use crate::monitor::{Monitor, connect};
+use crate::monitor::{Monitor, connect, nothing_lost};
 
 /// Nobody listens at it: a server refuses it, with a packet of its own.
 const IPV6_PORT: u16 = 9;
@@ -59,7 +59,7 @@ fn read(file: &Path) -> Result<Vec<Row>> {
 fn captured(stage: &EchoStage, place: &Place, words: &[&str], port: u16) -> Result<Vec<Row>> {
     let name = name(&stage.client);
     let words = [&["--pod", &name], words].concat();
-    captured_while(stage, &words, || connect(place, "10.9.8.9", port))
+    captured_while(stage, &words, || connect(place, "10.9.8.9", port).map(drop))
 }
 
 /// What was captured meanwhile.
@@ -74,7 +74,7 @@ fn captured_while(
     let capture = Monitor::run(stage, &[&["capture", "--write", &path], words].concat())?;
     meanwhile()?;
     let (_, said) = capture.stop()?;
-    ensure!(said.contains("0 lost"), "{said}");
+    nothing_lost(&said)?;
     read(&file)
 }
 
@@ -141,18 +141,19 @@ fn chosen(stage: &EchoStage, place: &Place) -> Result<()> {
 fn of_a_service(stage: &EchoStage, place: &Place) -> Result<()> {
     let server = address(stage.servers.first().context("no server")?)?.to_string();
     let rows = captured_while(stage, &["--service", "echo:80"], || {
-        connect(place, "10.9.8.9", 80)?;
-        connect(place, "10.9.8.9", 7)?;
-        connect(place, &server, 9376)
+        for (to, port) in [("10.9.8.9", 80), ("10.9.8.9", 7), (&server, 9376)] {
+            ensure!(connect(place, to, port)?, "no connection to {to}:{port}");
+        }
+        Ok(())
     })?;
     let own = address(&stage.client)?.to_string();
     let asked = find(&rows, "passed: balanced at from-pod, destination becomes ")?;
     ensure!(asked.field("ip.src") == own && asked.field("tcp.dstport") == "80", "{asked:?}");
     let answered = find(&rows, "passed: answer-translated at ")?;
     ensure!(answered.field("ip.dst") == own, "{answered:?}");
-    let service = |row: &&Row| row.field("frame.comment").contains("balanced");
+    let balanced = |row: &&Row| row.field("frame.comment").contains("balanced");
     let translated = |row: &&Row| row.field("frame.comment").contains("answer-translated");
-    let others = rows.iter().filter(|row| !service(row) && !translated(row)).count();
+    let others = rows.iter().filter(|row| !balanced(row) && !translated(row)).count();
     let other_ports = rows.iter().filter(|row| row.field("tcp.dstport") == "7").count();
     ensure!(others == 0 && other_ports == 0, "{rows:#?}");
     Ok(())
@@ -163,7 +164,10 @@ fn over_ipv6(stage: &EchoStage, place: &Place) -> Result<()> {
     let server = stage.servers.first().context("no server")?;
     let [own, other] = [address_v6(&stage.client)?, address_v6(server)?].map(|it| it.to_string());
     let pod = name(&stage.client);
-    let rows = captured_while(stage, &["--pod", &pod], || connect(place, &other, IPV6_PORT))?;
+    let rows = captured_while(stage, &["--pod", &pod], || {
+        ensure!(!connect(place, &other, IPV6_PORT)?, "somebody listens at {IPV6_PORT}");
+        Ok(())
+    })?;
     let ends = |row: &Row, from: &str, to: &str| {
         row.field("ipv6.src") == from && row.field("ipv6.dst") == to
     };

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ use crate::toolkit::net;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How a screen is cleared, and its first place is gone to.
 const CLEARS: &str = "\x1b[2J\x1b[H";
+/// Who is nobody.
+const NOBODY: u32 = 65_534;
 /// Narrower than any table.
 const NARROW: u16 = 30;
 
@@ -181,14 +183,17 @@ fn not_root(stage: &EchoStage) -> Result<()> {
     let program = directory.path().join("bowline");
     fs::copy(artifacts::bowline()?, &program)?;
     let bpffs = stage.node()?.bpffs();
-    let archive = directory.path().join("archive");
-    let archive = archive.display().to_string();
+    // Somebody's own, in which only bowline keeps anything from being made.
+    let own = directory.path().join("own");
+    fs::create_dir(&own)?;
+    chown(&own, Some(NOBODY), Some(NOBODY))?;
+    let [packets, archive] = ["packets", "archive"].map(|it| own.join(it).display().to_string());
     let client = name(&stage.client);
     let kubeconfig = stage.cluster.kubeconfig().display().to_string();
     let more: [&[&str]; 7] = [
         &["top", "--count", "1"],
         &["monitor", "--count", "1"],
-        &["capture", "--count", "1", "--write", &archive],
+        &["capture", "--count", "1", "--write", &packets],
         &["explain", &client, "10.9.8.9:80"],
         &["trace", &client, "10.9.8.9:80"],
         &["bugreport", "--file", &archive],
@@ -199,13 +204,15 @@ fn not_root(stage: &EchoStage) -> Result<()> {
     let moving = MOVING.into_iter().filter(|words| !["diff", "dns"].contains(&words[0]));
     for words in steady.chain(moving).chain(more) {
         let mut nobody: Command = command("setpriv");
-        nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+        nobody.args(ids).arg("--clear-groups").arg(&program);
         nobody.arg("net").args(words).arg("--bpffs").arg(&bpffs);
         let ended = finish(&mut nobody)?;
         let said = error_line(&ended).with_context(|| format!("{words:?}"))?;
         ensure!(said.contains("needs root: run it with sudo"), "{words:?}: {said}");
         ensure!(ended.stdout.is_empty(), "{words:?} printed something");
     }
-    ensure!(!fs::exists(&archive)?, "somebody who is not root made {archive}");
+    let made = fs::read_dir(&own)?.count();
+    ensure!(made == 0, "somebody who is not root made {made} files");
     Ok(())
 }
