@@ -1,7 +1,6 @@
 //! A client of the API, with the waits that tests need.
 
 use std::fmt::Debug;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -235,13 +234,6 @@ pub fn node_of(pod: &Pod) -> String {
 pub fn address(pod: &Pod) -> Result<std::net::Ipv4Addr> {
     let text = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap_or_default();
     text.parse().with_context(|| format!("pod {} has the address `{text}`", name(pod)))
-}
-
-/// A pod's IPv6 address.
-pub fn address_v6(pod: &Pod) -> Result<IpAddr> {
-    let all = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
-    let mut all = all.filter_map(|it| it.ip.parse::<IpAddr>().ok());
-    all.find(IpAddr::is_ipv6).with_context(|| format!("{} has no IPv6 address", name(pod)))
 }
 
 pub(crate) fn describe(pods: &[Pod]) -> String {

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use bowline_tests::api::{address, address_v6, name};
+use bowline_tests::api::{address, name};
 use bowline_tests::command::{command, finish, output};
+use bowline_tests::pod_network::Family;
 use bowline_tests::{EchoStage, Place};
 
 use crate::monitor::{Monitor, connect, nothing_lost};
@@ -162,7 +163,8 @@ fn of_a_service(stage: &EchoStage, place: &Place) -> Result<()> {
 /// Between pods' own addresses: the packet that opens a connection, and its answer.
 fn over_ipv6(stage: &EchoStage, place: &Place) -> Result<()> {
     let server = stage.servers.first().context("no server")?;
-    let [own, other] = [address_v6(&stage.client)?, address_v6(server)?].map(|it| it.to_string());
+    let [own, other] =
+        [Family::V6.of(&stage.client)?, Family::V6.of(server)?].map(|it| it.to_string());
     let pod = name(&stage.client);
     let rows = captured_while(stage, &["--pod", &pod], || {
         ensure!(!connect(place, &other, IPV6_PORT)?, "somebody listens at {IPV6_PORT}");

@@ -9,10 +9,11 @@ use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
 use bowline_ebpf_abi::map;
-use bowline_tests::api::{address, address_v6, name, node_of};
+use bowline_tests::api::{address, name, node_of};
 use bowline_tests::cluster::BOTH_FAMILIES;
 use bowline_tests::command::{finish, output};
 use bowline_tests::maps::address_key;
+use bowline_tests::pod_network::Family;
 use bowline_tests::{EchoStage, Node, Wishes};
 use k8s_openapi::api::core::v1::Pod;
 use kube::client::Body;
@@ -256,7 +257,7 @@ impl<'a> Traced<'a> {
 
     /// The same between addresses of IPv6.
     fn whole_v6(&self) -> Result<()> {
-        let far = address_v6(self.far)?;
+        let far = Family::V6.of(self.far)?;
         let end = |port: u16| format!("[{far}]:{port}");
         // The servers have IPv4 only.
         for (words, says) in [

@@ -357,14 +357,14 @@ impl Stage<'_> {
 
     /// What a change takes others, in milliseconds: the median of some.
     async fn their_change(&mut self, count: u32, rules: &Rules) -> Result<f64> {
-        let (mut times, mut number) = (Samples::new(), 0);
+        let mut times = Samples::new();
         for _ in 0..THEIR_CHANGES {
             self.step += 1;
-            number = changed(self.step, count);
+            let number = changed(self.step, count);
             self.fleet.change(number);
             times.push(rules.change(&self.fleet, count, number).await? * 1e3);
+            rules.check(&self.fleet, number)?;
         }
-        rules.check(&self.fleet, number)?;
         Ok(median(&times))
     }
 }

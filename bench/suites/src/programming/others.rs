@@ -1,8 +1,8 @@
 //! kube-proxy's rules for the same services, written by `iptables-restore` and by nft.
 //!
 //! Guarantees: rules are only ever written in a namespace that was made for them, which goes with
-//! this process; after the writings of a round that are timed, the rules of one service are read
-//! back, and a writing that did not do its work ends the run.
+//! this process; after each writing that is timed, the rules of one service are read back, and a
+//! writing that did not do its work ends the run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
