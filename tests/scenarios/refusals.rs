@@ -446,9 +446,11 @@ fn vip(family: Family, service: u8) -> IpAddr {
 }
 
 /// What was counted, but for the few reports of groups that stacks make by themselves: those of
-/// pods are refused, those of other nodes carry the router alert option.
+/// pods are refused, those of other nodes and of the node's end of a pod's link carry the router
+/// alert option.
 fn without_reports(mut risen: Counters) -> Result<Counters> {
-    for (reason, direction) in [("multicast", "from-pod"), ("ip-options", "from-uplink")] {
+    let from_nodes = ["from-uplink", "to-pod"].map(|direction| ("ip-options", direction));
+    for (reason, direction) in [("multicast", "from-pod")].into_iter().chain(from_nodes) {
         let reports = risen.remove(&(reason.to_owned(), direction.to_owned())).unwrap_or_default();
         ensure!(reports < GROUP_REPORTS, "{reports} times {reason} {direction}");
     }
