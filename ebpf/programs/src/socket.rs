@@ -90,8 +90,6 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     // SAFETY: the helper takes nothing.
     let pick = || unsafe { bpf_get_prandom_u32() };
     let client = || Some(client(ctx));
-    // Of UDP, too, where nobody asks for it: the verifier would follow a branch both ways.
-    let now = KernelMaps.now_ns();
     let place = place_of(&key);
     let line = line(&key, place);
     let (near, service) = match line.and_then(|line| choose_near(&key, &line, pick)) {
@@ -110,6 +108,8 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     };
     let Near { address, port } = near;
     let wanted = conversation(cookie(ctx), &key, &address, port, 0);
+    // Of UDP, too, where nobody asks for it: the verifier would follow a branch both ways.
+    let now = KernelMaps.now_ns();
     if !datapath::connect(&KernelMaps, &wanted, now) {
         return not_stored(ctx, &key, service);
     }
