@@ -4,7 +4,7 @@
 //! removes then, and we wait for that. Who is killed sends nothing: the program asks the kernel for
 //! a signal of that itself ([`ends_with_parent`]).
 
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -12,6 +12,15 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+
+/// The status of a suite's program that an interrupt ended: what a shell calls it.
+pub const INTERRUPTED: u8 = 130;
+
+/// Whether a program ended by an interrupt: by itself, or before it listened to any.
+pub(crate) fn was_interrupted(status: ExitStatus) -> bool {
+    let signals = [Signal::SIGINT, Signal::SIGTERM].map(|signal| Some(signal as i32));
+    status.code() == Some(INTERRUPTED.into()) || signals.contains(&status.signal())
+}
 
 /// From now on this process is told by SIGTERM when the one that started it ends.
 pub fn ends_with_parent() -> nix::Result<()> {

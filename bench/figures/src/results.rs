@@ -16,7 +16,7 @@
 //! of the median. Without an interval nothing is known about noise.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -379,6 +379,16 @@ impl Run {
 
     /// Ends it, and writes it to the file if there is to be one.
     pub fn end(mut self, file: Option<&Path>) -> std::io::Result<()> {
+        self.write(file)
+    }
+
+    /// What there is so far outlasts whatever ends the run: it is written beside the file, if there
+    /// is to be one.
+    pub fn keep(&mut self, file: Option<&Path>) -> std::io::Result<()> {
+        self.write(file.map(partial).as_deref())
+    }
+
+    fn write(&mut self, file: Option<&Path>) -> std::io::Result<()> {
         self.results.machine.load_at_end = load();
         self.results.seconds = self.since.elapsed().as_secs_f64();
         let Some(file) = file else { return Ok(()) };
@@ -386,6 +396,11 @@ impl Run {
         let named = |error| std::io::Error::other(format!("{}: {error}", file.display()));
         std::fs::write(file, text).map_err(named)
     }
+}
+
+/// Where the figures are of a run that did not come to its end, beside those of one that did.
+pub(crate) fn partial(file: &Path) -> PathBuf {
+    file.with_extension("partial.json")
 }
 
 fn read(path: &str) -> Option<String> {

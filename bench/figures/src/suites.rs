@@ -1,6 +1,7 @@
 //! The suites: what each measures, how it is asked, and what its program is run with.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::child;
 use crate::command::MEASURE;
+use crate::results::partial;
 
 /// Where results go, and how much is measured.
 #[derive(clap::Args, Clone)]
@@ -132,9 +134,6 @@ pub(crate) struct Rounds {
     rounds: Option<u32>,
 }
 
-/// The status of a suite's program that was interrupted.
-const INTERRUPTED: i32 = 130;
-
 /// A suite was interrupted: nothing is measured after it.
 #[derive(Debug, thiserror::Error)]
 #[error("the suite `{0}` was interrupted")]
@@ -190,7 +189,7 @@ impl Suite {
         let (name, numbers) = match self {
             Self::Path(Way { services, rounds, .. }) => {
                 let (services, rounds, turn) = match quick {
-                    true => (&[1, 1_000][..], 11, 40),
+                    true => (&[1, 1_000][..], 9, 40),
                     false => (&services[..], *rounds, 80),
                 };
                 let mut numbers = repeated(services);
@@ -247,12 +246,26 @@ impl Suite {
             command.arg(format!("--{flag}")).arg(number.to_string());
         }
         let json = folder.join(format!("{name}.json"));
+        let partial = partial(&json);
+        let forget = || match std::fs::remove_file(&partial) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", partial.display()))
+            }
+            _ => Ok(()),
+        };
+        forget()?;
         let status = child::run(command.arg("--json").arg(&json))?;
-        match status.code() {
-            Some(0) => Ok(json),
-            Some(INTERRUPTED) => Err(Interrupted(name).into()),
-            _ => bail!("the suite `{name}` ended with {status}"),
+        if status.success() {
+            forget()?;
+            return Ok(json);
         }
+        if partial.exists() {
+            eprintln!("what was measured before is in {}", partial.display());
+        }
+        if child::was_interrupted(status) {
+            return Err(Interrupted(name).into());
+        }
+        bail!("the suite `{name}` ended with {status}")
     }
 }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure of the support code ends the run")]
 #![expect(clippy::new_without_default, reason = "what is made is no value: a namespace, nodes")]
 
+pub mod cgroup;
 pub mod frame;
 pub mod packets;
 pub mod rows;

@@ -19,6 +19,8 @@ use bowline_agent::datapath::{
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::cgroup::{self, Cgroup};
+
 /// One test at a time: they share the process, and with it its cgroup.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -120,50 +122,6 @@ impl Drop for Namespace {
         self.jobs.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
-        }
-    }
-}
-
-fn cgroup2_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-    line.split(' ').nth(4).map(PathBuf::from)
-}
-
-/// A cgroup that this process can enter, and leaves again when it is dropped.
-pub struct Cgroup {
-    pub path: PathBuf,
-    home: PathBuf,
-}
-
-impl Cgroup {
-    fn new(name: &str) -> Self {
-        let mount = cgroup2_mount().unwrap();
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
-        let path = mount.join(name);
-        fs::create_dir(&path).unwrap();
-        Self { path, home: mount.join(own) }
-    }
-
-    /// From now on new sockets of this process are balanced.
-    pub fn enter(&self) {
-        fs::write(self.path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-    }
-
-    pub fn leave(&self) {
-        fs::write(self.home.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        self.leave();
-        for _ in 0..50 {
-            if fs::remove_dir(&self.path).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 }
@@ -432,14 +390,13 @@ const PREFIX: &str = "bowline-test-";
 
 /// Removes what tests left behind that were killed: nothing else of theirs outlives them.
 fn sweep() {
-    for parent in [cgroup2_mount().unwrap(), std::env::temp_dir()] {
+    for parent in [cgroup::mount().unwrap(), std::env::temp_dir()] {
         for entry in fs::read_dir(parent).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-                // A cgroup is removed as an empty directory, whatever files it shows.
                 let path = entry.path();
-                let _ = fs::remove_dir(&path).or_else(|_| fs::remove_dir_all(&path));
+                let _ = cgroup::remove(&path).or_else(|_| fs::remove_dir_all(&path));
             }
         }
     }

@@ -37,9 +37,12 @@ pub(crate) struct Fleet {
 }
 
 impl rules::Services for Fleet {
-    const PROTOCOLS: &'static [&'static str] = &["tcp"];
     const PORT: u16 = 80;
     const BACKEND_PORT: u16 = 8080;
+
+    fn protocols(&self, _number: u32) -> &'static [&'static str] {
+        &["tcp"]
+    }
 
     fn address(&self, number: u32) -> Ipv4Addr {
         Ipv4Addr::from_bits(FIRST_SERVICE.to_bits() + number)

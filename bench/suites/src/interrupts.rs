@@ -10,16 +10,15 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, s
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
+use bowline_figures::child;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a shell calls the end of a program that was interrupted.
-const STATUS: u8 = 130;
 const FAILED: u8 = 2;
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static WAS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    WAS_INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Returns unless there was an interrupt.
@@ -36,7 +35,7 @@ pub(crate) fn end_of(suite: impl FnOnce()) -> u8 {
     match catch_unwind(AssertUnwindSafe(suite)) {
         _ if is_interrupted() => {
             eprintln!("error: interrupted; what was made is removed");
-            STATUS
+            child::INTERRUPTED
         }
         Ok(()) => 0,
         Err(_) => FAILED,
@@ -69,9 +68,9 @@ fn watch() {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                 }
-                if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                if WAS_INTERRUPTED.swap(true, Ordering::Relaxed) {
                     eprintln!("error: interrupted twice; the next suite removes what was made");
-                    std::process::exit(i32::from(STATUS));
+                    std::process::exit(i32::from(child::INTERRUPTED));
                 }
             }
         });

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::AddAssign;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bowline_figures::results;
+use bowline_lab::cgroup::enter_as_thread;
 use bowline_lab::world::Namespace;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -19,10 +21,12 @@ const MESSAGE: usize = 64;
 /// Bytes of one write of a stream.
 const PART: usize = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks at what a stream's server has read.
+/// Between two looks at what servers have still to do.
 const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
 /// Bytes of streams that servers have read.
 static RECEIVED: AtomicU64 = AtomicU64::new(0);
+/// Connections that servers have accepted and not closed yet.
+static OPEN: AtomicU64 = AtomicU64::new(0);
 /// How many there were before anything was bound to one.
 static CPUS: OnceLock<usize> = OnceLock::new();
 
@@ -119,9 +123,8 @@ impl Load {
     fn slice(self) -> Duration {
         let milliseconds = match (self.kind, self.connections) {
             (Kind::Kept | Kind::Datagrams, 1) => 2,
-            // Each follows a move to another cgroup, which takes as long.
-            (Kind::Fresh, _) => 10,
-            // Until all are awake, and buffers are full.
+            // Until all are awake, and buffers are full; with fresh connections, until the last one
+            // is closed at both ends.
             _ => 5,
         };
         Duration::from_millis(milliseconds)
@@ -132,15 +135,27 @@ impl Load {
         u32::try_from(turn.as_micros() / self.slice().as_micros()).unwrap().max(1)
     }
 
-    /// Connects to these targets in turn, from this namespace.
-    pub(crate) fn team(self, namespace: &Namespace, targets: &[SocketAddr]) -> Team {
+    /// Connects to these targets in turn, from this namespace; in this cgroup, if there is one,
+    /// which was opened to threads.
+    pub(crate) fn team(
+        self,
+        namespace: &Namespace,
+        cgroup: Option<&Path>,
+        targets: &[SocketAddr],
+    ) -> Team {
         let worker = |number: usize| {
+            let cgroup = cgroup.map(PathBuf::from);
             let first = number % targets.len();
             let targets = [&targets[first..], &targets[..first]].concat();
             let (order, orders) = channel();
             let (tell, done) = channel();
-            let thread = namespace.spawn(move || self.work(&targets, &orders, &tell));
-            assert_eq!(done.recv().unwrap(), 0, "a worker is ready");
+            let thread = namespace.spawn(move || {
+                if let Some(cgroup) = cgroup {
+                    enter_as_thread(&cgroup);
+                }
+                self.work(&targets, &orders, &tell);
+            });
+            assert_eq!(done.recv_timeout(PATIENCE), Ok(0), "a worker is ready");
             Worker { order, done, thread }
         };
         Team { load: self, workers: (0..self.connections).map(worker).collect() }
@@ -199,22 +214,28 @@ pub(crate) struct Team {
 impl Team {
     /// Works for a slice.
     pub(crate) fn slice(&self) -> Work {
-        let (start, before) = (Instant::now(), RECEIVED.load(Ordering::Relaxed));
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (start, received, open) = (Instant::now(), count(&RECEIVED), count(&OPEN));
         let end = start + self.load.slice();
         for worker in &self.workers {
             worker.order.send(end).unwrap();
         }
-        let units: u64 = self.workers.iter().map(|worker| worker.done.recv().unwrap()).sum();
-        if self.load.kind != Kind::Stream {
-            return Work { units, time: start.elapsed() };
-        }
-        // What is on its way belongs to this slice, not to the next one.
-        let bytes = units * PART as u64;
-        while RECEIVED.load(Ordering::Relaxed) - before < bytes {
-            assert!(start.elapsed() < PATIENCE, "a stream was not read to its end");
+        let done = |worker: &Worker| worker.done.recv_timeout(2 * PATIENCE).unwrap();
+        let mut units: u64 = self.workers.iter().map(done).sum();
+        // What servers have still to do belongs to this slice, not to the next one.
+        let is_over: &dyn Fn() -> bool = match self.load.kind {
+            Kind::Stream => {
+                units *= PART as u64;
+                &|| count(&RECEIVED) - received >= units
+            }
+            Kind::Fresh => &|| count(&OPEN) <= open,
+            Kind::Kept | Kind::Datagrams => &|| true,
+        };
+        while !is_over() {
+            assert!(start.elapsed() < PATIENCE, "servers did not come to an end with a slice");
             std::thread::sleep(BETWEEN_LOOKS);
         }
-        Work { units: bytes, time: start.elapsed() }
+        Work { units, time: start.elapsed() }
     }
 }
 
@@ -250,12 +271,16 @@ impl AddAssign for Work {
     }
 }
 
-/// The places of a row so that nobody always comes first, and nobody always after the same one:
-/// each cycle begins with another, and every second one goes the other way.
+/// The places of a row in an order in which, over `count` cycles of an even `count` and twice as
+/// many of an odd one, each is as often at each place, and comes as often after each other one (a
+/// Latin square that is balanced for what is carried over: E. J. Williams, 1949).
 pub(crate) fn order(cycle: usize, count: usize) -> impl Iterator<Item = usize> {
+    let backwards = count % 2 == 1 && (cycle / count) % 2 == 1;
     (0..count).map(move |step| {
-        let step = if cycle.is_multiple_of(2) { step } else { count - 1 - step };
-        (cycle / 2 + step) % count
+        let step = if backwards { count - 1 - step } else { step };
+        // From both ends to the middle.
+        let zigzag = if step.is_multiple_of(2) { step / 2 } else { count - step.div_ceil(2) };
+        (zigzag + cycle) % count
     })
 }
 
@@ -272,6 +297,7 @@ fn connect(target: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&target, PATIENCE).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -287,7 +313,11 @@ pub(crate) fn serve_at(namespace: &Namespace, address: SocketAddr) {
         .run(move || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
     namespace.spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || serve(stream));
+            OPEN.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || {
+                serve(stream);
+                OPEN.fetch_sub(1, Ordering::Relaxed);
+            });
         }
     });
     let own = who(address);
@@ -324,6 +354,36 @@ fn serve(mut stream: TcpStream) {
             Ok(_) if part[0] == b'w' => drop(stream.write_all(&own)),
             Ok(length) => {
                 RECEIVED.fetch_add(length as u64, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::order;
+
+    #[test]
+    fn every_way_has_every_place_and_follows_every_other_one_equally_often() {
+        for count in 2..10 {
+            let cycles = count * (1 + count % 2);
+            let mut places = vec![0; count * count];
+            let mut followers = vec![0; count * count];
+            for cycle in 0..cycles {
+                let row: Vec<usize> = order(cycle, count).collect();
+                for (place, way) in row.iter().enumerate() {
+                    places[way * count + place] += 1;
+                }
+                for pair in row.windows(2) {
+                    followers[pair[0] * count + pair[1]] += 1;
+                }
+            }
+            assert!(places.iter().all(|it| *it == cycles / count), "{count}: {places:?}");
+            for way in 0..count {
+                for next in 0..count {
+                    let expected = if way == next { 0 } else { cycles / count };
+                    assert_eq!(followers[way * count + next], expected, "{count}: {way}, {next}");
+                }
             }
         }
     }

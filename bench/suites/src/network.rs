@@ -106,7 +106,7 @@ fn check(world: &World, planes: &mut Planes, target: SocketAddr) {
     for tunnel in [true, false] {
         planes.lead(world, tunnel);
         let before = tunnelled(&world.here.namespace);
-        Load::one(Kind::Kept).team(&world.client().namespace, &[target]).slice();
+        Load::one(Kind::Kept).team(&world.client().namespace, None, &[target]).slice();
         let used = tunnelled(&world.here.namespace) > before;
         assert_eq!(used, tunnel, "whether packets took the tunnel");
     }
@@ -141,7 +141,7 @@ fn rounds(
             let here: Vec<usize> = (0..ways.len())
                 .filter(|place| *place == LIMIT_PLACE || ways[*place].tunnel == tunnel)
                 .collect();
-            let team = |place: &usize| load.team(ways[*place].client, &[ways[*place].target]);
+            let team = |place: &usize| load.team(ways[*place].client, None, &[ways[*place].target]);
             let teams: Vec<Team> = here.iter().map(team).collect();
             let mut works = vec![Work::default(); here.len()];
             for slice in 0..slices {

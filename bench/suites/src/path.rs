@@ -5,9 +5,11 @@
 //! address (the limit), through bowline's socket hooks, through its packet programs, through the
 //! rules that kube-proxy writes for iptables and for nftables, and through a proxy in user space.
 //! Every slice of a few milliseconds goes to one of them, in turns; figures are ratios to the limit
-//! of the same round, as a median with the least and the most. The service is the one in the worst
-//! place for each way: the last one, which bowline finds in no line of its own. Everything happens
-//! in namespaces and a cgroup of its own; nothing of it is left.
+//! of the same round, as a median with the least and the most. The limit has a second turn, as a
+//! control: what that is away from 1, the measurement adds by itself. The service is the one in the
+//! worst place for each way: the last one, which bowline finds in no line of its own. All have TCP
+//! and UDP in bowline; in others' rules only the last has UDP, too. Everything happens in namespaces
+//! and a cgroup of its own; nothing of it is left.
 
 mod addresses;
 mod baselines;
@@ -33,14 +35,16 @@ use baselines::{Plain, Rules, many_ports};
 #[derive(Args)]
 pub(crate) struct Options {
     /// How many services there are; may be repeated
-    #[arg(long, value_name = "COUNT", default_values_t = [1, 100, 1_000, 10_000, 30_000])]
+    #[arg(long, value_name = "COUNT", required = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=50_000))]
     services: Vec<u32>,
     /// Rounds; in each, every way has its turn with every load
-    #[arg(long, value_name = "COUNT", default_value_t = 9)]
+    #[arg(long, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
     /// How long a turn lasts, in milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 80)]
+    #[arg(long, value_name = "MILLISECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(5..=10_000))]
     turn: u64,
 }
 
@@ -55,6 +59,8 @@ const UNHOOKED: u8 = 4;
 const NEAR: u8 = 6;
 const FAR: u8 = 7;
 const LIMIT: &str = "pod's own address";
+/// The same once more, which shows what the measurement itself makes of two that are alike.
+const AGAIN: &str = "pod's own address, again";
 const HOOKS: &str = "bowline, socket hooks";
 const PROGRAMS: &str = "bowline, packet programs";
 /// Through the last of many services it is to be at least so fast as through the only one.
@@ -121,8 +127,8 @@ struct Way<'a> {
     name: &'static str,
     client: &'a Namespace,
     targets: Vec<SocketAddr>,
-    /// Whether the client is where bowline's socket hooks are.
-    hooked: bool,
+    /// Where bowline's socket hooks are, if they are to see the client.
+    cgroup: Option<&'a Path>,
     /// The proxy of the founding deck knows TCP alone.
     udp: bool,
 }
@@ -154,12 +160,14 @@ impl Stage<'_> {
             backends.iter().map(|it| (*it, BACKEND_PORT).into()).collect();
         let client = &self.world.client().namespace;
         let unhooked = &unhooked(self.world).namespace;
-        let way = |name, client, targets, hooked| Way { name, client, targets, hooked, udp: true };
+        let way = |name, client, targets| Way { name, client, targets, cgroup: None, udp: true };
+        let cgroup = Some(self.world.here.cgroup.path.as_path());
         let mut ways = vec![
-            way(LIMIT, client, direct.clone(), false),
-            way(HOOKS, client, vec![all.target()], true),
-            way(PROGRAMS, unhooked, vec![all.target()], false),
-            way("no service, kernel's own routing", &self.bare.client, direct, false),
+            way(LIMIT, client, direct.clone()),
+            way(AGAIN, client, direct.clone()),
+            Way { cgroup, ..way(HOOKS, client, vec![all.target()]) },
+            way(PROGRAMS, unhooked, vec![all.target()]),
+            way("no service, kernel's own routing", &self.bare.client, direct),
         ];
         for (rules, plain) in self.others {
             match place {
@@ -171,23 +179,11 @@ impl Stage<'_> {
                 name: rules.name(),
                 client: &plain.client,
                 targets: vec![all.target()],
-                hooked: false,
+                cgroup: None,
                 udp: *rules != Rules::Userspace,
             });
         }
         ways
-    }
-
-    /// Acts where bowline's socket hooks are, or where they are not.
-    fn within<T>(&self, hooked: bool, act: impl FnOnce() -> T) -> T {
-        if hooked {
-            self.world.here.cgroup.enter();
-        }
-        let done = act();
-        if hooked {
-            self.world.here.cgroup.leave();
-        }
-        done
     }
 
     /// Every way in turns, a slice at a time.
@@ -200,21 +196,15 @@ impl Stage<'_> {
         let screen = Screen::open();
         screen.begin(scene.name());
         load.place();
-        let team = |way: &&Way<'_>| self.within(way.hooked, || load.team(way.client, &way.targets));
-        let teams: Vec<Team> = ways.iter().map(team).collect();
-        // A socket is balanced by the cgroup in which it was made.
-        let fresh = load.kind == Kind::Fresh;
+        let team = |way: &&Way<'_>| load.team(way.client, way.cgroup, &way.targets);
         for round in 0..rounds {
+            // Anew in each: which ports they have, and which backends, decides more than one round.
+            let teams: Vec<Team> = ways.iter().map(team).collect();
             let mut works = vec![Work::default(); ways.len()];
             for slice in 0..slices {
                 for place in order(round * slices + slice, ways.len()) {
                     interrupts::check();
-                    if fresh {
-                        // Everybody's slice comes after a move to another cgroup.
-                        self.within(!ways[place].hooked, || {});
-                    }
-                    let hooked = fresh && ways[place].hooked;
-                    works[place] += self.within(hooked, || teams[place].slice());
+                    works[place] += teams[place].slice();
                 }
             }
             for (found, work) in all.iter_mut().zip(works) {
@@ -326,6 +316,8 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
         rules.check(plain, three.target(), &near);
         rules.check_hairpin(plain, three.target());
     }
+    // A socket is balanced by the cgroup of the thread that makes it.
+    world.here.cgroup.open_to_threads();
     let stage = Stage { options, world: &world, others: &others, bare: &bare };
     // The first number's ratios of the hooks to the limit, by place and load.
     let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
@@ -347,10 +339,12 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
                 run.extend(ways);
                 run.extend(comparisons(scene, &all, first.get(part)));
                 if first.len() == part {
-                    first.push((count, ratios(&all[1].rates, &all[0].rates)));
+                    let hooks = all.iter().find(|found| found.way == HOOKS).unwrap();
+                    first.push((count, ratios(&hooks.rates, &all[0].rates)));
                 }
                 part += 1;
             }
+            run.keep(json).unwrap();
         }
     }
     goals(run.figures());

@@ -9,10 +9,10 @@ const CLUSTER: &str = "10.240.0.0/16";
 
 /// Where services are and where they lead.
 pub(crate) trait Services {
-    const PROTOCOLS: &'static [&'static str];
     const PORT: u16;
     const BACKEND_PORT: u16;
 
+    fn protocols(&self, number: u32) -> &'static [&'static str];
     fn address(&self, number: u32) -> Ipv4Addr;
     fn backends(&self, number: u32) -> Vec<Ipv4Addr>;
 }
@@ -73,7 +73,7 @@ impl Iptables {
 pub(crate) fn iptables<S: Services>(services: &S, count: u32) -> String {
     let mut text = Iptables::default();
     for number in 0..count {
-        for protocol in S::PROTOCOLS {
+        for protocol in services.protocols(number) {
             text.lead(services, number, protocol);
             text.balance(services, number, protocol);
         }
@@ -110,10 +110,10 @@ pub(crate) fn iptables<S: Services>(services: &S, count: u32) -> String {
 /// that nothing leads to any more once an hour at most.
 pub(crate) fn iptables_change<S: Services>(services: &S, count: u32, number: u32) -> String {
     let mut text = Iptables::default();
-    for protocol in S::PROTOCOLS {
-        (0..count).for_each(|number| text.lead(services, number, protocol));
-        text.balance(services, number, protocol);
+    for number in 0..count {
+        services.protocols(number).iter().for_each(|it| text.lead(services, number, it));
     }
+    services.protocols(number).iter().for_each(|it| text.balance(services, number, it));
     let Iptables { chains, services, rules } = text;
     format!("*nat\n:KUBE-SERVICES - [0:0]\n{chains}{services}{rules}COMMIT\n")
 }
@@ -165,7 +165,7 @@ pub(crate) fn nftables<S: Services>(services: &S, count: u32, part: u32) -> Vec<
     for first in (0..count).step_by(part.max(1) as usize) {
         let (mut chains, mut elements) = (String::new(), String::new());
         for number in first..count.min(first.saturating_add(part)) {
-            for protocol in S::PROTOCOLS {
+            for protocol in services.protocols(number) {
                 let (own, element) = nft_service(services, number, protocol);
                 chains.extend(own.into_iter().map(|chain| chain.text));
                 elements.push_str(&element);
@@ -183,7 +183,7 @@ pub(crate) fn nftables<S: Services>(services: &S, count: u32, part: u32) -> Vec<
 /// What kube-proxy gives nft when the endpoints of one service changed: its chains, anew.
 pub(crate) fn nftables_change<S: Services>(services: &S, number: u32) -> String {
     let (mut names, mut chains) = (String::new(), String::new());
-    for protocol in S::PROTOCOLS {
+    for protocol in services.protocols(number) {
         for Chain { name, text } in nft_service(services, number, protocol).0 {
             let _ =
                 write!(names, "add chain ip kube-proxy {name}\nflush chain ip kube-proxy {name}\n");

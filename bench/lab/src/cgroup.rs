@@ -1,0 +1,73 @@
+//! The cgroup whose sockets a node's data plane balances.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub(crate) fn mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// A cgroup that this process or threads of it can enter, and leave again when it is dropped.
+pub struct Cgroup {
+    /// Where sockets are balanced that are made in it.
+    pub path: PathBuf,
+    /// A process whose threads enter `path` one by one is here, where nothing is balanced.
+    around: PathBuf,
+    home: PathBuf,
+}
+
+/// Within its own cgroup.
+const BALANCED: &str = "balanced";
+
+impl Cgroup {
+    pub(crate) fn new(name: &str) -> Self {
+        let mount = mount().unwrap();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let around = mount.join(name);
+        let path = around.join(BALANCED);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("cgroup.type"), "threaded").unwrap();
+        Self { path, around, home: mount.join(own) }
+    }
+
+    /// From now on new sockets of this process are balanced.
+    pub fn enter(&self) {
+        fs::write(self.path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+
+    /// From now on threads of this process may enter by themselves.
+    pub fn open_to_threads(&self) {
+        fs::write(self.around.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+
+    pub fn leave(&self) {
+        fs::write(self.home.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+}
+
+/// From now on new sockets of this thread, and of those that it starts, are balanced by what is at
+/// this cgroup, which was [opened](Cgroup::open_to_threads) to them.
+pub fn enter_as_thread(cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.threads"), "0").unwrap();
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.leave();
+        for _ in 0..50 {
+            if remove(&self.around).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// A cgroup is removed as an empty directory, whatever files it shows.
+pub(crate) fn remove(around: &Path) -> std::io::Result<()> {
+    let _ = fs::remove_dir(around.join(BALANCED));
+    fs::remove_dir(around)
+}
