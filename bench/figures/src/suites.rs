@@ -82,12 +82,12 @@ pub(crate) enum Suite {
 pub(crate) struct Way {
     #[command(flatten)]
     extent: Extent,
-    /// How many services there are; may be repeated [default: 1, 100, 1000, 10000, 30000; quick: 1
-    /// and 1000].
+    /// How many services there are; may be repeated. Quick: 1 and 1000.
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
+    #[arg(default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
-    /// Rounds; in each, every way has its turn with every load.
-    #[arg(long, value_name = "COUNT", default_value_t = 9, conflicts_with = "quick")]
+    /// Rounds; in each, all ways have their turn, in slices that alternate.
+    #[arg(long, value_name = "COUNT", default_value_t = 16, conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
 }
@@ -133,6 +133,9 @@ pub(crate) struct Rounds {
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: Option<u32>,
 }
+
+/// Of `path`, in a round: enough for an odd number of ways, of which the balanced order is longer.
+const SLICES: u32 = 14;
 
 /// A suite was interrupted: nothing is measured after it.
 #[derive(Debug, thiserror::Error)]
@@ -188,12 +191,12 @@ impl Suite {
         let quick = self.extent().quick;
         let (name, numbers) = match self {
             Self::Path(Way { services, rounds, .. }) => {
-                let (services, rounds, turn) = match quick {
-                    true => (&[1, 1_000][..], 9, 40),
-                    false => (&services[..], *rounds, 80),
+                let (services, rounds) = match quick {
+                    true => (&[1, 1_000][..], 6),
+                    false => (&services[..], *rounds),
                 };
                 let mut numbers = repeated(services);
-                numbers.extend([("rounds", rounds), ("turn", turn)]);
+                numbers.extend([("rounds", rounds), ("slices", SLICES)]);
                 ("path", numbers)
             }
             Self::Sockets(Sockets { services, pairs, rounds, .. }) => {

@@ -1,4 +1,5 @@
 mod command;
+mod runs;
 
 use std::path::PathBuf;
 

@@ -18,8 +18,10 @@ pub struct Cgroup {
     home: PathBuf,
 }
 
-/// Within its own cgroup.
+/// Within its own cgroup; and where threads are as deep as there, for the kernel counts what waits
+/// for what in each cgroup above a thread, and nothing is balanced.
 const BALANCED: &str = "balanced";
+const BESIDE: &str = "beside";
 
 impl Cgroup {
     pub(crate) fn new(name: &str) -> Self {
@@ -27,10 +29,17 @@ impl Cgroup {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
         let around = mount.join(name);
-        let path = around.join(BALANCED);
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("cgroup.type"), "threaded").unwrap();
-        Self { path, around, home: mount.join(own) }
+        for name in [BALANCED, BESIDE] {
+            let path = around.join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.type"), "threaded").unwrap();
+        }
+        Self { path: around.join(BALANCED), around, home: mount.join(own) }
+    }
+
+    /// Where nothing is balanced for threads that are like those in `path` otherwise.
+    pub fn beside(&self) -> PathBuf {
+        self.around.join(BESIDE)
     }
 
     /// From now on new sockets of this process are balanced.
@@ -48,8 +57,8 @@ impl Cgroup {
     }
 }
 
-/// From now on new sockets of this thread, and of those that it starts, are balanced by what is at
-/// this cgroup, which was [opened](Cgroup::open_to_threads) to them.
+/// From now on new sockets of this thread, and of those that it starts, are those of this cgroup,
+/// which was [opened](Cgroup::open_to_threads) to them.
 pub fn enter_as_thread(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.threads"), "0").unwrap();
 }
@@ -68,6 +77,8 @@ impl Drop for Cgroup {
 
 /// A cgroup is removed as an empty directory, whatever files it shows.
 pub(crate) fn remove(around: &Path) -> std::io::Result<()> {
-    let _ = fs::remove_dir(around.join(BALANCED));
+    for name in [BALANCED, BESIDE] {
+        let _ = fs::remove_dir(around.join(name));
+    }
     fs::remove_dir(around)
 }

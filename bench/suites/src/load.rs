@@ -15,12 +15,16 @@ use bowline_lab::cgroup::enter_as_thread;
 use bowline_lab::world::Namespace;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use rand::seq::IndexedRandom;
 
 /// Bytes of a question and of its answer.
 const MESSAGE: usize = 64;
 /// Bytes of one write of a stream.
 const PART: usize = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
+const WARM_UP: Duration = Duration::from_millis(1);
+/// The longest slice of a turn.
+const SLICE: Duration = Duration::from_millis(5);
 /// Between two looks at what servers have still to do.
 const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
 /// Bytes of streams that servers have read.
@@ -90,10 +94,8 @@ impl Load {
     /// and its ends, not on which CPU the scheduler wakes the other side, which makes it four
     /// times as long or not, by chance. With many connections all CPUs are at work.
     pub(crate) fn place(self) {
-        let last = CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let alone = self.connections == 1;
-        let mut cpus = CpuSet::new();
-        for cpu in if alone { last - 1..*last } else { 0..*last } {
+        let (last, mut cpus) = (last_cpu(), CpuSet::new());
+        for cpu in if self.connections == 1 { last } else { 0 }..=last {
             cpus.set(cpu).unwrap();
         }
         // Those that these start stay there, too.
@@ -121,13 +123,17 @@ impl Load {
     /// How long a slice of a turn is. A processor that others use, too, is slow for some tens of
     /// milliseconds and then not: ways that take turns faster than that meet the same of it.
     fn slice(self) -> Duration {
-        let milliseconds = match (self.kind, self.connections) {
-            (Kind::Kept | Kind::Datagrams, 1) => 2,
+        match (self.kind, self.connections) {
+            (Kind::Kept | Kind::Datagrams, 1) => Duration::from_millis(2),
             // Until all are awake, and buffers are full; with fresh connections, until the last one
             // is closed at both ends.
-            _ => 5,
-        };
-        Duration::from_millis(milliseconds)
+            _ => SLICE,
+        }
+    }
+
+    /// How many rounds make it take as long as `rounds` of the longest slices.
+    pub(crate) fn rounds(self, rounds: u32) -> u32 {
+        u32::try_from(u128::from(rounds) * SLICE.as_micros() / self.slice().as_micros()).unwrap()
     }
 
     /// How many slices make a turn.
@@ -135,18 +141,16 @@ impl Load {
         u32::try_from(turn.as_micros() / self.slice().as_micros()).unwrap().max(1)
     }
 
-    /// Connects to these targets in turn, from this namespace; in this cgroup, if there is one,
-    /// which was opened to threads.
+    /// Connects to one of these targets or another, by chance as balancers do, from this namespace;
+    /// in this cgroup, if there is one, which was opened to threads.
     pub(crate) fn team(
         self,
         namespace: &Namespace,
         cgroup: Option<&Path>,
         targets: &[SocketAddr],
     ) -> Team {
-        let worker = |number: usize| {
-            let cgroup = cgroup.map(PathBuf::from);
-            let first = number % targets.len();
-            let targets = [&targets[first..], &targets[..first]].concat();
+        let worker = |_| {
+            let (cgroup, targets) = (cgroup.map(PathBuf::from), targets.to_vec());
             let (order, orders) = channel();
             let (tell, done) = channel();
             let thread = namespace.spawn(move || {
@@ -163,8 +167,8 @@ impl Load {
 
     /// A worker: ready, it works until each of these moments, and tells how much it did.
     fn work(self, targets: &[SocketAddr], orders: &Receiver<Instant>, tell: &Sender<u64>) {
-        let target = targets[0];
-        let turns = |mut one: Box<dyn FnMut()>| {
+        let target = || *targets.choose(&mut rand::rng()).unwrap();
+        let turns = |mut one: Box<dyn FnMut() + '_>| {
             tell.send(0).unwrap();
             for end in orders {
                 // Who asked may be gone.
@@ -173,20 +177,17 @@ impl Load {
         };
         match self.kind {
             Kind::Kept => {
-                let mut stream = connect(target);
+                let mut stream = connect(target());
                 turns(Box::new(move || ask(&mut stream)));
             }
-            Kind::Fresh => {
-                let mut next = targets.iter().copied().cycle();
-                turns(Box::new(move || ask(&mut connect(next.next().unwrap()))));
-            }
+            Kind::Fresh => turns(Box::new(|| ask(&mut connect(target())))),
             Kind::Stream => {
-                let (mut stream, part) = (connect(target), vec![b's'; PART]);
+                let (mut stream, part) = (connect(target()), vec![b's'; PART]);
                 turns(Box::new(move || stream.write_all(&part).unwrap()));
             }
             Kind::Datagrams => {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                socket.connect(target).unwrap();
+                socket.connect(target()).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
                 let mut answer = [0; MESSAGE];
                 turns(Box::new(move || {
@@ -196,6 +197,11 @@ impl Load {
             }
         }
     }
+}
+
+/// Where a load of one connection is.
+pub(crate) fn last_cpu() -> usize {
+    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) - 1
 }
 
 /// A thread that works when it is told to; it ends with its orders.
@@ -214,9 +220,18 @@ pub(crate) struct Team {
 impl Team {
     /// Works for a slice.
     pub(crate) fn slice(&self) -> Work {
+        self.work(self.load.slice())
+    }
+
+    /// Who comes first is not to pay for what is cold.
+    pub(crate) fn warm_up(&self) {
+        self.work(WARM_UP);
+    }
+
+    fn work(&self, time: Duration) -> Work {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (start, received, open) = (Instant::now(), count(&RECEIVED), count(&OPEN));
-        let end = start + self.load.slice();
+        let end = start + time;
         for worker in &self.workers {
             worker.order.send(end).unwrap();
         }
@@ -271,9 +286,20 @@ impl AddAssign for Work {
     }
 }
 
-/// The places of a row in an order in which, over `count` cycles of an even `count` and twice as
-/// many of an odd one, each is as often at each place, and comes as often after each other one (a
-/// Latin square that is balanced for what is carried over: E. J. Williams, 1949).
+/// How many cycles of at most so many leave [`order`] balanced; all of them if none does.
+pub(crate) fn balanced(cycles: usize, count: usize) -> usize {
+    let square = square(count);
+    if cycles < square { cycles } else { cycles / square * square }
+}
+
+/// After so many cycles [`order`] is balanced.
+fn square(count: usize) -> usize {
+    count * (1 + count % 2)
+}
+
+/// The places of a row in an order in which, over a whole [`square`], each is as often at each
+/// place, and comes as often after each other one (a Latin square that is balanced for what is
+/// carried over: E. J. Williams, 1949).
 pub(crate) fn order(cycle: usize, count: usize) -> impl Iterator<Item = usize> {
     let backwards = count % 2 == 1 && (cycle / count) % 2 == 1;
     (0..count).map(move |step| {
@@ -361,12 +387,12 @@ fn serve(mut stream: TcpStream) {
 
 #[cfg(test)]
 mod tests {
-    use super::order;
+    use super::{order, square};
 
     #[test]
     fn every_way_has_every_place_and_follows_every_other_one_equally_often() {
         for count in 2..10 {
-            let cycles = count * (1 + count % 2);
+            let cycles = square(count);
             let mut places = vec![0; count * count];
             let mut followers = vec![0; count * count];
             for cycle in 0..cycles {

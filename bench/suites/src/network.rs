@@ -21,7 +21,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::interrupts;
-use crate::load::{Kind, Load, Team, Work, order, serve_at};
+use crate::load::{Kind, Load, Team, Work, last_cpu, order, serve_at};
 use bridge::Bridge;
 
 #[derive(Args)]
@@ -206,8 +206,11 @@ fn report(load: Load, all: &[Found]) -> Vec<Figure> {
 }
 
 pub(crate) fn measure(options: &Options, json: Option<&Path>) {
-    let parameters =
-        [("rounds", json!(options.rounds)), ("turn_milliseconds", json!(options.turn))];
+    let parameters = [
+        ("rounds", json!(options.rounds)),
+        ("turn_milliseconds", json!(options.turn)),
+        ("cpu_of_one_connection", json!(last_cpu())),
+    ];
     let mut run = Run::begin("network", &parameters, Statistics::Off);
     let world = World::new();
     let mut planes = Planes { both: Some(world.open()), tunnel: false };

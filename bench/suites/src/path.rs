@@ -8,15 +8,14 @@
 //! of the same round, as a median with the least and the most. The limit has a second turn, as a
 //! control: what that is away from 1, the measurement adds by itself. The service is the one in the
 //! worst place for each way: the last one, which bowline finds in no line of its own. All have TCP
-//! and UDP in bowline; in others' rules only the last has UDP, too. Everything happens in namespaces
-//! and a cgroup of its own; nothing of it is left.
+//! and UDP in bowline; in others' rules only the last has UDP, too. Everything happens in
+//! namespaces and a cgroup of its own; nothing of it is left.
 
 mod addresses;
 mod baselines;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use bowline_agent::datapath::{ServiceTable, service_table};
 use bowline_figures::results::{Better, Figure, Machine, Relation, Run, Statistics, median};
@@ -28,7 +27,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use crate::interrupts;
-use crate::load::{Kind, Load, Team, Work, order, serve_at};
+use crate::load::{Kind, Load, Team, Work, balanced, last_cpu, order, serve_at};
 use addresses::Addresses;
 use baselines::{Plain, Rules, many_ports};
 
@@ -38,14 +37,15 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", required = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=50_000))]
     services: Vec<u32>,
-    /// Rounds; in each, every way has its turn with every load
+    /// Rounds of loads with the longest slices; of others more
     #[arg(long, value_name = "COUNT")]
-    #[arg(value_parser = clap::value_parser!(u32).range(5..))]
+    #[arg(value_parser = clap::value_parser!(u32).range(5..=1_000))]
     rounds: u32,
-    /// How long a turn lasts, in milliseconds
-    #[arg(long, value_name = "MILLISECONDS")]
-    #[arg(value_parser = clap::value_parser!(u64).range(5..=10_000))]
-    turn: u64,
+    /// Slices of each way in a round, if it can be fewer so that each comes as often after each
+    /// other one
+    #[arg(long, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    slices: u32,
 }
 
 pub(crate) const PORT: u16 = 80;
@@ -127,8 +127,8 @@ struct Way<'a> {
     name: &'static str,
     client: &'a Namespace,
     targets: Vec<SocketAddr>,
-    /// Where bowline's socket hooks are, if they are to see the client.
-    cgroup: Option<&'a Path>,
+    /// Whether the client is where bowline's socket hooks are.
+    hooked: bool,
     /// The proxy of the founding deck knows TCP alone.
     udp: bool,
 }
@@ -160,12 +160,11 @@ impl Stage<'_> {
             backends.iter().map(|it| (*it, BACKEND_PORT).into()).collect();
         let client = &self.world.client().namespace;
         let unhooked = &unhooked(self.world).namespace;
-        let way = |name, client, targets| Way { name, client, targets, cgroup: None, udp: true };
-        let cgroup = Some(self.world.here.cgroup.path.as_path());
+        let way = |name, client, targets| Way { name, client, targets, hooked: false, udp: true };
         let mut ways = vec![
             way(LIMIT, client, direct.clone()),
             way(AGAIN, client, direct.clone()),
-            Way { cgroup, ..way(HOOKS, client, vec![all.target()]) },
+            Way { hooked: true, ..way(HOOKS, client, vec![all.target()]) },
             way(PROGRAMS, unhooked, vec![all.target()]),
             way("no service, kernel's own routing", &self.bare.client, direct),
         ];
@@ -179,7 +178,7 @@ impl Stage<'_> {
                 name: rules.name(),
                 client: &plain.client,
                 targets: vec![all.target()],
-                cgroup: None,
+                hooked: false,
                 udp: *rules != Rules::Userspace,
             });
         }
@@ -188,21 +187,27 @@ impl Stage<'_> {
 
     /// Every way in turns, a slice at a time.
     fn rounds(&self, ways: &[Way<'_>], scene: Scene) -> Vec<Found> {
-        let (load, rounds) = (scene.load, self.options.rounds as usize);
+        let load = scene.load;
         let ways: Vec<&Way<'_>> = ways.iter().filter(|way| way.udp || !load.is_udp()).collect();
         let found = |way: &&Way<'_>| Found { way: way.name, rates: Vec::new() };
         let mut all: Vec<Found> = ways.iter().map(found).collect();
-        let slices = load.slices(Duration::from_millis(self.options.turn)) as usize;
         let screen = Screen::open();
         screen.begin(scene.name());
         load.place();
-        let team = |way: &&Way<'_>| load.team(way.client, way.cgroup, &way.targets);
-        for round in 0..rounds {
+        let slices = balanced(self.options.slices as usize, ways.len());
+        let cgroup = &self.world.here.cgroup;
+        let (hooked, beside) = (cgroup.path.as_path(), cgroup.beside());
+        let team = |way: &&Way<'_>| {
+            let cgroup = if way.hooked { hooked } else { &beside };
+            load.team(way.client, Some(cgroup), &way.targets)
+        };
+        for _ in 0..load.rounds(self.options.rounds) {
             // Anew in each: which ports they have, and which backends, decides more than one round.
             let teams: Vec<Team> = ways.iter().map(team).collect();
             let mut works = vec![Work::default(); ways.len()];
-            for slice in 0..slices {
-                for place in order(round * slices + slice, ways.len()) {
+            teams.iter().for_each(Team::warm_up);
+            for cycle in 0..slices {
+                for place in order(cycle, ways.len()) {
                     interrupts::check();
                     works[place] += teams[place].slice();
                 }
@@ -219,14 +224,21 @@ fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
     rates.iter().zip(to).map(|(rate, one)| rate / one).collect()
 }
 
-/// Every way beside the first one, which is the limit; that one as it is.
+/// The limit's rates: of both of its turns.
+fn limit(all: &[Found]) -> Vec<f64> {
+    let turns = all[0].rates.iter().zip(&all[1].rates);
+    turns.map(|(one, other)| f64::midpoint(*one, *other)).collect()
+}
+
+/// Every way beside the limit; the second turn of that one beside the first; the first as it is.
 fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
-    let (limit, load) = (&all[0].rates, scene.load);
+    let (limit, load) = (limit(all), scene.load);
     let name = |way: &str| format!("{}: {way}", scene.name());
     let figure = |found: &Found| {
         if found.way == LIMIT {
-            return Figure::new(name(LIMIT), load.unit(), None, limit.clone());
+            return Figure::new(name(LIMIT), load.unit(), None, found.rates.clone());
         }
+        let limit = if found.way == AGAIN { &all[0].rates } else { &limit };
         let ours = [HOOKS, PROGRAMS].contains(&found.way).then_some(Better::More);
         Figure::new(name(found.way), "ratio", ours, ratios(&found.rates, limit))
             .at(&scene.plot(), found.way, scene.count, "services")
@@ -254,7 +266,7 @@ fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> 
         }
     }
     if let Some((few, then)) = first.filter(|(few, _)| *few < scene.count) {
-        let now = ratios(&hooks.rates, &all[0].rates);
+        let now = ratios(&hooks.rates, &limit(all));
         let other = format!("the same with {few}, each to the {LIMIT}");
         add(&other, ratios(&now, then), MANY_GOAL);
     }
@@ -285,7 +297,8 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
         &[
             ("services", json!(options.services)),
             ("rounds", json!(options.rounds)),
-            ("turn_milliseconds", json!(options.turn)),
+            ("slices", json!(options.slices)),
+            ("cpu_of_one_connection", json!(last_cpu())),
         ],
         Statistics::Off,
     );
@@ -340,7 +353,7 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
                 run.extend(comparisons(scene, &all, first.get(part)));
                 if first.len() == part {
                     let hooks = all.iter().find(|found| found.way == HOOKS).unwrap();
-                    first.push((count, ratios(&hooks.rates, &all[0].rates)));
+                    first.push((count, ratios(&hooks.rates, &limit(&all))));
                 }
                 part += 1;
             }
@@ -375,11 +388,10 @@ fn goals(figures: &[Figure]) {
 /// What the figures are, and of which machine.
 fn about(options: &Options, machine: &Machine) -> String {
     format!(
-        "Ratios to the pod's own address in the same round: the median of {} rounds, and the least \
-         and the most of them; {} ms a turn, every way in turns; across two nodes and on one, \
-         through the last of the services. {}.",
+        "Ratios to the pod's own address in the same round: the median of {} rounds or more, and \
+         the least and the most of them; every way in turns of some milliseconds; across two nodes \
+         and on one, through the last of the services. {}.",
         options.rounds,
-        options.turn,
         machine.shown()
     )
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// Each as briefly as it can be: what is measured so is not looked at.
 const BRIEFLY: [(&str, &[&str]); 4] = [
-    ("path", &["--services", "1", "--services", "1000", "--rounds", "5", "--turn", "4"]),
+    ("path", &["--services", "1", "--services", "1000", "--rounds", "5", "--slices", "1"]),
     ("network", &["--rounds", "5", "--turn", "4"]),
     ("sockets", &["--rounds", "5", "--batches", "5", "--calls", "50", "--pairs", "100"]),
     ("programs", &["--rounds", "5", "--turns", "1", "--runs", "100"]),

@@ -153,7 +153,7 @@ fn of_world(process: u32) -> Result<Vec<PathBuf>> {
 fn an_interrupted_suite_of_the_data_plane_removes_its_world() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut bench = command(env!("CARGO_BIN_EXE_bowline-bench"));
-        bench.args(["measure", "path", "--services", "1", "--rounds", "1000"]);
+        bench.args(["measure", "path", "--services", "1", "--rounds", "1000", "--slices", "1"]);
         let process = bench.stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let mut bench = Bench { process, cluster: PathBuf::new() };
         let id = bench.process.id();
