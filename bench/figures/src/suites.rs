@@ -87,7 +87,7 @@ pub(crate) struct Way {
     #[arg(default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
     /// Rounds; in each, all ways have their turn, in slices that alternate.
-    #[arg(long, value_name = "COUNT", default_value_t = 16, conflicts_with = "quick")]
+    #[arg(long, value_name = "COUNT", default_value_t = 14, conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
 }

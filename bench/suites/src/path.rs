@@ -84,9 +84,17 @@ struct Scene {
 impl Scene {
     /// What is measured, without the way.
     fn name(self) -> String {
-        let Self { count, place, load } = self;
-        let place = if place == Place::OneNode { ", on one node" } else { "" };
-        format!("{}, {count} services{place}", load.name())
+        self.of(&format!("{} services", self.count))
+    }
+
+    /// The same with all of their numbers together.
+    fn of_all(self) -> String {
+        self.of("any number of services")
+    }
+
+    fn of(self, services: &str) -> String {
+        let place = if self.place == Place::OneNode { ", on one node" } else { "" };
+        format!("{}, {services}{place}", self.load.name())
     }
 
     /// In which plot it stands.
@@ -230,6 +238,12 @@ fn limit(all: &[Found]) -> Vec<f64> {
     turns.map(|(one, other)| f64::midpoint(*one, *other)).collect()
 }
 
+/// What the hooks reach of it.
+fn of_hooks(all: &[Found]) -> Vec<f64> {
+    let hooks = all.iter().find(|found| found.way == HOOKS).unwrap();
+    ratios(&hooks.rates, &limit(all))
+}
+
 /// Every way beside the limit; the second turn of that one beside the first; the first as it is.
 fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
     let (limit, load) = (limit(all), scene.load);
@@ -266,11 +280,43 @@ fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> 
         }
     }
     if let Some((few, then)) = first.filter(|(few, _)| *few < scene.count) {
-        let now = ratios(&hooks.rates, &limit(all));
         let other = format!("the same with {few}, each to the {LIMIT}");
-        add(&other, ratios(&now, then), MANY_GOAL);
+        add(&other, ratios(&of_hooks(all), then), MANY_GOAL);
     }
     figures
+}
+
+/// One load at one place with all numbers of services together. Hooks cost the same with any, so
+/// that more rounds tell what those of one number cannot; that it is so is a figure of its own.
+struct OfAll {
+    scene: Scene,
+    /// The first number, and what the hooks reach of the limit with it.
+    first: (u32, Vec<f64>),
+    hooks: Vec<f64>,
+    again: Vec<f64>,
+}
+
+impl OfAll {
+    fn new(scene: Scene, all: &[Found]) -> Self {
+        Self { scene, first: (scene.count, of_hooks(all)), hooks: Vec::new(), again: Vec::new() }
+    }
+
+    fn extend(&mut self, all: &[Found]) {
+        self.hooks.extend(of_hooks(all));
+        self.again.extend(ratios(&all[1].rates, &all[0].rates));
+    }
+
+    fn figures(self) -> [Figure; 2] {
+        let Self { scene, hooks, again, .. } = self;
+        let figure = |way: &str, samples, better| {
+            let name = format!("{}: {way}", scene.of_all());
+            Figure::new(name, "ratio", better, samples).beside(LIMIT, Relation::Ratio)
+        };
+        [
+            figure(HOOKS, hooks, Some(Better::More)).goal(scene.load.goal()),
+            figure(AGAIN, again, None),
+        ]
+    }
 }
 
 /// Prints the ratios to the first way, which is the limit.
@@ -332,8 +378,8 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     // A socket is balanced by the cgroup of the thread that makes it.
     world.here.cgroup.open_to_threads();
     let stage = Stage { options, world: &world, others: &others, bare: &bare };
-    // The first number's ratios of the hooks to the limit, by place and load.
-    let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
+    // By place and load.
+    let mut of_all: Vec<OfAll> = Vec::new();
     for &count in &options.services {
         let addresses = Addresses::of(count, &world.here);
         let mut part = 0;
@@ -350,16 +396,17 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
                 let ways = figures(scene, &all);
                 report(scene, &all, &ways);
                 run.extend(ways);
-                run.extend(comparisons(scene, &all, first.get(part)));
-                if first.len() == part {
-                    let hooks = all.iter().find(|found| found.way == HOOKS).unwrap();
-                    first.push((count, ratios(&hooks.rates, &limit(&all))));
+                run.extend(comparisons(scene, &all, of_all.get(part).map(|it| &it.first)));
+                if of_all.len() == part {
+                    of_all.push(OfAll::new(scene, &all));
                 }
+                of_all[part].extend(&all);
                 part += 1;
             }
             run.keep(json).unwrap();
         }
     }
+    run.extend(of_all.into_iter().flat_map(OfAll::figures));
     goals(run.figures());
     println!("\n{}", about(options, run.machine()));
     run.end(json).unwrap();

@@ -141,7 +141,7 @@ fn each_suite_has_its_own_number_of_rounds() {
         numbers.into_iter().find_map(|(flag, number)| (flag == "rounds").then_some(number))
     };
     let table = [
-        ("path", Some(16)),
+        ("path", Some(14)),
         ("sockets", Some(9)),
         ("programming", Some(7)),
         ("cluster", Some(7)),

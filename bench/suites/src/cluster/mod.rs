@@ -1,6 +1,7 @@
 //! What a cluster takes: `cargo xtask bench cluster`.
 //!
-//! Clusters of three nodes are started and removed, once a round. Another one stays, with a
+//! Clusters of three nodes are started and removed, once a round, in turn with a containerd that is
+//! alone. Another one stays, with a
 //! registry: in it pods are applied, scaled down and updated, their image at hand on each node, and
 //! beside one pod the same container is started by containerd's own client (`ctr`), without
 //! bowline. What the client takes (`bowline apply`, `ctr`) is part of it. Memory and processor time
@@ -9,6 +10,7 @@
 
 mod bare;
 mod pods;
+mod runtime;
 mod usage;
 
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use bowline_tests::{Cluster, Wishes};
 use serde_json::{Value, json};
 
 use crate::fleet::memory_goal;
-use bowline_figures::results::{Better, Figure};
+use bowline_figures::results::{Better, Figure, Relation};
 use bowline_figures::screen::Screen;
 use usage::Goals;
 
@@ -63,6 +65,7 @@ const NODES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Room for the endpoints of all the services.
 const ROOM: [&str; 2] = ["--map-size", "BACKENDS=262144"];
+const RUNTIME: &str = "containerd alone, until it listens";
 /// `bowline up`, in seconds.
 const UP_GOAL: f64 = 5.0;
 
@@ -79,9 +82,10 @@ pub(crate) async fn measure(
     alone: &Alone,
     screen: &Screen,
 ) -> Result<Vec<Figure>> {
-    let (mut ups, mut downs) = (Vec::new(), Vec::new());
+    let (mut ups, mut downs, mut runtimes) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         screen.begin(format!("starting {NODES} nodes, round {round} of {}", options.rounds));
+        runtimes.push(runtime::start(&alone.directory()?)?);
         let cluster = Cluster::up(&alone.wishes(NODES))?;
         ups.push(cluster.up_took.as_secs_f64());
         let start = Instant::now();
@@ -91,8 +95,17 @@ pub(crate) async fn measure(
         tokio::task::yield_now().await;
     }
     let figure = |name: String, samples: Vec<f64>| Figure::new(name, "s", Better::Less, samples);
-    let up = figure(format!("`up` to all {NODES} nodes Ready"), ups).goal(UP_GOAL);
-    let mut figures = vec![up, figure(format!("`down` of {NODES} nodes"), downs)];
+    let name = format!("`up` to all {NODES} nodes Ready");
+    let (beside, ratios) = (format!("{name}, to {RUNTIME}"), ups.iter().zip(&runtimes));
+    let ratios = ratios.map(|(up, runtime)| up / runtime).collect();
+    let mut figures = vec![
+        Figure::new(beside, "ratio", Better::Less, ratios)
+            .beside(RUNTIME, Relation::Ratio)
+            .from("s", &ups),
+        Figure::new(RUNTIME, "s", None, runtimes),
+        figure(name, ups).goal(UP_GOAL),
+        figure(format!("`down` of {NODES} nodes"), downs),
+    ];
     screen.begin(format!("starting {NODES} nodes with a registry"));
     let cluster = Cluster::up(&Wishes { registry: true, ..alone.wishes(NODES) })?;
     let stage = Stage { options, screen, cluster: &cluster };

@@ -67,12 +67,12 @@ impl Rules {
         let namespace = PathBuf::from(format!("/proc/{}/ns/net", holder.pid()));
         let own = fs::read_link("/proc/self/ns/net")?;
         ensure!(fs::read_link(&namespace)? != own, "no namespace was made for the rules");
-        let input = directory.join(writer.name());
+        let input = directory.join(holder.pid().to_string());
         Ok(Self { writer, place: Place::network(&namespace), input, _holder: holder })
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        self.writer.name()
+    pub(crate) fn writer(&self) -> Writer {
+        self.writer
     }
 
     /// Writes rules for so many services; how many seconds it took. In one transaction, as
