@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bowline_figures::results;
 use bowline_lab::cgroup::enter_as_thread;
 use bowline_lab::world::Namespace;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use rand::seq::IndexedRandom;
 
@@ -31,8 +31,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
 static RECEIVED: AtomicU64 = AtomicU64::new(0);
 /// Connections that servers have accepted and not closed yet.
 static OPEN: AtomicU64 = AtomicU64::new(0);
-/// How many there were before anything was bound to one.
-static CPUS: OnceLock<usize> = OnceLock::new();
+/// Those that this process might use before anything was bound to one.
+static CPUS: OnceLock<CpuSet> = OnceLock::new();
 
 /// What a client does for its turn, over so many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +94,10 @@ impl Load {
     /// and its ends, not on which CPU the scheduler wakes the other side, which makes it four
     /// times as long or not, by chance. With many connections all CPUs are at work.
     pub(crate) fn place(self) {
-        let (last, mut cpus) = (last_cpu(), CpuSet::new());
-        for cpu in if self.connections == 1 { last } else { 0 }..=last {
-            cpus.set(cpu).unwrap();
+        let (last, mut cpus) = (last_cpu(), *CPUS.get().unwrap());
+        if self.connections == 1 {
+            cpus = CpuSet::new();
+            cpus.set(last).unwrap();
         }
         // Those that these start stay there, too.
         for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
@@ -199,9 +200,10 @@ impl Load {
     }
 }
 
-/// Where a load of one connection is.
+/// Where a load of one connection is: the last CPU that this process may use.
 pub(crate) fn last_cpu() -> usize {
-    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) - 1
+    let allowed = CPUS.get_or_init(|| sched_getaffinity(Pid::from_raw(0)).unwrap());
+    (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap()
 }
 
 /// A thread that works when it is told to; it ends with its orders.
@@ -298,8 +300,8 @@ fn square(count: usize) -> usize {
 }
 
 /// The places of a row in an order in which, over a whole [`square`], each is as often at each
-/// place, and comes as often after each other one (a Latin square that is balanced for what is
-/// carried over: E. J. Williams, 1949).
+/// place, and within cycles comes as often after each other one (a Latin square that is balanced
+/// for what is carried over: E. J. Williams, 1949).
 pub(crate) fn order(cycle: usize, count: usize) -> impl Iterator<Item = usize> {
     let backwards = count % 2 == 1 && (cycle / count) % 2 == 1;
     (0..count).map(move |step| {

@@ -18,6 +18,7 @@ use bowline_figures::results::{Better, Figure, Relation, Run, Statistics, median
 use bowline_figures::screen::Screen;
 use bowline_lab::world::{Namespace, Node, TUNNEL, World};
 use clap::Args;
+use rand::seq::SliceRandom;
 use serde_json::json;
 
 use crate::interrupts;
@@ -135,22 +136,26 @@ fn rounds(
     let screen = Screen::open();
     screen.begin(load.name());
     load.place();
-    for round in 0..options.rounds as usize {
+    for _ in 0..options.rounds {
         for tunnel in [false, true] {
             planes.lead(world, tunnel);
-            let here: Vec<usize> = (0..ways.len())
+            let mut here: Vec<usize> = (0..ways.len())
                 .filter(|place| *place == LIMIT_PLACE || ways[*place].tunnel == tunnel)
                 .collect();
+            // As in `path`: who comes after whom between cycles is left to chance.
+            here.shuffle(&mut rand::rng());
             let team = |place: &usize| load.team(ways[*place].client, None, &[ways[*place].target]);
             let teams: Vec<Team> = here.iter().map(team).collect();
+            teams.iter().for_each(Team::warm_up);
             let mut works = vec![Work::default(); here.len()];
-            for slice in 0..slices {
-                for place in order(round * slices + slice, here.len()) {
+            for cycle in 0..slices {
+                for turn in order(cycle, here.len()) {
                     interrupts::check();
-                    works[place] += teams[place].slice();
+                    works[turn] += teams[turn].slice();
                 }
             }
-            let limit = works[0].rate();
+            let limit = here.iter().position(|place| *place == LIMIT_PLACE).unwrap();
+            let limit = works[limit].rate();
             for (place, work) in
                 here.into_iter().zip(works).filter(|(place, _)| *place != LIMIT_PLACE || !tunnel)
             {

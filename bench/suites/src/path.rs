@@ -24,6 +24,7 @@ use bowline_lab::world::{Namespace, Node, Pod, World};
 use clap::Args;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
 use crate::interrupts;
@@ -35,16 +36,12 @@ use baselines::{Plain, Rules, many_ports};
 pub(crate) struct Options {
     /// How many services there are; may be repeated
     #[arg(long, value_name = "COUNT", required = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=50_000))]
     services: Vec<u32>,
     /// Rounds of loads with the longest slices; of others more
     #[arg(long, value_name = "COUNT")]
-    #[arg(value_parser = clap::value_parser!(u32).range(5..=1_000))]
     rounds: u32,
-    /// Slices of each way in a round, if it can be fewer so that each comes as often after each
-    /// other one
+    /// Slices of each way in a round at most: as many of them as leave their order balanced
     #[arg(long, value_name = "COUNT")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000))]
     slices: u32,
 }
 
@@ -205,19 +202,24 @@ impl Stage<'_> {
         let slices = balanced(self.options.slices as usize, ways.len());
         let cgroup = &self.world.here.cgroup;
         let (hooked, beside) = (cgroup.path.as_path(), cgroup.beside());
-        let team = |way: &&Way<'_>| {
+        let team = |place: &usize| {
+            let way = ways[*place];
             let cgroup = if way.hooked { hooked } else { &beside };
             load.team(way.client, Some(cgroup), &way.targets)
         };
         for _ in 0..load.rounds(self.options.rounds) {
+            // Who is connected first, and who comes after whom from one cycle to the next, is left
+            // to chance.
+            let mut places: Vec<usize> = (0..ways.len()).collect();
+            places.shuffle(&mut rand::rng());
             // Anew in each: which ports they have, and which backends, decides more than one round.
-            let teams: Vec<Team> = ways.iter().map(team).collect();
-            let mut works = vec![Work::default(); ways.len()];
+            let teams: Vec<Team> = places.iter().map(team).collect();
             teams.iter().for_each(Team::warm_up);
+            let mut works = vec![Work::default(); ways.len()];
             for cycle in 0..slices {
-                for place in order(cycle, ways.len()) {
+                for turn in order(cycle, ways.len()) {
                     interrupts::check();
-                    works[place] += teams[place].slice();
+                    works[places[turn]] += teams[turn].slice();
                 }
             }
             for (found, work) in all.iter_mut().zip(works) {
@@ -232,29 +234,26 @@ fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
     rates.iter().zip(to).map(|(rate, one)| rate / one).collect()
 }
 
-/// The limit's rates: of both of its turns.
-fn limit(all: &[Found]) -> Vec<f64> {
-    let turns = all[0].rates.iter().zip(&all[1].rates);
-    turns.map(|(one, other)| f64::midpoint(*one, *other)).collect()
+/// A rate a round of this way.
+fn rates<'a>(all: &'a [Found], way: &str) -> &'a [f64] {
+    &all.iter().find(|found| found.way == way).unwrap().rates
 }
 
-/// What the hooks reach of it.
-fn of_hooks(all: &[Found]) -> Vec<f64> {
-    let hooks = all.iter().find(|found| found.way == HOOKS).unwrap();
-    ratios(&hooks.rates, &limit(all))
+/// What a way reaches of the limit.
+fn of_limit(all: &[Found], way: &str) -> Vec<f64> {
+    ratios(rates(all, way), rates(all, LIMIT))
 }
 
-/// Every way beside the limit; the second turn of that one beside the first; the first as it is.
+/// Every way beside the limit, that one once more, too; the limit as it is.
 fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
-    let (limit, load) = (limit(all), scene.load);
+    let load = scene.load;
     let name = |way: &str| format!("{}: {way}", scene.name());
     let figure = |found: &Found| {
         if found.way == LIMIT {
             return Figure::new(name(LIMIT), load.unit(), None, found.rates.clone());
         }
-        let limit = if found.way == AGAIN { &all[0].rates } else { &limit };
         let ours = [HOOKS, PROGRAMS].contains(&found.way).then_some(Better::More);
-        Figure::new(name(found.way), "ratio", ours, ratios(&found.rates, limit))
+        Figure::new(name(found.way), "ratio", ours, of_limit(all, found.way))
             .at(&scene.plot(), found.way, scene.count, "services")
             .goal((found.way == HOOKS).then(|| load.goal()))
             .beside(LIMIT, Relation::Ratio)
@@ -266,7 +265,7 @@ fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
 /// What else there are goals for: the hooks beside kube-proxy's rules, and beside themselves with
 /// the first number of services.
 fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> Vec<Figure> {
-    let Some(hooks) = all.iter().find(|found| found.way == HOOKS) else { return Vec::new() };
+    let hooks = rates(all, HOOKS);
     let mut figures = Vec::new();
     let mut add = |other: &str, samples: Vec<f64>, goal: f64| {
         let name = format!("{}: {HOOKS}, to {other}", scene.name());
@@ -276,12 +275,12 @@ fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> 
     if scene.load.kind == Kind::Fresh {
         let others = [Rules::Iptables, Rules::Nftables].map(Rules::name);
         for found in all.iter().filter(|found| others.contains(&found.way)) {
-            add(found.way, ratios(&hooks.rates, &found.rates), 1.0);
+            add(found.way, ratios(hooks, &found.rates), 1.0);
         }
     }
     if let Some((few, then)) = first.filter(|(few, _)| *few < scene.count) {
         let other = format!("the same with {few}, each to the {LIMIT}");
-        add(&other, ratios(&of_hooks(all), then), MANY_GOAL);
+        add(&other, ratios(&of_limit(all, HOOKS), then), MANY_GOAL);
     }
     figures
 }
@@ -298,12 +297,17 @@ struct OfAll {
 
 impl OfAll {
     fn new(scene: Scene, all: &[Found]) -> Self {
-        Self { scene, first: (scene.count, of_hooks(all)), hooks: Vec::new(), again: Vec::new() }
+        Self {
+            scene,
+            first: (scene.count, of_limit(all, HOOKS)),
+            hooks: Vec::new(),
+            again: Vec::new(),
+        }
     }
 
     fn extend(&mut self, all: &[Found]) {
-        self.hooks.extend(of_hooks(all));
-        self.again.extend(ratios(&all[1].rates, &all[0].rates));
+        self.hooks.extend(of_limit(all, HOOKS));
+        self.again.extend(of_limit(all, AGAIN));
     }
 
     fn figures(self) -> [Figure; 2] {

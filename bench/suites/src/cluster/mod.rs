@@ -1,12 +1,11 @@
 //! What a cluster takes: `cargo xtask bench cluster`.
 //!
-//! Clusters of three nodes are started and removed, once a round, in turn with a containerd that is
-//! alone. Another one stays, with a
-//! registry: in it pods are applied, scaled down and updated, their image at hand on each node, and
-//! beside one pod the same container is started by containerd's own client (`ctr`), without
-//! bowline. What the client takes (`bowline apply`, `ctr`) is part of it. Memory and processor time
-//! of the server and the largest agent are those of a new cluster: idle and then with pods, and in
-//! another one with services.
+//! Clusters of three nodes are started and removed, once a round, and before or after it a
+//! containerd alone, by turns. Another one stays, with a registry: in it pods are applied, scaled
+//! down and updated, their image at hand on each node, and beside one pod the same container is
+//! started by containerd's own client (`ctr`), without bowline. What the client takes
+//! (`bowline apply`, `ctr`) is part of it. Memory and processor time of the server and the largest
+//! agent are those of a new cluster: idle and then with pods, and in another one with services.
 
 mod bare;
 mod pods;
@@ -23,6 +22,7 @@ use serde_json::{Value, json};
 use crate::fleet::memory_goal;
 use bowline_figures::results::{Better, Figure, Relation};
 use bowline_figures::screen::Screen;
+use runtime::Runtime;
 use usage::Goals;
 
 /// What to measure.
@@ -83,14 +83,22 @@ pub(crate) async fn measure(
     screen: &Screen,
 ) -> Result<Vec<Figure>> {
     let (mut ups, mut downs, mut runtimes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut runtime: Option<Runtime> = None;
     for round in 1..=options.rounds {
         screen.begin(format!("starting {NODES} nodes, round {round} of {}", options.rounds));
-        runtimes.push(runtime::start(&alone.directory()?)?);
+        if let Some(runtime) = runtime.as_ref().filter(|_| round.is_multiple_of(2)) {
+            runtimes.push(runtime.start(&alone.directory()?)?);
+        }
         let cluster = Cluster::up(&alone.wishes(NODES))?;
         ups.push(cluster.up_took.as_secs_f64());
+        let own = Runtime::of(&cluster)?;
         let start = Instant::now();
         drop::<Cluster>(cluster);
         downs.push(start.elapsed().as_secs_f64());
+        if !round.is_multiple_of(2) {
+            runtimes.push(own.start(&alone.directory()?)?);
+        }
+        runtime = Some(own);
         // What is dropped at an interrupt is this function, which has to be asked for it.
         tokio::task::yield_now().await;
     }

@@ -7,8 +7,7 @@
 //! with all three. In the same rounds `iptables-restore` and nft write what kube-proxy would, in
 //! namespaces of their own, a namespace a node: their time alone, beside bowline's from the API's
 //! write to the map. Under churn they are not measured: kube-proxy has one writer, which would put
-//! everything into its next transaction.
-//! Making the services is measured once.
+//! everything into its next transaction. Making the services is measured once.
 
 mod changes;
 mod others;
@@ -193,7 +192,7 @@ impl Stage<'_> {
         let writers = if count <= self.options.rules { &Writer::ALL[..] } else { &[] };
         let mut rules = self.starts(count, writers).await?;
         let maps = vec![self.wait_for_all(&self.cluster.nodes[0], count).await?];
-        self.changes(count, "one node", &maps, &rules).await?;
+        self.changes(count, "one node", &maps, &mut rules).await?;
         let maps = self.start_all(count).await?;
         for nodes in &mut rules {
             self.screen
@@ -203,14 +202,14 @@ impl Stage<'_> {
                 nodes.push(fresh);
             }
         }
-        self.changes(count, &format!("{NODES} nodes"), &maps, &rules).await
+        self.changes(count, &format!("{NODES} nodes"), &maps, &mut rules).await
     }
 
     /// All rules, in a namespace of their own; how many seconds it took to write them.
     async fn written(&self, writer: Writer, count: u32, parts: bool) -> Result<(Rules, f64)> {
-        let rules = Rules::new(writer, self.directory.path())?;
+        let mut rules = Rules::new(writer, self.directory.path())?;
         let took = rules.fill(&self.fleet, count, parts).await?;
-        rules.check(&self.fleet, count - 1)?;
+        rules.check()?;
         Ok((rules, took))
     }
 
@@ -310,7 +309,7 @@ impl Stage<'_> {
         count: u32,
         place: &str,
         maps: &[Services],
-        rules: &[Vec<Rules>],
+        rules: &mut [Vec<Rules>],
     ) -> Result<()> {
         let mut theirs = vec![Samples::new(); rules.len()];
         let mut found: BTreeMap<(&str, &str), Samples> = BTreeMap::new();
@@ -341,9 +340,12 @@ impl Stage<'_> {
                 }
             }
             memory.push(megabytes(&self.cluster.nodes[0])?);
-            for (nodes, samples) in rules.iter().zip(&mut theirs) {
+            for (nodes, samples) in rules.iter_mut().zip(&mut theirs) {
                 samples.push(self.their_change(count, nodes).await?);
             }
+        }
+        for rules in rules.iter().flatten() {
+            rules.check()?;
         }
         let ours = found.get(&("idle", "p50")).cloned().unwrap_or_default();
         for (nodes, theirs) in rules.iter().zip(theirs) {
@@ -366,20 +368,20 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// What a change takes others, until the last of these nodes has it, in milliseconds: the
-    /// median of some.
-    async fn their_change(&mut self, count: u32, nodes: &[Rules]) -> Result<f64> {
+    /// What a change takes others, from its beginning until the last of these nodes has it, in
+    /// milliseconds: the median of some.
+    async fn their_change(&mut self, count: u32, nodes: &mut [Rules]) -> Result<f64> {
         let mut times = Samples::new();
         for _ in 0..THEIR_CHANGES {
             self.step += 1;
             let number = changed(self.step, count);
             self.fleet.change(number);
-            let changes = nodes.iter().map(|rules| rules.change(&self.fleet, count, number));
-            let took = try_join_all(changes).await?;
-            times.push(took.into_iter().fold(0.0, f64::max) * 1e3);
-            for rules in nodes {
-                rules.check(&self.fleet, number)?;
+            for rules in &mut *nodes {
+                rules.prepare(&self.fleet, count, number)?;
             }
+            let start = Instant::now();
+            try_join_all(nodes.iter().map(|rules| rules.write(true))).await?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         Ok(median(&times))
     }
