@@ -2,7 +2,10 @@
 //!
 //! Guarantees: idempotent. Does not: allocate (cluster IPs, node ports) or read other objects.
 
+mod networking;
 mod pod_spec;
+mod quota;
+mod storage;
 mod workload;
 
 use base64::Engine as _;
@@ -11,7 +14,13 @@ use serde_json::{Map, Value, json};
 
 use crate::object::{self, child_mut};
 
+pub(crate) use networking::{ingress, ingress_class, network_policy, service_cidr};
 pub(crate) use pod_spec::pod;
+pub(crate) use quota::{initialize_limit_range, limit_range, resource_quota};
+pub(crate) use storage::{
+    carry_over_persistent_volume_claim, csi_driver, initialize_persistent_volume_claim,
+    persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
+};
 pub(crate) use workload::{deployment, replica_set, replication_controller};
 
 /// Sets a field that is missing or null.

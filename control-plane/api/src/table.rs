@@ -6,7 +6,10 @@
 mod cells;
 mod columns;
 mod format;
+mod networking;
 mod pod;
+mod quota;
+mod storage;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -21,7 +24,17 @@ pub(crate) use columns::{
     CONFIG_MAP, DEPLOYMENT, ENDPOINT_SLICE, ENDPOINTS, EVENT, LEASE, NAMESPACE, NODE, POD,
     REPLICA_SET, REPLICATION_CONTROLLER, SECRET, SERVICE, SERVICE_ACCOUNT,
 };
+pub(crate) use networking::{
+    INGRESS, INGRESS_CLASS, IP_ADDRESS, NETWORK_POLICY, SERVICE_CIDR, ingress, ingress_class,
+    ip_address, network_policy, service_cidr,
+};
 pub(crate) use pod::pod;
+pub(crate) use quota::{LIMIT_RANGE, RESOURCE_QUOTA, limit_range, resource_quota};
+pub(crate) use storage::{
+    CSI_DRIVER, CSI_NODE, CSI_STORAGE_CAPACITY, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM,
+    STORAGE_CLASS, VOLUME_ATTACHMENT, csi_driver, csi_node, csi_storage_capacity,
+    persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
+};
 
 /// The definition of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

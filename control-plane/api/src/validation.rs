@@ -4,23 +4,45 @@
 //! panics on an object of any shape. Does not: look at other objects, or at JSON types (the decode
 //! function of [`crate::resource::Resource`] does).
 
+mod addresses;
+mod claims;
 mod containers;
 mod core_kinds;
+mod equality;
 mod field_error;
+mod ingress;
+mod limit_range;
 mod metadata;
 mod names;
 mod network;
+mod network_policy;
+mod node_selector;
+mod persistent_volumes;
 mod pod;
+mod quota;
+mod resource_names;
 mod service_addresses;
+mod storage;
+mod volume_sources;
 mod volumes;
 mod workload;
 
 pub use field_error::FieldError;
 
+pub(crate) use addresses::{ip_address, service_cidr};
+pub(crate) use claims::persistent_volume_claim;
 pub(crate) use core_kinds::{config_map, event, lease, namespace, node, secret, service_account};
+pub(crate) use ingress::{ingress, ingress_class};
+pub(crate) use limit_range::limit_range;
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, endpoints, service};
+pub(crate) use network_policy::network_policy;
+pub(crate) use persistent_volumes::persistent_volume;
 pub(crate) use pod::pod;
+pub(crate) use quota::resource_quota;
+pub(crate) use storage::{
+    csi_driver, csi_node, csi_storage_capacity, storage_class, volume_attachment,
+};
 pub(crate) use workload::{deployment, replica_set, replication_controller};
 
 use field_error::{Errors, Path};

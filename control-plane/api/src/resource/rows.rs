@@ -1,5 +1,9 @@
 //! The rows of the table.
 
+mod networking;
+mod quota;
+mod storage;
+
 use k8s_openapi::api::{apps, coordination, core, discovery};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
@@ -347,8 +351,22 @@ pub static RESOURCES: &[Resource] = &[
     SECRET,
     SERVICE_ACCOUNT,
     SERVICE,
+    quota::LIMIT_RANGE,
+    quota::RESOURCE_QUOTA,
+    storage::PERSISTENT_VOLUME,
+    storage::PERSISTENT_VOLUME_CLAIM,
     DEPLOYMENT,
     REPLICA_SET,
     LEASE,
     ENDPOINT_SLICE,
+    networking::INGRESS,
+    networking::INGRESS_CLASS,
+    networking::IP_ADDRESS,
+    networking::NETWORK_POLICY,
+    networking::SERVICE_CIDR,
+    storage::CSI_DRIVER,
+    storage::CSI_NODE,
+    storage::CSI_STORAGE_CAPACITY,
+    storage::STORAGE_CLASS,
+    storage::VOLUME_ATTACHMENT,
 ];

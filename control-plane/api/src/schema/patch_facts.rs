@@ -205,6 +205,54 @@ static FACTS: &[Fact] = &[
         strategy: Strategy::RetainKeys,
         list: ListType::None,
     },
+    // Quotas and limits.
+    atomic("api.core.v1.ResourceQuotaSpec", "scopes"),
+    atomic("api.core.v1.ScopeSelector", "matchExpressions"),
+    atomic("api.core.v1.ScopedResourceSelectorRequirement", "values"),
+    atomic("api.core.v1.LimitRangeSpec", "limits"),
+    // Volumes, claims and storage drivers.
+    atomic("api.core.v1.PersistentVolumeSpec", "accessModes"),
+    atomic("api.core.v1.PersistentVolumeSpec", "mountOptions"),
+    atomic("api.core.v1.CephFSPersistentVolumeSource", "monitors"),
+    atomic("api.core.v1.FCVolumeSource", "targetWWNs"),
+    atomic("api.core.v1.FCVolumeSource", "wwids"),
+    atomic("api.core.v1.ISCSIPersistentVolumeSource", "portals"),
+    atomic("api.core.v1.RBDPersistentVolumeSource", "monitors"),
+    atomic("api.core.v1.PersistentVolumeClaimSpec", "accessModes"),
+    atomic("api.core.v1.PersistentVolumeClaimStatus", "accessModes"),
+    merge("api.core.v1.PersistentVolumeClaimStatus", "conditions", TYPE),
+    atomic("api.core.v1.TopologySelectorTerm", "matchLabelExpressions"),
+    atomic("api.core.v1.TopologySelectorLabelRequirement", "values"),
+    atomic("api.storage.v1.StorageClass", "allowedTopologies"),
+    atomic("api.storage.v1.StorageClass", "mountOptions"),
+    atomic("api.storage.v1.CSIDriverSpec", "tokenRequests"),
+    // A set that a strategic merge patch replaces all the same.
+    Fact {
+        type_name: "api.storage.v1.CSIDriverSpec",
+        field: "volumeLifecycleModes",
+        merge_key: "",
+        strategy: Strategy::Replace,
+        list: ListType::Set,
+    },
+    merge("api.storage.v1.CSINodeSpec", "drivers", NAME),
+    atomic("api.storage.v1.CSINodeDriver", "topologyKeys"),
+    // Networking.
+    atomic("api.networking.v1.IngressSpec", "rules"),
+    atomic("api.networking.v1.IngressSpec", "tls"),
+    atomic("api.networking.v1.IngressTLS", "hosts"),
+    atomic("api.networking.v1.HTTPIngressRuleValue", "paths"),
+    atomic("api.networking.v1.IngressLoadBalancerStatus", "ingress"),
+    atomic("api.networking.v1.IngressLoadBalancerIngress", "ports"),
+    atomic("api.networking.v1.NetworkPolicySpec", "ingress"),
+    atomic("api.networking.v1.NetworkPolicySpec", "egress"),
+    atomic("api.networking.v1.NetworkPolicySpec", "policyTypes"),
+    atomic("api.networking.v1.NetworkPolicyIngressRule", "from"),
+    atomic("api.networking.v1.NetworkPolicyIngressRule", "ports"),
+    atomic("api.networking.v1.NetworkPolicyEgressRule", "to"),
+    atomic("api.networking.v1.NetworkPolicyEgressRule", "ports"),
+    atomic("api.networking.v1.IPBlock", "except"),
+    atomic("api.networking.v1.ServiceCIDRSpec", "cidrs"),
+    merge("api.networking.v1.ServiceCIDRStatus", "conditions", TYPE),
 ];
 
 static ATOMIC_TYPES: &[&str] = &[
@@ -219,9 +267,13 @@ static ATOMIC_TYPES: &[&str] = &[
     "api.core.v1.ObjectFieldSelector",
     "api.core.v1.ObjectReference",
     "api.core.v1.ResourceFieldSelector",
+    "api.core.v1.ScopeSelector",
     "api.core.v1.SecretKeySelector",
+    "api.core.v1.SecretReference",
+    "api.core.v1.TopologySelectorTerm",
     "api.core.v1.TypedLocalObjectReference",
     "api.discovery.v1.EndpointPort",
+    "api.networking.v1.ServiceBackendPort",
 ];
 
 #[cfg(test)]

@@ -68,6 +68,21 @@ pub(super) fn name(object: &Value) -> Value {
     Value::from(crate::object::name(object))
 }
 
+/// The value of an annotation.
+pub(super) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    crate::object::annotations(object)?.get(key)?.as_str()
+}
+
+/// The name; it says so when one of the annotations marks the object as the default of its kind.
+pub(super) fn name_of_default(object: &Value, marks: &[&str]) -> Value {
+    let default = marks.iter().any(|key| annotation(object, key) == Some("true"));
+    Value::from(format!(
+        "{}{}",
+        crate::object::name(object),
+        if default { " (default)" } else { "" }
+    ))
+}
+
 /// The text at a pointer, or what stands for a missing one.
 pub(super) fn text_or<'a>(object: &'a Value, pointer: &str, missing: &'a str) -> &'a str {
     let text = object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();

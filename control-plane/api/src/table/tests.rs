@@ -1,3 +1,5 @@
+mod kinds;
+
 use jiff::SignedDuration;
 use serde_json::json;
 

@@ -1,3 +1,9 @@
+mod changes;
+mod networking;
+mod quota;
+mod storage;
+mod volumes;
+
 use serde_json::{Value, json};
 
 use crate::resource::find;
