@@ -8,6 +8,7 @@ mod reads;
 mod services;
 mod shutdown;
 mod watches;
+mod workloads;
 mod writes;
 
 use crate::auth::{MASTERS, NODES, User};

@@ -1,4 +1,5 @@
 mod kinds;
+mod workloads;
 
 use serde_json::json;
 

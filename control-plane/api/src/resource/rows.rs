@@ -3,6 +3,7 @@
 mod networking;
 mod quota;
 mod storage;
+mod workloads;
 
 use k8s_openapi::api::{apps, coordination, core, discovery};
 use schemars::{JsonSchema, SchemaGenerator};
@@ -347,6 +348,7 @@ pub static RESOURCES: &[Resource] = &[
     NAMESPACE,
     NODE,
     POD,
+    workloads::POD_TEMPLATE,
     REPLICATION_CONTROLLER,
     SECRET,
     SERVICE_ACCOUNT,
@@ -355,9 +357,18 @@ pub static RESOURCES: &[Resource] = &[
     quota::RESOURCE_QUOTA,
     storage::PERSISTENT_VOLUME,
     storage::PERSISTENT_VOLUME_CLAIM,
+    workloads::CONTROLLER_REVISION,
+    workloads::DAEMON_SET,
     DEPLOYMENT,
     REPLICA_SET,
+    workloads::STATEFUL_SET,
+    workloads::HORIZONTAL_POD_AUTOSCALER,
+    workloads::CRON_JOB,
+    workloads::JOB,
+    workloads::POD_DISRUPTION_BUDGET,
+    workloads::PRIORITY_CLASS,
     LEASE,
+    workloads::RUNTIME_CLASS,
     ENDPOINT_SLICE,
     networking::INGRESS,
     networking::INGRESS_CLASS,

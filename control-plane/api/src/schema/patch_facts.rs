@@ -28,6 +28,8 @@ pub(crate) enum Strategy {
     MergeRetainKeys,
     /// An object whose keys that the patch does not retain go away.
     RetainKeys,
+    /// An object that is replaced as a whole, though objects otherwise merge.
+    ReplaceObject,
 }
 
 impl Strategy {
@@ -38,6 +40,7 @@ impl Strategy {
             Self::Merge => Some("merge"),
             Self::MergeRetainKeys => Some("merge,retainKeys"),
             Self::RetainKeys => Some("retainKeys"),
+            Self::ReplaceObject => Some("replace"),
         }
     }
 }
@@ -87,6 +90,12 @@ const fn merge_atomic(type_name: &'static str, field: &'static str, key: &'stati
 
 const fn set(type_name: &'static str, field: &'static str) -> Fact {
     let (strategy, list) = (Strategy::Merge, ListType::Set);
+    Fact { type_name, field, merge_key: "", strategy, list }
+}
+
+/// Replaced by a patch, merged by an apply.
+const fn plain_set(type_name: &'static str, field: &'static str) -> Fact {
+    let (strategy, list) = (Strategy::Replace, ListType::Set);
     Fact { type_name, field, merge_key: "", strategy, list }
 }
 
@@ -198,6 +207,32 @@ static FACTS: &[Fact] = &[
     merge("api.core.v1.ReplicationControllerStatus", "conditions", TYPE),
     merge("api.apps.v1.ReplicaSetStatus", "conditions", TYPE),
     merge("api.apps.v1.DeploymentStatus", "conditions", TYPE),
+    merge("api.apps.v1.DaemonSetStatus", "conditions", TYPE),
+    merge("api.apps.v1.StatefulSetStatus", "conditions", TYPE),
+    atomic("api.apps.v1.StatefulSetSpec", "volumeClaimTemplates"),
+    // Jobs.
+    merge_atomic("api.batch.v1.JobStatus", "conditions", "type"),
+    plain_set("api.batch.v1.UncountedTerminatedPods", "failed"),
+    plain_set("api.batch.v1.UncountedTerminatedPods", "succeeded"),
+    atomic("api.batch.v1.PodFailurePolicy", "rules"),
+    atomic("api.batch.v1.PodFailurePolicyRule", "onPodConditions"),
+    plain_set("api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values"),
+    atomic("api.batch.v1.SuccessPolicy", "rules"),
+    atomic("api.batch.v1.CronJobStatus", "active"),
+    // How many pods run, and where.
+    merge("api.policy.v1.PodDisruptionBudgetStatus", "conditions", TYPE),
+    Fact {
+        type_name: "api.policy.v1.PodDisruptionBudgetSpec",
+        field: "selector",
+        merge_key: "",
+        strategy: Strategy::ReplaceObject,
+        list: ListType::None,
+    },
+    atomic("api.autoscaling.v2.HorizontalPodAutoscalerSpec", "metrics"),
+    merge("api.autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", TYPE),
+    atomic("api.autoscaling.v2.HorizontalPodAutoscalerStatus", "currentMetrics"),
+    atomic("api.autoscaling.v2.HPAScalingRules", "policies"),
+    atomic("api.node.v1.Scheduling", "tolerations"),
     Fact {
         type_name: "api.apps.v1.DeploymentSpec",
         field: "strategy",

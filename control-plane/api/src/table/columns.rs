@@ -26,9 +26,9 @@ pub(super) const NAME: Column = Column {
     priority: 0,
 };
 pub(super) const AGE: Column = text("Age", "The time since the object was created.");
-const CONTAINERS: Column = wide("Containers", "The names of the template's containers.");
-const IMAGES: Column = wide("Images", "The images of the template's containers.");
-const SELECTOR: Column = wide("Selector", "The labels of the pods that belong to it.");
+pub(super) const CONTAINERS: Column = wide("Containers", "The names of the template's containers.");
+pub(super) const IMAGES: Column = wide("Images", "The images of the template's containers.");
+pub(super) const SELECTOR: Column = wide("Selector", "The labels of the pods that belong to it.");
 
 pub(crate) const POD: &[Column] = &[
     NAME,

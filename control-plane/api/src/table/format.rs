@@ -109,7 +109,12 @@ pub(super) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
 
 /// The values of one field of a template's containers.
 pub(super) fn containers(object: &Value, field: &str) -> Value {
-    let containers = list(object, "/spec/template/spec/containers").iter();
+    containers_at(object, "/spec/template/spec/containers", field)
+}
+
+/// The values of one field of the containers at a pointer.
+pub(super) fn containers_at(object: &Value, pointer: &str, field: &str) -> Value {
+    let containers = list(object, pointer).iter();
     let values: Vec<&str> = containers.filter_map(|one| one[field].as_str()).collect();
     Value::from(values.join(","))
 }

@@ -78,15 +78,6 @@ pub(super) fn wildcard_subdomain(text: &str) -> Complaints {
     check(text, SUBDOMAIN_LENGTH, fits, WILDCARD)
 }
 
-/// What can be one step of an URL's path.
-pub(super) fn path_segment(text: &str) -> Complaints {
-    if matches!(text, "." | "..") {
-        return vec![format!("may not be '{text}'")];
-    }
-    let bad = ["/", "%"].into_iter().filter(|bad| text.contains(bad));
-    bad.map(|bad| format!("may not contain '{bad}'")).collect()
-}
-
 /// A path below a domain, such as `example.com/controller`. Each complaint comes with the part that
 /// it is about.
 pub(super) fn domain_prefixed_path(text: &str) -> Vec<(&str, String)> {
@@ -154,6 +145,15 @@ pub(crate) fn qualified_name(text: &str) -> Complaints {
         complaints.push(format!("name part {NAME_PART}"));
     }
     complaints
+}
+
+/// A name that can be a part of a URL's path, which is all that some names have to be.
+pub(super) fn path_segment(text: &str) -> Complaints {
+    if text == "." || text == ".." {
+        return vec![format!("may not be '{text}'")];
+    }
+    let bad = ["/", "%"].into_iter().filter(|bad| text.contains(bad));
+    bad.map(|bad| format!("may not contain '{bad}'")).collect()
 }
 
 /// The name of a port (an IANA service name).

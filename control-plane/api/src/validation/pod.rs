@@ -88,7 +88,7 @@ fn dns(errors: &mut Errors, spec: &Value, path: &Path) {
     }
 }
 
-fn tolerations(errors: &mut Errors, spec: &Value, path: &Path) {
+pub(super) fn tolerations(errors: &mut Errors, spec: &Value, path: &Path) {
     for (index, one) in list(spec, "tolerations").iter().enumerate() {
         let path = path.child("tolerations").index(index);
         let (key, operator) = (text(one, "key"), text(one, "operator"));

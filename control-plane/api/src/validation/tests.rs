@@ -1,6 +1,10 @@
+mod batch;
 mod changes;
+mod kind;
 mod networking;
+mod policies;
 mod quota;
+mod sets;
 mod storage;
 mod volumes;
 

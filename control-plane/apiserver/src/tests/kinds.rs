@@ -166,6 +166,49 @@ fn storage_samples() -> Vec<Sample> {
     ]
 }
 
+/// Those of the kinds that run pods, and of what steers how many of them run and where.
+fn workload_samples() -> Vec<Sample> {
+    let pod = |restart: &str| {
+        json!({ "containers": [{ "name": "c", "image": "registry/image:1" }],
+            "restartPolicy": restart })
+    };
+    let template = json!({ "metadata": { "labels": { "app": "zoo" } }, "spec": pod("Always") });
+    let labels = json!({ "matchLabels": { "app": "zoo" } });
+    let set = json!({ "spec": { "selector": labels, "template": template } });
+    let job = json!({ "spec": { "template": { "spec": pod("Never") } } });
+    let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" });
+    let (first, second) = (json!("2026-01-01T00:00:00Z"), json!("2026-01-01T00:01:00Z"));
+    let counted =
+        |sample: Sample, field: &'static str| sample.with_status(field, json!(1), json!(2));
+    vec![
+        sample("v1", "PodTemplate", json!({ "template": { "spec": pod("Always") } })),
+        counted(sample("apps/v1", "DaemonSet", set.clone()), "numberReady"),
+        counted(sample("apps/v1", "StatefulSet", set), "replicas"),
+        sample("apps/v1", "ControllerRevision", json!({ "data": { "any": 1 }, "revision": 1 })),
+        counted(sample("batch/v1", "Job", job.clone()), "active"),
+        sample(
+            "batch/v1",
+            "CronJob",
+            json!({ "spec": { "schedule": "@hourly", "jobTemplate": job } }),
+        )
+        .with_status("lastScheduleTime", first, second),
+        counted(
+            sample("policy/v1", "PodDisruptionBudget", json!({ "spec": { "minAvailable": 1 } })),
+            "disruptionsAllowed",
+        ),
+        counted(
+            sample(
+                "autoscaling/v2",
+                "HorizontalPodAutoscaler",
+                json!({ "spec": { "scaleTargetRef": target, "maxReplicas": 2 } }),
+            ),
+            "currentReplicas",
+        ),
+        sample("scheduling.k8s.io/v1", "PriorityClass", json!({ "value": 5 })),
+        sample("node.k8s.io/v1", "RuntimeClass", json!({ "handler": "runc" })),
+    ]
+}
+
 /// A kind as discovery shows it.
 struct Announced {
     /// Of its objects in the namespace of the test, or of all its objects.
@@ -216,7 +259,8 @@ async fn every_kind_takes_every_verb() {
     let namespace =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     call("POST", "/api/v1/namespaces").json(&namespace).send(&server).await.expect(201);
-    let samples = samples();
+    let mut samples = samples();
+    samples.extend(workload_samples());
     let announced = announced(&server).await;
 
     let names = |api_version: &str, kind: &str| (api_version.to_owned(), kind.to_owned());
@@ -224,7 +268,7 @@ async fn every_kind_takes_every_verb() {
     let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
     assert_eq!(tried, table, "the table of this test is not the server's");
     assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
-    assert_eq!(samples.len(), 28);
+    assert_eq!(samples.len(), 38);
 
     for sample in &samples {
         // Shown when it fails.

@@ -1,3 +1,5 @@
+//! Ingresses, network policies and service addresses.
+
 use serde_json::{Value, json};
 
 use super::changes::{creations, updates};

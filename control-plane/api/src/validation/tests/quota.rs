@@ -1,3 +1,5 @@
+//! Quotas and limit ranges.
+
 use serde_json::{Value, json};
 
 use super::changes::{creations, updates};

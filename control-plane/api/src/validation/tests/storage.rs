@@ -1,3 +1,5 @@
+//! Storage classes, drivers and attachments.
+
 use serde_json::{Map, Value, json};
 
 use super::changes::{creations, updates};

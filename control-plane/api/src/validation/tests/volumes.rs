@@ -1,3 +1,5 @@
+//! Persistent volumes and claims.
+
 use serde_json::{Value, json};
 
 use super::changes::{creations, updates};
