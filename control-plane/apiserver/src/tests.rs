@@ -4,6 +4,7 @@ mod access;
 mod kinds;
 mod lifecycle;
 mod metrics;
+mod protobuf;
 mod reads;
 mod services;
 mod shutdown;

@@ -72,6 +72,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let user = request.extensions().get::<User>().cloned();
+    let encoding = negotiate::of_status(request.headers());
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
     let watch = query.as_ref().is_ok_and(|query| query.flag("watch").unwrap_or(false));
     let running = api.meters.begin(&method, &route, watch);
@@ -79,7 +80,7 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         Ok(query) => dispatch(&api, user.as_ref(), route, &query, request).await,
         Err(status) => Err(status),
     };
-    let response = answer.unwrap_or_else(|status| respond::status(&status));
+    let response = answer.unwrap_or_else(|status| respond::status(encoding, &status));
     running.answered(response.status());
     tracing::debug!(
         %method,
