@@ -37,12 +37,9 @@ impl Cgroup {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
         let around = mount.join(name);
-        for name in [BALANCED, BESIDE] {
-            let path = around.join(name);
-            fs::create_dir_all(&path).unwrap();
-            fs::write(path.join("cgroup.type"), "threaded").unwrap();
-        }
-        Self { path: around.join(BALANCED), around, home: mount.join(own) }
+        let path = around.join(BALANCED);
+        fs::create_dir_all(&path).unwrap();
+        Self { path, around, home: mount.join(own) }
     }
 
     /// Where nothing is balanced for threads that are like those in `path` otherwise.
@@ -55,8 +52,13 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 
-    /// From now on threads of this process may enter by themselves.
+    /// From now on threads of this process may enter by themselves. Nobody may be in it; and which
+    /// processes are in it cannot be read any more, which moving connected UDP sockets needs.
     pub fn open_to_threads(&self) {
+        fs::create_dir(self.beside()).unwrap();
+        for path in [&self.path, &self.beside()] {
+            fs::write(path.join("cgroup.type"), "threaded").unwrap();
+        }
         fs::write(self.around.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 

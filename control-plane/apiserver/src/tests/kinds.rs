@@ -104,7 +104,10 @@ fn networking_samples() -> Vec<Sample> {
     let backend = json!({ "service": { "name": "web", "port": { "number": 80 } } });
     let parent = json!({ "resource": "services", "namespace": NAMESPACE, "name": "web" });
     let ingress = |ip: &str| json!({ "ingress": [{ "ip": ip }] });
-    let condition = |status: &str| json!([{ "type": "Odd", "status": status, "reason": "Odd" }]);
+    let condition = |status: &str| {
+        json!([{ "type": "Odd", "status": status, "reason": "Odd", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }])
+    };
     vec![
         of("Ingress", json!({ "spec": { "defaultBackend": backend } })).with_status(
             "loadBalancer",

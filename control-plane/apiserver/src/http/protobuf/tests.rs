@@ -171,35 +171,6 @@ fn golden_bytes_of_every_kind() {
     assert!(kinds > 45, "{kinds}");
 }
 
-/// Kubernetes' own: each kind as JSON and as protobuf, in the directory that
-/// `KUBERNETES_API_TESTDATA` names (`testdata/HEAD` of k8s.io/api).
-#[test]
-#[ignore = "needs the test data of k8s.io/api"]
-fn objects_of_upstreams_tests() {
-    let directory = std::env::var_os("KUBERNETES_API_TESTDATA").expect("KUBERNETES_API_TESTDATA");
-    let mut kinds = 0;
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let said = |key: &str| json[key].as_str().unwrap_or_default();
-        let (version, kind) = (said("apiVersion"), said("kind"));
-        if !has(version, kind) {
-            continue;
-        }
-        let bytes = std::fs::read(path.with_extension("pb")).unwrap();
-        assert_eq!(read(&bytes).unwrap(), json, "{version} {kind}");
-        let written = written(&json);
-        let differs = written.iter().zip(&bytes).position(|(ours, theirs)| ours != theirs);
-        assert_eq!((differs, written.len()), (None, bytes.len()), "{version} {kind}");
-        kinds += 1;
-    }
-    println!("{kinds} kinds");
-    assert!(kinds > 45, "{kinds}");
-}
-
 #[test]
 fn values_that_are_not_what_they_seem() {
     let scale =
