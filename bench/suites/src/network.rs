@@ -18,11 +18,9 @@ use bowline_figures::results::{Better, Figure, Relation, Run, Statistics, median
 use bowline_figures::screen::Screen;
 use bowline_lab::world::{Namespace, Node, TUNNEL, World};
 use clap::Args;
-use rand::seq::SliceRandom;
 use serde_json::json;
 
-use crate::interrupts;
-use crate::load::{Kind, Load, Team, Work, last_cpu, order, serve_at};
+use crate::load::{Kind, Load, last_cpu, round, serve_at};
 use bridge::Bridge;
 
 #[derive(Args)]
@@ -139,23 +137,16 @@ fn rounds(
     for _ in 0..options.rounds {
         for tunnel in [false, true] {
             planes.lead(world, tunnel);
-            let mut here: Vec<usize> = (0..ways.len())
+            // The limit is the first of them.
+            let here: Vec<usize> = (0..ways.len())
                 .filter(|place| *place == LIMIT_PLACE || ways[*place].tunnel == tunnel)
                 .collect();
-            // As in `path`: who comes after whom between cycles is left to chance.
-            here.shuffle(&mut rand::rng());
-            let team = |place: &usize| load.team(ways[*place].client, None, &[ways[*place].target]);
-            let teams: Vec<Team> = here.iter().map(team).collect();
-            teams.iter().for_each(Team::warm_up);
-            let mut works = vec![Work::default(); here.len()];
-            for cycle in 0..slices {
-                for turn in order(cycle, here.len()) {
-                    interrupts::check();
-                    works[turn] += teams[turn].slice();
-                }
-            }
-            let limit = here.iter().position(|place| *place == LIMIT_PLACE).unwrap();
-            let limit = works[limit].rate();
+            let team = |place: usize| {
+                let way = &ways[here[place]];
+                load.team(way.client, None, &[way.target])
+            };
+            let works = round(here.len(), slices, team);
+            let limit = works[0].rate();
             for (place, work) in
                 here.into_iter().zip(works).filter(|(place, _)| *place != LIMIT_PLACE || !tunnel)
             {

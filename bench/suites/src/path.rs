@@ -24,11 +24,9 @@ use bowline_lab::world::{Namespace, Node, Pod, World};
 use clap::Args;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use crate::interrupts;
-use crate::load::{Kind, Load, Team, Work, balanced, last_cpu, order, serve_at};
+use crate::load::{Kind, Load, balanced, last_cpu, round, serve_at};
 use addresses::Addresses;
 use baselines::{Plain, Rules, many_ports};
 
@@ -202,27 +200,15 @@ impl Stage<'_> {
         let slices = balanced(self.options.slices as usize, ways.len());
         let cgroup = &self.world.here.cgroup;
         let (hooked, beside) = (cgroup.path.as_path(), cgroup.beside());
-        let team = |place: &usize| {
-            let way = ways[*place];
+        let team = |place: usize| {
+            let way = ways[place];
             let cgroup = if way.hooked { hooked } else { &beside };
             load.team(way.client, Some(cgroup), &way.targets)
         };
         for _ in 0..load.rounds(self.options.rounds) {
-            // Who is connected first, and who comes after whom from one cycle to the next, is left
-            // to chance.
-            let mut places: Vec<usize> = (0..ways.len()).collect();
-            places.shuffle(&mut rand::rng());
-            // Anew in each: which ports they have, and which backends, decides more than one round.
-            let teams: Vec<Team> = places.iter().map(team).collect();
-            teams.iter().for_each(Team::warm_up);
-            let mut works = vec![Work::default(); ways.len()];
-            for cycle in 0..slices {
-                for turn in order(cycle, ways.len()) {
-                    interrupts::check();
-                    works[places[turn]] += teams[turn].slice();
-                }
-            }
-            for (found, work) in all.iter_mut().zip(works) {
+            // Teams are new in each: which ports they have, and which backends, decides more than
+            // one round.
+            for (found, work) in all.iter_mut().zip(round(ways.len(), slices, team)) {
                 found.rates.push(work.rate());
             }
         }

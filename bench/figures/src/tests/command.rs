@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use super::{HIGH, LOW, MIDDLE, named, results};
+use super::{HIGH, LOW, MIDDLE, named, parsed, results};
 use crate::command::Setting;
 use crate::results::{Better, Figure, Run, Statistics};
 use crate::suites::{Extent, Suite};
@@ -114,13 +114,8 @@ fn the_gate_of_the_repository_can_run() {
 
 #[test]
 fn every_suite_is_among_all_and_on_the_page() {
-    #[derive(clap::Parser)]
-    struct CommandLine {
-        #[command(flatten)]
-        extent: Extent,
-    }
-    let parsed = <CommandLine as clap::Parser>::try_parse_from(["all", "--quick"]).unwrap();
-    let suites = Suite::all(&parsed.extent).unwrap();
+    let extent: Extent = parsed(["all", "--quick"]);
+    let suites = Suite::all(&extent).unwrap();
     let mut all: Vec<&str> = suites.iter().map(Suite::name).collect();
     let mut told: Vec<&str> = page::ABOUT.iter().map(|(suite, _)| *suite).collect();
     let command = <Suite as clap::Subcommand>::augment_subcommands(clap::Command::new("bench"));

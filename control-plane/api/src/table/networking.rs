@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Column;
+use super::cells::selector;
 use super::columns::{AGE, NAME, text};
 use super::format::{age, list, name, name_of_default, text_or};
-use crate::selector::LabelSelector;
 
 /// How many hosts a cell lists before it only counts.
 const LISTED: usize = 3;
@@ -92,12 +92,7 @@ pub(crate) fn ingress_class(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 pub(crate) fn network_policy(object: &Value, now: Timestamp) -> Vec<Value> {
-    let selector = match LabelSelector::from_label_selector(&object["spec"]["podSelector"]) {
-        Ok(selector) if selector.to_string().is_empty() => "<none>".to_owned(),
-        Ok(selector) => selector.to_string(),
-        Err(_) => "<error>".to_owned(),
-    };
-    vec![name(object), Value::from(selector), age(object, now)]
+    vec![name(object), Value::from(selector(&object["spec"]["podSelector"])), age(object, now)]
 }
 
 pub(crate) fn ip_address(object: &Value, _: Timestamp) -> Vec<Value> {

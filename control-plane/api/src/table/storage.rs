@@ -6,9 +6,7 @@ use serde_json::Value;
 use super::Column;
 use super::columns::{AGE, NAME, boolean, number as integer, text, wide};
 use super::format::{age, annotation, list, name, name_of_default, text_or};
-
-/// The annotation that named the class before the field did.
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+use crate::object::STORAGE_CLASS_ANNOTATION;
 
 const ATTRIBUTES_CLASS: Column =
     text("VolumeAttributesClass", "The class of the volume's changeable attributes.");
@@ -79,7 +77,7 @@ pub(crate) const CSI_STORAGE_CAPACITY: &[Column] = &[
 ];
 
 fn class(object: &Value) -> Value {
-    let class = annotation(object, CLASS_ANNOTATION);
+    let class = annotation(object, STORAGE_CLASS_ANNOTATION);
     Value::from(class.unwrap_or_else(|| text_or(object, "/spec/storageClassName", "")))
 }
 

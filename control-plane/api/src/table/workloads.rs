@@ -155,10 +155,7 @@ pub(crate) fn job(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn job_status(object: &Value) -> &'static str {
-    let is = |kind: &str| {
-        let mut conditions = list(object, "/status/conditions").iter();
-        conditions.any(|one| one["type"] == kind && one["status"] == "True")
-    };
+    let is = |kind: &str| crate::object::is_true(object, kind);
     if is("Complete") {
         "Complete"
     } else if is("Failed") {

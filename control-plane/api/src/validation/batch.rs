@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::containers::{list, text};
 use super::job_policies::{pod_failure_policy, success_policy};
-use super::job_status::{self, is_true};
+use super::job_status;
 use super::metadata::{SUBDOMAIN, label_selector, metadata};
 use super::names::{label, subdomain};
 use super::workload::{counts, pod_template, selected_labels};
@@ -237,7 +237,7 @@ fn update(errors: &mut Errors, spec: &Value, old: &Value, path: &Path) {
 fn template_update(errors: &mut Errors, spec: &Value, old: &Value, path: &Path) {
     let (template, status) = (&spec["template"], &old["status"]);
     let mut before = old["spec"]["template"].clone();
-    let idle = (status["startTime"].is_null() || is_true(old, "Suspended"))
+    let idle = (status["startTime"].is_null() || object::is_true(old, "Suspended"))
         && status["active"].as_i64().unwrap_or(0) == 0;
     let mut path = path.child("template");
     if old["spec"]["suspend"] == true && idle && before.is_object() && before["spec"].is_object() {

@@ -8,14 +8,13 @@ use super::metadata::{SUBDOMAIN, label_selector, metadata};
 use super::names::{label, qualified_name, subdomain};
 use super::persistent_volumes::{VOLUME_MODES, access_modes};
 use super::pod::changed_fields;
+use super::resource_names::is_native;
 use super::{Errors, FieldError, Path};
-use crate::object;
+use crate::object::{self, STORAGE_CLASS_ANNOTATION};
 use crate::quantity::Quantity;
 use crate::schema::parse_quantity;
 
 const CLAIM: &str = "PersistentVolumeClaim";
-/// The annotation that named the class before the field did.
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 const RESIZE_STATES: &[&str] = &[
     "ControllerResizeInProgress",
     "ControllerResizeInfeasible",
@@ -136,8 +135,7 @@ fn amounts(errors: &mut Errors, amounts: &Value, path: &Path) {
 /// Storage is the only native resource of a claim.
 fn resource_name(errors: &mut Errors, name: &str, path: &Path) {
     let complaints = qualified_name(name);
-    let native = !name.contains('/') || name.contains("kubernetes.io/");
-    if complaints.is_empty() && native && name != "storage" {
+    if complaints.is_empty() && is_native(name) && name != "storage" {
         errors.unsupported(path, &Value::from(name), &["storage"]);
     }
     errors.complain(path, name, complaints);
@@ -187,7 +185,8 @@ fn update(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
 
 /// The class may be set where there was none, and move from the annotation to the field.
 fn class_update(errors: &mut Errors, new: &Value, old: &Value, masked: &mut Value) {
-    let annotation = |claim: &Value| claim["metadata"]["annotations"][CLASS_ANNOTATION].clone();
+    let annotation =
+        |claim: &Value| claim["metadata"]["annotations"][STORAGE_CLASS_ANNOTATION].clone();
     let (now, before) = (annotation(new), annotation(old));
     let class = &new["spec"]["storageClassName"];
     let first = old["spec"]["storageClassName"].is_null() && !class.is_null();
@@ -196,7 +195,7 @@ fn class_update(errors: &mut Errors, new: &Value, old: &Value, masked: &mut Valu
     }
     let moved = first && *class == before && now.is_null();
     if now != before && !moved {
-        let path = Path::root("metadata").child("annotations").child(CLASS_ANNOTATION);
+        let path = Path::root("metadata").child("annotations").child(STORAGE_CLASS_ANNOTATION);
         errors.immutable(&path, &now, &before);
     }
 }

@@ -12,12 +12,7 @@ use super::containers::{list, text};
 use super::job_policies::parse_indexes;
 use super::workload::counts;
 use super::{Errors, Path};
-
-/// Whether a condition of the object is true.
-pub(super) fn is_true(object: &Value, kind: &str) -> bool {
-    let mut conditions = list(&object["status"], "conditions").iter();
-    conditions.any(|one| one["type"] == kind && one["status"] == "True")
-}
+use crate::object::is_true;
 
 fn is_finished(job: &Value) -> bool {
     is_true(job, "Complete") || is_true(job, "Failed")

@@ -42,7 +42,7 @@ pub(super) fn is_standard_for_quota(name: &str) -> bool {
 }
 
 /// Whether the name is Kubernetes's own, by its domain or for lack of one.
-fn is_native(name: &str) -> bool {
+pub(super) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 

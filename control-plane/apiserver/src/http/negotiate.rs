@@ -9,7 +9,7 @@ use super::query::Query;
 use bowline_api::status::Status;
 use bowline_api::table::IncludeObject;
 use http::HeaderMap;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, HeaderValue};
 use std::cmp::Ordering;
 
 /// The media type of the aggregated discovery documents.
@@ -133,8 +133,8 @@ impl<'a> Media<'a> {
 }
 
 /// What the client accepts, the most wanted first.
-fn accepted(headers: &HeaderMap) -> Vec<Media<'_>> {
-    let texts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+fn accepted<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<Media<'a>> {
+    let texts = values.into_iter().filter_map(|value| value.to_str().ok());
     let media = texts.flat_map(|text| text.split(',')).map(Media::parse);
     let mut media: Vec<Media<'_>> = media.filter(|media| media.quality > 0.0).collect();
     media.sort_by(Media::order);
@@ -151,15 +151,19 @@ pub(super) fn form(headers: &HeaderMap, query: &Query, offer: &Offer) -> Result<
     if !headers.contains_key(ACCEPT) {
         return Ok(Form::JSON);
     }
-    accepted(headers).iter().find_map(|media| media.form(offer, include)).ok_or_else(|| {
-        let offered: Vec<&str> = offer.0.iter().map(|encoding| encoding.media_type()).collect();
-        Status::not_acceptable(&offered)
-    })
+    accepted(headers.get_all(ACCEPT))
+        .iter()
+        .find_map(|media| media.form(offer, include))
+        .ok_or_else(|| {
+            let offered: Vec<&str> = offer.0.iter().map(|encoding| encoding.media_type()).collect();
+            Status::not_acceptable(&offered)
+        })
 }
 
-/// The encoding of a failure, whatever form the answer was to have. It is told in any case.
-pub(super) fn of_status(headers: &HeaderMap) -> Encoding {
-    let accepted = accepted(headers);
+/// The encoding of a failure by the `Accept` headers, whatever form the answer was to have. It is
+/// told in any case.
+pub(super) fn of_status(accept: &[HeaderValue]) -> Encoding {
+    let accepted = accepted(accept);
     let mut forms = accepted.iter().filter_map(|m| m.form(&Offer::ALL, IncludeObject::None));
     let full = forms.find(|form| form.shape == Shape::Full);
     full.map_or(Encoding::Json, |form| form.encoding)
@@ -167,12 +171,12 @@ pub(super) fn of_status(headers: &HeaderMap) -> Encoding {
 
 /// Whether the client names this media type.
 pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    accepted(headers).iter().any(|media| media.essence == media_type)
+    accepted(headers.get_all(ACCEPT)).iter().any(|media| media.essence == media_type)
 }
 
 /// Whether the client prefers the aggregated discovery document.
 pub(super) fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
-    accepted(headers)
+    accepted(headers.get_all(ACCEPT))
         .iter()
         .find(|media| media.essence == "application/json" && media.parameter("v") != "v2beta1")
         .is_some_and(|media| {
@@ -285,9 +289,9 @@ mod tests {
             (format!("{PB};as=PartialObjectMetadata;{META},{PB}"), Encoding::Protobuf),
             ("text/html".to_owned(), Encoding::Json),
         ] {
-            assert_eq!(of_status(&headers(&accept)), expected, "{accept}");
+            assert_eq!(of_status(&[accept.parse().unwrap()]), expected, "{accept}");
         }
-        assert_eq!(of_status(&HeaderMap::new()), Encoding::Json);
+        assert_eq!(of_status(&[]), Encoding::Json);
     }
 
     #[test]
