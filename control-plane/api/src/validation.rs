@@ -10,14 +10,17 @@ mod field_error;
 mod metadata;
 mod names;
 mod network;
+mod options;
 mod pod;
 mod service_addresses;
 mod volumes;
 mod workload;
 
 pub use field_error::FieldError;
+pub use options::{field_manager, force_without_apply, manager_of_user_agent};
 
 pub(crate) use core_kinds::{config_map, event, lease, namespace, node, secret, service_account};
+pub(crate) use metadata::ANNOTATIONS_SIZE;
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, endpoints, service};
 pub(crate) use pod::pod;

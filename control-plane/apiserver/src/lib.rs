@@ -22,6 +22,7 @@ mod watch;
 mod tests;
 
 use ::http::Request;
+use ::http::header::{HeaderValue, USER_AGENT};
 use auth::authorizer::BuiltIn;
 use auth::pki::Authority;
 use auth::{MASTERS, User};
@@ -169,14 +170,19 @@ impl ApiServer {
         self.router.clone()
     }
 
-    /// A client in this process that acts as the user.
+    /// A client in this process that acts as the user, by whose name it goes as a manager of
+    /// fields, too.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let program = HeaderValue::from_str(user.trim_start_matches("system:")).ok();
         let user = User { name: user.to_owned(), groups };
         let service =
             self.router.clone().map_request(move |request: Request<kube::client::Body>| {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(user.clone());
+                if let Some(program) = &program {
+                    request.headers_mut().insert(USER_AGENT, program.clone());
+                }
                 request
             });
         kube::Client::new(service, "default")

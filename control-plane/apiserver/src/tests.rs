@@ -1,6 +1,7 @@
 //! The server as its clients see it, over the in-process router.
 
 mod access;
+mod applies;
 mod kinds;
 mod lifecycle;
 mod metrics;

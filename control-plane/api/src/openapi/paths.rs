@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{DELETE_OPTIONS, PATCH, STATUS, list_schema, reference};
+use crate::managed::APPLY_MEDIA_TYPE;
 use crate::patch::PatchKind;
 use crate::resource::Resource;
 
@@ -182,7 +183,7 @@ fn item_path(resource: &Resource, suffix: &str, schema: &str) -> Value {
         ],
     );
     path.insert("put".to_owned(), put);
-    let media = PatchKind::MEDIA_TYPES.iter();
+    let media = PatchKind::MEDIA_TYPES.iter().chain([&APPLY_MEDIA_TYPE]);
     let bodies: Map<String, Value> =
         media.map(|one| ((*one).to_owned(), json!({ "schema": reference(PATCH) }))).collect();
     let mut parameters = write_parameters();

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::resource::Resource;
-use crate::schema::patch_facts::{ListType, fact, is_atomic};
+use crate::schema::patch_facts::{ListType, fact, is_atomic, is_atomic_map, key_default};
 use crate::schema::{DEFINITIONS, definitions};
 
 pub(super) const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -77,6 +77,12 @@ fn refine(name: &str, schema: &mut Value) {
         }
         if let Some(values) = property.get_mut("additionalProperties") {
             wrap_reference(values);
+        }
+        if is_atomic_map(name, field) {
+            property["x-kubernetes-map-type"] = json!("atomic");
+        }
+        if let Some(default) = key_default(name, field) {
+            property["default"] = json!(default);
         }
         let Some(fact) = fact(name, field) else { continue };
         if let Some(strategy) = fact.strategy.as_str() {

@@ -1,9 +1,9 @@
 //! What the types' schemas do not say: how lists merge.
 //!
 //! One row per field: the strategy of a strategic merge patch, and the list's type for server-side
-//! merging (`x-kubernetes-list-type`). [`crate::patch`] acts on the rows and [`crate::openapi`]
-//! publishes them, so that a client computes patches by the same rules that the server applies.
-//! A list without a row is replaced as a whole.
+//! merging (`x-kubernetes-list-type`). [`crate::patch`] and [`crate::managed`] act on the rows and
+//! [`crate::openapi`] publishes them, so that a client computes patches by the same rules that the
+//! server applies. A list without a row is replaced as a whole.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -65,6 +65,18 @@ pub(crate) fn is_atomic(type_name: &str) -> bool {
     type_name.strip_prefix("io.k8s.").is_some_and(|name| ATOMIC_TYPES.contains(&name))
 }
 
+/// Whether every write replaces the map at a field as a whole, whatever other maps do.
+pub(crate) fn is_atomic_map(type_name: &str, field: &str) -> bool {
+    type_name.strip_prefix("io.k8s.").is_some_and(|name| ATOMIC_MAPS.contains(&(name, field)))
+}
+
+/// What a key of a list's items is where an item leaves it out.
+pub(crate) fn key_default(type_name: &str, field: &str) -> Option<&'static str> {
+    let name = type_name.strip_prefix("io.k8s.")?;
+    let found = KEY_DEFAULTS.iter().find(|(of, key, _)| *of == name && *key == field);
+    found.map(|(_, _, default)| *default)
+}
+
 const fn merge(type_name: &'static str, field: &'static str, key: &'static [&'static str]) -> Fact {
     let list = ListType::Map(key);
     Fact { type_name, field, merge_key: key[0], strategy: Strategy::Merge, list }
@@ -83,6 +95,12 @@ const fn retain(
 const fn merge_atomic(type_name: &'static str, field: &'static str, key: &'static str) -> Fact {
     let (strategy, list) = (Strategy::Merge, ListType::Atomic);
     Fact { type_name, field, merge_key: key, strategy, list }
+}
+
+/// Replaced by a patch, merged by an apply.
+const fn keyed(type_name: &'static str, field: &'static str, key: &'static [&'static str]) -> Fact {
+    let (strategy, list) = (Strategy::Replace, ListType::Map(key));
+    Fact { type_name, field, merge_key: "", strategy, list }
 }
 
 const fn set(type_name: &'static str, field: &'static str) -> Fact {
@@ -141,7 +159,17 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.EphemeralContainer", "args"),
     atomic("api.core.v1.EphemeralContainer", "command"),
     atomic("api.core.v1.EphemeralContainer", "envFrom"),
+    keyed("api.core.v1.ResourceRequirements", "claims", NAME),
+    Fact {
+        type_name: "api.core.v1.ContainerRestartRuleOnExitCodes",
+        field: "values",
+        merge_key: "",
+        strategy: Strategy::Replace,
+        list: ListType::Set,
+    },
     merge("api.core.v1.ContainerStatus", "volumeMounts", &["mountPath"]),
+    merge("api.core.v1.ContainerStatus", "allocatedResourcesStatus", NAME),
+    keyed("api.core.v1.ResourceStatus", "resources", &["resourceID"]),
     atomic("api.core.v1.Capabilities", "add"),
     atomic("api.core.v1.Capabilities", "drop"),
     atomic("api.core.v1.ExecAction", "command"),
@@ -213,6 +241,7 @@ static ATOMIC_TYPES: &[&str] = &[
     "api.core.v1.ConfigMapKeySelector",
     "api.core.v1.EndpointAddress",
     "api.core.v1.EndpointPort",
+    "api.core.v1.FileKeySelector",
     "api.core.v1.LocalObjectReference",
     "api.core.v1.NodeSelector",
     "api.core.v1.NodeSelectorTerm",
@@ -222,6 +251,18 @@ static ATOMIC_TYPES: &[&str] = &[
     "api.core.v1.SecretKeySelector",
     "api.core.v1.TypedLocalObjectReference",
     "api.discovery.v1.EndpointPort",
+];
+
+static ATOMIC_MAPS: &[(&str, &str)] = &[
+    ("api.core.v1.PodSpec", "nodeSelector"),
+    ("api.core.v1.ReplicationControllerSpec", "selector"),
+    ("api.core.v1.ServiceSpec", "selector"),
+];
+
+static KEY_DEFAULTS: &[(&str, &str, &str)] = &[
+    ("api.core.v1.ContainerPort", "protocol", "TCP"),
+    ("api.core.v1.LocalObjectReference", "name", ""),
+    ("api.core.v1.ServicePort", "protocol", "TCP"),
 ];
 
 #[cfg(test)]
@@ -252,6 +293,19 @@ mod tests {
         for name in ATOMIC_TYPES {
             let name = format!("io.k8s.{name}");
             assert!(graph().fields(&name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_atomic_map_and_every_defaulted_key_exists() {
+        for (name, field) in ATOMIC_MAPS {
+            let name = format!("io.k8s.{name}");
+            let found = graph().fields(&name).and_then(|fields| fields.get(*field));
+            assert!(matches!(found.unwrap().shape, Shape::Map(_)), "{name}.{field}");
+        }
+        for (name, field, _) in KEY_DEFAULTS {
+            let name = format!("io.k8s.{name}");
+            assert!(graph().fields(&name).unwrap().contains_key(*field), "{name}.{field}");
         }
     }
 }

@@ -6,7 +6,7 @@ use super::names::{label_value, qualified_name, subdomain};
 use super::{Errors, Path};
 
 /// All annotations of an object together.
-const ANNOTATIONS_SIZE: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_SIZE: usize = 256 * 1024;
 
 /// What a kind's names must look like.
 pub(super) type NameRule = fn(&str) -> Vec<String>;

@@ -22,9 +22,9 @@ const MAGIC: &[u8] = b"k8s\0";
 const DEPTH: usize = 32;
 
 /// A line a message: its name, then `field=number:type` of each field. The type is a message or one
-/// of `string` (the default), `int`, `bool`, `bytes`, `time`, `quantity`, `intstr`, `map` (of
-/// texts), `blobs` (a map of bytes), `quantities`. `[]` repeats, `*` keeps zero, and a field `.`
-/// has its own fields in the message around it.
+/// of `string` (the default), `int`, `bool`, `bytes`, `time`, `quantity`, `intstr`, `json` (an
+/// object as text), `map` (of texts), `blobs` (a map of bytes), `quantities`. `[]` repeats, `*`
+/// keeps zero, and a field `.` has its own fields in the message around it.
 const SCHEMA: &str = include_str!("protobuf_schema.txt");
 
 struct Field {
@@ -228,6 +228,7 @@ fn read_value(field: &Field, wire: Wire<'_>, depth: usize) -> Result<Value, Deco
         ("time", Wire::Bytes(bytes)) => time(bytes)?,
         ("quantity", Wire::Bytes(bytes)) => first_text(bytes)?,
         ("intstr", Wire::Bytes(bytes)) => int_or_text(bytes)?,
+        ("json", Wire::Bytes(bytes)) => json_text(bytes)?,
         (_, Wire::Number(_)) => return Err(DecodeFailed::Malformed),
         (message, Wire::Bytes(bytes)) => Value::Object(read_message(message, bytes, depth)?),
     })
@@ -249,6 +250,16 @@ fn first_text(bytes: &[u8]) -> Result<Value, DecodeFailed> {
     for item in Items(bytes) {
         if let (1, Wire::Bytes(text)) = item? {
             return Ok(Value::from(utf8(text)?));
+        }
+    }
+    Ok(Value::Null)
+}
+
+/// An object that is written as JSON.
+fn json_text(bytes: &[u8]) -> Result<Value, DecodeFailed> {
+    for item in Items(bytes) {
+        if let (1, Wire::Bytes(text)) = item? {
+            return serde_json::from_slice(text).map_err(|_| DecodeFailed::Malformed);
         }
     }
     Ok(Value::Null)
@@ -341,6 +352,17 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_managers_are_read() {
+        // {"f:x":{}} in field 17 of the metadata.
+        let body = hex("6b3873000a0f0a02763112094e616d6573706163 65 12 22 0a 20 0a 01 6e
+             8a01 1a 0a 01 61 12 05 4170706c79 3a 0e 0a 0c 7b22663a78223a207b7d20 7d");
+        let expected = json!({ "name": "n", "managedFields": [
+            { "manager": "a", "operation": "Apply", "fieldsV1": { "f:x": {} } },
+        ] });
+        assert_eq!(decode(&body).unwrap()["metadata"], expected);
+    }
+
+    #[test]
     fn what_is_not_understood_is_an_error() {
         assert!(matches!(decode(b"{}"), Err(DecodeFailed::Malformed)));
         let unknown_kind = hex("6b3873000a0c0a02763112064861624c6974");
@@ -363,6 +385,7 @@ mod tests {
             "time",
             "quantity",
             "intstr",
+            "json",
             "map",
             "blobs",
             "quantities",
