@@ -11,7 +11,7 @@ use bowline_api::selector::{FieldSelector, LabelSelector};
 use bowline_api::status::Status;
 use bowline_api::validation::{field_manager, force_without_apply, manager_of_user_agent};
 use http::HeaderMap;
-use http::header::USER_AGENT;
+use http::header::{HeaderValue, USER_AGENT};
 use serde_json::Value;
 
 /// Whose call it is and how it is meant.
@@ -36,7 +36,7 @@ pub(super) fn caller(
     caller.subresource.clone_from(&target.subresource);
     caller.manager = match query.get("fieldManager") {
         "" => {
-            let user_agent = headers.get(USER_AGENT).map(|value| value.as_bytes());
+            let user_agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
             manager_of_user_agent(&String::from_utf8_lossy(user_agent.unwrap_or_default()))
         }
         manager => manager.to_owned(),

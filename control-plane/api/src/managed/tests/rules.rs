@@ -314,7 +314,7 @@ fn lists() {
             "an item to which another adds a field stays, without the fields of the first",
             DEPLOYMENT,
             [
-                Apply("a", two.clone()),
+                Apply("a", two),
                 Apply(
                     "b",
                     json!({"spec": {"template": {"spec": {"containers": [
