@@ -46,7 +46,7 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 pub(crate) enum JoinFailed {
     #[error("{0:?} is not the URL of a server, such as https://172.30.0.1:6443")]
     BadServer(String),
-    #[error("there is no certificate in {} yet: a join token is needed (--token)", .0.display())]
+    #[error("no certificate in {} yet: a join token is needed (--token-file)", .0.display())]
     NoToken(PathBuf),
     #[error("the join token is malformed; `bl1.<hash>.<secret>` is what the server prints")]
     MalformedToken,

@@ -1,14 +1,15 @@
 //! `bowline agent`: the node agent as a process.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_agent::datapath::{Feature, MapSizes};
 use bowline_agent::{
     DEFAULT_METRICS_SERVICES, DEFAULT_NET_COMMANDS, DEFAULT_VXLAN_PORT, DnsOptions, DnsUpstream,
-    Routing, StubDomain,
+    Routing, Secret, StubDomain,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -206,15 +207,20 @@ pub(crate) fn clean(args: CleanArgs) -> anyhow::Result<()> {
     })
 }
 
-fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
-    let token = match &args.token_file {
-        Some(file) => {
-            let text = std::fs::read_to_string(file);
-            let text = text.with_context(|| format!("cannot read token {}", file.display()))?;
-            Some(text.trim().to_owned().into())
+/// The join token of a file. One that is not there is of no matter once the node has joined.
+fn token(file: &Path) -> anyhow::Result<Option<Secret>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().to_owned().into())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            tracing::warn!(file = %file.display(), "there is no join token");
+            Ok(None)
         }
-        None => None,
-    };
+        Err(error) => Err(error).with_context(|| format!("cannot read token {}", file.display())),
+    }
+}
+
+fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
+    let token = args.token_file.as_deref().map(token).transpose()?.flatten();
     let mut map_sizes = MapSizes::default();
     for assignment in &args.map_size {
         map_sizes.set(assignment).context("--map-size")?;
@@ -248,4 +254,20 @@ fn config(args: Args) -> anyhow::Result<bowline_agent::Config> {
         vxlan_port: args.vxlan_port,
         masquerade: args.masquerade,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::token;
+
+    #[test]
+    fn a_join_token_may_be_gone_and_must_be_readable_otherwise() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("join-token");
+        assert!(token(&file).unwrap().is_none());
+        std::fs::write(&file, "bl1.ab.cd\n").unwrap();
+        assert!(token(&file).unwrap().is_some());
+        let error = token(directory.path()).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot read token {}", directory.path().display()));
+    }
 }

@@ -82,12 +82,14 @@ pub(crate) enum Suite {
 pub(crate) struct Way {
     #[command(flatten)]
     extent: Extent,
-    /// How many services there are; may be repeated. Quick: 1 and 1000.
+    /// How many services there are, 32000 at most; may be repeated. Quick: 1 and 1000.
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SERVICES))]
     #[arg(default_values_t = [1, 100, 1_000, 10_000, 30_000])]
     services: Vec<u32>,
-    /// Rounds; in each, all ways have their turn, in slices that alternate.
-    #[arg(long, value_name = "COUNT", default_value_t = 16, conflicts_with = "quick")]
+    /// Rounds; in each, all ways have their turn, in slices that alternate. Loads with short
+    /// slices have two and a half times as many.
+    #[arg(long, value_name = "COUNT", default_value_t = 14, conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
 }
@@ -134,6 +136,8 @@ pub(crate) struct Rounds {
     rounds: Option<u32>,
 }
 
+/// Each has TCP and UDP, and a node's map of services has 65,536 places.
+const MAX_SERVICES: i64 = 32_000;
 /// Of `path`, in a round: enough for an odd number of ways, of which the balanced order is longer.
 const SLICES: u32 = 14;
 
@@ -263,7 +267,7 @@ impl Suite {
             return Ok(json);
         }
         if partial.exists() {
-            eprintln!("what was measured before is in {}", partial.display());
+            eprintln!("what was measured until then is in {}", partial.display());
         }
         if child::was_interrupted(status) {
             return Err(Interrupted(name).into());

@@ -9,6 +9,18 @@ use crate::results::{
 };
 use crate::{Outcome, page, read};
 
+/// Arguments as a command line has them, after the command's name.
+fn parsed<A: clap::Args, W: Into<std::ffi::OsString> + Clone>(
+    words: impl IntoIterator<Item = W>,
+) -> A {
+    #[derive(clap::Parser)]
+    struct CommandLine<A: clap::Args> {
+        #[command(flatten)]
+        args: A,
+    }
+    <CommandLine<A> as clap::Parser>::try_parse_from(words).unwrap().args
+}
+
 fn figure(samples: &[f64]) -> Figure {
     Figure::new("f", "ratio", Better::More, samples.to_vec())
 }
@@ -251,11 +263,6 @@ fn a_file_that_is_none_is_one_line() {
 
 #[test]
 fn compare_fails_with_one_status_for_worse_and_another_for_what_it_cannot_read() {
-    #[derive(clap::Parser)]
-    struct CommandLine {
-        #[command(flatten)]
-        files: compare::Args,
-    }
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     for (name, samples) in [("high", HIGH), ("low", LOW)] {
@@ -266,8 +273,7 @@ fn compare_fails_with_one_status_for_worse_and_another_for_what_it_cannot_read()
     std::fs::write(at("none"), "{}").unwrap();
     let compared = |before: &str, after: &str| {
         let words = [PathBuf::from("compare"), at(before), at(after)];
-        let parsed = <CommandLine as clap::Parser>::try_parse_from(words).unwrap();
-        Outcome::status(compare::run(&parsed.files))
+        Outcome::status(compare::run(&parsed(words)))
     };
     assert_eq!(compared("low", "high"), (0, None));
     let worse = "1 of 1 figures got worse beyond the noise".to_owned();

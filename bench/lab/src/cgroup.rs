@@ -1,7 +1,11 @@
-//! The cgroup whose sockets a node's data plane balances.
+//! The cgroup whose sockets a node's data plane balances, and one beside it that is as deep.
+//!
+//! Guarantees: both go with their value, after everybody of this process has left them. Does not
+//! move other processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(crate) fn mount() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -18,10 +22,14 @@ pub struct Cgroup {
     home: PathBuf,
 }
 
-/// Within its own cgroup; and where threads are as deep as there, for the kernel counts what waits
-/// for what in each cgroup above a thread, and nothing is balanced.
+/// Where sockets are balanced, within the cgroup that is made.
 const BALANCED: &str = "balanced";
+/// Where they are not. It is as deep: the kernel counts what waits for what in each cgroup above a
+/// thread, at each switch.
 const BESIDE: &str = "beside";
+/// So often it is tried to remove them, with such a pause: who left may not be gone yet.
+const ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Cgroup {
     pub(crate) fn new(name: &str) -> Self {
@@ -29,12 +37,9 @@ impl Cgroup {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
         let around = mount.join(name);
-        for name in [BALANCED, BESIDE] {
-            let path = around.join(name);
-            fs::create_dir_all(&path).unwrap();
-            fs::write(path.join("cgroup.type"), "threaded").unwrap();
-        }
-        Self { path: around.join(BALANCED), around, home: mount.join(own) }
+        let path = around.join(BALANCED);
+        fs::create_dir_all(&path).unwrap();
+        Self { path, around, home: mount.join(own) }
     }
 
     /// Where nothing is balanced for threads that are like those in `path` otherwise.
@@ -47,8 +52,13 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 
-    /// From now on threads of this process may enter by themselves.
+    /// From now on threads of this process may enter by themselves. Nobody may be in it; and which
+    /// processes are in it cannot be read any more, which moving connected UDP sockets needs.
     pub fn open_to_threads(&self) {
+        fs::create_dir(self.beside()).unwrap();
+        for path in [&self.path, &self.beside()] {
+            fs::write(path.join("cgroup.type"), "threaded").unwrap();
+        }
         fs::write(self.around.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 
@@ -66,11 +76,11 @@ pub fn enter_as_thread(cgroup: &Path) {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.leave();
-        for _ in 0..50 {
+        for _ in 0..ATTEMPTS {
             if remove(&self.around).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(PAUSE);
         }
     }
 }

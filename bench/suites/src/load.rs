@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use bowline_figures::results;
 use bowline_lab::cgroup::enter_as_thread;
 use bowline_lab::world::Namespace;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
+
+use crate::interrupts;
 
 /// Bytes of a question and of its answer.
 const MESSAGE: usize = 64;
@@ -31,8 +33,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
 static RECEIVED: AtomicU64 = AtomicU64::new(0);
 /// Connections that servers have accepted and not closed yet.
 static OPEN: AtomicU64 = AtomicU64::new(0);
-/// How many there were before anything was bound to one.
-static CPUS: OnceLock<usize> = OnceLock::new();
 
 /// What a client does for its turn, over so many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +94,10 @@ impl Load {
     /// and its ends, not on which CPU the scheduler wakes the other side, which makes it four
     /// times as long or not, by chance. With many connections all CPUs are at work.
     pub(crate) fn place(self) {
-        let (last, mut cpus) = (last_cpu(), CpuSet::new());
-        for cpu in if self.connections == 1 { last } else { 0 }..=last {
-            cpus.set(cpu).unwrap();
+        let mut cpus = *allowed();
+        if self.connections == 1 {
+            cpus = CpuSet::new();
+            cpus.set(last_cpu()).unwrap();
         }
         // Those that these start stay there, too.
         for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
@@ -199,9 +200,15 @@ impl Load {
     }
 }
 
-/// Where a load of one connection is.
+/// The CPUs that this process might use before anything was bound to one.
+fn allowed() -> &'static CpuSet {
+    static CPUS: OnceLock<CpuSet> = OnceLock::new();
+    CPUS.get_or_init(|| sched_getaffinity(Pid::from_raw(0)).unwrap())
+}
+
+/// Where a load of one connection is: the last of them.
 pub(crate) fn last_cpu() -> usize {
-    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) - 1
+    (0..CpuSet::count()).rev().find(|cpu| allowed().is_set(*cpu).unwrap()).unwrap()
 }
 
 /// A thread that works when it is told to; it ends with its orders.
@@ -224,7 +231,7 @@ impl Team {
     }
 
     /// Who comes first is not to pay for what is cold.
-    pub(crate) fn warm_up(&self) {
+    fn warm_up(&self) {
         self.work(WARM_UP);
     }
 
@@ -286,6 +293,23 @@ impl AddAssign for Work {
     }
 }
 
+/// A round of so many cycles: the work of each of `count` teams, which are made for it. Who is
+/// connected first, and who comes after whom from one cycle to the next, is left to chance.
+pub(crate) fn round(count: usize, cycles: usize, team: impl Fn(usize) -> Team) -> Vec<Work> {
+    let mut places: Vec<usize> = (0..count).collect();
+    places.shuffle(&mut rand::rng());
+    let teams: Vec<Team> = places.iter().map(|place| team(*place)).collect();
+    teams.iter().for_each(Team::warm_up);
+    let mut works = vec![Work::default(); count];
+    for cycle in 0..cycles {
+        for turn in order(cycle, count) {
+            interrupts::check();
+            works[places[turn]] += teams[turn].slice();
+        }
+    }
+    works
+}
+
 /// How many cycles of at most so many leave [`order`] balanced; all of them if none does.
 pub(crate) fn balanced(cycles: usize, count: usize) -> usize {
     let square = square(count);
@@ -298,9 +322,9 @@ fn square(count: usize) -> usize {
 }
 
 /// The places of a row in an order in which, over a whole [`square`], each is as often at each
-/// place, and comes as often after each other one (a Latin square that is balanced for what is
-/// carried over: E. J. Williams, 1949).
-pub(crate) fn order(cycle: usize, count: usize) -> impl Iterator<Item = usize> {
+/// place, and within cycles comes as often after each other one (a Latin square that is balanced
+/// for what is carried over: E. J. Williams, 1949).
+fn order(cycle: usize, count: usize) -> impl Iterator<Item = usize> {
     let backwards = count % 2 == 1 && (cycle / count) % 2 == 1;
     (0..count).map(move |step| {
         let step = if backwards { count - 1 - step } else { step };

@@ -20,8 +20,7 @@ use bowline_lab::world::{Namespace, Node, TUNNEL, World};
 use clap::Args;
 use serde_json::json;
 
-use crate::interrupts;
-use crate::load::{Kind, Load, Team, Work, last_cpu, order, serve_at};
+use crate::load::{Kind, Load, last_cpu, round, serve_at};
 use bridge::Bridge;
 
 #[derive(Args)]
@@ -135,21 +134,18 @@ fn rounds(
     let screen = Screen::open();
     screen.begin(load.name());
     load.place();
-    for round in 0..options.rounds as usize {
+    for _ in 0..options.rounds {
         for tunnel in [false, true] {
             planes.lead(world, tunnel);
+            // The limit is the first of them.
             let here: Vec<usize> = (0..ways.len())
                 .filter(|place| *place == LIMIT_PLACE || ways[*place].tunnel == tunnel)
                 .collect();
-            let team = |place: &usize| load.team(ways[*place].client, None, &[ways[*place].target]);
-            let teams: Vec<Team> = here.iter().map(team).collect();
-            let mut works = vec![Work::default(); here.len()];
-            for slice in 0..slices {
-                for place in order(round * slices + slice, here.len()) {
-                    interrupts::check();
-                    works[place] += teams[place].slice();
-                }
-            }
+            let team = |place: usize| {
+                let way = &ways[here[place]];
+                load.team(way.client, None, &[way.target])
+            };
+            let works = round(here.len(), slices, team);
             let limit = works[0].rate();
             for (place, work) in
                 here.into_iter().zip(works).filter(|(place, _)| *place != LIMIT_PLACE || !tunnel)

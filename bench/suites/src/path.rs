@@ -26,8 +26,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
-use crate::interrupts;
-use crate::load::{Kind, Load, Team, Work, balanced, last_cpu, order, serve_at};
+use crate::load::{Kind, Load, balanced, last_cpu, round, serve_at};
 use addresses::Addresses;
 use baselines::{Plain, Rules, many_ports};
 
@@ -35,16 +34,12 @@ use baselines::{Plain, Rules, many_ports};
 pub(crate) struct Options {
     /// How many services there are; may be repeated
     #[arg(long, value_name = "COUNT", required = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=50_000))]
     services: Vec<u32>,
     /// Rounds of loads with the longest slices; of others more
     #[arg(long, value_name = "COUNT")]
-    #[arg(value_parser = clap::value_parser!(u32).range(5..=1_000))]
     rounds: u32,
-    /// Slices of each way in a round, if it can be fewer so that each comes as often after each
-    /// other one
+    /// Slices of each way in a round at most: as many of them as leave their order balanced
     #[arg(long, value_name = "COUNT")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000))]
     slices: u32,
 }
 
@@ -84,9 +79,17 @@ struct Scene {
 impl Scene {
     /// What is measured, without the way.
     fn name(self) -> String {
-        let Self { count, place, load } = self;
-        let place = if place == Place::OneNode { ", on one node" } else { "" };
-        format!("{}, {count} services{place}", load.name())
+        self.of(&format!("{} services", self.count))
+    }
+
+    /// The same with all of their numbers together.
+    fn of_all(self) -> String {
+        self.of("any number of services")
+    }
+
+    fn of(self, services: &str) -> String {
+        let place = if self.place == Place::OneNode { ", on one node" } else { "" };
+        format!("{}, {services}{place}", self.load.name())
     }
 
     /// In which plot it stands.
@@ -197,22 +200,15 @@ impl Stage<'_> {
         let slices = balanced(self.options.slices as usize, ways.len());
         let cgroup = &self.world.here.cgroup;
         let (hooked, beside) = (cgroup.path.as_path(), cgroup.beside());
-        let team = |way: &&Way<'_>| {
+        let team = |place: usize| {
+            let way = ways[place];
             let cgroup = if way.hooked { hooked } else { &beside };
             load.team(way.client, Some(cgroup), &way.targets)
         };
         for _ in 0..load.rounds(self.options.rounds) {
-            // Anew in each: which ports they have, and which backends, decides more than one round.
-            let teams: Vec<Team> = ways.iter().map(team).collect();
-            let mut works = vec![Work::default(); ways.len()];
-            teams.iter().for_each(Team::warm_up);
-            for cycle in 0..slices {
-                for place in order(cycle, ways.len()) {
-                    interrupts::check();
-                    works[place] += teams[place].slice();
-                }
-            }
-            for (found, work) in all.iter_mut().zip(works) {
+            // Teams are new in each: which ports they have, and which backends, decides more than
+            // one round.
+            for (found, work) in all.iter_mut().zip(round(ways.len(), slices, team)) {
                 found.rates.push(work.rate());
             }
         }
@@ -224,23 +220,26 @@ fn ratios(rates: &[f64], to: &[f64]) -> Vec<f64> {
     rates.iter().zip(to).map(|(rate, one)| rate / one).collect()
 }
 
-/// The limit's rates: of both of its turns.
-fn limit(all: &[Found]) -> Vec<f64> {
-    let turns = all[0].rates.iter().zip(&all[1].rates);
-    turns.map(|(one, other)| f64::midpoint(*one, *other)).collect()
+/// A rate a round of this way.
+fn rates<'a>(all: &'a [Found], way: &str) -> &'a [f64] {
+    &all.iter().find(|found| found.way == way).unwrap().rates
 }
 
-/// Every way beside the limit; the second turn of that one beside the first; the first as it is.
+/// What a way reaches of the limit.
+fn of_limit(all: &[Found], way: &str) -> Vec<f64> {
+    ratios(rates(all, way), rates(all, LIMIT))
+}
+
+/// Every way beside the limit, that one once more, too; the limit as it is.
 fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
-    let (limit, load) = (limit(all), scene.load);
+    let load = scene.load;
     let name = |way: &str| format!("{}: {way}", scene.name());
     let figure = |found: &Found| {
         if found.way == LIMIT {
             return Figure::new(name(LIMIT), load.unit(), None, found.rates.clone());
         }
-        let limit = if found.way == AGAIN { &all[0].rates } else { &limit };
         let ours = [HOOKS, PROGRAMS].contains(&found.way).then_some(Better::More);
-        Figure::new(name(found.way), "ratio", ours, ratios(&found.rates, limit))
+        Figure::new(name(found.way), "ratio", ours, of_limit(all, found.way))
             .at(&scene.plot(), found.way, scene.count, "services")
             .goal((found.way == HOOKS).then(|| load.goal()))
             .beside(LIMIT, Relation::Ratio)
@@ -252,7 +251,7 @@ fn figures(scene: Scene, all: &[Found]) -> Vec<Figure> {
 /// What else there are goals for: the hooks beside kube-proxy's rules, and beside themselves with
 /// the first number of services.
 fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> Vec<Figure> {
-    let Some(hooks) = all.iter().find(|found| found.way == HOOKS) else { return Vec::new() };
+    let hooks = rates(all, HOOKS);
     let mut figures = Vec::new();
     let mut add = |other: &str, samples: Vec<f64>, goal: f64| {
         let name = format!("{}: {HOOKS}, to {other}", scene.name());
@@ -262,15 +261,52 @@ fn comparisons(scene: Scene, all: &[Found], first: Option<&(u32, Vec<f64>)>) -> 
     if scene.load.kind == Kind::Fresh {
         let others = [Rules::Iptables, Rules::Nftables].map(Rules::name);
         for found in all.iter().filter(|found| others.contains(&found.way)) {
-            add(found.way, ratios(&hooks.rates, &found.rates), 1.0);
+            add(found.way, ratios(hooks, &found.rates), 1.0);
         }
     }
     if let Some((few, then)) = first.filter(|(few, _)| *few < scene.count) {
-        let now = ratios(&hooks.rates, &limit(all));
         let other = format!("the same with {few}, each to the {LIMIT}");
-        add(&other, ratios(&now, then), MANY_GOAL);
+        add(&other, ratios(&of_limit(all, HOOKS), then), MANY_GOAL);
     }
     figures
+}
+
+/// One load at one place with all numbers of services together. Hooks cost the same with any, so
+/// that more rounds tell what those of one number cannot; that it is so is a figure of its own.
+struct OfAll {
+    scene: Scene,
+    /// The first number, and what the hooks reach of the limit with it.
+    first: (u32, Vec<f64>),
+    hooks: Vec<f64>,
+    again: Vec<f64>,
+}
+
+impl OfAll {
+    fn new(scene: Scene, all: &[Found]) -> Self {
+        Self {
+            scene,
+            first: (scene.count, of_limit(all, HOOKS)),
+            hooks: Vec::new(),
+            again: Vec::new(),
+        }
+    }
+
+    fn extend(&mut self, all: &[Found]) {
+        self.hooks.extend(of_limit(all, HOOKS));
+        self.again.extend(of_limit(all, AGAIN));
+    }
+
+    fn figures(self) -> [Figure; 2] {
+        let Self { scene, hooks, again, .. } = self;
+        let figure = |way: &str, samples, better| {
+            let name = format!("{}: {way}", scene.of_all());
+            Figure::new(name, "ratio", better, samples).beside(LIMIT, Relation::Ratio)
+        };
+        [
+            figure(HOOKS, hooks, Some(Better::More)).goal(scene.load.goal()),
+            figure(AGAIN, again, None),
+        ]
+    }
 }
 
 /// Prints the ratios to the first way, which is the limit.
@@ -332,8 +368,8 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     // A socket is balanced by the cgroup of the thread that makes it.
     world.here.cgroup.open_to_threads();
     let stage = Stage { options, world: &world, others: &others, bare: &bare };
-    // The first number's ratios of the hooks to the limit, by place and load.
-    let mut first: Vec<(u32, Vec<f64>)> = Vec::new();
+    // By place and load.
+    let mut of_all: Vec<OfAll> = Vec::new();
     for &count in &options.services {
         let addresses = Addresses::of(count, &world.here);
         let mut part = 0;
@@ -350,16 +386,17 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
                 let ways = figures(scene, &all);
                 report(scene, &all, &ways);
                 run.extend(ways);
-                run.extend(comparisons(scene, &all, first.get(part)));
-                if first.len() == part {
-                    let hooks = all.iter().find(|found| found.way == HOOKS).unwrap();
-                    first.push((count, ratios(&hooks.rates, &limit(&all))));
+                run.extend(comparisons(scene, &all, of_all.get(part).map(|it| &it.first)));
+                if of_all.len() == part {
+                    of_all.push(OfAll::new(scene, &all));
                 }
+                of_all[part].extend(&all);
                 part += 1;
             }
             run.keep(json).unwrap();
         }
     }
+    run.extend(of_all.into_iter().flat_map(OfAll::figures));
     goals(run.figures());
     println!("\n{}", about(options, run.machine()));
     run.end(json).unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
@@ -11,6 +12,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 /// Mounts can lie on top of each other and under others; more rounds than this means that
 /// somebody mounts while we unmount.
 const MAX_ROUNDS: usize = 64;
+
+/// How often a mount is tried again that something uses.
+const MAX_LOOKS: usize = 20;
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A line of the mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,13 +116,17 @@ pub(crate) fn remove(target: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Takes away one mount unless something uses it; says whether it is gone.
+/// Takes away one mount unless something uses it; says whether it is gone. Who only looks at it
+/// uses it for a moment: that is waited for, `MAX_LOOKS` times `LOOK`.
 pub(crate) fn remove_unused(target: &Path) -> anyhow::Result<bool> {
-    match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(true),
-        Err(Errno::EBUSY) => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot unmount {}", target.display())),
+    for _ in 0..MAX_LOOKS {
+        match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => return Ok(true),
+            Err(Errno::EBUSY) => std::thread::sleep(LOOK),
+            Err(error) => bail!("cannot unmount {}: {error}", target.display()),
+        }
     }
+    Ok(false)
 }
 
 /// Mounts a BPF file system of its own at a directory.

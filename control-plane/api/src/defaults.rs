@@ -2,7 +2,13 @@
 //!
 //! Guarantees: idempotent. Does not: allocate (cluster IPs, node ports) or read other objects.
 
+mod batch;
+mod networking;
 mod pod_spec;
+mod policies;
+mod quota;
+mod sets;
+mod storage;
 mod workload;
 
 use base64::Engine as _;
@@ -11,7 +17,21 @@ use serde_json::{Map, Value, json};
 
 use crate::object::{self, child_mut};
 
+pub(crate) use batch::{CONTROLLER_UID_LABELS, JOB_NAME_LABELS, cron_job, initialize_job, job};
+pub(crate) use networking::{ingress, ingress_class, network_policy, service_cidr};
 pub(crate) use pod_spec::pod;
+pub(crate) use policies::{
+    horizontal_pod_autoscaler, initialize_priority_class, pod_disruption_budget, priority_class,
+};
+pub(crate) use quota::{initialize_limit_range, limit_range, resource_quota};
+pub(crate) use sets::{
+    carry_over_daemon_set, controller_revision, daemon_set, initialize_daemon_set, pod_template,
+    stateful_set,
+};
+pub(crate) use storage::{
+    carry_over_persistent_volume_claim, csi_driver, initialize_persistent_volume_claim,
+    persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
+};
 pub(crate) use workload::{deployment, replica_set, replication_controller};
 
 /// Sets a field that is missing or null.

@@ -191,9 +191,21 @@ mod tests {
         let list = group_list();
         let names: Vec<&str> =
             list["groups"].as_array().unwrap().iter().filter_map(|g| g["name"].as_str()).collect();
-        assert_eq!(names, ["apps", "coordination.k8s.io", "discovery.k8s.io"]);
+        let expected = [
+            "apps",
+            "autoscaling",
+            "batch",
+            "policy",
+            "scheduling.k8s.io",
+            "coordination.k8s.io",
+            "node.k8s.io",
+            "discovery.k8s.io",
+            "networking.k8s.io",
+            "storage.k8s.io",
+        ];
+        assert_eq!(names, expected);
         assert_eq!(group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
-        assert!(group("batch").is_none());
+        assert!(group("extensions").is_none());
         assert!(group("").is_none());
     }
 

@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod resource;
+mod schedule;
 mod schema;
 pub mod selector;
 pub mod status;

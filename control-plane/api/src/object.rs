@@ -47,6 +47,17 @@ pub fn deletion_timestamp(object: &Value) -> Option<&str> {
     object["metadata"]["deletionTimestamp"].as_str()
 }
 
+/// Whether a condition in the status is true.
+pub(crate) fn is_true(object: &Value, condition: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| {
+        all.iter().any(|one| one["type"] == condition && one["status"] == "True")
+    })
+}
+
+/// The annotation that named a claim's or volume's storage class before the field did.
+pub(crate) const STORAGE_CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
 /// `metadata.finalizers`.
 pub fn finalizers(object: &Value) -> Vec<&str> {
     let list = object["metadata"]["finalizers"].as_array();

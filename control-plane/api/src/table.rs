@@ -6,7 +6,11 @@
 mod cells;
 mod columns;
 mod format;
+mod networking;
 mod pod;
+mod quota;
+mod storage;
+mod workloads;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -21,7 +25,23 @@ pub(crate) use columns::{
     CONFIG_MAP, DEPLOYMENT, ENDPOINT_SLICE, ENDPOINTS, EVENT, LEASE, NAMESPACE, NODE, POD,
     REPLICA_SET, REPLICATION_CONTROLLER, SECRET, SERVICE, SERVICE_ACCOUNT,
 };
+pub(crate) use networking::{
+    INGRESS, INGRESS_CLASS, IP_ADDRESS, NETWORK_POLICY, SERVICE_CIDR, ingress, ingress_class,
+    ip_address, network_policy, service_cidr,
+};
 pub(crate) use pod::pod;
+pub(crate) use quota::{LIMIT_RANGE, RESOURCE_QUOTA, limit_range, resource_quota};
+pub(crate) use storage::{
+    CSI_DRIVER, CSI_NODE, CSI_STORAGE_CAPACITY, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM,
+    STORAGE_CLASS, VOLUME_ATTACHMENT, csi_driver, csi_node, csi_storage_capacity,
+    persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
+};
+pub(crate) use workloads::{
+    CONTROLLER_REVISION, CRON_JOB, DAEMON_SET, HORIZONTAL_POD_AUTOSCALER, JOB,
+    POD_DISRUPTION_BUDGET, POD_TEMPLATE, PRIORITY_CLASS, RUNTIME_CLASS, STATEFUL_SET,
+    controller_revision, cron_job, daemon_set, horizontal_pod_autoscaler, job,
+    pod_disruption_budget, pod_template, priority_class, runtime_class, stateful_set,
+};
 
 /// The definition of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,26 +4,60 @@
 //! panics on an object of any shape. Does not: look at other objects, or at JSON types (the decode
 //! function of [`crate::resource::Resource`] does).
 
+mod addresses;
+mod autoscaling;
+mod batch;
+mod claims;
 mod containers;
 mod core_kinds;
+mod disruption;
+mod equality;
 mod field_error;
+mod ingress;
+mod job_policies;
+mod job_status;
+mod limit_range;
 mod metadata;
 mod names;
 mod network;
 mod options;
+mod network_policy;
+mod node_selector;
+mod persistent_volumes;
 mod pod;
+mod quota;
+mod resource_names;
+mod scheduling;
 mod service_addresses;
+mod sets;
+mod storage;
+mod volume_sources;
 mod volumes;
 mod workload;
 
 pub use field_error::FieldError;
 pub use options::{field_manager, force_without_apply, manager_of_user_agent};
 
+pub(crate) use addresses::{ip_address, service_cidr};
+pub(crate) use autoscaling::horizontal_pod_autoscaler;
+pub(crate) use batch::{cron_job, job};
+pub(crate) use claims::persistent_volume_claim;
 pub(crate) use core_kinds::{config_map, event, lease, namespace, node, secret, service_account};
 pub(crate) use metadata::ANNOTATIONS_SIZE;
+pub(crate) use disruption::pod_disruption_budget;
+pub(crate) use ingress::{ingress, ingress_class};
+pub(crate) use limit_range::limit_range;
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, endpoints, service};
+pub(crate) use network_policy::network_policy;
+pub(crate) use persistent_volumes::persistent_volume;
 pub(crate) use pod::pod;
+pub(crate) use quota::resource_quota;
+pub(crate) use scheduling::{priority_class, runtime_class};
+pub(crate) use sets::{controller_revision, daemon_set, pod_template, stateful_set};
+pub(crate) use storage::{
+    csi_driver, csi_node, csi_storage_capacity, storage_class, volume_attachment,
+};
 pub(crate) use workload::{deployment, replica_set, replication_controller};
 
 use field_error::{Errors, Path};

@@ -5,10 +5,12 @@ mod applies;
 mod kinds;
 mod lifecycle;
 mod metrics;
+mod protobuf;
 mod reads;
 mod services;
 mod shutdown;
 mod watches;
+mod workloads;
 mod writes;
 
 use crate::auth::{MASTERS, NODES, User};

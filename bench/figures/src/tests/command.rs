@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use super::{HIGH, LOW, MIDDLE, named, results};
+use super::{HIGH, LOW, MIDDLE, named, parsed, results};
 use crate::command::Setting;
 use crate::results::{Better, Figure, Run, Statistics};
 use crate::suites::{Extent, Suite};
@@ -114,14 +114,8 @@ fn the_gate_of_the_repository_can_run() {
 
 #[test]
 fn every_suite_is_among_all_and_on_the_page() {
-    #[derive(clap::Parser)]
-    struct CommandLine {
-        #[command(flatten)]
-        extent: Extent,
-    }
-    let parsed = <CommandLine as clap::Parser>::try_parse_from(["all", "--quick"]).unwrap();
-    let suites = Suite::all(&parsed.extent).unwrap();
-    assert!(suites.iter().all(|suite| !suite.call().numbers.contains(&("rounds", 9))), "quick");
+    let extent: Extent = parsed(["all", "--quick"]);
+    let suites = Suite::all(&extent).unwrap();
     let mut all: Vec<&str> = suites.iter().map(Suite::name).collect();
     let mut told: Vec<&str> = page::ABOUT.iter().map(|(suite, _)| *suite).collect();
     let command = <Suite as clap::Subcommand>::augment_subcommands(clap::Command::new("bench"));
@@ -141,19 +135,23 @@ fn each_suite_has_its_own_number_of_rounds() {
         numbers.into_iter().find_map(|(flag, number)| (flag == "rounds").then_some(number))
     };
     let table = [
-        ("path", Some(16)),
+        ("path", Some(14)),
         ("sockets", Some(9)),
         ("programming", Some(7)),
         ("cluster", Some(7)),
         ("api", Some(9)),
         ("programs", Some(15)),
         ("network", Some(25)),
+        ("path --quick", Some(6)),
         ("api --quick", Some(5)),
         ("network --quick", Some(15)),
         ("api --rounds 6", Some(6)),
         ("api --rounds 4", None),
         ("api --rounds 6 --quick", None),
         ("path --services 1 --quick", None),
+        ("path --services 0", None),
+        ("path --services 32000", Some(14)),
+        ("path --services 32001", None),
     ];
     for (words, expected) in table {
         assert_eq!(rounds(words), expected, "{words}");

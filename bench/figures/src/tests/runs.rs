@@ -3,19 +3,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use clap::Parser as _;
 use tempfile::TempDir;
 
+use super::parsed;
 use crate::command::{Setting, measure};
 use crate::page::ABOUT;
 use crate::results::{Results, Run, Statistics};
 use crate::suites::{Extent, Interrupted, Suite};
-
-#[derive(clap::Parser)]
-struct CommandLine {
-    #[command(flatten)]
-    extent: Extent,
-}
 
 /// Runs all suites into this folder, `path` with these words of a shell.
 fn all(folder: &Path, path: &str) -> anyhow::Result<Vec<Results>> {
@@ -35,7 +29,8 @@ fn all(folder: &Path, path: &str) -> anyhow::Result<Vec<Results>> {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
     let words = [Path::new("all"), Path::new("--folder"), folder];
-    let suites = Suite::all(&CommandLine::try_parse_from(words).unwrap().extent).unwrap();
+    let extent: Extent = parsed(words);
+    let suites = Suite::all(&extent).unwrap();
     measure(&suites, &Setting { folder: folder.to_owned(), program: &|| Ok(program.clone()) })
 }
 

@@ -1,14 +1,15 @@
 //! What a cluster takes: `cargo xtask bench cluster`.
 //!
-//! Clusters of three nodes are started and removed, once a round. Another one stays, with a
-//! registry: in it pods are applied, scaled down and updated, their image at hand on each node, and
-//! beside one pod the same container is started by containerd's own client (`ctr`), without
-//! bowline. What the client takes (`bowline apply`, `ctr`) is part of it. Memory and processor time
-//! of the server and the largest agent are those of a new cluster: idle and then with pods, and in
-//! another one with services.
+//! Clusters of three nodes are started and removed, once a round, and before or after it a
+//! containerd alone, by turns. Another one stays, with a registry: in it pods are applied, scaled
+//! down and updated, their image at hand on each node, and beside one pod the same container is
+//! started by containerd's own client (`ctr`), without bowline. What the client takes
+//! (`bowline apply`, `ctr`) is part of it. Memory and processor time of the server and the largest
+//! agent are those of a new cluster: idle and then with pods, and in another one with services.
 
 mod bare;
 mod pods;
+mod runtime;
 mod usage;
 
 use std::time::{Duration, Instant};
@@ -19,8 +20,9 @@ use bowline_tests::{Cluster, Wishes};
 use serde_json::{Value, json};
 
 use crate::fleet::memory_goal;
-use bowline_figures::results::{Better, Figure};
+use bowline_figures::results::{Better, Figure, Relation};
 use bowline_figures::screen::Screen;
+use runtime::Runtime;
 use usage::Goals;
 
 /// What to measure.
@@ -63,6 +65,7 @@ const NODES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Room for the endpoints of all the services.
 const ROOM: [&str; 2] = ["--map-size", "BACKENDS=262144"];
+const RUNTIME: &str = "containerd alone, until it listens";
 /// `bowline up`, in seconds.
 const UP_GOAL: f64 = 5.0;
 
@@ -79,20 +82,38 @@ pub(crate) async fn measure(
     alone: &Alone,
     screen: &Screen,
 ) -> Result<Vec<Figure>> {
-    let (mut ups, mut downs) = (Vec::new(), Vec::new());
+    let (mut ups, mut downs, mut runtimes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut runtime: Option<Runtime> = None;
     for round in 1..=options.rounds {
         screen.begin(format!("starting {NODES} nodes, round {round} of {}", options.rounds));
+        if let Some(runtime) = runtime.as_ref().filter(|_| round.is_multiple_of(2)) {
+            runtimes.push(runtime.start(&alone.directory()?)?);
+        }
         let cluster = Cluster::up(&alone.wishes(NODES))?;
         ups.push(cluster.up_took.as_secs_f64());
+        let own = Runtime::of(&cluster)?;
         let start = Instant::now();
         drop::<Cluster>(cluster);
         downs.push(start.elapsed().as_secs_f64());
+        if !round.is_multiple_of(2) {
+            runtimes.push(own.start(&alone.directory()?)?);
+        }
+        runtime = Some(own);
         // What is dropped at an interrupt is this function, which has to be asked for it.
         tokio::task::yield_now().await;
     }
     let figure = |name: String, samples: Vec<f64>| Figure::new(name, "s", Better::Less, samples);
-    let up = figure(format!("`up` to all {NODES} nodes Ready"), ups).goal(UP_GOAL);
-    let mut figures = vec![up, figure(format!("`down` of {NODES} nodes"), downs)];
+    let name = format!("`up` to all {NODES} nodes Ready");
+    let (beside, ratios) = (format!("{name}, to {RUNTIME}"), ups.iter().zip(&runtimes));
+    let ratios = ratios.map(|(up, runtime)| up / runtime).collect();
+    let mut figures = vec![
+        Figure::new(beside, "ratio", Better::Less, ratios)
+            .beside(RUNTIME, Relation::Ratio)
+            .from("s", &ups),
+        Figure::new(RUNTIME, "s", None, runtimes),
+        figure(name, ups).goal(UP_GOAL),
+        figure(format!("`down` of {NODES} nodes"), downs),
+    ];
     screen.begin(format!("starting {NODES} nodes with a registry"));
     let cluster = Cluster::up(&Wishes { registry: true, ..alone.wishes(NODES) })?;
     let stage = Stage { options, screen, cluster: &cluster };

@@ -5,8 +5,9 @@
 //! the other. With each number, the agent of one node starts on an empty node, and single endpoints
 //! are replaced, at rest and while other services change: first with the agent of one node, then
 //! with all three. In the same rounds `iptables-restore` and nft write what kube-proxy would, in
-//! namespaces of their own: their time alone, beside bowline's from the API's write to the map.
-//! Making the services is measured once.
+//! namespaces of their own, a namespace a node: their time alone, beside bowline's from the API's
+//! write to the map. Under churn they are not measured: kube-proxy has one writer, which would put
+//! everything into its next transaction. Making the services is measured once.
 
 mod changes;
 mod others;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use bowline_tests::alone::Alone;
 use bowline_tests::maps::Services;
 use bowline_tests::{Cluster, Node, api::Api};
+use futures::future::try_join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -188,16 +190,34 @@ impl Stage<'_> {
         let what = What { count, plot: "made through the API", line: BOWLINE, unit: "s" };
         self.add(what, vec![made], None);
         let writers = if count <= self.options.rules { &Writer::ALL[..] } else { &[] };
-        let rules = self.starts(count, writers).await?;
-        self.changes_on_one_node(count, &rules).await?;
-        drop(rules);
-        self.changes_on_all_nodes(count).await
+        let mut rules = self.starts(count, writers).await?;
+        let maps = vec![self.wait_for_all(&self.cluster.nodes[0], count).await?];
+        self.changes(count, "one node", &maps, &mut rules).await?;
+        let maps = self.start_all(count).await?;
+        for nodes in &mut rules {
+            self.screen
+                .begin(format!("{count} services: {} on all nodes", nodes[0].writer().name()));
+            while nodes.len() < NODES {
+                let (fresh, _) = self.written(nodes[0].writer(), count, true).await?;
+                nodes.push(fresh);
+            }
+        }
+        self.changes(count, &format!("{NODES} nodes"), &maps, &mut rules).await
     }
 
-    /// Agents start on an empty node, and others write all their rules; gives the last rules.
-    async fn starts(&mut self, count: u32, writers: &[Writer]) -> Result<Vec<Rules>> {
+    /// All rules, in a namespace of their own; how many seconds it took to write them.
+    async fn written(&self, writer: Writer, count: u32, parts: bool) -> Result<(Rules, f64)> {
+        let mut rules = Rules::new(writer, self.directory.path())?;
+        let took = rules.fill(&self.fleet, count, parts).await?;
+        rules.check()?;
+        Ok((rules, took))
+    }
+
+    /// Agents start on an empty node, and others write all their rules; gives the last rules of
+    /// each.
+    async fn starts(&mut self, count: u32, writers: &[Writer]) -> Result<Vec<Vec<Rules>>> {
         let node = &self.cluster.nodes[0];
-        let (mut ours, mut rules) = (Samples::new(), Vec::new());
+        let (mut ours, mut rules) = (Samples::new(), Vec::<Vec<Rules>>::new());
         let mut theirs = vec![Samples::new(); writers.len()];
         for round in 1..=self.options.rounds {
             self.screen.begin(format!(
@@ -218,12 +238,10 @@ impl Stage<'_> {
                 if parts && round < self.options.rounds {
                     continue;
                 }
-                rules.retain(|(other, _)| other != writer);
+                rules.retain(|nodes| nodes[0].writer() != *writer);
                 self.screen.begin(format!("{count} services: {} writes rules", writer.name()));
-                let fresh = Rules::new(*writer, self.directory.path())?;
-                let took = fresh.fill(&self.fleet, count, parts).await?;
-                fresh.check(&self.fleet, count - 1)?;
-                rules.push((*writer, fresh));
+                let (fresh, took) = self.written(*writer, count, parts).await?;
+                rules.push(vec![fresh]);
                 if !parts {
                     seconds.push(took);
                 }
@@ -235,7 +253,7 @@ impl Stage<'_> {
         for (writer, theirs) in writers.iter().zip(theirs).filter(|(_, one)| !one.is_empty()) {
             self.beside(what, &ours, writer.name(), theirs);
         }
-        Ok(rules.into_iter().map(|(_, rules)| rules).collect())
+        Ok(rules)
     }
 
     /// Waits until every service is in the maps with all its endpoints.
@@ -270,19 +288,8 @@ impl Stage<'_> {
         Ok(found)
     }
 
-    async fn changes_on_one_node(&mut self, count: u32, rules: &[Rules]) -> Result<()> {
-        let maps = [self.wait_for_all(&self.cluster.nodes[0], count).await?];
-        let mut theirs = vec![Samples::new(); rules.len()];
-        let ours = self.changes(count, "one node", &maps, rules, &mut theirs).await?;
-        for (rules, theirs) in rules.iter().zip(theirs) {
-            let plot = "endpoint change, one node, p50";
-            let what = What { count, plot, line: "idle", unit: "ms" };
-            self.beside(what, &ours, rules.name(), theirs);
-        }
-        Ok(())
-    }
-
-    async fn changes_on_all_nodes(&mut self, count: u32) -> Result<()> {
+    /// The maps of all nodes, whose agents run from now on.
+    async fn start_all(&self, count: u32) -> Result<Vec<Services>> {
         self.screen.begin(format!("{count} services: starting all agents"));
         let mut maps = Vec::new();
         for node in &self.cluster.nodes {
@@ -293,20 +300,18 @@ impl Stage<'_> {
         for node in &self.cluster.nodes {
             maps.push(self.wait_for_all(node, count).await?);
         }
-        let place = format!("{NODES} nodes");
-        self.changes(count, &place, &maps, &[], &mut []).await.map(drop)
+        Ok(maps)
     }
 
-    /// Rounds of changes, at rest and under churn in turns, and of others' rules. Gives the medians
-    /// at rest, from the write.
+    /// Rounds of changes, at rest and under churn in turns, and of others' rules, on as many nodes.
     async fn changes(
         &mut self,
         count: u32,
         place: &str,
         maps: &[Services],
-        rules: &[Rules],
-        theirs: &mut [Samples],
-    ) -> Result<Samples> {
+        rules: &mut [Vec<Rules>],
+    ) -> Result<()> {
+        let mut theirs = vec![Samples::new(); rules.len()];
         let mut found: BTreeMap<(&str, &str), Samples> = BTreeMap::new();
         let (mut churn_rates, mut memory) = (Samples::new(), Samples::new());
         for round in 1..=self.options.rounds {
@@ -335,11 +340,19 @@ impl Stage<'_> {
                 }
             }
             memory.push(megabytes(&self.cluster.nodes[0])?);
-            for (rules, samples) in rules.iter().zip(&mut *theirs) {
-                samples.push(self.their_change(count, rules).await?);
+            for (nodes, samples) in rules.iter_mut().zip(&mut theirs) {
+                samples.push(self.their_change(count, nodes).await?);
             }
         }
+        for rules in rules.iter().flatten() {
+            rules.check()?;
+        }
         let ours = found.get(&("idle", "p50")).cloned().unwrap_or_default();
+        for (nodes, theirs) in rules.iter().zip(theirs) {
+            let plot = format!("endpoint change, {place}, p50");
+            let what = What { count, plot: &plot, line: "idle", unit: "ms" };
+            self.beside(what, &ours, nodes[0].writer().name(), theirs);
+        }
         for ((when, what), samples) in found {
             let plot = format!("endpoint change, {place}, {what}");
             let is_goal = (when, what) == ("idle", "p50 from the watch event") && maps.len() == 1;
@@ -352,18 +365,23 @@ impl Stage<'_> {
         }
         let name = format!("{count} services: other changes under churn, {place}");
         self.figures.push(Figure::new(name, "operations a second", None, churn_rates));
-        Ok(ours)
+        Ok(())
     }
 
-    /// What a change takes others, in milliseconds: the median of some.
-    async fn their_change(&mut self, count: u32, rules: &Rules) -> Result<f64> {
+    /// What a change takes others, from its beginning until the last of these nodes has it, in
+    /// milliseconds: the median of some.
+    async fn their_change(&mut self, count: u32, nodes: &mut [Rules]) -> Result<f64> {
         let mut times = Samples::new();
         for _ in 0..THEIR_CHANGES {
             self.step += 1;
             let number = changed(self.step, count);
             self.fleet.change(number);
-            times.push(rules.change(&self.fleet, count, number).await? * 1e3);
-            rules.check(&self.fleet, number)?;
+            for rules in &mut *nodes {
+                rules.prepare(&self.fleet, count, number)?;
+            }
+            let start = Instant::now();
+            try_join_all(nodes.iter().map(|rules| rules.write(true))).await?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         Ok(median(&times))
     }

@@ -1,3 +1,6 @@
+mod kinds;
+mod workloads;
+
 use serde_json::json;
 
 use super::*;

@@ -11,6 +11,15 @@ fn template(spec: &mut Map<String, Value>) {
     }
 }
 
+/// Of a kind that has a template even when nobody wrote one.
+pub(super) fn own_template(spec: &mut Map<String, Value>) {
+    default(spec, "template", json!({}));
+    if let Some(template) = child(spec, "template") {
+        default(template, "spec", json!({}));
+    }
+    template(spec);
+}
+
 pub(crate) fn replication_controller(controller: &mut Value) {
     let labels = controller["spec"]["template"]["metadata"]["labels"].clone();
     if labels.as_object().is_some_and(|labels| !labels.is_empty()) {

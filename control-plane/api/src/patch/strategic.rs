@@ -151,6 +151,9 @@ fn merge_field(
         Value::Null => {
             map.remove(key);
         }
+        Value::Object(_) if fact.is_some_and(|f| f.strategy == Strategy::ReplaceObject) => {
+            map.insert(key.to_owned(), value.clone());
+        }
         Value::Object(patch) => {
             let target = map.entry(key).or_insert(Value::Null);
             merge_into(graph, shape, target, patch)?;

@@ -1,3 +1,5 @@
+mod kinds;
+
 use serde_json::json;
 
 use super::*;
@@ -252,6 +254,34 @@ fn json_patches_do_not_explode() {
             }
         }
     }
+}
+
+#[test]
+fn the_new_kinds_merge_as_their_lists_do() {
+    let merged = |api_version: &str, kind: &str, document: Value, patch: Value| {
+        let resource = crate::resource::find_kind(api_version, kind).unwrap();
+        apply(PatchKind::Strategic, resource, &document, &patch).unwrap()
+    };
+    let got = merged(
+        "policy/v1",
+        "PodDisruptionBudget",
+        json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "minAvailable": 1}}),
+        json!({"spec": {"selector": {"matchLabels": {"c": "d"}}}}),
+    );
+    let expected = json!({"spec": {"selector": {"matchLabels": {"c": "d"}}, "minAvailable": 1}});
+    assert_eq!(got, expected, "a budget's selector is replaced");
+    let (old, new) = (json!({"type": "Complete"}), json!({"type": "Failed"}));
+    let conditions = |list: Value| json!({"status": {"conditions": list}});
+    let got = merged("batch/v1", "Job", conditions(json!([old])), conditions(json!([new])));
+    assert_eq!(got, conditions(json!([old, new])), "conditions merge by type");
+    let claims = |name: &str| {
+        json!({"spec": {"volumeClaimTemplates": [{"metadata": {
+        "name": name}}]}})
+    };
+    let got = merged("apps/v1", "StatefulSet", claims("a"), claims("b"));
+    assert_eq!(got, claims("b"), "claims are replaced");
+    let pods = |uid: &str| json!({"status": {"uncountedTerminatedPods": {"failed": [uid]}}});
+    assert_eq!(merged("batch/v1", "Job", pods("a"), pods("b")), pods("b"), "so are uids");
 }
 
 #[test]

@@ -46,6 +46,10 @@ pub(super) fn replicas(object: &Value) -> Fields {
     vec![("status.replicas", or(text(object, "/status/replicas"), "0"))]
 }
 
+pub(super) fn job(object: &Value) -> Fields {
+    vec![("status.successful", or(text(object, "/status/succeeded"), "0"))]
+}
+
 pub(super) fn secret(object: &Value) -> Fields {
     vec![("type", text(object, "/type"))]
 }

@@ -1,5 +1,10 @@
 //! The rows of the table.
 
+mod networking;
+mod quota;
+mod storage;
+mod workloads;
+
 use k8s_openapi::api::{apps, coordination, core, discovery};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
@@ -343,12 +348,36 @@ pub static RESOURCES: &[Resource] = &[
     NAMESPACE,
     NODE,
     POD,
+    workloads::POD_TEMPLATE,
     REPLICATION_CONTROLLER,
     SECRET,
     SERVICE_ACCOUNT,
     SERVICE,
+    quota::LIMIT_RANGE,
+    quota::RESOURCE_QUOTA,
+    storage::PERSISTENT_VOLUME,
+    storage::PERSISTENT_VOLUME_CLAIM,
+    workloads::CONTROLLER_REVISION,
+    workloads::DAEMON_SET,
     DEPLOYMENT,
     REPLICA_SET,
+    workloads::STATEFUL_SET,
+    workloads::HORIZONTAL_POD_AUTOSCALER,
+    workloads::CRON_JOB,
+    workloads::JOB,
+    workloads::POD_DISRUPTION_BUDGET,
+    workloads::PRIORITY_CLASS,
     LEASE,
+    workloads::RUNTIME_CLASS,
     ENDPOINT_SLICE,
+    networking::INGRESS,
+    networking::INGRESS_CLASS,
+    networking::IP_ADDRESS,
+    networking::NETWORK_POLICY,
+    networking::SERVICE_CIDR,
+    storage::CSI_DRIVER,
+    storage::CSI_NODE,
+    storage::CSI_STORAGE_CAPACITY,
+    storage::STORAGE_CLASS,
+    storage::VOLUME_ATTACHMENT,
 ];

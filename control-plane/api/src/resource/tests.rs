@@ -1,3 +1,5 @@
+mod kinds;
+
 use serde_json::json;
 
 use super::*;
@@ -47,6 +49,28 @@ fn decode_names_the_field() {
         let got = decode(&pod(spec.clone())).map_err(|error| error.path);
         assert_eq!(got.err().as_deref(), expected, "{spec}");
     }
+}
+
+#[test]
+fn jobs_are_selected_by_how_often_they_succeeded() {
+    let fields = find("batch", "v1", "jobs").unwrap().fields;
+    let expected = |count: &str| vec![("status.successful", count.to_owned())];
+    assert_eq!(fields(&json!({"status": {"succeeded": 3}})), expected("3"));
+    assert_eq!(fields(&json!({})), expected("0"));
+}
+
+#[test]
+fn decode_takes_what_is_free_and_checks_quantities() {
+    let revisions = find("apps", "v1", "controllerrevisions").unwrap();
+    let free = json!({"metadata": {}, "revision": 1, "data": {"any": [1, {"thing": null}]}});
+    assert_eq!((revisions.decode)(&free), Ok(()));
+    let autoscalers = find("autoscaling", "v2", "horizontalpodautoscalers").unwrap();
+    let mut object = json!({"metadata": {}, "spec": {"maxReplicas": 1, "scaleTargetRef": {
+        "kind": "K", "name": "n"}, "behavior": {"scaleUp": {"tolerance": "0.05"}}}});
+    assert_eq!((autoscalers.decode)(&object), Ok(()));
+    object["spec"]["behavior"]["scaleUp"]["tolerance"] = json!("much");
+    let error = (autoscalers.decode)(&object).unwrap_err();
+    assert_eq!(error.path, "spec.behavior.scaleUp.tolerance");
 }
 
 #[test]

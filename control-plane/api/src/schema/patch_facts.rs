@@ -28,6 +28,8 @@ pub(crate) enum Strategy {
     MergeRetainKeys,
     /// An object whose keys that the patch does not retain go away.
     RetainKeys,
+    /// An object that is replaced as a whole, though objects otherwise merge.
+    ReplaceObject,
 }
 
 impl Strategy {
@@ -38,6 +40,7 @@ impl Strategy {
             Self::Merge => Some("merge"),
             Self::MergeRetainKeys => Some("merge,retainKeys"),
             Self::RetainKeys => Some("retainKeys"),
+            Self::ReplaceObject => Some("replace"),
         }
     }
 }
@@ -108,6 +111,12 @@ const fn set(type_name: &'static str, field: &'static str) -> Fact {
     Fact { type_name, field, merge_key: "", strategy, list }
 }
 
+/// Replaced by a patch, merged by an apply.
+const fn plain_set(type_name: &'static str, field: &'static str) -> Fact {
+    let (strategy, list) = (Strategy::Replace, ListType::Set);
+    Fact { type_name, field, merge_key: "", strategy, list }
+}
+
 const fn atomic(type_name: &'static str, field: &'static str) -> Fact {
     let (strategy, list) = (Strategy::Replace, ListType::Atomic);
     Fact { type_name, field, merge_key: "", strategy, list }
@@ -119,6 +128,7 @@ const TYPE: &[&str] = &["type"];
 static FACTS: &[Fact] = &[
     set("apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers"),
     merge("apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", &["uid"]),
+    atomic("apimachinery.pkg.apis.meta.v1.ObjectMeta", "managedFields"),
     atomic("apimachinery.pkg.apis.meta.v1.LabelSelector", "matchExpressions"),
     atomic("apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", "values"),
     // Pods.
@@ -144,6 +154,7 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.PodStatus", "containerStatuses"),
     atomic("api.core.v1.PodStatus", "initContainerStatuses"),
     atomic("api.core.v1.PodStatus", "ephemeralContainerStatuses"),
+    atomic("api.core.v1.LinuxContainerUser", "supplementalGroups"),
     merge("api.core.v1.Container", "env", NAME),
     merge("api.core.v1.Container", "ports", &["containerPort", "protocol"]),
     merge("api.core.v1.Container", "volumeMounts", &["mountPath"]),
@@ -152,6 +163,7 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.Container", "command"),
     atomic("api.core.v1.Container", "envFrom"),
     atomic("api.core.v1.Container", "resizePolicy"),
+    atomic("api.core.v1.Container", "restartPolicyRules"),
     merge("api.core.v1.EphemeralContainer", "env", NAME),
     merge("api.core.v1.EphemeralContainer", "ports", &["containerPort", "protocol"]),
     merge("api.core.v1.EphemeralContainer", "volumeMounts", &["mountPath"]),
@@ -159,6 +171,8 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.EphemeralContainer", "args"),
     atomic("api.core.v1.EphemeralContainer", "command"),
     atomic("api.core.v1.EphemeralContainer", "envFrom"),
+    atomic("api.core.v1.EphemeralContainer", "resizePolicy"),
+    atomic("api.core.v1.EphemeralContainer", "restartPolicyRules"),
     keyed("api.core.v1.ResourceRequirements", "claims", NAME),
     Fact {
         type_name: "api.core.v1.ContainerRestartRuleOnExitCodes",
@@ -190,16 +204,27 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.PodAntiAffinity", "preferredDuringSchedulingIgnoredDuringExecution"),
     atomic("api.core.v1.PodAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
     atomic("api.core.v1.PodAffinityTerm", "namespaces"),
+    atomic("api.core.v1.PodAffinityTerm", "matchLabelKeys"),
+    atomic("api.core.v1.PodAffinityTerm", "mismatchLabelKeys"),
+    atomic("api.core.v1.TopologySpreadConstraint", "matchLabelKeys"),
     atomic("api.core.v1.ConfigMapVolumeSource", "items"),
     atomic("api.core.v1.SecretVolumeSource", "items"),
     atomic("api.core.v1.DownwardAPIVolumeSource", "items"),
     atomic("api.core.v1.ProjectedVolumeSource", "sources"),
+    atomic("api.core.v1.ConfigMapProjection", "items"),
+    atomic("api.core.v1.SecretProjection", "items"),
+    atomic("api.core.v1.DownwardAPIProjection", "items"),
+    atomic("api.core.v1.CephFSVolumeSource", "monitors"),
+    atomic("api.core.v1.ISCSIVolumeSource", "portals"),
+    atomic("api.core.v1.RBDVolumeSource", "monitors"),
     // Nodes and namespaces.
     set("api.core.v1.NodeSpec", "podCIDRs"),
     atomic("api.core.v1.NodeSpec", "taints"),
     merge("api.core.v1.NodeStatus", "conditions", TYPE),
     merge("api.core.v1.NodeStatus", "addresses", TYPE),
     atomic("api.core.v1.NodeStatus", "images"),
+    atomic("api.core.v1.ContainerImage", "names"),
+    atomic("api.core.v1.NodeStatus", "runtimeHandlers"),
     atomic("api.core.v1.NodeStatus", "volumesAttached"),
     atomic("api.core.v1.NodeStatus", "volumesInUse"),
     atomic("api.core.v1.NamespaceSpec", "finalizers"),
@@ -212,13 +237,16 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.ServiceSpec", "loadBalancerSourceRanges"),
     merge("api.core.v1.ServiceStatus", "conditions", TYPE),
     atomic("api.core.v1.LoadBalancerStatus", "ingress"),
+    atomic("api.core.v1.LoadBalancerIngress", "ports"),
     atomic("api.core.v1.Endpoints", "subsets"),
     atomic("api.core.v1.EndpointSubset", "addresses"),
     atomic("api.core.v1.EndpointSubset", "notReadyAddresses"),
     atomic("api.core.v1.EndpointSubset", "ports"),
     atomic("api.discovery.v1.EndpointSlice", "endpoints"),
     atomic("api.discovery.v1.EndpointSlice", "ports"),
-    set("api.discovery.v1.Endpoint", "addresses"),
+    plain_set("api.discovery.v1.Endpoint", "addresses"),
+    atomic("api.discovery.v1.EndpointHints", "forNodes"),
+    atomic("api.discovery.v1.EndpointHints", "forZones"),
     // Accounts.
     merge("api.core.v1.ServiceAccount", "secrets", NAME),
     atomic("api.core.v1.ServiceAccount", "imagePullSecrets"),
@@ -226,6 +254,32 @@ static FACTS: &[Fact] = &[
     merge("api.core.v1.ReplicationControllerStatus", "conditions", TYPE),
     merge("api.apps.v1.ReplicaSetStatus", "conditions", TYPE),
     merge("api.apps.v1.DeploymentStatus", "conditions", TYPE),
+    merge("api.apps.v1.DaemonSetStatus", "conditions", TYPE),
+    merge("api.apps.v1.StatefulSetStatus", "conditions", TYPE),
+    atomic("api.apps.v1.StatefulSetSpec", "volumeClaimTemplates"),
+    // Jobs.
+    merge_atomic("api.batch.v1.JobStatus", "conditions", "type"),
+    plain_set("api.batch.v1.UncountedTerminatedPods", "failed"),
+    plain_set("api.batch.v1.UncountedTerminatedPods", "succeeded"),
+    atomic("api.batch.v1.PodFailurePolicy", "rules"),
+    atomic("api.batch.v1.PodFailurePolicyRule", "onPodConditions"),
+    plain_set("api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values"),
+    atomic("api.batch.v1.SuccessPolicy", "rules"),
+    atomic("api.batch.v1.CronJobStatus", "active"),
+    // How many pods run, and where.
+    merge("api.policy.v1.PodDisruptionBudgetStatus", "conditions", TYPE),
+    Fact {
+        type_name: "api.policy.v1.PodDisruptionBudgetSpec",
+        field: "selector",
+        merge_key: "",
+        strategy: Strategy::ReplaceObject,
+        list: ListType::None,
+    },
+    atomic("api.autoscaling.v2.HorizontalPodAutoscalerSpec", "metrics"),
+    merge("api.autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", TYPE),
+    atomic("api.autoscaling.v2.HorizontalPodAutoscalerStatus", "currentMetrics"),
+    atomic("api.autoscaling.v2.HPAScalingRules", "policies"),
+    atomic("api.node.v1.Scheduling", "tolerations"),
     Fact {
         type_name: "api.apps.v1.DeploymentSpec",
         field: "strategy",
@@ -233,6 +287,54 @@ static FACTS: &[Fact] = &[
         strategy: Strategy::RetainKeys,
         list: ListType::None,
     },
+    // Quotas and limits.
+    atomic("api.core.v1.ResourceQuotaSpec", "scopes"),
+    atomic("api.core.v1.ScopeSelector", "matchExpressions"),
+    atomic("api.core.v1.ScopedResourceSelectorRequirement", "values"),
+    atomic("api.core.v1.LimitRangeSpec", "limits"),
+    // Volumes, claims and storage drivers.
+    atomic("api.core.v1.PersistentVolumeSpec", "accessModes"),
+    atomic("api.core.v1.PersistentVolumeSpec", "mountOptions"),
+    atomic("api.core.v1.CephFSPersistentVolumeSource", "monitors"),
+    atomic("api.core.v1.FCVolumeSource", "targetWWNs"),
+    atomic("api.core.v1.FCVolumeSource", "wwids"),
+    atomic("api.core.v1.ISCSIPersistentVolumeSource", "portals"),
+    atomic("api.core.v1.RBDPersistentVolumeSource", "monitors"),
+    atomic("api.core.v1.PersistentVolumeClaimSpec", "accessModes"),
+    atomic("api.core.v1.PersistentVolumeClaimStatus", "accessModes"),
+    merge("api.core.v1.PersistentVolumeClaimStatus", "conditions", TYPE),
+    atomic("api.core.v1.TopologySelectorTerm", "matchLabelExpressions"),
+    atomic("api.core.v1.TopologySelectorLabelRequirement", "values"),
+    atomic("api.storage.v1.StorageClass", "allowedTopologies"),
+    atomic("api.storage.v1.StorageClass", "mountOptions"),
+    atomic("api.storage.v1.CSIDriverSpec", "tokenRequests"),
+    // A set that a strategic merge patch replaces all the same.
+    Fact {
+        type_name: "api.storage.v1.CSIDriverSpec",
+        field: "volumeLifecycleModes",
+        merge_key: "",
+        strategy: Strategy::Replace,
+        list: ListType::Set,
+    },
+    merge("api.storage.v1.CSINodeSpec", "drivers", NAME),
+    atomic("api.storage.v1.CSINodeDriver", "topologyKeys"),
+    // Networking.
+    atomic("api.networking.v1.IngressSpec", "rules"),
+    atomic("api.networking.v1.IngressSpec", "tls"),
+    atomic("api.networking.v1.IngressTLS", "hosts"),
+    atomic("api.networking.v1.HTTPIngressRuleValue", "paths"),
+    atomic("api.networking.v1.IngressLoadBalancerStatus", "ingress"),
+    atomic("api.networking.v1.IngressLoadBalancerIngress", "ports"),
+    atomic("api.networking.v1.NetworkPolicySpec", "ingress"),
+    atomic("api.networking.v1.NetworkPolicySpec", "egress"),
+    atomic("api.networking.v1.NetworkPolicySpec", "policyTypes"),
+    atomic("api.networking.v1.NetworkPolicyIngressRule", "from"),
+    atomic("api.networking.v1.NetworkPolicyIngressRule", "ports"),
+    atomic("api.networking.v1.NetworkPolicyEgressRule", "to"),
+    atomic("api.networking.v1.NetworkPolicyEgressRule", "ports"),
+    atomic("api.networking.v1.IPBlock", "except"),
+    atomic("api.networking.v1.ServiceCIDRSpec", "cidrs"),
+    merge("api.networking.v1.ServiceCIDRStatus", "conditions", TYPE),
 ];
 
 static ATOMIC_TYPES: &[&str] = &[
@@ -248,15 +350,20 @@ static ATOMIC_TYPES: &[&str] = &[
     "api.core.v1.ObjectFieldSelector",
     "api.core.v1.ObjectReference",
     "api.core.v1.ResourceFieldSelector",
+    "api.core.v1.ScopeSelector",
     "api.core.v1.SecretKeySelector",
+    "api.core.v1.SecretReference",
+    "api.core.v1.TopologySelectorTerm",
     "api.core.v1.TypedLocalObjectReference",
     "api.discovery.v1.EndpointPort",
+    "api.networking.v1.ServiceBackendPort",
 ];
 
 static ATOMIC_MAPS: &[(&str, &str)] = &[
     ("api.core.v1.PodSpec", "nodeSelector"),
     ("api.core.v1.ReplicationControllerSpec", "selector"),
     ("api.core.v1.ServiceSpec", "selector"),
+    ("api.node.v1.Scheduling", "nodeSelector"),
 ];
 
 static KEY_DEFAULTS: &[(&str, &str, &str)] = &[

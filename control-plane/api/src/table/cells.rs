@@ -23,8 +23,9 @@ fn replicas(object: &Value, now: Timestamp, selector: String) -> Vec<Value> {
     ]
 }
 
-fn selector(object: &Value) -> String {
-    match LabelSelector::from_label_selector(&object["spec"]["selector"]) {
+/// A `metav1.LabelSelector` as `a=b,c in (d,e)`.
+pub(super) fn selector(selector: &Value) -> String {
+    match LabelSelector::from_label_selector(selector) {
         Ok(selector) if selector.to_string().is_empty() => "<none>".to_owned(),
         Ok(selector) => selector.to_string(),
         Err(_) => "<error>".to_owned(),
@@ -36,7 +37,7 @@ pub(crate) fn replication_controller(object: &Value, now: Timestamp) -> Vec<Valu
 }
 
 pub(crate) fn replica_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    replicas(object, now, selector(object))
+    replicas(object, now, selector(&object["spec"]["selector"]))
 }
 
 pub(crate) fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -49,7 +50,7 @@ pub(crate) fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
         age(object, now),
         containers(object, "name"),
         containers(object, "image"),
-        Value::from(selector(object)),
+        Value::from(selector(&object["spec"]["selector"])),
     ]
 }
 

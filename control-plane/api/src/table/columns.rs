@@ -2,29 +2,33 @@
 
 use super::Column;
 
-const fn text(name: &'static str, description: &'static str) -> Column {
+pub(super) const fn text(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", description, priority: 0 }
 }
 
-const fn wide(name: &'static str, description: &'static str) -> Column {
+pub(super) const fn wide(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", description, priority: 1 }
 }
 
-const fn number(name: &'static str, description: &'static str) -> Column {
+pub(super) const fn number(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "integer", format: "", description, priority: 0 }
 }
 
-const NAME: Column = Column {
+pub(super) const fn boolean(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "boolean", format: "", description, priority: 0 }
+}
+
+pub(super) const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
     description: "Name must be unique within a namespace.",
     priority: 0,
 };
-const AGE: Column = text("Age", "The time since the object was created.");
-const CONTAINERS: Column = wide("Containers", "The names of the template's containers.");
-const IMAGES: Column = wide("Images", "The images of the template's containers.");
-const SELECTOR: Column = wide("Selector", "The labels of the pods that belong to it.");
+pub(super) const AGE: Column = text("Age", "The time since the object was created.");
+pub(super) const CONTAINERS: Column = wide("Containers", "The names of the template's containers.");
+pub(super) const IMAGES: Column = wide("Images", "The images of the template's containers.");
+pub(super) const SELECTOR: Column = wide("Selector", "The labels of the pods that belong to it.");
 
 pub(crate) const POD: &[Column] = &[
     NAME,

@@ -68,6 +68,21 @@ pub(super) fn name(object: &Value) -> Value {
     Value::from(crate::object::name(object))
 }
 
+/// The value of an annotation.
+pub(super) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    crate::object::annotations(object)?.get(key)?.as_str()
+}
+
+/// The name; it says so when one of the annotations marks the object as the default of its kind.
+pub(super) fn name_of_default(object: &Value, marks: &[&str]) -> Value {
+    let default = marks.iter().any(|key| annotation(object, key) == Some("true"));
+    Value::from(format!(
+        "{}{}",
+        crate::object::name(object),
+        if default { " (default)" } else { "" }
+    ))
+}
+
 /// The text at a pointer, or what stands for a missing one.
 pub(super) fn text_or<'a>(object: &'a Value, pointer: &str, missing: &'a str) -> &'a str {
     let text = object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -94,7 +109,12 @@ pub(super) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
 
 /// The values of one field of a template's containers.
 pub(super) fn containers(object: &Value, field: &str) -> Value {
-    let containers = list(object, "/spec/template/spec/containers").iter();
+    containers_at(object, "/spec/template/spec/containers", field)
+}
+
+/// The values of one field of the containers at a pointer.
+pub(super) fn containers_at(object: &Value, pointer: &str, field: &str) -> Value {
+    let containers = list(object, pointer).iter();
     let values: Vec<&str> = containers.filter_map(|one| one[field].as_str()).collect();
     Value::from(values.join(","))
 }

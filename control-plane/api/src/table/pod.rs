@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::format::{age, human_duration, list, name, number, text_or, timestamp};
+use crate::object::is_true;
 
 pub(crate) fn pod(pod: &Value, now: Timestamp) -> Vec<Value> {
     let summary = Summary::of(pod);
@@ -67,7 +68,7 @@ impl Summary {
             summary.reason = "SchedulingGated".to_owned();
         }
         let sidecars = summary.init_containers(pod);
-        if !sidecars.initializing || condition(pod, "Initialized") {
+        if !sidecars.initializing || is_true(pod, "Initialized") {
             summary.restarts = sidecars.restarts;
             summary.last_restart = sidecars.last_restart;
             summary.containers(pod);
@@ -137,7 +138,7 @@ impl Summary {
         }
         // One container may be done while another still serves.
         if self.reason == "Completed" && running {
-            let reason = if condition(pod, "Ready") { "Running" } else { "NotReady" };
+            let reason = if is_true(pod, "Ready") { "Running" } else { "NotReady" };
             reason.clone_into(&mut self.reason);
         }
     }
@@ -170,15 +171,11 @@ fn termination(terminated: &Value) -> String {
     }
 }
 
-fn condition(pod: &Value, kind: &str) -> bool {
-    list(pod, "/status/conditions").iter().any(|one| one["type"] == kind && one["status"] == "True")
-}
-
 fn readiness_gates(pod: &Value) -> String {
     let gates = list(pod, "/spec/readinessGates");
     if gates.is_empty() {
         return "<none>".to_owned();
     }
     let open = gates.iter().filter_map(|gate| gate["conditionType"].as_str());
-    format!("{}/{}", open.filter(|kind| condition(pod, kind)).count(), gates.len())
+    format!("{}/{}", open.filter(|kind| is_true(pod, kind)).count(), gates.len())
 }

@@ -1,3 +1,6 @@
+mod kinds;
+mod workloads;
+
 use jiff::SignedDuration;
 use serde_json::json;
 

@@ -167,15 +167,11 @@ fn environment(errors: &mut Errors, container: &Value, path: &Path) {
     }
 }
 
-fn resources(errors: &mut Errors, resources: &Value, path: &Path) {
+pub(super) fn resources(errors: &mut Errors, resources: &Value, path: &Path) {
     for field in ["limits", "requests"] {
         for (name, amount) in resources[field].as_object().into_iter().flatten() {
             let path = path.child(field).key(name);
-            if !name.contains('/') && !is_standard_resource(name) {
-                let why = "must be a standard resource type or fully qualified";
-                errors.invalid_text(&path, name, why);
-                errors.invalid_text(&path, name, "must be a standard resource for containers");
-            }
+            resource_name(errors, name, &path);
             let Ok(amount) = parse_quantity(amount) else {
                 errors.invalid(&path, amount, "must be a quantity");
                 continue;
@@ -197,6 +193,15 @@ fn resources(errors: &mut Errors, resources: &Value, path: &Path) {
             let why = format!("must be less than or equal to {name} limit of {limit}");
             errors.invalid_text(&path.child("requests"), &request.to_string(), &why);
         }
+    }
+}
+
+/// The name of a resource that a container may ask for.
+pub(super) fn resource_name(errors: &mut Errors, name: &str, path: &Path) {
+    if !name.contains('/') && !is_standard_resource(name) {
+        let why = "must be a standard resource type or fully qualified";
+        errors.invalid_text(path, name, why);
+        errors.invalid_text(path, name, "must be a standard resource for containers");
     }
 }
 

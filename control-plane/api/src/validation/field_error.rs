@@ -80,6 +80,11 @@ impl Errors {
         self.invalid(path, &Value::from(value), why);
     }
 
+    /// An object that is wrong as a whole: it is not shown.
+    pub(super) fn invalid_whole(&mut self, path: &Path, why: &str) {
+        self.push(path, "FieldValueInvalid", format!("Invalid value: {why}"));
+    }
+
     pub(super) fn unsupported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
         let list: Vec<String> = supported.iter().map(|one| format!("{one:?}")).collect();
         let detail = format!("Unsupported value: {value}: supported values: {}", list.join(", "));

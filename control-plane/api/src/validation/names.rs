@@ -34,6 +34,11 @@ const ENVIRONMENT_NAME: &str = "a valid environment variable name must consist o
     ASCII characters other than '='";
 const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid \
+    DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end \
+    with an alphanumeric character (e.g. '*.example.com', regex used for validation is \
+    '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
 type Complaints = Vec<String>;
 
 fn too_long(limit: usize) -> String {
@@ -64,6 +69,31 @@ pub(super) fn label_1035(text: &str) -> Complaints {
 /// A DNS name, such as most objects' names.
 pub(super) fn subdomain(text: &str) -> Complaints {
     check(text, SUBDOMAIN_LENGTH, |text| text.split('.').all(is_label), SUBDOMAIN)
+}
+
+/// A DNS name of which the first part stands for any, such as `*.example.com`.
+pub(super) fn wildcard_subdomain(text: &str) -> Complaints {
+    let fits =
+        |text: &str| text.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label));
+    check(text, SUBDOMAIN_LENGTH, fits, WILDCARD)
+}
+
+/// A path below a domain, such as `example.com/controller`. Each complaint comes with the part that
+/// it is about.
+pub(super) fn domain_prefixed_path(text: &str) -> Vec<(&str, String)> {
+    let Some((domain, path)) = text.split_once('/').filter(|(d, p)| !d.is_empty() && !p.is_empty())
+    else {
+        let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        return vec![(text, why.to_owned())];
+    };
+    let mut complaints: Vec<_> = subdomain(domain).into_iter().map(|why| (domain, why)).collect();
+    let free = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte);
+    if !path.bytes().all(free) {
+        let why = "Invalid path (regex used for validation is \
+                   '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        complaints.push((path, why.to_owned()));
+    }
+    complaints
 }
 
 fn check(text: &str, limit: usize, fits: impl Fn(&str) -> bool, form: &str) -> Complaints {
@@ -115,6 +145,15 @@ pub(crate) fn qualified_name(text: &str) -> Complaints {
         complaints.push(format!("name part {NAME_PART}"));
     }
     complaints
+}
+
+/// A name that can be a part of a URL's path, which is all that some names have to be.
+pub(super) fn path_segment(text: &str) -> Complaints {
+    if text == "." || text == ".." {
+        return vec![format!("may not be '{text}'")];
+    }
+    let bad = ["/", "%"].into_iter().filter(|bad| text.contains(bad));
+    bad.map(|bad| format!("may not contain '{bad}'")).collect()
 }
 
 /// The name of a port (an IANA service name).

@@ -88,7 +88,7 @@ fn dns(errors: &mut Errors, spec: &Value, path: &Path) {
     }
 }
 
-fn tolerations(errors: &mut Errors, spec: &Value, path: &Path) {
+pub(super) fn tolerations(errors: &mut Errors, spec: &Value, path: &Path) {
     for (index, one) in list(spec, "tolerations").iter().enumerate() {
         let path = path.child("tolerations").index(index);
         let (key, operator) = (text(one, "key"), text(one, "operator"));
@@ -175,7 +175,7 @@ fn deadline(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
     }
 }
 
-fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
+pub(super) fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
     let keys =
         |value: &Value| value.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
     let mut all: Vec<String> = keys(new);

@@ -1,3 +1,13 @@
+mod batch;
+mod changes;
+mod kind;
+mod networking;
+mod policies;
+mod quota;
+mod sets;
+mod storage;
+mod volumes;
+
 use serde_json::{Value, json};
 
 use crate::resource::find;

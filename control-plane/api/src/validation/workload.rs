@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::containers::text;
+use super::containers::{list, text};
 use super::metadata::{SUBDOMAIN, annotations, is_empty, label_selector, labels, metadata};
 use super::pod::pod_spec;
 use super::{Errors, FieldError, Path};
@@ -50,34 +50,45 @@ pub(crate) fn deployment(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.into_vec()
 }
 
-fn counts(errors: &mut Errors, spec: &Value, path: &Path, fields: &[&str]) {
+/// Numbers that must not be negative.
+pub(super) fn counts(errors: &mut Errors, spec: &Value, path: &Path, fields: &[&str]) {
     for field in fields {
         errors.non_negative(&path.child(field), &spec[*field]);
     }
 }
 
-fn immutable_selector(errors: &mut Errors, spec: &Value, old: Option<&Value>, path: &Path) {
+pub(super) fn immutable_selector(
+    errors: &mut Errors,
+    spec: &Value,
+    old: Option<&Value>,
+    path: &Path,
+) {
     if let Some(old) = old {
         errors.immutable(&path.child("selector"), &spec["selector"], &old["spec"]["selector"]);
     }
 }
 
 fn selected_template(errors: &mut Errors, spec: &Value, path: &Path, kind: &str) {
-    let selector = &spec["selector"];
-    let path_of_selector = path.child("selector");
-    if selector.is_null() {
-        errors.required(&path_of_selector, "");
-    } else {
-        label_selector(errors, selector, &path_of_selector);
-        if is_empty(&selector["matchLabels"])
-            && selector["matchExpressions"].as_array().is_none_or(Vec::is_empty)
-        {
-            let why = format!("empty selector is invalid for {kind}");
-            errors.invalid(&path_of_selector, selector, &why);
-        }
-    }
-    if let Ok(selector) = LabelSelector::from_label_selector(selector) {
+    selector(errors, spec, path, kind);
+    if let Ok(selector) = LabelSelector::from_label_selector(&spec["selector"]) {
         template(errors, spec, path, &selector);
+    }
+}
+
+/// A selector that must be there and select something.
+pub(super) fn selector(errors: &mut Errors, spec: &Value, path: &Path, kind: &str) {
+    let selector = &spec["selector"];
+    let path = path.child("selector");
+    if selector.is_null() {
+        errors.required(&path, "");
+        return;
+    }
+    label_selector(errors, selector, &path);
+    if is_empty(&selector["matchLabels"])
+        && selector["matchExpressions"].as_array().is_none_or(Vec::is_empty)
+    {
+        let why = format!("empty selector is invalid for {kind}");
+        errors.invalid(&path, selector, &why);
     }
 }
 
@@ -88,22 +99,49 @@ fn template(errors: &mut Errors, spec: &Value, path: &Path, selector: &LabelSele
         errors.required(&path, "");
         return;
     }
-    let metadata = path.child("metadata");
-    if !selector.is_empty() && !selector.matches_object(template) {
-        let why = "`selector` does not match template `labels`";
-        errors.invalid(&metadata.child("labels"), &template["metadata"]["labels"], why);
+    if !selector.is_empty() {
+        selected_labels(errors, template, selector, &path);
     }
-    labels(errors, &template["metadata"]["labels"], &metadata.child("labels"));
-    annotations(errors, &template["metadata"]["annotations"], &metadata.child("annotations"));
+    pod_template(errors, template, &path);
+    runs_always(errors, template, &path, "ReplicaSet");
+}
+
+/// Pods of the template must be found again.
+pub(super) fn selected_labels(
+    errors: &mut Errors,
+    template: &Value,
+    selector: &LabelSelector,
+    path: &Path,
+) {
+    if !selector.matches_object(template) {
+        let why = "`selector` does not match template `labels`";
+        let path = path.child("metadata").child("labels");
+        errors.invalid(&path, &template["metadata"]["labels"], why);
+    }
+}
+
+/// What all kinds ask of their templates.
+pub(super) fn pod_template(errors: &mut Errors, template: &Value, path: &Path) {
+    labels(errors, &template["metadata"]["labels"], &path.child("labels"));
+    annotations(errors, &template["metadata"]["annotations"], &path.child("annotations"));
+    let (spec, path) = (&template["spec"], path.child("spec"));
+    pod_spec(errors, spec, &path);
+    if !list(spec, "ephemeralContainers").is_empty() {
+        let why = "ephemeral containers not allowed in pod template";
+        errors.forbidden(&path.child("ephemeralContainers"), why);
+    }
+}
+
+/// Pods that are there to stay: nothing may end them.
+pub(super) fn runs_always(errors: &mut Errors, template: &Value, path: &Path, kind: &str) {
     let path = path.child("spec");
-    pod_spec(errors, &template["spec"], &path);
     let restart = &template["spec"]["restartPolicy"];
     if restart.is_string() && restart != "Always" {
         errors.unsupported(&path.child("restartPolicy"), restart, &["Always"]);
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() {
-        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.forbidden(&path.child("activeDeadlineSeconds"), why);
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.forbidden(&path.child("activeDeadlineSeconds"), &why);
     }
 }
 
@@ -126,10 +164,7 @@ fn strategy(errors: &mut Errors, strategy: &Value, path: &Path) {
                 let why = "may not be 0 when `maxSurge` is 0";
                 errors.invalid(unavailable, &rolling["maxUnavailable"], why);
             }
-            if percent(&rolling["maxUnavailable"]).is_some_and(|percent| percent > 100) {
-                let why = "must not be greater than 100%";
-                errors.invalid(unavailable, &rolling["maxUnavailable"], why);
-            }
+            at_most_all(errors, &rolling["maxUnavailable"], unavailable);
         }
         _ => errors.unsupported(
             &path.child("type"),
@@ -145,12 +180,19 @@ fn percent(value: &Value) -> Option<u64> {
     plain.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-fn is_zero(value: &Value) -> bool {
+pub(super) fn is_zero(value: &Value) -> bool {
     value.as_i64() == Some(0) || percent(value) == Some(0)
 }
 
+/// A percentage that is not more than there are.
+pub(super) fn at_most_all(errors: &mut Errors, value: &Value, path: &Path) {
+    if percent(value).is_some_and(|percent| percent > 100) {
+        errors.invalid(path, value, "must not be greater than 100%");
+    }
+}
+
 /// A number of pods, or a percentage of them.
-fn amount(errors: &mut Errors, value: &Value, path: &Path) {
+pub(super) fn amount(errors: &mut Errors, value: &Value, path: &Path) {
     if value.is_string() && percent(value).is_none() {
         let why = "a valid percent string must be a numeric string followed by an ending '%' \
                    (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";

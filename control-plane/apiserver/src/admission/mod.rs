@@ -83,9 +83,17 @@ impl Admission {
         match place.resource.plural {
             "services" => service::Allocator::warnings(value),
             "pods" => pod::warnings(&value["spec"], "spec"),
-            "deployments" | "replicasets" | "replicationcontrollers" => {
-                pod::warnings(&value["spec"]["template"]["spec"], "spec.template.spec")
-            }
+            "deployments"
+            | "replicasets"
+            | "replicationcontrollers"
+            | "daemonsets"
+            | "statefulsets"
+            | "jobs" => pod::warnings(&value["spec"]["template"]["spec"], "spec.template.spec"),
+            "cronjobs" => pod::warnings(
+                &value["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+                "spec.jobTemplate.spec.template.spec",
+            ),
+            "podtemplates" => pod::warnings(&value["template"]["spec"], "template.spec"),
             _ => Vec::new(),
         }
     }

@@ -38,14 +38,14 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
     }
 }
 
-/// The object in a body, which is JSON or YAML.
+/// The object in a body, which is JSON, YAML or protobuf.
 pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Document, Status> {
     let document = match content_type(headers) {
         "application/json" | "" => document::from_json(body).map_err(|error| not_json(&error))?,
         "application/yaml" => document::from_yaml(body).map_err(|error| {
             Status::bad_request(format!("the body of the request is not valid YAML: {error}"))
         })?,
-        protobuf::MEDIA_TYPE => Document { value: protobuf::object(body)?, ..Document::default() },
+        protobuf::MEDIA_TYPE => Document { value: protobuf::read(body)?, ..Document::default() },
         _ => return Err(Status::unsupported_media_type(&READABLE)),
     };
     if document.value.is_object() {

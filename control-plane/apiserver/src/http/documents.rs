@@ -1,6 +1,8 @@
 //! The documents that describe the server: health, version, metrics, discovery, OpenAPI.
 
+use super::negotiate::Offer;
 use super::path::Route;
+use super::query::Query;
 use super::{Api, negotiate, respond};
 use axum::response::Response;
 use bowline_api::status::Status;
@@ -132,7 +134,7 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
 }
 
 fn document(path: &str, headers: &HeaderMap) -> Result<Response, Status> {
-    negotiate::form(headers, &super::Query::default())?;
+    negotiate::form(headers, &Query::default(), &Offer::TEXT)?;
     let document = openapi::document(path).ok_or_else(Status::unknown_path)?;
     let tag = format!("\"{}\"", document.hash);
     let known =

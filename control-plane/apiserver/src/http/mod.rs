@@ -35,7 +35,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bowline_api::status::Status;
-use http::header::AUTHORIZATION;
+use http::header::{ACCEPT, AUTHORIZATION};
 use http::{Method, StatusCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -72,6 +72,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let user = request.extensions().get::<User>().cloned();
+    // Read only for a failure.
+    let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().cloned().collect();
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
     let watch = query.as_ref().is_ok_and(|query| query.flag("watch").unwrap_or(false));
     let running = api.meters.begin(&method, &route, watch);
@@ -79,7 +81,8 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         Ok(query) => dispatch(&api, user.as_ref(), route, &query, request).await,
         Err(status) => Err(status),
     };
-    let response = answer.unwrap_or_else(|status| respond::status(&status));
+    let response =
+        answer.unwrap_or_else(|status| respond::status(negotiate::of_status(&accept), &status));
     running.answered(response.status());
     tracing::debug!(
         %method,

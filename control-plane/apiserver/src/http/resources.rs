@@ -1,6 +1,6 @@
 //! The verbs on resources.
 
-use super::negotiate::{self, Form};
+use super::negotiate::{self, Form, Offer};
 use super::path::Target;
 use super::query::Query;
 use super::{Api, body, logs, options, respond, watch};
@@ -39,9 +39,11 @@ pub(super) async fn serve(
     let (head, body) = request.into_parts();
     let verb = verb(&head.method, &target, query)?;
     authorize(api, user, &target, verb, query)?;
+    let resource = target.resource;
+    let offer = Offer::of(&resource.api_version(), resource.kind, verb == "watch");
     let form = match target.subresource.as_str() {
         "log" => Form::JSON,
-        _ => negotiate::form(&head.headers, query)?,
+        _ => negotiate::form(&head.headers, query, &offer)?,
     };
     let headers = &head.headers;
     options::check_manager(verb, headers, query)?;
@@ -141,6 +143,11 @@ impl Call<'_> {
         respond::object(code, self.form, self.target.resource, object)
     }
 
+    /// An object that is not of the target's kind.
+    fn other(&self, object: &Value) -> Result<Response, Status> {
+        respond::other(StatusCode::OK, self.form.encoding, object)
+    }
+
     async fn get(&self) -> Result<Response, Status> {
         let place = self.place();
         let objects = &self.api.objects;
@@ -149,8 +156,7 @@ impl Call<'_> {
             // Its kind has no columns of its own.
             "scale" => {
                 let scale = objects.scale(&place).await?;
-                let json = scale.bytes.clone();
-                Ok(respond::bytes(StatusCode::OK, "application/json", json))
+                self.other(&scale.value)
             }
             _ => self.object(StatusCode::OK, &*objects.get(&place).await?),
         }
@@ -178,7 +184,7 @@ impl Call<'_> {
         match self.target.subresource.as_str() {
             "binding" => {
                 objects.bind(&mut self.caller, &place, &value).await?;
-                Ok(respond::status(&Status::success(201)))
+                Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
             "eviction" => {
                 let options = &value["deleteOptions"].to_string();
@@ -186,7 +192,7 @@ impl Call<'_> {
                 let json = HeaderMap::new();
                 let options = options::delete(&json, self.query, body, &mut self.caller)?;
                 objects.delete(&self.caller, &place, &options).await?;
-                Ok(respond::status(&Status::success(201)))
+                Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
             _ => {
                 let created = objects.create(&mut self.caller, &place, value).await?;
@@ -213,7 +219,7 @@ impl Call<'_> {
             }
             let make = |_: &Object| Ok(value.clone());
             let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
-            return Ok(respond::value(StatusCode::OK, &scale.value));
+            return self.other(&scale.value);
         }
         let (object, created) = objects.replace(&mut self.caller, &place, part, value).await?;
         let code = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -246,7 +252,7 @@ impl Call<'_> {
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {
             let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
-            return Ok(respond::value(StatusCode::OK, &scale.value));
+            return self.other(&scale.value);
         }
         let object = objects.change(&mut self.caller, &place, part, &make).await?;
         self.object(StatusCode::OK, &object)
@@ -260,7 +266,7 @@ impl Call<'_> {
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {
             let scale = objects.apply_scale(&mut self.caller, &place, config, force).await?;
-            return Ok(respond::value(StatusCode::OK, &scale.value));
+            return self.other(&scale.value);
         }
         let user = self.caller.user.clone();
         let may_create = || authorize(self.api, &user, self.target, "create", self.query);
@@ -290,7 +296,8 @@ impl Call<'_> {
             }
             Deleted::Gone(gone) => {
                 let uid = object::uid(&gone.value);
-                Ok(respond::status(&Status::deleted(place.resource, &place.name, uid)))
+                let deleted = Status::deleted(place.resource, &place.name, uid);
+                Ok(respond::status(self.form.encoding, &deleted))
             }
         }
     }

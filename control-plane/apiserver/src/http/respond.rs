@@ -1,6 +1,7 @@
 //! Writing what a client gets.
 
 use super::negotiate::{Encoding, Form, Shape};
+use super::protobuf::{self, ListOf};
 use crate::objects::List;
 use crate::watch::Object;
 use axum::body::Body;
@@ -14,6 +15,8 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+/// The kind of what is made of an object's metadata.
+const PARTIAL: &str = "PartialObjectMetadata";
 /// Warnings that one answer carries at most.
 const WARNINGS: usize = 32;
 /// The longest warning.
@@ -31,30 +34,55 @@ pub(super) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response {
 }
 
 pub(super) fn value(code: StatusCode, value: &Value) -> Response {
-    bytes(code, "application/json", Bytes::from(value.to_string()))
+    bytes(code, Encoding::Json.media_type(), Bytes::from(value.to_string()))
 }
 
 /// A failure, or a success without an object.
-pub(super) fn status(status: &Status) -> Response {
+pub(super) fn status(encoding: Encoding, status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = value(code, &status.to_value());
+    let object = status.to_value();
+    let mut response = other(code, encoding, &object).unwrap_or_else(|_| value(code, &object));
     if let Some(seconds) = status.details["retryAfterSeconds"].as_u64() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
-fn encoded(code: StatusCode, form: Form, json: Bytes) -> Result<Response, Status> {
-    match form.encoding {
-        Encoding::Json => Ok(bytes(code, "application/json", json)),
+/// An object of a kind that is not in the table, such as a scale.
+pub(super) fn other(
+    code: StatusCode,
+    encoding: Encoding,
+    object: &Value,
+) -> Result<Response, Status> {
+    let body = match encoding {
+        Encoding::Protobuf => {
+            let text = |key: &str| object[key].as_str().unwrap_or_default();
+            let (version, kind) = (text("apiVersion"), text("kind"));
+            protobuf::object(version, kind, object).ok_or_else(|| no_message(kind))?
+        }
+        _ => Bytes::from(object.to_string()),
+    };
+    encoded(code, encoding, body)
+}
+
+/// The offer had an encoding that the kind does not have.
+fn no_message(kind: &str) -> Status {
+    Status::internal_error(&format!("{kind} has no form in protobuf"))
+}
+
+/// A body of JSON that is to be YAML, or one that is ready.
+fn encoded(code: StatusCode, encoding: Encoding, body: Bytes) -> Result<Response, Status> {
+    let body = match encoding {
+        Encoding::Json | Encoding::Protobuf => body,
         Encoding::Yaml => {
             let value: Value =
-                serde_json::from_slice(&json).map_err(|error| Status::internal_error(&error))?;
+                serde_json::from_slice(&body).map_err(|error| Status::internal_error(&error))?;
             let yaml =
                 serde_yaml_ng::to_string(&value).map_err(|error| Status::internal_error(&error))?;
-            Ok(bytes(code, "application/yaml", Bytes::from(yaml)))
+            Bytes::from(yaml)
         }
-    }
+    };
+    Ok(bytes(code, encoding.media_type(), body))
 }
 
 /// One object.
@@ -64,12 +92,20 @@ pub(super) fn object(
     resource: &Resource,
     object: &Object,
 ) -> Result<Response, Status> {
-    encoded(code, form, shaped(form.shape, resource, object, true))
+    encoded(code, form.encoding, shaped(form, resource, object, true)?)
 }
 
-/// An object in a shape, as JSON. `columns` is for tables.
-pub(super) fn shaped(shape: Shape, resource: &Resource, object: &Object, columns: bool) -> Bytes {
-    match shape {
+/// An object in a form; YAML as JSON. `columns` is for tables.
+pub(super) fn shaped(
+    form: Form,
+    resource: &Resource,
+    object: &Object,
+    columns: bool,
+) -> Result<Bytes, Status> {
+    if form.encoding == Encoding::Protobuf {
+        return packed(form.shape, resource, &object.value);
+    }
+    Ok(match form.shape {
         Shape::Full => object.bytes.clone(),
         Shape::Metadata => Bytes::from(partial(&object.value).to_string()),
         Shape::Table(include) => {
@@ -77,47 +113,65 @@ pub(super) fn shaped(shape: Shape, resource: &Resource, object: &Object, columns
             let revision = json!({ "resourceVersion": object.revision.to_string() });
             Bytes::from(table::table(resource, revision, vec![row], columns).to_string())
         }
-    }
-}
-
-fn partial(object: &Value) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": object["metadata"],
     })
 }
 
-/// The objects of a list. The full form copies each object's bytes and writes nothing anew.
+/// An object as protobuf. Tables do not have that form, and are not offered in it.
+pub(super) fn packed(shape: Shape, resource: &Resource, object: &Value) -> Result<Bytes, Status> {
+    let (version, kind) = match shape {
+        Shape::Metadata => (protobuf::META.to_owned(), PARTIAL),
+        Shape::Full | Shape::Table(_) => (resource.api_version(), resource.kind),
+    };
+    protobuf::object(&version, kind, object).ok_or_else(|| no_message(kind))
+}
+
+/// An object's metadata alone.
+pub(super) fn partial(object: &Value) -> Value {
+    json!({ "kind": PARTIAL, "apiVersion": protobuf::META, "metadata": object["metadata"] })
+}
+
+/// The objects of a list. The full form copies each object's bytes and writes nothing anew, but in
+/// protobuf, which is kept nowhere.
 pub(super) fn list(form: Form, resource: &Resource, list: &List) -> Result<Response, Status> {
-    let body = match form.shape {
-        Shape::Full => {
-            let version = resource.api_version();
-            list_body(resource.list_kind, &version, list, |body| {
-                join(body, list.objects.iter().map(|object| &object.bytes));
-            })
-        }
-        Shape::Metadata => {
+    let version = resource.api_version();
+    let whole = ListOf { version: &version, kind: resource.kind, list_kind: resource.list_kind };
+    let metadata =
+        ListOf { version: protobuf::META, kind: PARTIAL, list_kind: "PartialObjectMetadataList" };
+    let body = match (form.encoding, form.shape) {
+        (Encoding::Protobuf, Shape::Metadata) => packed_list(&metadata, list)?,
+        (Encoding::Protobuf, Shape::Full | Shape::Table(_)) => packed_list(&whole, list)?,
+        (_, Shape::Full) => list_body(&whole, list, |body| {
+            join(body, list.objects.iter().map(|object| &object.bytes));
+        }),
+        (_, Shape::Metadata) => {
             let items: Vec<Bytes> = list
                 .objects
                 .iter()
                 .map(|object| Bytes::from(partial(&object.value).to_string()))
                 .collect();
-            list_body("PartialObjectMetadataList", "meta.k8s.io/v1", list, |body| {
-                join(body, items.iter());
-            })
+            list_body(&metadata, list, |body| join(body, items.iter()))
         }
-        Shape::Table(include) => table_body(resource, list, include),
+        (_, Shape::Table(include)) => table_body(resource, list, include),
     };
-    encoded(StatusCode::OK, form, body)
+    encoded(StatusCode::OK, form.encoding, body)
 }
 
-fn list_body(kind: &str, version: &str, list: &List, items: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let size: usize = list.objects.iter().map(|object| object.bytes.len() + 1).sum();
-    let mut body = Vec::with_capacity(size + 256);
+fn packed_list(of: &ListOf<'_>, list: &List) -> Result<Bytes, Status> {
+    let items = list.objects.iter().map(|object| &object.value);
+    protobuf::list(of, &metadata(list), items, size(list)).ok_or_else(|| no_message(of.kind))
+}
+
+/// Of the objects, as JSON.
+fn size(list: &List) -> usize {
+    list.objects.iter().map(|object| object.bytes.len() + 1).sum()
+}
+
+fn list_body(of: &ListOf<'_>, list: &List, items: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut body = Vec::with_capacity(size(list) + 256);
     let metadata = metadata(list);
     let head = format!(
-        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        of.list_kind, of.version
     );
     body.extend_from_slice(head.as_bytes());
     items(&mut body);

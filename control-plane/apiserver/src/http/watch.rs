@@ -1,16 +1,17 @@
 //! Watch streams.
 //!
-//! A line a change. The full form sends bytes that all watchers share; a table or the metadata
-//! alone is made for the one who asked. A stream ends at its timeout, when the server stops, and
-//! when its reader is too slow; the client resumes from the last revision it saw.
+//! A line a change, or in protobuf a frame. The full form sends bytes that all watchers share; a
+//! table or the metadata alone is made for the one who asked. A stream ends at its timeout, when
+//! the server stops, and when its reader is too slow; the client resumes from the last revision it
+//! saw.
 
-use super::negotiate::{Form, Shape};
+use super::negotiate::{Encoding, Form, Shape};
 use super::path::Target;
 use super::query::Query;
-use super::{Api, options, respond};
+use super::{Api, options, protobuf, respond};
 use crate::objects::parse_revision;
 use crate::store::Revision;
-use crate::watch::{Caches, Delivery, Session, Start, frame};
+use crate::watch::{Caches, Delivery, Object, Session, Start, frame};
 use axum::body::Body;
 use axum::response::Response;
 use bowline_api::resource::Resource;
@@ -34,7 +35,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 struct Watch {
     session: Session,
     resource: &'static Resource,
-    shape: Shape,
+    form: Form,
     caches: Arc<Caches>,
     bookmarks: Option<Interval>,
     /// The revision of the bookmark that ends the first state, until it is sent.
@@ -79,7 +80,7 @@ pub(super) async fn serve(
     let session = match api.caches.of(target.resource).watch(filter, start) {
         Ok(session) => session,
         // As an event of the stream: that is where clients expect it.
-        Err(error) => return Ok(expired(&error.to_string())),
+        Err(error) => return Ok(expired(form.encoding, &error.to_string())),
     };
     let every = api.bookmark_every;
     let bookmarks = with_bookmarks.then(|| {
@@ -90,7 +91,7 @@ pub(super) async fn serve(
     let watch = Watch {
         session,
         resource: target.resource,
-        shape: form.shape,
+        form,
         caches: api.caches.clone(),
         bookmarks,
         initial_end,
@@ -102,7 +103,7 @@ pub(super) async fn serve(
         let line = watch.next().await?;
         Some((Ok::<_, Infallible>(line), watch))
     });
-    Ok(stream_of(Body::from_stream(lines)))
+    Ok(stream_of(form.encoding, Body::from_stream(lines)))
 }
 
 /// `sendInitialEvents`, checked.
@@ -122,15 +123,31 @@ fn send_initial(query: &Query, with_bookmarks: bool) -> Result<Option<bool>, Sta
     Ok(Some(send))
 }
 
-fn stream_of(body: Body) -> Response {
+fn stream_of(encoding: Encoding, body: Body) -> Response {
+    let media_type = match encoding {
+        Encoding::Protobuf => protobuf::STREAM_MEDIA_TYPE,
+        other => other.media_type(),
+    };
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 
-fn expired(message: &str) -> Response {
-    let status = Status::expired(message).to_value().to_string();
-    respond::bytes(http::StatusCode::OK, "application/json", frame("ERROR", status.as_bytes()))
+fn expired(encoding: Encoding, message: &str) -> Response {
+    let status = Status::expired(message).to_value();
+    let object = match encoding {
+        Encoding::Protobuf => protobuf::object("v1", "Status", &status).unwrap_or_default(),
+        _ => Bytes::from(status.to_string()),
+    };
+    stream_of(encoding, Body::from(framed(encoding, "ERROR", &object)))
+}
+
+/// An event with an object that is encoded.
+fn framed(encoding: Encoding, kind: &str, object: &[u8]) -> Bytes {
+    match encoding {
+        Encoding::Protobuf => protobuf::frame(kind, object),
+        _ => frame(kind, object),
+    }
 }
 
 impl Watch {
@@ -162,15 +179,17 @@ impl Watch {
 
     fn line(&mut self, delivery: &Delivery) -> Bytes {
         let columns = std::mem::take(&mut self.columns);
-        if self.shape == Shape::Full {
-            return delivery.event.frame(delivery.verdict);
-        }
-        match delivery.event.object(delivery.verdict) {
-            Some(object) => {
-                let shaped = respond::shaped(self.shape, self.resource, object, columns);
-                frame(delivery.verdict.name(), &shaped)
-            }
-            None => Bytes::new(),
+        let (event, verdict) = (&delivery.event, delivery.verdict);
+        let (form, resource) = (self.form, self.resource);
+        let make = |object: &Object| match respond::shaped(form, resource, object, columns) {
+            Ok(object) => framed(form.encoding, verdict.name(), &object),
+            // The form was offered, so that it can be made.
+            Err(_) => Bytes::new(),
+        };
+        match (form.encoding, form.shape) {
+            (Encoding::Protobuf, Shape::Full) => event.packed_frame(verdict, make),
+            (_, Shape::Full) => event.frame(verdict),
+            _ => event.object(verdict).map_or_else(Bytes::new, |object| make(object)),
         }
     }
 
@@ -183,21 +202,19 @@ impl Watch {
         if initial_end {
             value["metadata"]["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
         }
-        let object = match self.shape {
-            Shape::Full => value,
-            Shape::Metadata => {
-                json!({
-                    "kind": "PartialObjectMetadata",
-                    "apiVersion": "meta.k8s.io/v1",
-                    "metadata": value["metadata"],
-                })
+        let object = match (self.form.encoding, self.form.shape) {
+            (Encoding::Protobuf, shape) => {
+                respond::packed(shape, self.resource, &value).unwrap_or_default()
             }
-            Shape::Table(_) => {
+            (_, Shape::Full) => Bytes::from(value.to_string()),
+            (_, Shape::Metadata) => Bytes::from(respond::partial(&value).to_string()),
+            (_, Shape::Table(_)) => {
                 let metadata = value["metadata"].take();
-                bowline_api::table::table(self.resource, metadata, Vec::new(), false)
+                let table = bowline_api::table::table(self.resource, metadata, Vec::new(), false);
+                Bytes::from(table.to_string())
             }
         };
-        frame("BOOKMARK", object.to_string().as_bytes())
+        framed(self.form.encoding, "BOOKMARK", &object)
     }
 }
 

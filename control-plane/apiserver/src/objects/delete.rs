@@ -202,9 +202,9 @@ fn grace(pod: &Value, options: &DeleteOptions) -> i64 {
 }
 
 fn mark_propagation(resource: &Resource, value: &mut Value, propagation: Option<Propagation>) {
-    // Replication controllers have left their pods behind since before there was a choice.
-    let default =
-        if resource.plural == "replicationcontrollers" { Some(Propagation::Orphan) } else { None };
+    // These have left their pods behind since before there was a choice.
+    let orphans = matches!(resource.plural, "replicationcontrollers" | "jobs");
+    let default = if orphans { Some(Propagation::Orphan) } else { None };
     let held: Vec<&str> = object::finalizers(value);
     let wanted = match propagation {
         Some(Propagation::Orphan) => Some(ORPHAN),

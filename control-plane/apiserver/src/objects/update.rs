@@ -10,9 +10,17 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Kinds whose objects an update makes when they are absent, as their writers expect.
-const CREATED_BY_UPDATE: [&str; 3] = ["endpoints", "events", "leases"];
+const CREATED_BY_UPDATE: [&str; 4] = ["endpoints", "events", "leases", "limitranges"];
 /// Kinds that only their reader may write: an update must name the revision it read.
-const ALWAYS_VERSIONED: [&str; 1] = ["leases"];
+const ALWAYS_VERSIONED: [&str; 7] = [
+    "csidrivers",
+    "csinodes",
+    "csistoragecapacities",
+    "leases",
+    "poddisruptionbudgets",
+    "runtimeclasses",
+    "volumeattachments",
+];
 
 /// Which part of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,15 +17,20 @@ struct Sample {
     object: Value,
     /// A field of the status with two values, where there is `/status`.
     status: Option<(&'static str, Value, Value)>,
+    names: [&'static str; 3],
 }
 
 fn sample(api_version: &'static str, kind: &'static str, object: Value) -> Sample {
-    Sample { kind, api_version, object, status: None }
+    Sample { kind, api_version, object, status: None, names: ["one", "two", "three"] }
 }
 
 impl Sample {
     fn with_status(self, field: &'static str, first: Value, second: Value) -> Self {
         Self { status: Some((field, first, second)), ..self }
+    }
+
+    fn with_names(self, names: [&'static str; 3]) -> Self {
+        Self { names, ..self }
     }
 
     fn named(&self, name: &str) -> Value {
@@ -88,6 +93,123 @@ fn samples() -> Vec<Sample> {
         sample("v1", "Event", involved),
         sample("coordination.k8s.io/v1", "Lease", json!({})),
     ]
+    .into_iter()
+    .chain(networking_samples())
+    .chain(storage_samples())
+    .collect()
+}
+
+fn networking_samples() -> Vec<Sample> {
+    let of = |kind, object| sample("networking.k8s.io/v1", kind, object);
+    let backend = json!({ "service": { "name": "web", "port": { "number": 80 } } });
+    let parent = json!({ "resource": "services", "namespace": NAMESPACE, "name": "web" });
+    let ingress = |ip: &str| json!({ "ingress": [{ "ip": ip }] });
+    let condition = |status: &str| {
+        json!([{ "type": "Odd", "status": status, "reason": "Odd", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }])
+    };
+    vec![
+        of("Ingress", json!({ "spec": { "defaultBackend": backend } })).with_status(
+            "loadBalancer",
+            ingress("192.0.2.1"),
+            ingress("192.0.2.2"),
+        ),
+        of("IngressClass", json!({ "spec": { "controller": "zoo.example/ingress" } })),
+        of("NetworkPolicy", json!({ "spec": { "podSelector": {} } })),
+        of("IPAddress", json!({ "spec": { "parentRef": parent } })).with_names([
+            "192.0.2.1",
+            "192.0.2.2",
+            "192.0.2.3",
+        ]),
+        of("ServiceCIDR", json!({ "spec": { "cidrs": ["192.0.2.0/24"] } })).with_status(
+            "conditions",
+            condition("True"),
+            condition("False"),
+        ),
+    ]
+}
+
+/// Volumes and what belongs to them, and what a namespace may have of them.
+fn storage_samples() -> Vec<Sample> {
+    let of = |kind, object| sample("storage.k8s.io/v1", kind, object);
+    let modes = json!(["ReadWriteOnce"]);
+    let size = json!({ "storage": "1Gi" });
+    let volume = json!({ "capacity": size, "accessModes": modes, "hostPath": { "path": "/data" } });
+    let claim = json!({ "accessModes": modes, "resources": { "requests": size } });
+    let attachment = json!({
+        "attacher": "zoo.example", "nodeName": "n", "source": { "persistentVolumeName": "one" },
+    });
+    let pods = |count: &str| json!({ "pods": count });
+    vec![
+        sample("v1", "LimitRange", json!({ "spec": { "limits": [] } })),
+        sample("v1", "ResourceQuota", json!({ "spec": { "hard": { "pods": "1" } } })).with_status(
+            "used",
+            pods("1"),
+            pods("2"),
+        ),
+        sample("v1", "PersistentVolume", json!({ "spec": volume })).with_status(
+            "phase",
+            json!("Bound"),
+            json!("Released"),
+        ),
+        sample("v1", "PersistentVolumeClaim", json!({ "spec": claim })).with_status(
+            "phase",
+            json!("Bound"),
+            json!("Lost"),
+        ),
+        of("StorageClass", json!({ "provisioner": "zoo.example" })),
+        of("VolumeAttachment", json!({ "spec": attachment })).with_status(
+            "attachmentMetadata",
+            json!({ "device": "1" }),
+            json!({ "device": "2" }),
+        ),
+        of("CSIDriver", json!({ "spec": {} })),
+        of("CSINode", json!({ "spec": { "drivers": [] } })),
+        of("CSIStorageCapacity", json!({ "storageClassName": "fast" })),
+    ]
+}
+
+/// Those of the kinds that run pods, and of what steers how many of them run and where.
+fn workload_samples() -> Vec<Sample> {
+    let pod = |restart: &str| {
+        json!({ "containers": [{ "name": "c", "image": "registry/image:1" }],
+            "restartPolicy": restart })
+    };
+    let template = json!({ "metadata": { "labels": { "app": "zoo" } }, "spec": pod("Always") });
+    let labels = json!({ "matchLabels": { "app": "zoo" } });
+    let set = json!({ "spec": { "selector": labels, "template": template } });
+    let job = json!({ "spec": { "template": { "spec": pod("Never") } } });
+    let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" });
+    let (first, second) = (json!("2026-01-01T00:00:00Z"), json!("2026-01-01T00:01:00Z"));
+    let counted =
+        |sample: Sample, field: &'static str| sample.with_status(field, json!(1), json!(2));
+    vec![
+        sample("v1", "PodTemplate", json!({ "template": { "spec": pod("Always") } })),
+        counted(sample("apps/v1", "DaemonSet", set.clone()), "numberReady"),
+        counted(sample("apps/v1", "StatefulSet", set), "replicas"),
+        sample("apps/v1", "ControllerRevision", json!({ "data": { "any": 1 }, "revision": 1 })),
+        counted(sample("batch/v1", "Job", job.clone()), "active"),
+        sample(
+            "batch/v1",
+            "CronJob",
+            json!({ "spec": { "schedule": "@hourly", "jobTemplate": job } }),
+        )
+        .with_status("lastScheduleTime", first, second),
+        counted(
+            sample("policy/v1", "PodDisruptionBudget", json!({ "spec": { "minAvailable": 1 } })),
+            "disruptionsAllowed",
+        ),
+        counted(
+            sample(
+                "autoscaling/v2",
+                "HorizontalPodAutoscaler",
+                json!({ "spec": { "scaleTargetRef": target, "maxReplicas": 2 } }),
+            ),
+            "currentReplicas",
+        ),
+        sample("scheduling.k8s.io/v1", "PriorityClass", json!({ "value": 5 })),
+        sample("node.k8s.io/v1", "RuntimeClass", json!({ "handler": "runc" })),
+    ]
 }
 
 /// A kind as discovery shows it.
@@ -140,7 +262,8 @@ async fn every_kind_takes_every_verb() {
     let namespace =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     call("POST", "/api/v1/namespaces").json(&namespace).send(&server).await.expect(201);
-    let samples = samples();
+    let mut samples = samples();
+    samples.extend(workload_samples());
     let announced = announced(&server).await;
 
     let names = |api_version: &str, kind: &str| (api_version.to_owned(), kind.to_owned());
@@ -148,7 +271,7 @@ async fn every_kind_takes_every_verb() {
     let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
     assert_eq!(tried, table, "the table of this test is not the server's");
     assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
-    assert_eq!(samples.len(), 14);
+    assert_eq!(samples.len(), 38);
 
     for sample in &samples {
         // Shown when it fails.
@@ -168,17 +291,17 @@ async fn every_kind_takes_every_verb() {
 /// From `create` to `delete`, with a watch that sees it.
 async fn one_object(server: &Server, sample: &Sample, kind: &Announced) {
     // Other namespaces are there from the start.
-    let own = format!("{}?fieldSelector=metadata.name%3Done", kind.path);
+    let name = sample.names[0];
+    let own = format!("{}?fieldSelector=metadata.name%3D{name}", kind.path);
     let mut events = call("GET", &format!("{own}&watch=true")).stream(server).await;
-    let created =
-        call("POST", &kind.path).json(&sample.named("one")).send(server).await.expect(201);
+    let created = call("POST", &kind.path).json(&sample.named(name)).send(server).await.expect(201);
     let added = events.next().await.unwrap();
     assert_eq!((&added["type"], &added["object"]), (&json!("ADDED"), &created));
     assert_eq!(
         (&created["apiVersion"], &created["kind"]),
         (&json!(sample.api_version), &json!(sample.kind))
     );
-    let path = format!("{}/one", kind.path);
+    let path = format!("{}/{name}", kind.path);
     assert_eq!(call("GET", &path).send(server).await.expect(200), created);
     let list = call("GET", &own).send(server).await.expect(200);
     assert_eq!(list["kind"], format!("{}List", sample.kind));
@@ -208,8 +331,8 @@ async fn one_object(server: &Server, sample: &Sample, kind: &Announced) {
     }
     assert_eq!(call("GET", &path).send(server).await.failure(), (404, "NotFound"));
     loop {
-        let (event, name) = events.brief().await;
-        assert_eq!(name, "one");
+        let (event, of) = events.brief().await;
+        assert_eq!(of, name);
         if event == "DELETED" {
             break;
         }
@@ -268,10 +391,35 @@ async fn scale(server: &Server, path: &str) {
     assert_eq!(read["spec"]["replicas"], 3);
 }
 
+/// Makes an object by applying it; a second time changes nothing, and another manager's label is
+/// its own.
+async fn applied(server: &Server, path: &str, object: &Value) {
+    let apply = |manager: &str, config: &Value| {
+        call("PATCH", &format!("{path}?fieldManager={manager}"))
+            .header("content-type", "application/apply-patch+yaml")
+            .json(config)
+    };
+    let created = apply("keeper", object).send(server).await.expect(201);
+    let managers = |object: &Value| {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap().iter();
+        entries.map(|entry| entry["manager"].clone()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(managers(&created), [json!("keeper")].into());
+    let again = apply("keeper", object).send(server).await.expect(200);
+    assert_eq!(again, created);
+    let label = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"],
+        "metadata": { "name": object["metadata"]["name"], "labels": { "visited": "1" } } });
+    let visited = apply("visitor", &label).send(server).await.expect(200);
+    assert_eq!(visited["metadata"]["labels"]["visited"], "1");
+    assert_eq!(managers(&visited), [json!("keeper"), json!("visitor")].into());
+    assert_eq!(call("GET", path).send(server).await.expect(200), visited);
+}
+
 async fn collection(server: &Server, sample: &Sample, kind: &Announced) {
-    for name in ["two", "three"] {
-        call("POST", &kind.path).json(&sample.named(name)).send(server).await.expect(201);
-    }
+    let [_, applied_name, posted] = sample.names;
+    let path = format!("{}/{applied_name}", kind.path);
+    applied(server, &path, &sample.named(applied_name)).await;
+    call("POST", &kind.path).json(&sample.named(posted)).send(server).await.expect(201);
     let all = call("DELETE", &format!("{}?{BACKGROUND}", kind.path));
     let all = all.send(server).await;
     if !kind.verbs.contains("deletecollection") {
@@ -281,4 +429,22 @@ async fn collection(server: &Server, sample: &Sample, kind: &Announced) {
     assert_eq!(all.expect(200)["items"].as_array().unwrap().len(), 2);
     let left = call("GET", &kind.path).send(server).await.expect(200);
     assert_eq!(left["items"], json!([]));
+}
+
+#[tokio::test]
+async fn updates_of_what_was_not_read() {
+    let server = server().await;
+    let drivers = "/apis/storage.k8s.io/v1/csidrivers";
+    let driver = json!({ "metadata": { "name": "zoo.example" }, "spec": {} });
+    let created = call("POST", drivers).json(&driver).send(&server).await.expect(201);
+    let path = format!("{drivers}/zoo.example");
+    let blind = call("PUT", &path).json(&driver).send(&server).await;
+    assert_eq!(blind.failure(), (422, "Invalid"));
+    call("PUT", &path).json(&created).send(&server).await.expect(200);
+    // A limit range is made by an update as well, and finds a name of its own when created.
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    let range = json!({ "spec": { "limits": [] } });
+    call("PUT", &format!("{ranges}/one")).json(&range).send(&server).await.expect(201);
+    let unnamed = call("POST", ranges).json(&range).send(&server).await.expect(201);
+    assert_eq!(unnamed["metadata"]["name"], unnamed["metadata"]["uid"]);
 }

@@ -73,6 +73,7 @@ pub(crate) struct Event {
     /// The last state at this revision, for those who see the object go.
     gone: OnceLock<Option<Arc<Object>>>,
     frames: [OnceLock<Bytes>; 3],
+    packed_frames: [OnceLock<Bytes>; 3],
 }
 
 impl Event {
@@ -81,7 +82,14 @@ impl Event {
         current: Option<Arc<Object>>,
         previous: Option<Arc<Object>>,
     ) -> Self {
-        Self { revision, current, previous, gone: OnceLock::new(), frames: Default::default() }
+        Self {
+            revision,
+            current,
+            previous,
+            gone: OnceLock::new(),
+            frames: Default::default(),
+            packed_frames: Default::default(),
+        }
     }
 
     /// What the event is to somebody who selects with `selects`.
@@ -119,6 +127,17 @@ impl Event {
             None => Bytes::new(),
         })
         .clone()
+    }
+
+    /// The same in protobuf, as `make` makes it of the object.
+    pub(crate) fn packed_frame(
+        &self,
+        verdict: Verdict,
+        make: impl FnOnce(&Object) -> Bytes,
+    ) -> Bytes {
+        let slot = &self.packed_frames[verdict as usize];
+        let frame = || self.object(verdict).map_or_else(Bytes::new, |object| make(object));
+        slot.get_or_init(frame).clone()
     }
 
     /// What the event holds in memory, about.
