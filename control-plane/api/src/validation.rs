@@ -27,6 +27,7 @@ mod persistent_volumes;
 mod pod;
 mod quota;
 mod resource_names;
+mod reviews;
 mod scheduling;
 mod service_addresses;
 mod sets;
@@ -53,6 +54,9 @@ pub(crate) use network_policy::network_policy;
 pub(crate) use persistent_volumes::persistent_volume;
 pub(crate) use pod::pod;
 pub(crate) use quota::resource_quota;
+pub(crate) use reviews::{
+    local_subject_access_review, self_subject_access_review, subject_access_review,
+};
 pub(crate) use scheduling::{priority_class, runtime_class};
 pub(crate) use sets::{controller_revision, daemon_set, pod_template, stateful_set};
 pub(crate) use storage::{

@@ -14,6 +14,13 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
     let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
     let collection = format!("/{root}{scope}/{plural}");
     let item = format!("{collection}/{{name}}");
+    if !resource.stored {
+        let path = json!({
+            "post": create(resource), "parameters": path_parameters(resource, false),
+        });
+        paths.insert(collection, path);
+        return;
+    }
     if resource.namespaced {
         let mut all = Map::new();
         all.insert("get".to_owned(), list(resource, "ForAllNamespaces"));
@@ -126,16 +133,12 @@ fn list(resource: &Resource, suffix: &str) -> Value {
     with(operation, &[("responses", json!({ "200": response(&list_schema(resource)) }))])
 }
 
-fn collection_path(resource: &Resource) -> Value {
-    let mut path = Map::new();
-    let mut get = list(resource, "");
-    get["parameters"] = list_parameters();
-    path.insert("get".to_owned(), get);
+fn create(resource: &Resource) -> Value {
     let schema = resource.schema;
     let created = json!({
         "200": response(schema), "201": response(schema), "202": response(schema),
     });
-    let post = with(
+    with(
         operation(resource, "create", "post", ""),
         &[
             ("parameters", json!(write_parameters())),
@@ -145,8 +148,15 @@ fn collection_path(resource: &Resource) -> Value {
             ),
             ("responses", created),
         ],
-    );
-    path.insert("post".to_owned(), post);
+    )
+}
+
+fn collection_path(resource: &Resource) -> Value {
+    let mut path = Map::new();
+    let mut get = list(resource, "");
+    get["parameters"] = list_parameters();
+    path.insert("get".to_owned(), get);
+    path.insert("post".to_owned(), create(resource));
     if resource.allows("deletecollection") {
         let delete = with(
             operation(resource, "deleteCollection", "deletecollection", ""),

@@ -39,7 +39,9 @@ pub(super) fn components<'a>(
             schema["x-kubernetes-group-version-kind"] = kinds;
             drop_required(schema);
         }
-        schemas.insert(list_schema(resource), list(resource));
+        if resource.stored {
+            schemas.insert(list_schema(resource), list(resource));
+        }
     }
     schemas.insert(LIST_META.to_owned(), list_meta());
     schemas.insert(STATUS.to_owned(), status());

@@ -2,6 +2,7 @@
 
 mod networking;
 mod quota;
+mod reviews;
 mod storage;
 mod workloads;
 
@@ -43,6 +44,7 @@ const BASE: Resource = Resource {
     short_names: &[],
     categories: &[],
     namespaced: true,
+    stored: true,
     verbs: ALL_VERBS,
     status: false,
     status_on_create: false,
@@ -362,6 +364,11 @@ pub static RESOURCES: &[Resource] = &[
     DEPLOYMENT,
     REPLICA_SET,
     workloads::STATEFUL_SET,
+    reviews::SELF_SUBJECT_REVIEW,
+    reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
+    reviews::SELF_SUBJECT_ACCESS_REVIEW,
+    reviews::SELF_SUBJECT_RULES_REVIEW,
+    reviews::SUBJECT_ACCESS_REVIEW,
     workloads::HORIZONTAL_POD_AUTOSCALER,
     workloads::CRON_JOB,
     workloads::JOB,
