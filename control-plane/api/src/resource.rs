@@ -108,6 +108,11 @@ impl Resource {
         }
     }
 
+    /// Whether it is this one, in whichever version.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.group == group && self.plural == plural
+    }
+
     /// Whether the server answers `verb` for it.
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)

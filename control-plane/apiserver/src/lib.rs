@@ -173,9 +173,8 @@ impl ApiServer {
     /// A client in this process that acts as the user, by whose name it goes as a manager of
     /// fields, too.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
-        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
         let program = HeaderValue::from_str(user.trim_start_matches("system:")).ok();
-        let user = User { name: user.to_owned(), groups };
+        let user = User::new(user, groups);
         let service =
             self.router.clone().map_request(move |request: Request<kube::client::Body>| {
                 let mut request = request.map(Body::new);
@@ -215,7 +214,7 @@ impl ApiServer {
 
     /// A kubeconfig of the cluster's administrator for the server at `server_url`.
     pub fn admin_kubeconfig(&self, server_url: &str) -> Result<String, PkiFailed> {
-        let user = User { name: ADMIN.to_owned(), groups: vec![MASTERS.to_owned()] };
+        let user = User::new(ADMIN, &[MASTERS]);
         self.authority.kubeconfig(&user, server_url)
     }
 

@@ -7,6 +7,7 @@ mod lifecycle;
 mod metrics;
 mod protobuf;
 mod reads;
+mod reviews;
 mod services;
 mod shutdown;
 mod watches;
@@ -47,11 +48,11 @@ pub(super) async fn server() -> Server {
 }
 
 pub(super) fn admin() -> User {
-    User { name: "admin".to_owned(), groups: vec![MASTERS.to_owned()] }
+    User::new("admin", &[MASTERS])
 }
 
 pub(super) fn node(name: &str) -> User {
-    User { name: format!("system:node:{name}"), groups: vec![NODES.to_owned()] }
+    User::new(format!("system:node:{name}"), &[NODES])
 }
 
 /// What came back.

@@ -6,7 +6,7 @@ use super::query::Query;
 use super::{Api, body, logs, options, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
-use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place};
+use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place, reviews};
 use crate::watch::Object;
 use axum::extract::Request;
 use axum::response::Response;
@@ -114,7 +114,8 @@ fn authorize(
     let name = if target.name.is_empty() { selected.unwrap_or("") } else { &target.name };
     let act = Act {
         verb,
-        resource: target.resource,
+        group: target.resource.group,
+        resource: target.resource.plural,
         namespace: &target.namespace,
         name,
         node: node.unwrap_or(""),
@@ -194,9 +195,14 @@ impl Call<'_> {
                 objects.delete(&self.caller, &place, &options).await?;
                 Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
-            _ => {
+            _ if place.resource.stored => {
                 let created = objects.create(&mut self.caller, &place, value).await?;
                 self.object(StatusCode::CREATED, &created)
+            }
+            _ => {
+                let authorizer = &*self.api.authorizer;
+                let answer = reviews::answer(authorizer, &mut self.caller, &place, value)?;
+                self.object(StatusCode::CREATED, &answer)
             }
         }
     }

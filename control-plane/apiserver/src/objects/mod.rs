@@ -12,6 +12,7 @@ mod binding;
 mod create;
 mod delete;
 mod list;
+pub(crate) mod reviews;
 mod scale;
 mod update;
 

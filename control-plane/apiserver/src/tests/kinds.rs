@@ -212,6 +212,20 @@ fn workload_samples() -> Vec<Sample> {
     ]
 }
 
+/// What is posted, answered and not stored.
+fn reviews() -> Vec<Sample> {
+    let of = |kind, spec| sample("authorization.k8s.io/v1", kind, json!({ "spec": spec }));
+    let pods = json!({ "verb": "list", "resource": "pods", "namespace": NAMESPACE });
+    let of_somebody = json!({ "user": "somebody", "resourceAttributes": pods });
+    vec![
+        sample("authentication.k8s.io/v1", "SelfSubjectReview", json!({})),
+        of("LocalSubjectAccessReview", of_somebody.clone()),
+        of("SelfSubjectAccessReview", json!({ "resourceAttributes": pods })),
+        of("SelfSubjectRulesReview", json!({ "namespace": NAMESPACE })),
+        of("SubjectAccessReview", of_somebody),
+    ]
+}
+
 /// A kind as discovery shows it.
 struct Announced {
     /// Of its objects in the namespace of the test, or of all its objects.
@@ -264,14 +278,16 @@ async fn every_kind_takes_every_verb() {
     call("POST", "/api/v1/namespaces").json(&namespace).send(&server).await.expect(201);
     let mut samples = samples();
     samples.extend(workload_samples());
+    let reviews = reviews();
     let announced = announced(&server).await;
 
     let names = |api_version: &str, kind: &str| (api_version.to_owned(), kind.to_owned());
-    let tried: BTreeSet<_> = samples.iter().map(|it| names(it.api_version, it.kind)).collect();
+    let all = samples.iter().chain(&reviews);
+    let tried: BTreeSet<_> = all.map(|it| names(it.api_version, it.kind)).collect();
     let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
     assert_eq!(tried, table, "the table of this test is not the server's");
     assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
-    assert_eq!(samples.len(), 38);
+    assert_eq!((samples.len(), reviews.len()), (38, 5));
 
     for sample in &samples {
         // Shown when it fails.
@@ -285,6 +301,44 @@ async fn every_kind_takes_every_verb() {
         assert_eq!(kind.verbs.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
         one_object(&server, sample, kind).await;
         collection(&server, sample, kind).await;
+    }
+    for review in &reviews {
+        println!("{} {}", review.api_version, review.kind);
+        answered(&server, review, &announced[&names(review.api_version, review.kind)]).await;
+    }
+}
+
+/// A review is answered, and there is nothing to be had of it afterwards.
+async fn answered(server: &Server, review: &Sample, kind: &Announced) {
+    assert_eq!(kind.verbs, ["create".to_owned()].into());
+    assert!(kind.subresources.is_empty());
+    let mut asked = review.object.clone();
+    asked["apiVersion"] = json!(review.api_version);
+    asked["kind"] = json!(review.kind);
+    for query in ["", "?dryRun=All"] {
+        let path = format!("{}{query}", kind.path);
+        let answer = call("POST", &path).json(&asked).send(server).await.expect(201);
+        let types = (&answer["apiVersion"], &answer["kind"]);
+        assert_eq!(types, (&asked["apiVersion"], &asked["kind"]));
+        assert!(answer["status"].is_object(), "{answer}");
+        for field in ["name", "uid", "resourceVersion"] {
+            assert_eq!(answer["metadata"][field], Value::Null, "{answer}");
+        }
+    }
+    let named = format!("{}/one", kind.path);
+    let watched = format!("{}?watch=true", kind.path);
+    for (method, path) in [
+        ("GET", &kind.path),
+        ("GET", &watched),
+        ("GET", &named),
+        ("POST", &named),
+        ("PUT", &named),
+        ("PATCH", &named),
+        ("DELETE", &named),
+        ("DELETE", &kind.path),
+    ] {
+        let refused = call(method, path).json(&asked).send(server).await;
+        assert_eq!(refused.failure(), (405, "MethodNotAllowed"), "{method} {path}");
     }
 }
 
