@@ -3,8 +3,8 @@
 //! The CA's key is made once and kept under `<data_dir>/pki` with mode 0600. The server's own
 //! certificates are made anew at every start and live in memory only.
 
-use super::secret_file;
 use super::User;
+use super::secret_file;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::{
