@@ -38,6 +38,7 @@ mod workload;
 
 pub use field_error::FieldError;
 pub use options::{field_manager, force_without_apply, manager_of_user_agent};
+pub use scheduling::SYSTEM_PRIORITY_CLASSES;
 
 pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use autoscaling::horizontal_pod_autoscaler;

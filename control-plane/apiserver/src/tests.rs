@@ -5,6 +5,7 @@ mod applies;
 mod kinds;
 mod lifecycle;
 mod metrics;
+mod priorities;
 mod protobuf;
 mod reads;
 mod reviews;
