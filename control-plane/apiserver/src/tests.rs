@@ -4,6 +4,7 @@ mod access;
 mod applies;
 mod kinds;
 mod lifecycle;
+mod limits;
 mod metrics;
 mod priorities;
 mod protobuf;

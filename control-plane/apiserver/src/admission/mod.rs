@@ -1,13 +1,15 @@
 //! What the cluster decides about an object beyond the object itself.
 //!
 //! The chain for a new object, in this order: the name a node may use, the namespace it goes into,
-//! a pod's service account, tolerations and priority, and last, when the object is known to be
-//! valid, a service's addresses and ports and whether a priority class may be the default.
+//! what a pod's containers ask for by default, its service account, tolerations and priority; and
+//! when the object is known to be valid, limit ranges, a service's addresses and ports, and whether
+//! a priority class may be the default.
 //!
 //! Guarantees: no address or node port is given to two services, and one priority class at most is
 //! the default; whatever is refused is refused before anything is stored. It reads the caches and
 //! never writes.
 
+mod limits;
 mod namespace;
 mod node;
 mod pod;
@@ -60,6 +62,11 @@ impl Admission {
         match place.resource.plural {
             "namespaces" => namespace::fill(value),
             "pods" => {
+                if limits::fill(&self.caches, place, value) {
+                    // It follows from what the containers ask for.
+                    value["status"]["qosClass"] = Value::Null;
+                    (place.resource.apply_defaults)(value);
+                }
                 pod::fill(value, self.toleration_seconds);
                 priority::resolve(&self.caches, place, value)?;
             }
@@ -77,6 +84,21 @@ impl Admission {
         old: &Value,
     ) -> Result<(), Status> {
         node::check_update(user, place, new, old)
+    }
+
+    /// Decides about an object that is valid by itself.
+    pub(crate) fn check_valid(
+        &self,
+        place: &Place,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        match (place.resource.plural, old) {
+            ("pods", None) | ("persistentvolumeclaims", _) => {
+                limits::check(&self.caches, place, new, old)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Decides about a delete.

@@ -92,6 +92,7 @@ impl Objects {
         if !errors.is_empty() {
             return Err(Status::invalid(resource, &name, &errors));
         }
+        self.admission.check_valid(place, &value, None)?;
         let place = Place { name: name.clone(), ..place.clone() };
         let cache = self.caches.of(resource);
         if cache.get(&place.key()).is_some() {

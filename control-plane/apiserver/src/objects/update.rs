@@ -155,7 +155,10 @@ impl Objects {
             return Err(Status::invalid(resource, &place.name, &errors));
         }
         let reserved = match part {
-            Part::Main => self.admission.allocate(place, &mut value, Some(old)).await?,
+            Part::Main => {
+                self.admission.check_valid(place, &value, Some(old))?;
+                self.admission.allocate(place, &mut value, Some(old)).await?
+            }
             Part::Status | Part::Finalize | Part::Binding => None,
         };
         if value == *old {

@@ -50,7 +50,12 @@ async fn a_pod_has_the_priority_of_its_class() {
         json_patch::merge(&mut spec, &more);
         spec
     };
-    let resolved = |class: Value, priority: i64, policy: &str| json!({ "priorityClassName": class, "priority": priority, "preemptionPolicy": policy });
+    let resolved = |class: Value, priority: i64, policy: &str| {
+        let named = json!({ "priorityClassName": class, "preemptionPolicy": policy });
+        let mut all = named;
+        all["priority"] = json!(priority);
+        all
+    };
     let plain = resolved(json!(null), 0, "PreemptLowerPriority");
     let table = [
         (json!({}), Ok(plain.clone())),
