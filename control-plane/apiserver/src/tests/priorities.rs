@@ -51,10 +51,9 @@ async fn a_pod_has_the_priority_of_its_class() {
         spec
     };
     let resolved = |class: Value, priority: i64, policy: &str| {
-        let named = json!({ "priorityClassName": class, "preemptionPolicy": policy });
-        let mut all = named;
-        all["priority"] = json!(priority);
-        all
+        let mut fields = json!({ "priorityClassName": class, "preemptionPolicy": policy });
+        fields["priority"] = json!(priority);
+        fields
     };
     let plain = resolved(json!(null), 0, "PreemptLowerPriority");
     let table = [
@@ -63,7 +62,7 @@ async fn a_pod_has_the_priority_of_its_class() {
         (high(json!({})), Ok(resolved(json!("high"), 1000, "Never"))),
         (high(json!({ "priority": 1000 })), Ok(resolved(json!("high"), 1000, "Never"))),
         (
-            node_critical.clone(),
+            node_critical,
             Ok(resolved(json!("system-node-critical"), 2_000_001_000, "PreemptLowerPriority")),
         ),
         (
