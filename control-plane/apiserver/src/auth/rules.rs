@@ -129,13 +129,14 @@ pub(super) fn may_visit(user: &User, verb: &str, path: &str) -> bool {
 
 /// The paths that somebody may look at.
 pub(super) fn paths(user: &User) -> Vec<NonResourceRule> {
-    let rule = |verbs: &[&str], paths: Vec<String>| NonResourceRule {
-        verbs: texts(verbs),
+    let rule = |verb: &str, paths: Vec<String>| NonResourceRule {
+        verbs: texts(&[verb]),
         non_resource_urls: Some(paths),
     };
-    let mut rules = vec![rule(LOOK, open_to(user).map(str::to_owned).collect())];
+    // Who may get a path may also ask for its head alone, which goes without saying.
+    let mut rules = vec![rule("get", open_to(user).map(str::to_owned).collect())];
     if user.is_in(MASTERS) {
-        rules.insert(0, rule(&[ALL], vec![ALL.to_owned()]));
+        rules.insert(0, rule(ALL, vec![ALL.to_owned()]));
     }
     rules
 }
