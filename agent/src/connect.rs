@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use http::Uri;
+use http::{
+    Uri,
+    header::{HeaderValue, USER_AGENT},
+};
 use hyper_util::{
     client::legacy::{
         Client,
@@ -40,6 +43,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// As the entries of managers in objects name the agent.
+const PROGRAM: &str = concat!("bowline-agent/", env!("CARGO_PKG_VERSION"));
 
 /// A peer that acknowledges nothing for this long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
@@ -187,6 +193,10 @@ pub(crate) fn api(server: Uri, tls: ClientConfig) -> kube::Client {
 fn api_within(server: Uri, tls: ClientConfig, limit: Duration) -> kube::Client {
     let base = kube::Config::new(server).base_uri_layer();
     let service = tower::ServiceBuilder::new()
+        .map_request(|mut request: http::Request<kube::client::Body>| {
+            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(PROGRAM));
+            request
+        })
         .layer(base)
         .map_future(move |answer| begins_within(limit, answer))
         .service(http(tls));

@@ -37,6 +37,7 @@ async fn play(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     let manifest = manifest.display();
     says(kubectl, "get nodes", &["node1", "node2", "Ready"])?;
     says(kubectl, "api-resources", &["deployments", "replicationcontrollers", "po"])?;
+    who_may_what(kubectl)?;
     says(
         kubectl,
         &format!("apply -f {manifest}"),
@@ -71,6 +72,26 @@ fn says(kubectl: &Kubectl, line: &str, expected: &[&str]) -> Result<()> {
         ensure!(said.contains(word), "`kubectl {line}` does not say `{word}`:\n{said}");
     }
     Ok(())
+}
+
+/// What `auth` tells the administrator.
+fn who_may_what(kubectl: &Kubectl) -> Result<()> {
+    let me = ["Username", "kubernetes-admin", "Groups", "system:masters", "system:authenticated"];
+    says(kubectl, "auth whoami", &me)?;
+    says(
+        kubectl,
+        "auth whoami -o yaml",
+        &["kind: SelfSubjectReview", "username: kubernetes-admin"],
+    )?;
+    for line in ["create pods", "* *", "get /metrics", "delete nodes/node1"] {
+        says(kubectl, &format!("auth can-i {line}"), &["yes"])?;
+    }
+    says(
+        kubectl,
+        "auth can-i --list",
+        &["*.*", "[*]", "selfsubjectreviews.authentication.k8s.io"],
+    )?;
+    says(kubectl, "auth can-i --list --namespace=kube-system", &["*.*", "[create]"])
 }
 
 fn json_and_describe(kubectl: &Kubectl) -> Result<()> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{AsyncBufRead, StreamExt, TryStreamExt};
 use http::Request;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::Frame;
 use hyper_util::client::legacy::Client as HttpClient;
@@ -24,6 +24,8 @@ use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use crate::cluster;
 
+/// As the entries of managers in objects name this program.
+const PROGRAM: &str = concat!("bowline/", env!("CARGO_PKG_VERSION"));
 /// A complaint is cut off after this.
 const COMPLAINT_BYTES: usize = 64 * 1024;
 
@@ -88,6 +90,7 @@ pub(crate) async fn connect_file(file: &Path) -> anyhow::Result<Connection> {
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &options).await.with_context(invalid)?;
     config.proxy_url = None;
+    config.headers.push((USER_AGENT, HeaderValue::from_static(PROGRAM)));
     let (address, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
     let client = kube::Client::try_from(config.clone()).with_context(invalid)?;
     let address = address.trim_end_matches('/').to_owned();

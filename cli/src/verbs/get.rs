@@ -140,15 +140,23 @@ impl Args {
 /// The objects of an answer: of a list its items, otherwise the object itself.
 fn objects(answer: Value, resource: &Resource) -> Vec<Value> {
     let Some(items) = answer.get("items").and_then(Value::as_array).cloned() else {
-        return vec![answer];
+        return vec![without_managers(answer)];
     };
     let named = |mut item: Value| {
         // Items of a list do not say what they are.
         item["apiVersion"] = json!(resource.api_version());
         item["kind"] = json!(resource.kind);
-        item
+        without_managers(item)
     };
     items.into_iter().map(named).collect()
+}
+
+/// The object as people want to read it: who manages which field is longer than all the rest.
+fn without_managers(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
 }
 
 async fn documents(
@@ -333,7 +341,7 @@ impl<'a> Screen<'a> {
     /// Shows an object, or a table of objects.
     fn show(&mut self, object: &Value, header: bool) -> anyhow::Result<()> {
         if let Some(format) = self.output.and_then(Output::document) {
-            return output::document(object, format);
+            return output::document(&without_managers(object.clone()), format);
         }
         if self.output == Some(Output::Name) {
             return Ok(output::line(&self.resource.label(name_of(object)))?);

@@ -193,6 +193,8 @@ mod tests {
             list["groups"].as_array().unwrap().iter().filter_map(|g| g["name"].as_str()).collect();
         let expected = [
             "apps",
+            "authentication.k8s.io",
+            "authorization.k8s.io",
             "autoscaling",
             "batch",
             "policy",
@@ -227,6 +229,21 @@ mod tests {
             !find("namespaces")["verbs"].as_array().unwrap().contains(&json!("deletecollection"))
         );
         assert!(resource_list("apps", "v2").is_none());
+        let list = resource_list("authorization.k8s.io", "v1").unwrap();
+        let names: Vec<&str> = list["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|r| r["name"].as_str())
+            .collect();
+        let expected = [
+            "localsubjectaccessreviews",
+            "selfsubjectaccessreviews",
+            "selfsubjectrulesreviews",
+            "subjectaccessreviews",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(list["resources"][0]["verbs"], json!(["create"]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a bowline API object is.
 //!
 //! One table of [`resource::RESOURCES`] says which kinds exist; everything the API server does
-//! with an object (decode, default, validate, select, patch, print, describe) is a pure function
-//! here, over `serde_json::Value`.
+//! with an object (decode, default, validate, select, patch, apply, print, describe) is a pure
+//! function here, over `serde_json::Value`.
 //!
 //! Guarantees: no I/O, no clock, no randomness; time and random suffixes are arguments. A kind is
 //! added with a row in the table, a defaulting function and a validation function.
@@ -12,6 +12,7 @@
 pub mod cidr;
 mod defaults;
 pub mod discovery;
+pub mod managed;
 pub mod object;
 pub mod openapi;
 pub mod patch;

@@ -110,15 +110,15 @@ pub struct Creation<'a> {
 /// How long a name may be, so that names made from it still fit a label.
 const GENERATED_NAME_BASE: usize = 58;
 
-/// Metadata that only the server sets.
-const SERVER_METADATA: [&str; 7] = [
+/// Metadata that only the server sets. Who manages what, clients may write:
+/// [`crate::managed::update`] decides.
+const SERVER_METADATA: [&str; 6] = [
     "uid",
     "creationTimestamp",
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
     "generation",
     "selfLink",
-    "managedFields",
 ];
 
 /// Fills in the metadata of a new object; drops what a client may not set (status too, where the

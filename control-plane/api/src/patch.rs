@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the document is not changed when a patch fails; no patch makes a document that is
 //! much larger than both together, or nested more deeply than what is read as JSON.
-//! Does not: server-side apply.
+//! Does not: server-side apply ([`crate::managed`]).
 
 mod strategic;
 

@@ -24,12 +24,16 @@ pub struct Resource {
     pub group: &'static str,
     pub version: &'static str,
     pub kind: &'static str,
+    /// Empty where nothing is stored.
     pub list_kind: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
     pub short_names: &'static [&'static str],
     pub categories: &'static [&'static str],
     pub namespaced: bool,
+    /// Whether there are objects of it. What is not stored are questions, which are answered when
+    /// they are posted.
+    pub stored: bool,
     /// What discovery announces and the router serves.
     pub verbs: &'static [&'static str],
     /// Whether `/status` exists, and so whether `status` is ignored in ordinary writes.
@@ -102,6 +106,11 @@ impl Resource {
         } else {
             format!("{}.{}", self.plural, self.group)
         }
+    }
+
+    /// Whether it is this one, in whichever version.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.group == group && self.plural == plural
     }
 
     /// Whether the server answers `verb` for it.

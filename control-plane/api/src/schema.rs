@@ -5,7 +5,7 @@
 
 pub(crate) mod patch_facts;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use schemars::SchemaGenerator;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::quantity::{ParseQuantityFailed, Quantity};
 use crate::resource::RESOURCES;
-use patch_facts::{Fact, fact};
+use patch_facts::{Fact, fact, is_atomic, is_atomic_map};
 
 /// Where the generator puts the definitions.
 pub(crate) const DEFINITIONS: &str = "#/components/schemas/";
@@ -39,11 +39,14 @@ pub(crate) enum Shape {
 pub(crate) struct Field {
     pub(crate) shape: Shape,
     pub(crate) fact: Option<&'static Fact>,
+    /// Whether every write replaces a map as a whole.
+    pub(crate) atomic: bool,
 }
 
 /// The types by name, such as `io.k8s.api.core.v1.Pod`.
 pub(crate) struct Graph {
     types: HashMap<String, HashMap<String, Field>>,
+    atomic: HashSet<String>,
 }
 
 /// The graph of all served types.
@@ -69,11 +72,18 @@ impl Graph {
             let properties = schema.get("properties")?.as_object()?;
             let fields = properties.iter().map(|(field, schema)| {
                 let shape = Shape::of(definitions, schema);
-                (field.clone(), Field { shape, fact: fact(name, field) })
+                let (fact, atomic) = (fact(name, field), is_atomic_map(name, field));
+                (field.clone(), Field { shape, fact, atomic })
             });
             Some((name.clone(), fields.collect()))
         });
-        Self { types: types.collect() }
+        let atomic = definitions.keys().filter(|name| is_atomic(name)).cloned();
+        Self { types: types.collect(), atomic: atomic.collect() }
+    }
+
+    /// Whether every write replaces an object of the type as a whole.
+    pub(crate) fn is_atomic(&self, name: &str) -> bool {
+        self.atomic.contains(name)
     }
 
     /// The fields of a type.

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::managed::Conflict;
 use crate::resource::Resource;
 use crate::validation::FieldError;
 
@@ -39,6 +40,15 @@ fn details(resource: &Resource, name: &str) -> Value {
         details["group"] = json!(resource.group);
     }
     details
+}
+
+fn causes_and_text(errors: &[FieldError]) -> (Vec<Value>, String) {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let text = match texts.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    };
+    (errors.iter().map(FieldError::cause).collect(), text)
 }
 
 impl Status {
@@ -81,15 +91,36 @@ impl Status {
         Self::new(409, "Conflict", message, details(resource, name))
     }
 
+    /// 409 for a configuration that would change what others manage.
+    pub fn apply_conflict(conflicts: &[Conflict], message: String) -> Self {
+        let cause = |conflict: &Conflict| {
+            json!({
+                "reason": "FieldManagerConflict",
+                "message": format!("conflict with {}", conflict.manager),
+                "field": conflict.field,
+            })
+        };
+        let causes: Vec<Value> = conflicts.iter().map(cause).collect();
+        Self::new(409, "Conflict", message, json!({ "causes": causes }))
+    }
+
+    /// 500 without a reason, for what Kubernetes' clients know in this form.
+    pub fn unexpected(message: String) -> Self {
+        Self::new(500, "", message, Value::Null)
+    }
+
+    /// 422 for parameters of a request; `kind` is such as `PatchOptions`.
+    pub fn invalid_options(kind: &str, errors: &[FieldError]) -> Self {
+        let (causes, text) = causes_and_text(errors);
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {text}");
+        let details = json!({ "group": "meta.k8s.io", "kind": kind, "causes": causes });
+        Self::new(422, "Invalid", message, details)
+    }
+
     /// 422 with one cause per field.
     pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
         let kind = qualified(resource.group, resource.kind);
-        let causes: Vec<Value> = errors.iter().map(FieldError::cause).collect();
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let text = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let (causes, text) = causes_and_text(errors);
         let message = format!("{kind} \"{name}\" is invalid: {text}");
         let mut details = details(resource, name);
         details["kind"] = json!(resource.kind);

@@ -22,10 +22,12 @@ mod names;
 mod network;
 mod network_policy;
 mod node_selector;
+mod options;
 mod persistent_volumes;
 mod pod;
 mod quota;
 mod resource_names;
+mod reviews;
 mod scheduling;
 mod service_addresses;
 mod sets;
@@ -35,6 +37,8 @@ mod volumes;
 mod workload;
 
 pub use field_error::FieldError;
+pub use options::{field_manager, force_without_apply, manager_of_user_agent};
+pub use scheduling::SYSTEM_PRIORITY_CLASSES;
 
 pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use autoscaling::horizontal_pod_autoscaler;
@@ -44,12 +48,16 @@ pub(crate) use core_kinds::{config_map, event, lease, namespace, node, secret, s
 pub(crate) use disruption::pod_disruption_budget;
 pub(crate) use ingress::{ingress, ingress_class};
 pub(crate) use limit_range::limit_range;
+pub(crate) use metadata::ANNOTATIONS_SIZE;
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, endpoints, service};
 pub(crate) use network_policy::network_policy;
 pub(crate) use persistent_volumes::persistent_volume;
 pub(crate) use pod::pod;
 pub(crate) use quota::resource_quota;
+pub(crate) use reviews::{
+    local_subject_access_review, self_subject_access_review, subject_access_review,
+};
 pub(crate) use scheduling::{priority_class, runtime_class};
 pub(crate) use sets::{controller_revision, daemon_set, pod_template, stateful_set};
 pub(crate) use storage::{

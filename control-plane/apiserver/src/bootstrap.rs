@@ -1,9 +1,9 @@
 //! The objects that every cluster has from the start.
 //!
-//! The system's namespaces, the `kubernetes` service with the server's own address behind it, and
-//! the `kube-dns` service, whose one backend each node is for itself, in both families where the
-//! cluster has them. What is already there is left alone, but for the server's address, which may
-//! have changed.
+//! The system's namespaces and priority classes, the `kubernetes` service with the server's own
+//! address behind it, and the `kube-dns` service, whose one backend each node is for itself, in both
+//! families where the cluster has them. What is already there is left alone, but for the server's
+//! address, which may have changed.
 
 use crate::admission::SYSTEM_NAMESPACES;
 use crate::auth::User;
@@ -12,6 +12,7 @@ use bowline_api::cidr::{Cidr, DualStackCidr};
 use bowline_api::object;
 use bowline_api::resource::find;
 use bowline_api::status::Status;
+use bowline_api::validation::SYSTEM_PRIORITY_CLASSES;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -55,6 +56,9 @@ pub(crate) async fn run(
     for name in SYSTEM_NAMESPACES {
         ensure(objects, "namespaces", "", json!({ "metadata": { "name": name } })).await?;
     }
+    for (name, value) in SYSTEM_PRIORITY_CLASSES {
+        ensure(objects, "priorityclasses", "", priority_class(name, value)).await?;
+    }
     let kubernetes = nth(ranges.v4, KUBERNETES_INDEX)?;
     let dns: Vec<String> =
         ranges.ranges().map(|range| nth(range, DNS_INDEX)).collect::<Result<_, _>>()?;
@@ -81,7 +85,11 @@ fn check_address(
 }
 
 fn place(plural: &str, namespace: &str, value: &Value) -> Result<Place, BootstrapFailed> {
-    let group = if plural == "endpointslices" { "discovery.k8s.io" } else { "" };
+    let group = match plural {
+        "endpointslices" => "discovery.k8s.io",
+        "priorityclasses" => "scheduling.k8s.io",
+        _ => "",
+    };
     let name = object::name(value).to_owned();
     let resource = find(group, "v1", plural).ok_or_else(|| BootstrapFailed::Object {
         object: format!("{plural} {name}"),
@@ -125,6 +133,14 @@ async fn put(
     let mut caller = Caller::new(User::apiserver());
     objects.replace(&mut caller, &place, Part::Main, value).await.map_err(failed(&place))?;
     Ok(())
+}
+
+fn priority_class(name: &str, value: i64) -> Value {
+    let description = match name {
+        "system-node-critical" => "Pods of the system that have to stay on their node.",
+        _ => "Pods that the cluster cannot do without, on whichever node.",
+    };
+    json!({ "metadata": { "name": name }, "value": value, "description": description })
 }
 
 fn kubernetes_service(address: &str, advertise: SocketAddr) -> Value {

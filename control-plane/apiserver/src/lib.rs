@@ -22,6 +22,7 @@ mod watch;
 mod tests;
 
 use ::http::Request;
+use ::http::header::{HeaderValue, USER_AGENT};
 use auth::authorizer::BuiltIn;
 use auth::pki::Authority;
 use auth::{MASTERS, User};
@@ -169,14 +170,18 @@ impl ApiServer {
         self.router.clone()
     }
 
-    /// A client in this process that acts as the user.
+    /// A client in this process that acts as the user, by whose name it goes as a manager of
+    /// fields, too.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
-        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        let user = User { name: user.to_owned(), groups };
+        let program = HeaderValue::from_str(user.trim_start_matches("system:")).ok();
+        let user = User::new(user, groups);
         let service =
             self.router.clone().map_request(move |request: Request<kube::client::Body>| {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(user.clone());
+                if let Some(program) = &program {
+                    request.headers_mut().insert(USER_AGENT, program.clone());
+                }
                 request
             });
         kube::Client::new(service, "default")
@@ -209,7 +214,7 @@ impl ApiServer {
 
     /// A kubeconfig of the cluster's administrator for the server at `server_url`.
     pub fn admin_kubeconfig(&self, server_url: &str) -> Result<String, PkiFailed> {
-        let user = User { name: ADMIN.to_owned(), groups: vec![MASTERS.to_owned()] };
+        let user = User::new(ADMIN, &[MASTERS]);
         self.authority.kubeconfig(&user, server_url)
     }
 

@@ -1,11 +1,15 @@
 //! The server as its clients see it, over the in-process router.
 
 mod access;
+mod applies;
 mod kinds;
 mod lifecycle;
+mod limits;
 mod metrics;
+mod priorities;
 mod protobuf;
 mod reads;
+mod reviews;
 mod services;
 mod shutdown;
 mod watches;
@@ -46,11 +50,11 @@ pub(super) async fn server() -> Server {
 }
 
 pub(super) fn admin() -> User {
-    User { name: "admin".to_owned(), groups: vec![MASTERS.to_owned()] }
+    User::new("admin", &[MASTERS])
 }
 
 pub(super) fn node(name: &str) -> User {
-    User { name: format!("system:node:{name}"), groups: vec![NODES.to_owned()] }
+    User::new(format!("system:node:{name}"), &[NODES])
 }
 
 /// What came back.

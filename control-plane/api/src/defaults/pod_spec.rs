@@ -26,6 +26,16 @@ pub(crate) fn pod(pod: &mut Value) {
     default_text(status, "qosClass", class);
 }
 
+/// What admission gave a new pod, an update may leave out.
+pub(crate) fn carry_over_pod(new: &mut Value, old: &Value) {
+    let spec = child_mut(new, "spec");
+    for field in ["priority", "preemptionPolicy"] {
+        if let Some(value) = old["spec"].get(field) {
+            default(spec, field, value.clone());
+        }
+    }
+}
+
 /// What pods and templates share.
 pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
     default_text(spec, "dnsPolicy", "ClusterFirst");

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{DELETE_OPTIONS, PATCH, STATUS, list_schema, reference};
+use crate::managed::APPLY_MEDIA_TYPE;
 use crate::patch::PatchKind;
 use crate::resource::Resource;
 
@@ -13,6 +14,13 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
     let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
     let collection = format!("/{root}{scope}/{plural}");
     let item = format!("{collection}/{{name}}");
+    if !resource.stored {
+        let path = json!({
+            "post": create(resource), "parameters": path_parameters(resource, false),
+        });
+        paths.insert(collection, path);
+        return;
+    }
     if resource.namespaced {
         let mut all = Map::new();
         all.insert("get".to_owned(), list(resource, "ForAllNamespaces"));
@@ -125,16 +133,12 @@ fn list(resource: &Resource, suffix: &str) -> Value {
     with(operation, &[("responses", json!({ "200": response(&list_schema(resource)) }))])
 }
 
-fn collection_path(resource: &Resource) -> Value {
-    let mut path = Map::new();
-    let mut get = list(resource, "");
-    get["parameters"] = list_parameters();
-    path.insert("get".to_owned(), get);
+fn create(resource: &Resource) -> Value {
     let schema = resource.schema;
     let created = json!({
         "200": response(schema), "201": response(schema), "202": response(schema),
     });
-    let post = with(
+    with(
         operation(resource, "create", "post", ""),
         &[
             ("parameters", json!(write_parameters())),
@@ -144,8 +148,15 @@ fn collection_path(resource: &Resource) -> Value {
             ),
             ("responses", created),
         ],
-    );
-    path.insert("post".to_owned(), post);
+    )
+}
+
+fn collection_path(resource: &Resource) -> Value {
+    let mut path = Map::new();
+    let mut get = list(resource, "");
+    get["parameters"] = list_parameters();
+    path.insert("get".to_owned(), get);
+    path.insert("post".to_owned(), create(resource));
     if resource.allows("deletecollection") {
         let delete = with(
             operation(resource, "deleteCollection", "deletecollection", ""),
@@ -182,7 +193,7 @@ fn item_path(resource: &Resource, suffix: &str, schema: &str) -> Value {
         ],
     );
     path.insert("put".to_owned(), put);
-    let media = PatchKind::MEDIA_TYPES.iter();
+    let media = PatchKind::MEDIA_TYPES.iter().chain([&APPLY_MEDIA_TYPE]);
     let bodies: Map<String, Value> =
         media.map(|one| ((*one).to_owned(), json!({ "schema": reference(PATCH) }))).collect();
     let mut parameters = write_parameters();

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::resource::Resource;
-use crate::schema::patch_facts::{ListType, fact, is_atomic};
+use crate::schema::patch_facts::{ListType, fact, is_atomic, is_atomic_map, key_default};
 use crate::schema::{DEFINITIONS, definitions};
 
 pub(super) const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -39,7 +39,9 @@ pub(super) fn components<'a>(
             schema["x-kubernetes-group-version-kind"] = kinds;
             drop_required(schema);
         }
-        schemas.insert(list_schema(resource), list(resource));
+        if resource.stored {
+            schemas.insert(list_schema(resource), list(resource));
+        }
     }
     schemas.insert(LIST_META.to_owned(), list_meta());
     schemas.insert(STATUS.to_owned(), status());
@@ -77,6 +79,12 @@ fn refine(name: &str, schema: &mut Value) {
         }
         if let Some(values) = property.get_mut("additionalProperties") {
             wrap_reference(values);
+        }
+        if is_atomic_map(name, field) {
+            property["x-kubernetes-map-type"] = json!("atomic");
+        }
+        if let Some(default) = key_default(name, field) {
+            property["default"] = json!(default);
         }
         let Some(fact) = fact(name, field) else { continue };
         if let Some(strategy) = fact.strategy.as_str() {

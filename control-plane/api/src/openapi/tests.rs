@@ -43,6 +43,8 @@ fn index_names_every_group_version_with_its_hash() {
     let expected = [
         "api/v1",
         "apis/apps/v1",
+        "apis/authentication.k8s.io/v1",
+        "apis/authorization.k8s.io/v1",
         "apis/autoscaling/v2",
         "apis/batch/v1",
         "apis/coordination.k8s.io/v1",
@@ -73,6 +75,29 @@ fn patch_operations_say_what_clients_look_for() {
     assert!(names.contains(&"fieldValidation") && names.contains(&"dryRun"));
     assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
     assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
+}
+
+#[test]
+fn what_is_not_stored_is_posted_and_nothing_else() {
+    let document = parsed("apis/authorization.k8s.io/v1");
+    let paths = document["paths"].as_object().unwrap();
+    let root = "/apis/authorization.k8s.io/v1";
+    let expected = [
+        format!("{root}/namespaces/{{namespace}}/localsubjectaccessreviews"),
+        format!("{root}/selfsubjectaccessreviews"),
+        format!("{root}/selfsubjectrulesreviews"),
+        format!("{root}/subjectaccessreviews"),
+    ];
+    assert_eq!(paths.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+    for (path, operations) in paths {
+        let keys: Vec<&String> = operations.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["parameters", "post"], "{path}");
+    }
+    let local = &paths[&expected[0]]["post"];
+    assert_eq!(local["operationId"], "createAuthorizationV1NamespacedLocalSubjectAccessReview");
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    assert!(schemas.contains_key("io.k8s.api.authorization.v1.SubjectAccessReview"));
+    assert!(!schemas.contains_key("io.k8s.api.authorization.v1.SubjectAccessReviewList"));
 }
 
 #[test]

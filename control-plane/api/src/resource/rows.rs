@@ -2,6 +2,7 @@
 
 mod networking;
 mod quota;
+mod reviews;
 mod storage;
 mod workloads;
 
@@ -43,6 +44,7 @@ const BASE: Resource = Resource {
     short_names: &[],
     categories: &[],
     namespaced: true,
+    stored: true,
     verbs: ALL_VERBS,
     status: false,
     status_on_create: false,
@@ -139,6 +141,7 @@ const POD: Resource = Resource {
     cells: table::pod,
     schema: "io.k8s.api.core.v1.Pod",
     decode: decode::<core::v1::Pod>,
+    carry_over: defaults::carry_over_pod,
     apply_defaults: defaults::pod,
     validate: validation::pod,
     fields: fields::pod,
@@ -362,6 +365,11 @@ pub static RESOURCES: &[Resource] = &[
     DEPLOYMENT,
     REPLICA_SET,
     workloads::STATEFUL_SET,
+    reviews::SELF_SUBJECT_REVIEW,
+    reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
+    reviews::SELF_SUBJECT_ACCESS_REVIEW,
+    reviews::SELF_SUBJECT_RULES_REVIEW,
+    reviews::SUBJECT_ACCESS_REVIEW,
     workloads::HORIZONTAL_POD_AUTOSCALER,
     workloads::CRON_JOB,
     workloads::JOB,

@@ -1,9 +1,9 @@
 //! What the types' schemas do not say: how lists merge.
 //!
 //! One row per field: the strategy of a strategic merge patch, and the list's type for server-side
-//! merging (`x-kubernetes-list-type`). [`crate::patch`] acts on the rows and [`crate::openapi`]
-//! publishes them, so that a client computes patches by the same rules that the server applies.
-//! A list without a row is replaced as a whole.
+//! merging (`x-kubernetes-list-type`). [`crate::patch`] and [`crate::managed`] act on the rows and
+//! [`crate::openapi`] publishes them, so that a client computes patches by the same rules that the
+//! server applies. A list without a row is replaced as a whole.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -68,6 +68,18 @@ pub(crate) fn is_atomic(type_name: &str) -> bool {
     type_name.strip_prefix("io.k8s.").is_some_and(|name| ATOMIC_TYPES.contains(&name))
 }
 
+/// Whether every write replaces the map at a field as a whole, whatever other maps do.
+pub(crate) fn is_atomic_map(type_name: &str, field: &str) -> bool {
+    type_name.strip_prefix("io.k8s.").is_some_and(|name| ATOMIC_MAPS.contains(&(name, field)))
+}
+
+/// What a key of a list's items is where an item leaves it out.
+pub(crate) fn key_default(type_name: &str, field: &str) -> Option<&'static str> {
+    let name = type_name.strip_prefix("io.k8s.")?;
+    let found = KEY_DEFAULTS.iter().find(|(of, key, _)| *of == name && *key == field);
+    found.map(|(_, _, default)| *default)
+}
+
 const fn merge(type_name: &'static str, field: &'static str, key: &'static [&'static str]) -> Fact {
     let list = ListType::Map(key);
     Fact { type_name, field, merge_key: key[0], strategy: Strategy::Merge, list }
@@ -86,6 +98,12 @@ const fn retain(
 const fn merge_atomic(type_name: &'static str, field: &'static str, key: &'static str) -> Fact {
     let (strategy, list) = (Strategy::Merge, ListType::Atomic);
     Fact { type_name, field, merge_key: key, strategy, list }
+}
+
+/// Replaced by a patch, merged by an apply.
+const fn keyed(type_name: &'static str, field: &'static str, key: &'static [&'static str]) -> Fact {
+    let (strategy, list) = (Strategy::Replace, ListType::Map(key));
+    Fact { type_name, field, merge_key: "", strategy, list }
 }
 
 const fn set(type_name: &'static str, field: &'static str) -> Fact {
@@ -110,6 +128,7 @@ const TYPE: &[&str] = &["type"];
 static FACTS: &[Fact] = &[
     set("apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers"),
     merge("apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", &["uid"]),
+    atomic("apimachinery.pkg.apis.meta.v1.ObjectMeta", "managedFields"),
     atomic("apimachinery.pkg.apis.meta.v1.LabelSelector", "matchExpressions"),
     atomic("apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", "values"),
     // Pods.
@@ -135,6 +154,7 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.PodStatus", "containerStatuses"),
     atomic("api.core.v1.PodStatus", "initContainerStatuses"),
     atomic("api.core.v1.PodStatus", "ephemeralContainerStatuses"),
+    atomic("api.core.v1.LinuxContainerUser", "supplementalGroups"),
     merge("api.core.v1.Container", "env", NAME),
     merge("api.core.v1.Container", "ports", &["containerPort", "protocol"]),
     merge("api.core.v1.Container", "volumeMounts", &["mountPath"]),
@@ -143,6 +163,7 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.Container", "command"),
     atomic("api.core.v1.Container", "envFrom"),
     atomic("api.core.v1.Container", "resizePolicy"),
+    atomic("api.core.v1.Container", "restartPolicyRules"),
     merge("api.core.v1.EphemeralContainer", "env", NAME),
     merge("api.core.v1.EphemeralContainer", "ports", &["containerPort", "protocol"]),
     merge("api.core.v1.EphemeralContainer", "volumeMounts", &["mountPath"]),
@@ -150,7 +171,19 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.EphemeralContainer", "args"),
     atomic("api.core.v1.EphemeralContainer", "command"),
     atomic("api.core.v1.EphemeralContainer", "envFrom"),
+    atomic("api.core.v1.EphemeralContainer", "resizePolicy"),
+    atomic("api.core.v1.EphemeralContainer", "restartPolicyRules"),
+    keyed("api.core.v1.ResourceRequirements", "claims", NAME),
+    Fact {
+        type_name: "api.core.v1.ContainerRestartRuleOnExitCodes",
+        field: "values",
+        merge_key: "",
+        strategy: Strategy::Replace,
+        list: ListType::Set,
+    },
     merge("api.core.v1.ContainerStatus", "volumeMounts", &["mountPath"]),
+    merge("api.core.v1.ContainerStatus", "allocatedResourcesStatus", NAME),
+    keyed("api.core.v1.ResourceStatus", "resources", &["resourceID"]),
     atomic("api.core.v1.Capabilities", "add"),
     atomic("api.core.v1.Capabilities", "drop"),
     atomic("api.core.v1.ExecAction", "command"),
@@ -171,16 +204,27 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.PodAntiAffinity", "preferredDuringSchedulingIgnoredDuringExecution"),
     atomic("api.core.v1.PodAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"),
     atomic("api.core.v1.PodAffinityTerm", "namespaces"),
+    atomic("api.core.v1.PodAffinityTerm", "matchLabelKeys"),
+    atomic("api.core.v1.PodAffinityTerm", "mismatchLabelKeys"),
+    atomic("api.core.v1.TopologySpreadConstraint", "matchLabelKeys"),
     atomic("api.core.v1.ConfigMapVolumeSource", "items"),
     atomic("api.core.v1.SecretVolumeSource", "items"),
     atomic("api.core.v1.DownwardAPIVolumeSource", "items"),
     atomic("api.core.v1.ProjectedVolumeSource", "sources"),
+    atomic("api.core.v1.ConfigMapProjection", "items"),
+    atomic("api.core.v1.SecretProjection", "items"),
+    atomic("api.core.v1.DownwardAPIProjection", "items"),
+    atomic("api.core.v1.CephFSVolumeSource", "monitors"),
+    atomic("api.core.v1.ISCSIVolumeSource", "portals"),
+    atomic("api.core.v1.RBDVolumeSource", "monitors"),
     // Nodes and namespaces.
     set("api.core.v1.NodeSpec", "podCIDRs"),
     atomic("api.core.v1.NodeSpec", "taints"),
     merge("api.core.v1.NodeStatus", "conditions", TYPE),
     merge("api.core.v1.NodeStatus", "addresses", TYPE),
     atomic("api.core.v1.NodeStatus", "images"),
+    atomic("api.core.v1.ContainerImage", "names"),
+    atomic("api.core.v1.NodeStatus", "runtimeHandlers"),
     atomic("api.core.v1.NodeStatus", "volumesAttached"),
     atomic("api.core.v1.NodeStatus", "volumesInUse"),
     atomic("api.core.v1.NamespaceSpec", "finalizers"),
@@ -193,13 +237,30 @@ static FACTS: &[Fact] = &[
     atomic("api.core.v1.ServiceSpec", "loadBalancerSourceRanges"),
     merge("api.core.v1.ServiceStatus", "conditions", TYPE),
     atomic("api.core.v1.LoadBalancerStatus", "ingress"),
+    atomic("api.core.v1.LoadBalancerIngress", "ports"),
     atomic("api.core.v1.Endpoints", "subsets"),
     atomic("api.core.v1.EndpointSubset", "addresses"),
     atomic("api.core.v1.EndpointSubset", "notReadyAddresses"),
     atomic("api.core.v1.EndpointSubset", "ports"),
     atomic("api.discovery.v1.EndpointSlice", "endpoints"),
     atomic("api.discovery.v1.EndpointSlice", "ports"),
-    set("api.discovery.v1.Endpoint", "addresses"),
+    plain_set("api.discovery.v1.Endpoint", "addresses"),
+    atomic("api.discovery.v1.EndpointHints", "forNodes"),
+    atomic("api.discovery.v1.EndpointHints", "forZones"),
+    // Reviews.
+    atomic("apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement", "values"),
+    atomic("api.authentication.v1.UserInfo", "groups"),
+    atomic("api.authorization.v1.FieldSelectorAttributes", "requirements"),
+    atomic("api.authorization.v1.LabelSelectorAttributes", "requirements"),
+    atomic("api.authorization.v1.SubjectAccessReviewSpec", "groups"),
+    atomic("api.authorization.v1.SubjectRulesReviewStatus", "resourceRules"),
+    atomic("api.authorization.v1.SubjectRulesReviewStatus", "nonResourceRules"),
+    atomic("api.authorization.v1.ResourceRule", "verbs"),
+    atomic("api.authorization.v1.ResourceRule", "apiGroups"),
+    atomic("api.authorization.v1.ResourceRule", "resources"),
+    atomic("api.authorization.v1.ResourceRule", "resourceNames"),
+    atomic("api.authorization.v1.NonResourceRule", "verbs"),
+    atomic("api.authorization.v1.NonResourceRule", "nonResourceURLs"),
     // Accounts.
     merge("api.core.v1.ServiceAccount", "secrets", NAME),
     atomic("api.core.v1.ServiceAccount", "imagePullSecrets"),
@@ -296,6 +357,7 @@ static ATOMIC_TYPES: &[&str] = &[
     "api.core.v1.ConfigMapKeySelector",
     "api.core.v1.EndpointAddress",
     "api.core.v1.EndpointPort",
+    "api.core.v1.FileKeySelector",
     "api.core.v1.LocalObjectReference",
     "api.core.v1.NodeSelector",
     "api.core.v1.NodeSelectorTerm",
@@ -309,6 +371,19 @@ static ATOMIC_TYPES: &[&str] = &[
     "api.core.v1.TypedLocalObjectReference",
     "api.discovery.v1.EndpointPort",
     "api.networking.v1.ServiceBackendPort",
+];
+
+static ATOMIC_MAPS: &[(&str, &str)] = &[
+    ("api.core.v1.PodSpec", "nodeSelector"),
+    ("api.core.v1.ReplicationControllerSpec", "selector"),
+    ("api.core.v1.ServiceSpec", "selector"),
+    ("api.node.v1.Scheduling", "nodeSelector"),
+];
+
+static KEY_DEFAULTS: &[(&str, &str, &str)] = &[
+    ("api.core.v1.ContainerPort", "protocol", "TCP"),
+    ("api.core.v1.LocalObjectReference", "name", ""),
+    ("api.core.v1.ServicePort", "protocol", "TCP"),
 ];
 
 #[cfg(test)]
@@ -339,6 +414,19 @@ mod tests {
         for name in ATOMIC_TYPES {
             let name = format!("io.k8s.{name}");
             assert!(graph().fields(&name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_atomic_map_and_every_defaulted_key_exists() {
+        for (name, field) in ATOMIC_MAPS {
+            let name = format!("io.k8s.{name}");
+            let found = graph().fields(&name).and_then(|fields| fields.get(*field));
+            assert!(matches!(found.unwrap().shape, Shape::Map(_)), "{name}.{field}");
+        }
+        for (name, field, _) in KEY_DEFAULTS {
+            let name = format!("io.k8s.{name}");
+            assert!(graph().fields(&name).unwrap().contains_key(*field), "{name}.{field}");
         }
     }
 }

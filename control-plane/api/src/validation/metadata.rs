@@ -6,7 +6,7 @@ use super::names::{label_value, qualified_name, subdomain};
 use super::{Errors, Path};
 
 /// All annotations of an object together.
-const ANNOTATIONS_SIZE: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_SIZE: usize = 256 * 1024;
 
 /// What a kind's names must look like.
 pub(super) type NameRule = fn(&str) -> Vec<String>;
@@ -131,28 +131,40 @@ pub(super) fn label_selector(errors: &mut Errors, selector: &Value, path: &Path)
     let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
     for (index, expression) in expressions.enumerate() {
         let path = path.index(index);
-        let values = expression["values"].as_array().map_or(0, Vec::len);
-        match expression["operator"].as_str().unwrap_or_default() {
-            "In" | "NotIn" if values == 0 => {
-                let why = "must be specified when `operator` is 'In' or 'NotIn'";
-                errors.required(&path.child("values"), why);
-            }
-            "Exists" | "DoesNotExist" if values > 0 => {
-                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                errors.forbidden(&path.child("values"), why);
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => {
-                let why = "not a valid selector operator";
-                errors.invalid(&path.child("operator"), &expression["operator"], why);
-            }
+        if !operands(errors, expression, &path) {
+            let why = "not a valid selector operator";
+            errors.invalid(&path.child("operator"), &expression["operator"], why);
         }
-        let key = expression["key"].as_str().unwrap_or_default();
-        errors.complain(&path.child("key"), key, qualified_name(key));
-        let values = expression["values"].as_array().into_iter().flatten();
-        for (index, value) in values.filter_map(Value::as_str).enumerate() {
-            errors.complain(&path.child("values").index(index), value, label_value(value));
+        key_and_values(errors, expression, &path);
+    }
+}
+
+/// Checks that a requirement has values where its operator takes them. The answer is whether the
+/// operator is known.
+pub(super) fn operands(errors: &mut Errors, requirement: &Value, path: &Path) -> bool {
+    let values = requirement["values"].as_array().map_or(0, Vec::len);
+    match requirement["operator"].as_str().unwrap_or_default() {
+        "In" | "NotIn" if values == 0 => {
+            let why = "must be specified when `operator` is 'In' or 'NotIn'";
+            errors.required(&path.child("values"), why);
         }
+        "Exists" | "DoesNotExist" if values > 0 => {
+            let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            errors.forbidden(&path.child("values"), why);
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        _ => return false,
+    }
+    true
+}
+
+/// Checks the key and the values of a requirement on labels.
+pub(super) fn key_and_values(errors: &mut Errors, requirement: &Value, path: &Path) {
+    let key = requirement["key"].as_str().unwrap_or_default();
+    errors.complain(&path.child("key"), key, qualified_name(key));
+    let values = requirement["values"].as_array().into_iter().flatten();
+    for (index, value) in values.filter_map(Value::as_str).enumerate() {
+        errors.complain(&path.child("values").index(index), value, label_value(value));
     }
 }
 

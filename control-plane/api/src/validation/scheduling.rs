@@ -12,7 +12,8 @@ use super::{Errors, FieldError, Path};
 use crate::object;
 
 const SYSTEM_PREFIX: &str = "system-";
-const SYSTEM_CLASSES: [(&str, i64); 2] =
+/// The priority classes of the system, and their values.
+pub const SYSTEM_PRIORITY_CLASSES: [(&str, i64); 2] =
     [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 /// What is above is the system's.
 const HIGHEST_PRIORITY: i64 = 1_000_000_000;
@@ -51,7 +52,7 @@ pub(crate) fn priority_class(new: &Value, old: Option<&Value>) -> Vec<FieldError
 
 fn known_system_class(class: &Value, value: i64) -> Result<(), String> {
     let name = object::name(class);
-    match SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) {
+    match SYSTEM_PRIORITY_CLASSES.iter().find(|(known, _)| *known == name) {
         None => Err(format!("{name} is not a known system priority class")),
         Some((_, own)) if *own != value => {
             Err(format!("value of {name} PriorityClass must be {own}"))

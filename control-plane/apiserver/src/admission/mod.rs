@@ -1,15 +1,19 @@
 //! What the cluster decides about an object beyond the object itself.
 //!
 //! The chain for a new object, in this order: the name a node may use, the namespace it goes into,
-//! a pod's service account and tolerations, and last, when the object is known to be valid, a
-//! service's addresses and ports.
+//! what a pod's containers ask for by default, its service account, tolerations and priority; and
+//! when the object is known to be valid, limit ranges, a service's addresses and ports, and whether
+//! a priority class may be the default.
 //!
-//! Guarantees: no address or node port is given to two services; whatever is refused is refused
-//! before anything is stored. It reads the caches and never writes.
+//! Guarantees: no address or node port is given to two services, and one priority class at most is
+//! the default; whatever is refused is refused before anything is stored. It reads the caches and
+//! never writes.
 
+mod limits;
 mod namespace;
 mod node;
 mod pod;
+mod priority;
 mod service;
 mod service_addresses;
 mod service_ledger;
@@ -21,17 +25,17 @@ use bowline_api::cidr::DualStackCidr;
 use bowline_api::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
-use tokio::sync::OwnedMutexGuard;
 
 pub(crate) use namespace::SYSTEM_NAMESPACES;
 
-/// An allocation that is not visible yet. Dropped when it is.
-pub(crate) type Reserved = OwnedMutexGuard<service_ledger::Ledger>;
+/// What a write took that is not visible yet. Dropped when it is.
+pub(crate) type Reserved = Box<dyn Send>;
 
 /// See the module's documentation.
 pub(crate) struct Admission {
     caches: Arc<Caches>,
     services: service::Allocator,
+    default_class: priority::DefaultClass,
     toleration_seconds: i64,
 }
 
@@ -42,7 +46,8 @@ impl Admission {
         toleration_seconds: i64,
     ) -> Self {
         let services = service::Allocator::new(service_cidr);
-        Self { caches, services, toleration_seconds }
+        let default_class = priority::DefaultClass::default();
+        Self { caches, services, default_class, toleration_seconds }
     }
 
     /// Decides about a new object and fills in what the cluster gives it.
@@ -56,7 +61,15 @@ impl Admission {
         namespace::check_target(&self.caches, place, value)?;
         match place.resource.plural {
             "namespaces" => namespace::fill(value),
-            "pods" => pod::fill(value, self.toleration_seconds),
+            "pods" => {
+                if limits::fill(&self.caches, place, value) {
+                    // It follows from what the containers ask for.
+                    value["status"]["qosClass"] = Value::Null;
+                    (place.resource.apply_defaults)(value);
+                }
+                pod::fill(value, self.toleration_seconds);
+                priority::resolve(&self.caches, place, value)?;
+            }
             _ => {}
         }
         Ok(())
@@ -71,6 +84,21 @@ impl Admission {
         old: &Value,
     ) -> Result<(), Status> {
         node::check_update(user, place, new, old)
+    }
+
+    /// Decides about an object that is valid by itself.
+    pub(crate) fn check_valid(
+        &self,
+        place: &Place,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        match (place.resource.plural, old) {
+            ("pods", None) | ("persistentvolumeclaims", _) => {
+                limits::check(&self.caches, place, new, old)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Decides about a delete.
@@ -98,17 +126,18 @@ impl Admission {
         }
     }
 
-    /// Gives a service its addresses and ports. The write must be visible in the caches before
-    /// what this returns is dropped.
+    /// Gives a service its addresses and ports, and a priority class the part of the default. The
+    /// write must be visible in the caches before what this returns is dropped.
     pub(crate) async fn allocate(
         &self,
         place: &Place,
         value: &mut Value,
         old: Option<&Value>,
     ) -> Result<Option<Reserved>, Status> {
-        if place.resource.plural != "services" {
-            return Ok(None);
+        match place.resource.plural {
+            "services" => self.services.allocate(&self.caches, place, value, old).await,
+            "priorityclasses" => self.default_class.take(&self.caches, place, value).await,
+            _ => Ok(None),
         }
-        self.services.allocate(&self.caches, place, value, old).await
     }
 }

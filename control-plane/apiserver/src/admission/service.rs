@@ -58,7 +58,7 @@ impl Allocator {
             clear_ports(value);
         }
         if errors.is_empty() {
-            return Ok(Some(ledger));
+            return Ok(Some(Box::new(ledger)));
         }
         Err(Status::invalid(place.resource, object::name(value), &errors))
     }

@@ -93,7 +93,7 @@ pub(crate) fn join(
         )));
     }
     check_addresses(caches, node, &request.params.subject_alt_names)?;
-    let user = User { name, groups: vec![NODES.to_owned()] };
+    let user = User::new(name, &[NODES]);
     authority.sign_node(&user, node, &request).map_err(|error| Status::internal_error(&error))
 }
 

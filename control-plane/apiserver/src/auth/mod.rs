@@ -2,7 +2,8 @@
 //!
 //! Guarantees: every request carries a [`User`] that came from a verified client certificate of
 //! the cluster's own CA, or from an in-process client; nothing in an HTTP message can name a user.
-//! What the [`authorizer::Authorizer`] does not allow is refused.
+//! What the [`authorizer::Authorizer`] does not allow is refused, and reviews tell beforehand what
+//! it would say.
 //!
 //! It does not know tokens of service accounts, role bindings or impersonation.
 
@@ -10,30 +11,55 @@ pub(crate) mod authorizer;
 pub(crate) mod join;
 mod node_rules;
 pub(crate) mod pki;
+mod rules;
 pub(crate) mod secret_file;
 
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The group that may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
+/// The group of everybody who is known.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 /// The group of the agents.
 pub(crate) const NODES: &str = "system:nodes";
 /// What the name of an agent's user starts with; the node's name follows.
 pub(crate) const NODE_USER_PREFIX: &str = "system:node:";
 /// The user of the server's own writes and of its connections to agents.
-pub(crate) const APISERVER_USER: &str = "system:apiserver";
+const APISERVER_USER: &str = "system:apiserver";
+
+/// What a user has beside the name: by which certificate they came.
+const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// Who makes a request. A request extension: HTTP clients cannot set it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
+    /// Tells users of one name apart; empty when there is only one.
+    pub(crate) uid: String,
     pub(crate) groups: Vec<String>,
+    /// What else is known of the user. It decides nothing.
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
+    pub(crate) fn new(name: impl Into<String>, groups: &[&str]) -> Self {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        Self { name: name.into(), groups, ..Self::default() }
+    }
+
     /// The server itself.
     pub(crate) fn apiserver() -> Self {
-        Self { name: APISERVER_USER.to_owned(), groups: vec![MASTERS.to_owned()] }
+        Self::new(APISERVER_USER, &[MASTERS])
+    }
+
+    /// The user with the group that everybody has who is known.
+    pub(crate) fn authenticated(mut self) -> Self {
+        if !self.is_in(AUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
     }
 
     pub(crate) fn is_in(&self, group: &str) -> bool {
@@ -57,6 +83,9 @@ impl User {
             .filter_map(|group| group.as_str().ok())
             .map(str::to_owned)
             .collect();
-        Some(Self { name, groups })
+        let digest: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+        let credential = vec![format!("X509SHA256={digest}")];
+        let extra = BTreeMap::from([(CREDENTIAL_ID.to_owned(), credential)]);
+        Some(Self { name, groups, extra, ..Self::default() })
     }
 }

@@ -3,8 +3,8 @@
 //! The CA's key is made once and kept under `<data_dir>/pki` with mode 0600. The server's own
 //! certificates are made anew at every start and live in memory only.
 
+use super::User;
 use super::secret_file;
-use super::{APISERVER_USER, MASTERS, User};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::{
@@ -196,7 +196,7 @@ impl Authority {
     /// are verified, and may be absent.
     pub(crate) fn server_tls(&self) -> Result<ServerConfig, PkiFailed> {
         let tls = |error: rustls::Error| PkiFailed::Tls(error.to_string());
-        let user = User { name: "bowline-apiserver".to_owned(), groups: Vec::new() };
+        let user = User::new("bowline-apiserver", &[]);
         let usages = [ExtendedKeyUsagePurpose::ServerAuth];
         let identity = self.identity(&user, self.server_names.clone(), &usages)?;
         let (chain, key) = identity.for_tls()?;
@@ -217,7 +217,7 @@ impl Authority {
     /// TLS for the server's connections to agents.
     pub(crate) fn agent_tls(&self) -> Result<ClientConfig, PkiFailed> {
         let tls = |error: rustls::Error| PkiFailed::Tls(error.to_string());
-        let user = User { name: APISERVER_USER.to_owned(), groups: vec![MASTERS.to_owned()] };
+        let user = User::apiserver();
         let (chain, key) = self.client_identity(&user)?.for_tls()?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()

@@ -54,6 +54,23 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Document, Statu
     Err(Status::bad_request("the body of the request is not an object"))
 }
 
+/// The configuration in the body of an apply: YAML, of which JSON is a part.
+pub(super) fn configuration(body: &[u8]) -> Result<Document, Status> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Status::bad_request(format!("error decoding YAML: {error}"))
+    };
+    // YAML as it is read here does not take every JSON, and takes longer.
+    let document = match body.trim_ascii_start().first() {
+        Some(b'{') => document::from_json(body).or_else(|_| document::from_yaml(body)),
+        _ => document::from_yaml(body),
+    };
+    let document = document.map_err(|error| failed(&error))?;
+    if document.value.is_object() {
+        return Ok(document);
+    }
+    Err(failed(&"a configuration must be an object"))
+}
+
 pub(super) fn parse_json(body: &[u8]) -> Result<Value, Status> {
     serde_json::from_slice(body).map_err(|error| not_json(&error))
 }

@@ -24,10 +24,10 @@ mod resources;
 mod respond;
 mod watch;
 
+use crate::auth::User;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::join;
 use crate::auth::pki::Authority;
-use crate::auth::{MASTERS, User};
 use crate::metrics::Meters;
 use crate::objects::Objects;
 use crate::watch::Caches;
@@ -71,7 +71,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 
 async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let user = request.extensions().get::<User>().cloned();
+    let user = request.extensions().get::<User>().cloned().map(User::authenticated);
     // Read only for a failure.
     let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().cloned().collect();
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
@@ -132,9 +132,13 @@ async fn dispatch(
         ));
     }
     // These tell what others do.
+    let allowed = {
+        let verb = request.method().as_str().to_ascii_lowercase();
+        api.authorizer.authorize_path(user, &verb, request.uri().path()).is_ok()
+    };
     let masters_may = |what: &str| {
         let only = || Status::forbidden_path(format!("only members of system:masters may {what}"));
-        user.is_in(MASTERS).then_some(()).ok_or_else(only)
+        allowed.then_some(()).ok_or_else(only)
     };
     match &route {
         Route::Metrics => {

@@ -6,13 +6,21 @@ use super::query::Query;
 use crate::auth::User;
 use crate::objects::{Caller, DeleteOptions, FieldValidation, ListOptions, Propagation};
 use crate::watch::Filter;
+use bowline_api::managed::APPLY_MEDIA_TYPE;
 use bowline_api::selector::{FieldSelector, LabelSelector};
 use bowline_api::status::Status;
+use bowline_api::validation::{field_manager, force_without_apply, manager_of_user_agent};
 use http::HeaderMap;
+use http::header::{HeaderValue, USER_AGENT};
 use serde_json::Value;
 
-/// Whose write it is and how it is meant.
-pub(super) fn caller(user: &User, query: &Query) -> Result<Caller, Status> {
+/// Whose call it is and how it is meant.
+pub(super) fn caller(
+    user: &User,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Caller, Status> {
     let fields = match query.get("fieldValidation") {
         "" | "Warn" => FieldValidation::Warn,
         "Strict" => FieldValidation::Strict,
@@ -25,10 +33,35 @@ pub(super) fn caller(user: &User, query: &Query) -> Result<Caller, Status> {
     };
     let mut caller = Caller::new(user.clone());
     caller.fields = fields;
+    caller.subresource.clone_from(&target.subresource);
+    caller.manager = match query.get("fieldManager") {
+        "" => {
+            let user_agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
+            manager_of_user_agent(&String::from_utf8_lossy(user_agent.unwrap_or_default()))
+        }
+        manager => manager.to_owned(),
+    };
     for value in query.all("dryRun") {
         caller.dry_run = dry_run(value)?;
     }
     Ok(caller)
+}
+
+/// Checks what a write says of its manager. To apply is the one that must say it.
+pub(super) fn check_manager(verb: &str, headers: &HeaderMap, query: &Query) -> Result<(), Status> {
+    let kind = match verb {
+        "create" => "CreateOptions",
+        "update" => "UpdateOptions",
+        "patch" => "PatchOptions",
+        _ => return Ok(()),
+    };
+    let applies = verb == "patch" && body::content_type(headers) == APPLY_MEDIA_TYPE;
+    let mut errors = match verb == "patch" && !applies && !query.get("force").is_empty() {
+        true => force_without_apply(),
+        false => Vec::new(),
+    };
+    errors.extend(field_manager(query.get("fieldManager"), applies));
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid_options(kind, &errors)) }
 }
 
 fn dry_run(value: &str) -> Result<bool, Status> {

@@ -6,10 +6,11 @@ use super::query::Query;
 use super::{Api, body, logs, options, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
-use crate::objects::{Caller, DeleteOptions, Deleted, List, Part, Place};
+use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place, reviews};
 use crate::watch::Object;
 use axum::extract::Request;
 use axum::response::Response;
+use bowline_api::managed::APPLY_MEDIA_TYPE;
 use bowline_api::object;
 use bowline_api::patch::{self, PatchFailed, PatchKind};
 use bowline_api::selector::FieldSelector;
@@ -44,9 +45,10 @@ pub(super) async fn serve(
         "log" => Form::JSON,
         _ => negotiate::form(&head.headers, query, &offer)?,
     };
-    let body = body::read(body).await?;
-    let caller = options::caller(user, query)?;
     let headers = &head.headers;
+    options::check_manager(verb, headers, query)?;
+    let body = body::read(body).await?;
+    let caller = options::caller(user, &target, query, headers)?;
     let mut call = Call { api, target: &target, query, headers, form, caller };
     let mut response = match verb {
         "get" => call.get().await,
@@ -112,7 +114,8 @@ fn authorize(
     let name = if target.name.is_empty() { selected.unwrap_or("") } else { &target.name };
     let act = Act {
         verb,
-        resource: target.resource,
+        group: target.resource.group,
+        resource: target.resource.plural,
         namespace: &target.namespace,
         name,
         node: node.unwrap_or(""),
@@ -192,9 +195,14 @@ impl Call<'_> {
                 objects.delete(&self.caller, &place, &options).await?;
                 Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
-            _ => {
+            _ if place.resource.stored => {
                 let created = objects.create(&mut self.caller, &place, value).await?;
                 self.object(StatusCode::CREATED, &created)
+            }
+            _ => {
+                let authorizer = &*self.api.authorizer;
+                let answer = reviews::answer(authorizer, &mut self.caller, &place, value)?;
+                self.object(StatusCode::CREATED, &answer)
             }
         }
     }
@@ -213,7 +221,7 @@ impl Call<'_> {
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {
             if !object::name(&value).is_empty() {
-                same_name(&place, &value)?;
+                place.check_name(&value)?;
             }
             let make = |_: &Object| Ok(value.clone());
             let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
@@ -226,12 +234,12 @@ impl Call<'_> {
 
     async fn patch(&mut self, body: &[u8]) -> Result<Response, Status> {
         let content_type = body::content_type(self.headers);
+        if content_type == APPLY_MEDIA_TYPE {
+            return self.apply(body).await;
+        }
         let kind = PatchKind::from_content_type(content_type).ok_or_else(|| {
-            let mut status = Status::unsupported_media_type(&PatchKind::MEDIA_TYPES);
-            if content_type == "application/apply-patch+yaml" {
-                status.message = format!("server-side apply is not served: {}", status.message);
-            }
-            status
+            let [json, merge, strategic] = PatchKind::MEDIA_TYPES;
+            Status::unsupported_media_type(&[json, merge, strategic, APPLY_MEDIA_TYPE])
         })?;
         let patch = body::parse_json(body)?;
         let (place, part) = (self.place(), self.part());
@@ -244,7 +252,7 @@ impl Call<'_> {
                         Status { code: 422, reason: "Invalid", ..Status::bad_request(message) }
                     }
                 })?;
-            same_name(&place, &patched)?;
+            place.check_name(&patched)?;
             Ok(patched)
         };
         let objects = &self.api.objects;
@@ -254,6 +262,29 @@ impl Call<'_> {
         }
         let object = objects.change(&mut self.caller, &place, part, &make).await?;
         self.object(StatusCode::OK, &object)
+    }
+
+    async fn apply(&mut self, body: &[u8]) -> Result<Response, Status> {
+        let document = body::configuration(body)?;
+        self.caller.duplicates = document.duplicates;
+        let force = self.query.flag("force")?;
+        let (place, part, config) = (self.place(), self.part(), &document.value);
+        let objects = &self.api.objects;
+        if self.target.subresource == "scale" {
+            let scale = objects.apply_scale(&mut self.caller, &place, config, force).await?;
+            return self.other(&scale.value);
+        }
+        let user = self.caller.user.clone();
+        let may_create = || authorize(self.api, &user, self.target, "create", self.query);
+        let may_create: Option<&(dyn Fn() -> Result<(), Status> + Sync)> = match part {
+            Part::Main => Some(&may_create),
+            _ => None,
+        };
+        let application = Application { config, force, may_create };
+        let applied = objects.apply(&mut self.caller, &place, part, &application).await?;
+        let (object, created) = applied;
+        let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+        self.object(code, &object)
     }
 
     fn delete_options(&mut self, body: &[u8]) -> Result<DeleteOptions, Status> {
@@ -287,15 +318,4 @@ impl Call<'_> {
         let list = List { objects, revision, next: None, remaining: None };
         respond::list(self.form, resource, &list)
     }
-}
-
-fn same_name(place: &Place, patched: &Value) -> Result<(), Status> {
-    let said = object::name(patched);
-    if said == place.name {
-        return Ok(());
-    }
-    Err(Status::bad_request(format!(
-        "the name of the object ({said}) does not match the name on the URL ({})",
-        place.name
-    )))
 }

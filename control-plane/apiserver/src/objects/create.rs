@@ -1,5 +1,6 @@
 //! Creating objects.
 
+use super::update::Noted;
 use super::{Caller, Objects, Place, settle, timestamp};
 use crate::admission::Admission;
 use crate::store::Write;
@@ -23,6 +24,16 @@ impl Objects {
         &self,
         caller: &mut Caller,
         place: &Place,
+        value: Value,
+    ) -> Result<Arc<Object>, Status> {
+        self.create_noted(caller, place, Noted::ByChange, value).await
+    }
+
+    pub(super) async fn create_noted(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        noted: Noted,
         mut value: Value,
     ) -> Result<Arc<Object>, Status> {
         let resource = place.resource;
@@ -33,6 +44,11 @@ impl Objects {
             ));
         }
         caller.decode(resource, &mut value)?;
+        if noted == Noted::ByChange {
+            // Before the cluster adds its own: that is nobody's.
+            (resource.apply_defaults)(&mut value);
+            caller.note(resource, None, &mut value);
+        }
         let generated = object::name(&value).is_empty()
             && !value["metadata"]["generateName"].as_str().unwrap_or_default().is_empty();
         let tries = if generated { GENERATE_NAME_TRIES } else { 1 };
@@ -76,6 +92,7 @@ impl Objects {
         if !errors.is_empty() {
             return Err(Status::invalid(resource, &name, &errors));
         }
+        self.admission.check_valid(place, &value, None)?;
         let place = Place { name: name.clone(), ..place.clone() };
         let cache = self.caches.of(resource);
         if cache.get(&place.key()).is_some() {

@@ -7,10 +7,12 @@
 //! goes away or is told that it took too long. It knows nothing of HTTP: failures are [`Status`]
 //! values.
 
+mod apply;
 mod binding;
 mod create;
 mod delete;
 mod list;
+pub(crate) mod reviews;
 mod scale;
 mod update;
 
@@ -18,18 +20,23 @@ use crate::admission::Admission;
 use crate::auth::User;
 use crate::store::{Revision, Store, StoreError, Write, WriteFailed};
 use crate::watch::{CacheBehind, Caches, Object};
+use bowline_api::managed::{self, Writer};
 use bowline_api::resource::Resource;
 use bowline_api::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{RwLock, oneshot};
 
+pub(crate) use apply::Application;
 pub(crate) use delete::{DeleteOptions, Deleted, Propagation};
 pub(crate) use list::{List, ListOptions, parse_revision};
 pub(crate) use update::Part;
 
 /// How often a write is tried again when somebody else was faster.
 const CONFLICT_RETRIES: usize = 8;
+/// What the server is called as the manager of fields.
+const SERVER_MANAGER: &str = "kube-apiserver";
 
 /// Where an object is.
 #[derive(Clone)]
@@ -53,6 +60,18 @@ impl Place {
         crate::store::key(self.resource.group, self.resource.plural, &self.namespace, &self.name)
     }
 
+    /// Checks that an object has the name of the place.
+    pub(crate) fn check_name(&self, value: &Value) -> Result<(), Status> {
+        let said = bowline_api::object::name(value);
+        if said == self.name {
+            return Ok(());
+        }
+        Err(Status::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({})",
+            self.name
+        )))
+    }
+
     pub(crate) fn not_found(&self) -> Status {
         Status::not_found(self.resource, &self.name)
     }
@@ -70,6 +89,10 @@ pub(crate) enum FieldValidation {
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub(crate) user: User,
+    /// As the object's entries of managers name the writer.
+    pub(crate) manager: String,
+    /// Through which subresource; empty for the object itself.
+    pub(crate) subresource: String,
     pub(crate) dry_run: bool,
     pub(crate) fields: FieldValidation,
     /// Paths of fields that the body has more than once.
@@ -79,14 +102,27 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The server itself, as the user.
     pub(crate) fn new(user: User) -> Self {
         Self {
             user,
+            manager: SERVER_MANAGER.to_owned(),
+            subresource: String::new(),
             dry_run: false,
             fields: FieldValidation::Ignore,
             duplicates: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// Who writes, for the entries of managers.
+    fn writer<'a>(&'a self, now: &'a str) -> Writer<'a> {
+        Writer { manager: &self.manager, subresource: &self.subresource, now }
+    }
+
+    /// Notes the writer in an object that is as the client wants it.
+    fn note(&self, resource: &Resource, old: Option<&Value>, new: &mut Value) {
+        managed::update(resource, old, new, &self.writer(&timestamp(Duration::ZERO)));
     }
 
     /// Checks the type of every field, and drops or refuses those that the kind does not have;
@@ -240,7 +276,7 @@ fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
 }
 
 /// Now, as timestamps are written: RFC 3339 in whole seconds.
-fn timestamp(after: std::time::Duration) -> String {
+fn timestamp(after: Duration) -> String {
     let now = jiff::Timestamp::now();
     let then = now.checked_add(after).unwrap_or(now);
     then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -1,6 +1,6 @@
 //! The scale of an object: `autoscaling/v1` Scale as a view of its replicas.
 
-use super::{Caller, Objects, Part, Place};
+use super::{Application, Caller, Objects, Part, Place};
 use crate::watch::Object;
 use bowline_api::object;
 use bowline_api::resource::ScalePaths;
@@ -8,6 +8,8 @@ use bowline_api::status::Status;
 use bowline_api::validation::FieldError;
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+const SCALE_VERSION: &str = "autoscaling/v1";
 
 impl Objects {
     pub(crate) async fn scale(&self, place: &Place) -> Result<Arc<Object>, Status> {
@@ -35,6 +37,37 @@ impl Objects {
                 Ok(value)
             })
             .await?;
+        Ok(view(paths, &updated))
+    }
+}
+
+impl Objects {
+    /// Applies a scale: what is applied to the object is that it has so many replicas.
+    pub(crate) async fn apply_scale(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        scale: &Value,
+        force: bool,
+    ) -> Result<Arc<Object>, Status> {
+        let paths = paths(place)?;
+        let text = |field: &str| scale[field].as_str().unwrap_or_default();
+        if (text("apiVersion"), text("kind")) != (SCALE_VERSION, "Scale") {
+            return Err(Status::bad_request(format!(
+                "invalid object type: {}, Kind={}",
+                text("apiVersion"),
+                text("kind")
+            )));
+        }
+        let (resource, metadata) = (place.resource, &scale["metadata"]);
+        let mut config = json!({
+            "apiVersion": resource.api_version(), "kind": resource.kind, "metadata": metadata,
+        });
+        if !scale["spec"]["replicas"].is_null() {
+            set(&mut config, paths.spec_replicas, Value::from(replicas(place, scale)?));
+        }
+        let application = Application { config: &config, force, may_create: None };
+        let (updated, _) = self.apply(caller, place, Part::Main, &application).await?;
         Ok(view(paths, &updated))
     }
 }
@@ -80,7 +113,7 @@ fn view(paths: ScalePaths, object: &Object) -> Arc<Object> {
     let metadata = &value["metadata"];
     let mut scale = json!({
         "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
+        "apiVersion": SCALE_VERSION,
         "metadata": {
             "name": metadata["name"],
             "namespace": metadata["namespace"],

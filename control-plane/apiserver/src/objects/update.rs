@@ -4,8 +4,8 @@ use super::{CONFLICT_RETRIES, Caller, Objects, Place, settle};
 use crate::admission::Admission;
 use crate::store::Write;
 use crate::watch::Object;
-use bowline_api::object;
 use bowline_api::status::Status;
+use bowline_api::{managed, object};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -32,6 +32,15 @@ pub(crate) enum Part {
     Finalize,
     /// A pod's node, and the condition that says so.
     Binding,
+}
+
+/// How the writer gets into the object's entries of managers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// By what the write changes.
+    ByChange,
+    /// It is there: a configuration was applied.
+    Already,
 }
 
 /// What one try to write an update came to.
@@ -92,11 +101,22 @@ impl Objects {
         part: Part,
         make: &(dyn Fn(&Object) -> Result<Value, Status> + Sync),
     ) -> Result<Arc<Object>, Status> {
+        self.change_noted(caller, place, part, Noted::ByChange, make).await
+    }
+
+    pub(super) async fn change_noted(
+        &self,
+        caller: &mut Caller,
+        place: &Place,
+        part: Part,
+        noted: Noted,
+        make: &(dyn Fn(&Object) -> Result<Value, Status> + Sync),
+    ) -> Result<Arc<Object>, Status> {
         for _ in 0..CONFLICT_RETRIES {
             let current = self.get(place).await?;
             let proposed = make(&current)?;
             caller.warnings.clear();
-            match self.try_update(caller, place, part, &current, proposed).await? {
+            match self.try_update(caller, place, (part, noted), &current, proposed).await? {
                 Tried::Done(object) => {
                     if matches!(part, Part::Main) {
                         caller.warnings.extend(Admission::warnings(place, &object.value));
@@ -113,7 +133,7 @@ impl Objects {
         &self,
         caller: &mut Caller,
         place: &Place,
-        part: Part,
+        (part, noted): (Part, Noted),
         current: &Object,
         mut value: Value,
     ) -> Result<Tried, Status> {
@@ -121,23 +141,10 @@ impl Objects {
         check_versions(place, current, &value)?;
         settle(place, &mut value)?;
         caller.decode(resource, &mut value)?;
-        let old = &current.value;
-        match part {
-            Part::Main => {
-                (resource.apply_defaults)(&mut value);
-                object::prepare_for_update(resource, &mut value, old);
-            }
-            Part::Status => object::prepare_for_status_update(resource, &mut value, old),
-            Part::Finalize => {
-                let finalizers = value["spec"]["finalizers"].take();
-                value = old.clone();
-                value["spec"]["finalizers"] = finalizers;
-            }
-            // Made by the server itself from the current object.
-            Part::Binding => {}
-        }
-        let revision = current.revision;
+        let (old, revision) = (&current.value, current.revision);
+        prepare(caller, place, (part, noted), &mut value, old);
         object::set_metadata(&mut value, "resourceVersion", &revision.to_string());
+        managed::keep_times(&mut value, old);
         self.admission.check_update(&caller.user, place, &value, old)?;
         let errors = match part {
             // A binding changes what an update may not.
@@ -148,7 +155,10 @@ impl Objects {
             return Err(Status::invalid(resource, &place.name, &errors));
         }
         let reserved = match part {
-            Part::Main => self.admission.allocate(place, &mut value, Some(old)).await?,
+            Part::Main => {
+                self.admission.check_valid(place, &value, Some(old))?;
+                self.admission.allocate(place, &mut value, Some(old)).await?
+            }
             Part::Status | Part::Finalize | Part::Binding => None,
         };
         if value == *old {
@@ -165,6 +175,45 @@ impl Objects {
         match self.write(place, write, reserved).await? {
             Some(revision) => Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision)))),
             None => Ok(Tried::Overtaken),
+        }
+    }
+}
+
+/// Makes of what the client sent what the object becomes, and notes who it was.
+fn prepare(
+    caller: &Caller,
+    place: &Place,
+    (part, noted): (Part, Noted),
+    value: &mut Value,
+    old: &Value,
+) {
+    let resource = place.resource;
+    let entries = value["metadata"]["managedFields"].clone();
+    match part {
+        Part::Main => {
+            (resource.apply_defaults)(value);
+            if noted == Noted::ByChange {
+                caller.note(resource, Some(old), value);
+            }
+            object::prepare_for_update(resource, value, old);
+            return;
+        }
+        Part::Status => object::prepare_for_status_update(resource, value, old),
+        Part::Finalize => {
+            let finalizers = value["spec"]["finalizers"].take();
+            *value = old.clone();
+            value["spec"]["finalizers"] = finalizers;
+        }
+        // Made by the server itself from the current object; whose it is, is not noted.
+        Part::Binding => return,
+    }
+    match noted {
+        Noted::ByChange => caller.note(resource, Some(old), value),
+        Noted::Already if entries.is_null() => {
+            object::metadata_mut(value).remove("managedFields");
+        }
+        Noted::Already => {
+            object::metadata_mut(value).insert("managedFields".to_owned(), entries);
         }
     }
 }

@@ -79,7 +79,7 @@ async fn server() -> Server {
 }
 
 fn caller() -> Caller {
-    Caller::new(User { name: "admin".to_owned(), groups: vec![MASTERS.to_owned()] })
+    Caller::new(User::new("admin", &[MASTERS]))
 }
 
 /// Makes a service that asks for one certain address.

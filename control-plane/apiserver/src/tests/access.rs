@@ -29,7 +29,7 @@ async fn strangers_see_nothing() {
     }
     let ca = call("GET", "/bowline/v1/ca").by(None).send(&server).await.expect(200);
     assert!(ca.as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
-    let somebody = User { name: "somebody".to_owned(), groups: Vec::new() };
+    let somebody = User::new("somebody", &[]);
     let answer = call("GET", PODS).by(Some(somebody)).send(&server).await;
     assert_eq!(answer.failure(), (403, "Forbidden"));
     assert_eq!(
@@ -182,7 +182,7 @@ async fn a_node_reads_the_secrets_of_its_pods() {
 #[tokio::test]
 async fn the_scheduler_binds_and_does_not_delete() {
     let server = server().await;
-    let scheduler = || Some(User { name: "system:kube-scheduler".to_owned(), groups: Vec::new() });
+    let scheduler = || Some(User::new("system:kube-scheduler", &[]));
     call("POST", PODS).json(&pod("p")).send(&server).await.expect(201);
     let binding = json!({ "target": { "kind": "Node", "name": "n1" } });
     let path = format!("{PODS}/p/binding");
@@ -228,7 +228,9 @@ async fn a_node_joins_with_the_secret_and_gets_only_its_own_identity() {
     let pem = join(parts[2], "n1", &csr).send(&server).await.expect(200);
     let der = CertificateDer::from_pem_slice(pem.as_str().unwrap().as_bytes()).unwrap();
     let user = User::of_certificate(&der).unwrap();
-    assert_eq!(user, node("n1"));
+    assert_eq!((&user.name, &user.groups), (&node("n1").name, &node("n1").groups));
+    let credential = &user.extra["authentication.kubernetes.io/credential-id"][0];
+    assert_eq!(credential.len(), "X509SHA256=".len() + 64, "{credential}");
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
     let names = certificate.subject_alternative_name().unwrap().unwrap();
     // The address of the API server's own service is not the node's to have.

@@ -212,6 +212,20 @@ fn workload_samples() -> Vec<Sample> {
     ]
 }
 
+/// What is posted, answered and not stored.
+fn reviews() -> Vec<Sample> {
+    let of = |kind, spec| sample("authorization.k8s.io/v1", kind, json!({ "spec": spec }));
+    let pods = json!({ "verb": "list", "resource": "pods", "namespace": NAMESPACE });
+    let of_somebody = json!({ "user": "somebody", "resourceAttributes": pods });
+    vec![
+        sample("authentication.k8s.io/v1", "SelfSubjectReview", json!({})),
+        of("LocalSubjectAccessReview", of_somebody.clone()),
+        of("SelfSubjectAccessReview", json!({ "resourceAttributes": pods })),
+        of("SelfSubjectRulesReview", json!({ "namespace": NAMESPACE })),
+        of("SubjectAccessReview", of_somebody),
+    ]
+}
+
 /// A kind as discovery shows it.
 struct Announced {
     /// Of its objects in the namespace of the test, or of all its objects.
@@ -264,14 +278,16 @@ async fn every_kind_takes_every_verb() {
     call("POST", "/api/v1/namespaces").json(&namespace).send(&server).await.expect(201);
     let mut samples = samples();
     samples.extend(workload_samples());
+    let reviews = reviews();
     let announced = announced(&server).await;
 
     let names = |api_version: &str, kind: &str| (api_version.to_owned(), kind.to_owned());
-    let tried: BTreeSet<_> = samples.iter().map(|it| names(it.api_version, it.kind)).collect();
+    let all = samples.iter().chain(&reviews);
+    let tried: BTreeSet<_> = all.map(|it| names(it.api_version, it.kind)).collect();
     let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
     assert_eq!(tried, table, "the table of this test is not the server's");
     assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
-    assert_eq!(samples.len(), 38);
+    assert_eq!((samples.len(), reviews.len()), (38, 5));
 
     for sample in &samples {
         // Shown when it fails.
@@ -285,6 +301,44 @@ async fn every_kind_takes_every_verb() {
         assert_eq!(kind.verbs.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
         one_object(&server, sample, kind).await;
         collection(&server, sample, kind).await;
+    }
+    for review in &reviews {
+        println!("{} {}", review.api_version, review.kind);
+        answered(&server, review, &announced[&names(review.api_version, review.kind)]).await;
+    }
+}
+
+/// A review is answered, and there is nothing to be had of it afterwards.
+async fn answered(server: &Server, review: &Sample, kind: &Announced) {
+    assert_eq!(kind.verbs, ["create".to_owned()].into());
+    assert!(kind.subresources.is_empty());
+    let mut asked = review.object.clone();
+    asked["apiVersion"] = json!(review.api_version);
+    asked["kind"] = json!(review.kind);
+    for query in ["", "?dryRun=All"] {
+        let path = format!("{}{query}", kind.path);
+        let answer = call("POST", &path).json(&asked).send(server).await.expect(201);
+        let types = (&answer["apiVersion"], &answer["kind"]);
+        assert_eq!(types, (&asked["apiVersion"], &asked["kind"]));
+        assert!(answer["status"].is_object(), "{answer}");
+        for field in ["name", "uid", "resourceVersion"] {
+            assert_eq!(answer["metadata"][field], Value::Null, "{answer}");
+        }
+    }
+    let named = format!("{}/one", kind.path);
+    let watched = format!("{}?watch=true", kind.path);
+    for (method, path) in [
+        ("GET", &kind.path),
+        ("GET", &watched),
+        ("GET", &named),
+        ("POST", &named),
+        ("PUT", &named),
+        ("PATCH", &named),
+        ("DELETE", &named),
+        ("DELETE", &kind.path),
+    ] {
+        let refused = call(method, path).json(&asked).send(server).await;
+        assert_eq!(refused.failure(), (405, "MethodNotAllowed"), "{method} {path}");
     }
 }
 
@@ -391,17 +445,46 @@ async fn scale(server: &Server, path: &str) {
     assert_eq!(read["spec"]["replicas"], 3);
 }
 
+/// Makes an object by applying it; a second time changes nothing, and another manager's label is
+/// its own.
+async fn applied(server: &Server, path: &str, object: &Value) {
+    let apply = |manager: &str, config: &Value| {
+        call("PATCH", &format!("{path}?fieldManager={manager}"))
+            .header("content-type", "application/apply-patch+yaml")
+            .json(config)
+    };
+    let created = apply("keeper", object).send(server).await.expect(201);
+    let managers = |object: &Value| {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap().iter();
+        entries.map(|entry| entry["manager"].to_string()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(managers(&created), ["\"keeper\"".to_owned()].into());
+    let again = apply("keeper", object).send(server).await.expect(200);
+    assert_eq!(again, created);
+    let label = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"],
+        "metadata": { "name": object["metadata"]["name"], "labels": { "visited": "1" } } });
+    let visited = apply("visitor", &label).send(server).await.expect(200);
+    assert_eq!(visited["metadata"]["labels"]["visited"], "1");
+    assert_eq!(managers(&visited), ["\"keeper\"", "\"visitor\""].map(str::to_owned).into());
+    assert_eq!(call("GET", path).send(server).await.expect(200), visited);
+}
+
 async fn collection(server: &Server, sample: &Sample, kind: &Announced) {
-    for name in &sample.names[1..] {
-        call("POST", &kind.path).json(&sample.named(name)).send(server).await.expect(201);
-    }
+    let [_, applied_name, posted] = sample.names;
+    let path = format!("{}/{applied_name}", kind.path);
+    applied(server, &path, &sample.named(applied_name)).await;
+    call("POST", &kind.path).json(&sample.named(posted)).send(server).await.expect(201);
+    let there = call("GET", &kind.path).send(server).await.expect(200);
     let all = call("DELETE", &format!("{}?{BACKGROUND}", kind.path));
     let all = all.send(server).await;
     if !kind.verbs.contains("deletecollection") {
         assert_eq!(all.failure(), (405, "MethodNotAllowed"));
         return;
     }
-    assert_eq!(all.expect(200)["items"].as_array().unwrap().len(), 2);
+    // Some kinds have objects from the start.
+    let there = there["items"].as_array().unwrap().len();
+    assert_eq!(there, if sample.kind == "PriorityClass" { 4 } else { 2 });
+    assert_eq!(all.expect(200)["items"].as_array().unwrap().len(), there);
     let left = call("GET", &kind.path).send(server).await.expect(200);
     assert_eq!(left["items"], json!([]));
 }

@@ -41,7 +41,7 @@ pub(crate) struct Held {
     pub(crate) watchers: usize,
 }
 
-/// One cache for every resource of the table.
+/// One cache for every resource of the table that is stored.
 pub(crate) struct Caches {
     /// By `<group>/<resource>` as in the store's keys.
     caches: HashMap<String, Cache>,
@@ -55,7 +55,8 @@ impl Caches {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LoadFailed> {
-        let caches = RESOURCES.iter().map(|r| (place(r), Cache::new(r))).collect();
+        let stored = RESOURCES.iter().filter(|resource| resource.stored);
+        let caches = stored.map(|resource| (place(resource), Cache::new(resource))).collect();
         let ended = CancellationToken::new();
         let this = Arc::new(Self { caches, applied: watch::Sender::new(0), ended: ended.clone() });
         let changes = this.load(&*store).await.map_err(|e| LoadFailed(e.to_string()))?;
@@ -73,13 +74,15 @@ impl Caches {
         self.ended.cancelled().await;
     }
 
+    /// The cache of a resource that is stored.
     pub(crate) fn of(&self, resource: &Resource) -> &Cache {
         &self.caches[&place(resource)]
     }
 
     /// How much there is of each resource, in the order of the table.
     pub(crate) fn held(&self) -> Vec<Held> {
-        let held = RESOURCES.iter().map(|resource| {
+        let stored = RESOURCES.iter().filter(|resource| resource.stored);
+        let held = stored.map(|resource| {
             let cache = self.of(resource);
             Held { resource, objects: cache.objects(), watchers: cache.watchers() }
         });

@@ -1,4 +1,4 @@
-//! Volumes, storage drivers, quotas and networking.
+//! Volumes, storage drivers, quotas, networking and reviews.
 
 use crate::resource::find;
 
@@ -35,5 +35,26 @@ fn rows_say_what_clients_know() {
         assert_eq!(row.schema, format!("io.k8s.api.{package}.v1.{kind}"));
         assert!(row.categories.is_empty() && row.scale.is_none(), "{kind}");
         assert_eq!(row.verbs.len(), 8, "{kind}");
+    }
+}
+
+#[test]
+fn reviews_are_created_and_not_stored() {
+    let (who, may) = ("authentication.k8s.io", "authorization.k8s.io");
+    let table = [
+        (who, "SelfSubjectReview", false),
+        (may, "LocalSubjectAccessReview", true),
+        (may, "SelfSubjectAccessReview", false),
+        (may, "SelfSubjectRulesReview", false),
+        (may, "SubjectAccessReview", false),
+    ];
+    for (group, kind, namespaced) in table {
+        let singular = kind.to_lowercase();
+        let row = find(group, "v1", &format!("{singular}s")).unwrap();
+        assert_eq!((row.kind, row.singular), (kind, singular.as_str()));
+        assert_eq!((row.namespaced, row.stored, row.status), (namespaced, false, false), "{kind}");
+        assert_eq!(row.verbs, ["create"], "{kind}");
+        let package = group.split('.').next().unwrap();
+        assert_eq!(row.schema, format!("io.k8s.api.{package}.v1.{kind}"));
     }
 }
