@@ -91,6 +91,15 @@ impl Status {
         Self::new(409, "Conflict", message, details(resource, name))
     }
 
+    /// 409 with a cause of the caller's, for a write to a subresource such as `binding`.
+    pub fn conflict_on(resource: &Resource, subresource: &str, name: &str, cause: &str) -> Self {
+        let mut details = details(resource, name);
+        details["kind"] = json!(format!("{}/{subresource}", resource.plural));
+        let what = qualified(resource.group, &format!("{}/{subresource}", resource.plural));
+        let message = format!("Operation cannot be fulfilled on {what} \"{name}\": {cause}");
+        Self::new(409, "Conflict", message, details)
+    }
+
     /// 409 for a configuration that would change what others manage.
     pub fn apply_conflict(conflicts: &[Conflict], message: String) -> Self {
         let cause = |conflict: &Conflict| {
@@ -267,6 +276,12 @@ mod tests {
                 "Conflict",
                 "Operation cannot be fulfilled on deployments.apps \"d\": the object has been \
                  modified; please apply your changes to the latest version and try again",
+            ),
+            (
+                Status::conflict_on(pods, "binding", "a", "no"),
+                409,
+                "Conflict",
+                "Operation cannot be fulfilled on pods/binding \"a\": no",
             ),
             (Status::forbidden(pods, "a", "no"), 403, "Forbidden", "pods \"a\" is forbidden: no"),
             (Status::forbidden(pods, "", "no"), 403, "Forbidden", "pods is forbidden: no"),

@@ -5,6 +5,7 @@ mod applies;
 mod kinds;
 mod lifecycle;
 mod metrics;
+mod options;
 mod protobuf;
 mod reads;
 mod services;

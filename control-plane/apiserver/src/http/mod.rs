@@ -75,7 +75,7 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     // Read only for a failure.
     let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().cloned().collect();
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
-    let watch = query.as_ref().is_ok_and(|query| query.flag("watch").unwrap_or(false));
+    let watch = query.as_ref().is_ok_and(|query| query.flag("watch"));
     let running = api.meters.begin(&method, &route, watch);
     let answer = match query {
         Ok(query) => dispatch(&api, user.as_ref(), route, &query, request).await,

@@ -46,9 +46,9 @@ pub(super) async fn serve(
         _ => negotiate::form(&head.headers, query, &offer)?,
     };
     let headers = &head.headers;
-    options::check_manager(verb, headers, query)?;
+    options::check_write(verb, headers, query)?;
     let body = body::read(body).await?;
-    let caller = options::caller(user, &target, query, headers)?;
+    let caller = options::caller(user, &target, query, headers);
     let mut call = Call { api, target: &target, query, headers, form, caller };
     let mut response = match verb {
         "get" => call.get().await,
@@ -67,7 +67,7 @@ pub(super) async fn serve(
 fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str, Status> {
     let collection = target.name.is_empty();
     let verb = match (method.as_str(), collection) {
-        ("GET" | "HEAD", _) if query.flag("watch")? && target.subresource.is_empty() => "watch",
+        ("GET" | "HEAD", _) if query.flag("watch") && target.subresource.is_empty() => "watch",
         ("GET" | "HEAD", false) => "get",
         ("GET" | "HEAD", true) => "list",
         ("POST", _) => "create",
@@ -158,7 +158,10 @@ impl Call<'_> {
                 let scale = objects.scale(&place).await?;
                 self.other(&scale.value)
             }
-            _ => self.object(StatusCode::OK, &*objects.get(&place).await?),
+            _ => {
+                let version = self.query.get("resourceVersion");
+                self.object(StatusCode::OK, &*objects.get_since(&place, version).await?)
+            }
         }
     }
 
@@ -261,7 +264,7 @@ impl Call<'_> {
     async fn apply(&mut self, body: &[u8]) -> Result<Response, Status> {
         let document = body::configuration(body)?;
         self.caller.duplicates = document.duplicates;
-        let force = self.query.flag("force")?;
+        let force = self.query.flag("force");
         let (place, part, config) = (self.place(), self.part(), &document.value);
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {

@@ -50,7 +50,8 @@ impl Position {
                 let after = value["after"].as_str()?.to_owned();
                 Some(Self { revision, after })
             });
-        parsed.ok_or_else(|| Status::bad_request("continue key is not valid"))
+        parsed
+            .ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid"))
     }
 
     fn token(&self) -> String {
@@ -60,7 +61,12 @@ impl Position {
 }
 
 pub(crate) fn parse_revision(text: &str) -> Result<Revision, Status> {
-    text.parse().map_err(|_| Status::bad_request(format!("invalid resource version {text:?}")))
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: \
+             strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
 }
 
 impl Objects {

@@ -203,6 +203,20 @@ impl Objects {
         }
     }
 
+    /// The object as it was at a revision that a client names, or later: `""` is now, `"0"` any.
+    pub(crate) async fn get_since(
+        &self,
+        place: &Place,
+        version: &str,
+    ) -> Result<Arc<Object>, Status> {
+        match version {
+            "" => return self.get(place).await,
+            "0" => {}
+            version => self.wait_for(parse_revision(version)?).await?,
+        }
+        self.caches.of(place.resource).get(&place.key()).ok_or_else(|| place.not_found())
+    }
+
     pub(crate) async fn get(&self, place: &Place) -> Result<Arc<Object>, Status> {
         if self.catch_up().await.is_ok() {
             let cache = self.caches.of(place.resource);
