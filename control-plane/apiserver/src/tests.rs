@@ -2,6 +2,8 @@
 
 mod access;
 mod applies;
+mod faulty;
+mod health;
 mod kinds;
 mod lifecycle;
 mod metrics;
@@ -15,7 +17,8 @@ mod workloads;
 mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
-use crate::{ApiServer, Config};
+use crate::store::Store;
+use crate::{ApiServer, BOOKMARK_EVERY, Config};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -44,6 +47,13 @@ pub(super) fn config(dir: &Path) -> Config {
 pub(super) async fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let api = ApiServer::start(config(dir.path())).await.unwrap();
+    Server { api, dir }
+}
+
+/// A server over a store of the test's own.
+pub(super) async fn server_over(engine: impl Store, dir: tempfile::TempDir) -> Server {
+    let config = config(dir.path());
+    let api = ApiServer::start_over(config, engine, BOOKMARK_EVERY).await.unwrap();
     Server { api, dir }
 }
 

@@ -12,6 +12,7 @@ mod body;
 mod document;
 mod documents;
 mod events;
+mod health;
 mod logs;
 mod negotiate;
 mod net;
@@ -28,6 +29,7 @@ use crate::auth::authorizer::Authorizer;
 use crate::auth::join;
 use crate::auth::pki::Authority;
 use crate::auth::{MASTERS, User};
+use crate::health::Health;
 use crate::metrics::Meters;
 use crate::objects::Objects;
 use crate::watch::Caches;
@@ -57,6 +59,7 @@ pub(crate) struct Api {
     pub(crate) authorizer: Box<dyn Authorizer>,
     pub(crate) agents: AgentClient,
     pub(crate) meters: Meters,
+    pub(crate) health: Health,
     pub(crate) advertise: SocketAddr,
     /// Between two bookmarks of a watch.
     pub(crate) bookmark_every: Duration,
@@ -103,7 +106,9 @@ async fn dispatch(
     request: Request,
 ) -> Result<Response, Status> {
     match route {
-        Route::Health => return Ok(documents::health()),
+        Route::Health { endpoint, check } => {
+            return health::serve(api, user, (endpoint, &check), query).await;
+        }
         Route::Version => return Ok(documents::version()),
         Route::Authority => {
             let pem = api.authority.certificate_pem().to_owned();
