@@ -20,6 +20,8 @@ pub struct Status {
     pub message: String,
     /// The `details` field; `Value::Null` when there are none.
     pub details: Value,
+    /// The token with which a list that failed can go on all the same.
+    pub next: Option<String>,
 }
 
 impl std::error::Error for Status {}
@@ -53,7 +55,7 @@ fn causes_and_text(errors: &[FieldError]) -> (Vec<Value>, String) {
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: String, details: Value) -> Self {
-        Self { code, reason, message, details }
+        Self { code, reason, message, details, next: None }
     }
 
     /// 404 for a missing object.
@@ -237,6 +239,9 @@ impl Status {
             "metadata": {},
             "status": if success { "Success" } else { "Failure" },
         });
+        if let Some(next) = &self.next {
+            value["metadata"]["continue"] = json!(next);
+        }
         if !self.message.is_empty() {
             value["message"] = json!(self.message);
         }

@@ -244,10 +244,7 @@ fn behind(error: CacheBehind) -> Status {
 
 fn store_failed(error: StoreError) -> Status {
     match error {
-        StoreError::Compacted { .. } => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You must start a new list without the continue parameter.",
-        ),
+        StoreError::Compacted { .. } => Status::expired(error.to_string()),
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         StoreError::Future { .. } => Status::timeout(error.to_string()),
         StoreError::Overloaded { .. } => {

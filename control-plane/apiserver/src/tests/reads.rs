@@ -1,5 +1,6 @@
 //! Lists, selectors, pages, tables, documents.
 
+use super::faulty::Faulty;
 use super::*;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -64,6 +65,50 @@ async fn pages_show_one_revision() {
     assert_eq!(names(&exact), ["a", "b", "c"]);
     let junk = call("GET", &format!("{CONFIGMAPS}?limit=2&continue=junk")).send(&server).await;
     assert_eq!(junk.failure(), (400, "BadRequest"));
+}
+
+#[tokio::test]
+async fn a_list_whose_revision_is_forgotten_goes_on_with_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Faulty::open(dir.path());
+    let server = server_over(store.clone(), dir).await;
+    for name in ["a", "b", "c"] {
+        let made = configmap(name, json!({}));
+        call("POST", CONFIGMAPS).json(&made).send(&server).await.expect(201);
+    }
+    let get = |query: String| call("GET", &format!("{CONFIGMAPS}?{query}")).send(&server);
+    let first = get("limit=1".to_owned()).await.expect(200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    call("DELETE", &format!("{CONFIGMAPS}/b")).send(&server).await.expect(200);
+    call("POST", CONFIGMAPS).json(&configmap("d", json!({}))).send(&server).await.expect(201);
+    let newest = store.revision().await.unwrap();
+    store.compact(newest).await.unwrap();
+
+    let gone = get(format!("limit=1&continue={token}")).await;
+    assert_eq!(gone.failure(), (410, "Expired"));
+    assert_eq!(
+        gone.body["message"],
+        "The provided continue parameter is too old to display a consistent list result. You can \
+         start a new list without the continue parameter, or use the continue token in this \
+         response to retrieve the remainder of the results. Continuing with the provided token \
+         results in an inconsistent list - objects that were created, modified, or deleted \
+         between the time the first chunk was returned and now may show up in the list."
+    );
+    let token = gone.body["metadata"]["continue"].as_str().unwrap();
+    let second = get(format!("limit=1&continue={token}")).await.expect(200);
+    assert_eq!(names(&second), ["c"]);
+    assert_eq!(second["metadata"]["resourceVersion"], newest.to_string());
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let third = get(format!("limit=1&continue={token}")).await.expect(200);
+    assert_eq!((names(&third), &third["metadata"]["continue"]), (vec!["d"], &Value::Null));
+
+    // Who asks for a revision, and not for the rest of a list, has nothing to go on with.
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = get(format!("resourceVersion={version}&resourceVersionMatch=Exact")).await;
+    assert_eq!(exact.failure(), (410, "Expired"));
+    let message = "The resourceVersion for the provided list is too old.";
+    assert_eq!(exact.body["message"], message);
+    assert_eq!(exact.body["metadata"], json!({}));
 }
 
 #[tokio::test]
