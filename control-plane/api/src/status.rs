@@ -139,6 +139,15 @@ impl Status {
         Self::new(422, "Invalid", message, details)
     }
 
+    /// 422 for a patch of which no object can be made. `shown` is the patched object or the patch.
+    pub fn invalid_patch(shown: &str, cause: &str) -> Self {
+        let detail = format!("Invalid value: {}: {cause}", Value::from(shown));
+        let error = FieldError { field: "patch".to_owned(), reason: "FieldValueInvalid", detail };
+        // It names no kind and no object.
+        let message = format!(" \"\" is invalid: {error}");
+        Self::new(422, "Invalid", message, json!({ "causes": [error.cause()] }))
+    }
+
     /// 400.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message.into(), Value::Null)

@@ -8,6 +8,7 @@ mod kinds;
 mod lifecycle;
 mod metrics;
 mod options;
+mod patches;
 mod protobuf;
 mod reads;
 mod services;

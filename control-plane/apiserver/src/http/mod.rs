@@ -17,6 +17,7 @@ mod logs;
 mod negotiate;
 mod net;
 mod options;
+mod patches;
 mod path;
 mod protobuf;
 mod query;

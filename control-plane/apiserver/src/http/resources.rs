@@ -3,7 +3,7 @@
 use super::negotiate::{self, Form, Offer};
 use super::path::Target;
 use super::query::Query;
-use super::{Api, body, logs, options, respond, watch};
+use super::{Api, body, logs, options, patches, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
 use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place};
@@ -176,7 +176,7 @@ impl Call<'_> {
     /// The object in the body. What it says twice is for `decode` to judge.
     fn sent(&mut self, body: &[u8]) -> Result<Value, Status> {
         let document = body::object(self.headers, body)?;
-        self.caller.duplicates = document.duplicates;
+        self.caller.complaints = document.complaints();
         Ok(document.value)
     }
 
@@ -238,7 +238,7 @@ impl Call<'_> {
             let [json, merge, strategic] = PatchKind::MEDIA_TYPES;
             Status::unsupported_media_type(&[json, merge, strategic, APPLY_MEDIA_TYPE])
         })?;
-        let patch = body::parse_json(body)?;
+        let patch = patches::read(kind, body, &mut self.caller)?;
         let (place, part) = (self.place(), self.part());
         let resource = self.target.resource;
         let make = |current: &Object| -> Result<Value, Status> {
@@ -263,7 +263,7 @@ impl Call<'_> {
 
     async fn apply(&mut self, body: &[u8]) -> Result<Response, Status> {
         let document = body::configuration(body)?;
-        self.caller.duplicates = document.duplicates;
+        self.caller.complaints = document.complaints();
         let force = self.query.flag("force");
         let (place, part, config) = (self.place(), self.part(), &document.value);
         let objects = &self.api.objects;
