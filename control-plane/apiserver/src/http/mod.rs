@@ -9,6 +9,7 @@
 
 mod agent;
 mod body;
+mod compress;
 mod document;
 mod documents;
 mod events;
@@ -78,6 +79,7 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let user = request.extensions().get::<User>().cloned();
     // Read only for a failure.
     let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().cloned().collect();
+    let gzip = method != Method::HEAD && negotiate::accepts_gzip(request.headers());
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
     let watch = query.as_ref().is_ok_and(|query| query.flag("watch"));
     let running = api.meters.begin(&method, &route, watch);
@@ -96,7 +98,7 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         code = response.status().as_u16(),
         "request"
     );
-    response
+    if gzip { compress::large(response) } else { response }
 }
 
 async fn dispatch(

@@ -133,6 +133,49 @@ async fn tables_and_metadata_are_made_on_request() {
 }
 
 #[tokio::test]
+async fn large_answers_are_compressed_for_who_takes_gzip() {
+    use std::io::Read;
+    let server = server().await;
+    let mut large = configmap("large", json!({}));
+    large["data"]["key"] = json!("value ".repeat(50_000));
+    call("POST", CONFIGMAPS).json(&large).send(&server).await.expect(201);
+    call("POST", CONFIGMAPS).json(&configmap("small", json!({}))).send(&server).await.expect(201);
+    let router = server.api.router();
+    let (large, small) = (format!("{CONFIGMAPS}/large"), format!("{CONFIGMAPS}/small"));
+    let absent = format!("{CONFIGMAPS}/absent");
+    let watch = format!("{CONFIGMAPS}?watch=1&timeoutSeconds=1");
+    for (method, path, accept, expected) in [
+        ("GET", &large, "gzip", true),
+        ("GET", &large, "gzip;q=0", false),
+        ("GET", &large, "br", false),
+        ("GET", &CONFIGMAPS.to_owned(), "deflate, gzip", true),
+        ("GET", &small, "gzip", false),
+        ("GET", &absent, "gzip", false),
+        ("GET", &watch, "gzip", false),
+        ("HEAD", &large, "gzip", false),
+        ("GET", &"/openapi/v3/api/v1".to_owned(), "gzip", true),
+    ] {
+        let plain = call(method, path).response(&router).await.into_body();
+        let plain = plain.collect().await.unwrap().to_bytes();
+        let sent = call(method, path).header("accept-encoding", accept).response(&router).await;
+        let (head, body) = sent.into_parts();
+        let coding = head.headers.get("content-encoding").map(|it| it.to_str().unwrap());
+        assert_eq!(coding, expected.then_some("gzip"), "{method} {path} {accept}");
+        let body = body.collect().await.unwrap().to_bytes();
+        if expected {
+            let mut read = Vec::new();
+            flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut read).unwrap();
+            assert!(read == plain, "{path}");
+            assert!(body.len() < plain.len() / 2, "{path}: {}", body.len());
+            let vary: Vec<_> = head.headers.get_all("vary").iter().collect();
+            assert!(vary.iter().any(|it| *it == "Accept-Encoding"), "{vary:?}");
+        } else {
+            assert!(body == plain, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_server_describes_itself() {
     let server = server().await;
     let version = call("GET", "/version").by(None).send(&server).await.expect(200);
