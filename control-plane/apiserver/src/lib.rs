@@ -38,6 +38,7 @@ use store::{Measured, RedbStore, Retention, Store};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
+pub use self::http::Limits;
 pub use auth::pki::PkiFailed;
 pub use auth::secret_file::write as write_secret_file;
 pub use bootstrap::BootstrapFailed;
@@ -69,6 +70,8 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// How long pods stay on a node that is lost, unless they say.
     pub default_unreachable_toleration_seconds: i64,
+    /// How much it takes on at a time.
+    pub limits: Limits,
 }
 
 /// The server cannot start.
@@ -162,6 +165,7 @@ impl ApiServer {
         let agents = http::AgentClient::new(authority.agent_tls()?);
         let authorizer = Box::new(BuiltIn::new(caches.clone()));
         let advertise = config.advertise;
+        let bounds = http::Bounds::new(config.limits, meters.clone());
         let health = health::Health::new(store, caches.clone(), stop.streams.clone());
         let router = http::router(Arc::new(http::Api {
             objects,
@@ -171,6 +175,7 @@ impl ApiServer {
             agents,
             meters,
             health,
+            bounds,
             advertise,
             bookmark_every,
             stop: stop.streams.clone(),

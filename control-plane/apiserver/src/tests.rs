@@ -6,6 +6,7 @@ mod faulty;
 mod health;
 mod kinds;
 mod lifecycle;
+mod limits;
 mod metrics;
 mod options;
 mod patches;
@@ -19,7 +20,7 @@ mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
 use crate::store::Store;
-use crate::{ApiServer, BOOKMARK_EVERY, Config};
+use crate::{ApiServer, BOOKMARK_EVERY, Config, Limits};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -42,6 +43,7 @@ pub(super) fn config(dir: &Path) -> Config {
         advertise: "172.30.0.1:6443".parse().unwrap(),
         server_names: vec!["api.example".to_owned()],
         default_unreachable_toleration_seconds: 5,
+        limits: Limits::DEFAULT,
     }
 }
 

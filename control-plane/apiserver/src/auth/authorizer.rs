@@ -3,15 +3,10 @@
 //! [`BuiltIn`] knows the users that a cluster has by itself: masters, the two control loops and
 //! the nodes. Everybody else may look at discovery and at nothing more.
 
-use super::{MASTERS, NODES, User, node_rules};
+use super::{CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER, User, node_rules};
 use crate::watch::Caches;
 use bowline_api::resource::Resource;
 use std::sync::Arc;
-
-/// The user of the scheduler.
-const SCHEDULER: &str = "system:kube-scheduler";
-/// The user of the controllers.
-const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 
 /// What somebody wants to do to an object or a collection.
 #[derive(Clone, Copy)]

@@ -14,6 +14,7 @@ mod document;
 mod documents;
 mod events;
 mod health;
+mod limits;
 mod logs;
 mod negotiate;
 mod net;
@@ -47,6 +48,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::AgentClient;
+pub(crate) use limits::Bounds;
+use limits::Class;
+pub use limits::Limits;
 pub(crate) use path::Route;
 use query::Query;
 
@@ -62,6 +66,7 @@ pub(crate) struct Api {
     pub(crate) agents: AgentClient,
     pub(crate) meters: Meters,
     pub(crate) health: Health,
+    pub(crate) bounds: Bounds,
     pub(crate) advertise: SocketAddr,
     /// Between two bookmarks of a watch.
     pub(crate) bookmark_every: Duration,
@@ -82,9 +87,13 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let gzip = method != Method::HEAD && negotiate::accepts_gzip(request.headers());
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
     let watch = query.as_ref().is_ok_and(|query| query.flag("watch"));
-    let running = api.meters.begin(&method, &route, watch);
+    let class = Class::of(&method, &route, watch, user.as_ref());
+    let running = api.meters.begin(&method, &route, watch, class.kind());
     let answer = match query {
-        Ok(query) => dispatch(&api, user.as_ref(), route, &query, request).await,
+        Ok(query) => {
+            let answer = dispatch(&api, user.as_ref(), route, &query, request);
+            api.bounds.keep(class, &query, answer).await
+        }
         Err(status) => Err(status),
     };
     let response =

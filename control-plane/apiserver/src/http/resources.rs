@@ -53,7 +53,10 @@ pub(super) async fn serve(
     let mut response = match verb {
         "get" => call.get().await,
         "list" => call.list().await,
-        "watch" => watch::serve(api, &target, query, form).await,
+        "watch" => {
+            let open = api.bounds.watch(user)?;
+            watch::serve(api, &target, query, form, open).await
+        }
         "create" => call.create(&body).await,
         "update" => call.update(&body).await,
         "patch" => call.patch(&body).await,

@@ -5,6 +5,7 @@
 //! the server stops, and when its reader is too slow; the client resumes from the last revision it
 //! saw.
 
+use super::limits::OpenWatch;
 use super::negotiate::{Encoding, Form, Shape};
 use super::path::Target;
 use super::query::Query;
@@ -44,6 +45,8 @@ struct Watch {
     stop: CancellationToken,
     /// Tables name their columns in the first event only.
     columns: bool,
+    /// The user has one watch less when this one is gone.
+    _open: OpenWatch,
 }
 
 pub(super) async fn serve(
@@ -51,6 +54,7 @@ pub(super) async fn serve(
     target: &Target,
     query: &Query,
     form: Form,
+    open: OpenWatch,
 ) -> Result<Response, Status> {
     let mut filter = options::filter(target, query)?;
     if !target.name.is_empty() {
@@ -98,6 +102,7 @@ pub(super) async fn serve(
         deadline: Instant::now() + Duration::from_secs(timeout),
         stop: api.stop.clone(),
         columns: true,
+        _open: open,
     };
     let lines = stream::unfold(watch, |mut watch| async move {
         let line = watch.next().await?;
