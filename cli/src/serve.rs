@@ -77,8 +77,8 @@ pub(crate) struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     max_watches_per_user: u32,
     /// Seconds that a request may take, unless it is a stream
-    #[arg(long, value_name = "SECONDS", default_value_t = Limits::DEFAULT.request_timeout.as_secs())]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(default_value_t = Limits::DEFAULT.request_timeout.as_secs())]
     request_timeout: u64,
     /// Threads of the runtime
     #[arg(long, value_name = "COUNT", default_value_t = 2)]

@@ -201,13 +201,9 @@ mod tests {
         for directive in FIELD_VALIDATION {
             assert_eq!(texts(&field_validation(directive)), none);
         }
-        assert_eq!(
-            texts(&field_validation("strict")),
-            [
-                "fieldValidation: Unsupported value: \"strict\": supported values: \"\", \"Ignore\", \
-              \"Strict\", \"Warn\""
-            ]
-        );
+        let strict = "fieldValidation: Unsupported value: \"strict\": supported values: \"\", \
+                      \"Ignore\", \"Strict\", \"Warn\"";
+        assert_eq!(texts(&field_validation("strict")), [strict]);
         let both = "propagationPolicy: Invalid value: \"Orphan\": orphanDependents and \
                     deletionPropagation cannot be both set";
         let unknown = "propagationPolicy: Unsupported value: \"\": supported values: \

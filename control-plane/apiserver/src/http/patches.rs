@@ -43,7 +43,8 @@ fn operations(document: &Document) -> Vec<String> {
             complaints.push((index, format!("json patch unknown field \"[{index}].{key}\"")));
         }
     }
-    let index = |path: &str| path.strip_prefix('[')?.split(']').next()?.parse().ok();
+    let index =
+        |path: &str| -> Option<usize> { path.strip_prefix('[')?.split(']').next()?.parse().ok() };
     let twice = document.duplicates.iter().zip(document.complaints());
     complaints.extend(
         twice.map(|(path, text)| (index(path).unwrap_or_default(), format!("json patch {text}"))),

@@ -14,7 +14,7 @@ const MERGE: &str = r#"{ "spec": {
 
 const OPERATIONS: &str = r#"[
     { "op": "add", "path": "/spec/unknown1", "value": "val1", "foo": "bar" },
-    { "op": "add", "path": "/spec/unknown2", "path": "/spec/unknown3", "value": { "a": 1, "a": 2 } },
+    { "op": "add", "path": "/spec/unknown2", "path": "/spec/unknown3", "value": { "a": 1, "a": 2 }},
     { "op": "add", "path": "/spec/template/spec/containers/0/unknownNested", "value": "val1" }
 ]"#;
 
@@ -123,8 +123,8 @@ async fn a_refusal_shows_the_patched_object_or_the_strategic_patch() {
     let refused = patch("strategic-merge-patch", "fieldValidation=Strict", body);
     assert_eq!(
         refused.send(&server).await.body["message"],
-        " \"\" is invalid: patch: Invalid value: \"map[spec:map[colour:map[a:[true <nil>] b:1]]]\": \
-         strict decoding error: unknown field \"spec.colour\""
+        " \"\" is invalid: patch: Invalid value: \"map[spec:map[colour:map[a:[true <nil>] \
+         b:1]]]\": strict decoding error: unknown field \"spec.colour\""
     );
     let refused = patch("merge-patch", "fieldValidation=Strict", body).send(&server).await;
     let cause = refused.body["details"]["causes"][0]["message"].as_str().unwrap();
