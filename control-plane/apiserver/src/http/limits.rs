@@ -165,7 +165,7 @@ impl Bounds {
         let counted = async {
             let Some(_place) = share.place(system).await else {
                 let Share { limit, flag, .. } = share;
-                return Err(self.refuse(kind, &format!("{limit} are being answered ({flag})")));
+                return Err(self.refuse(kind, &format!("all {limit} places are taken ({flag})")));
             };
             answer.await
         };

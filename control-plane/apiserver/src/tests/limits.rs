@@ -74,7 +74,8 @@ async fn one_read_too_many_is_told_to_come_back() {
     assert_eq!(refused.body["details"], json!({ "retryAfterSeconds": 1 }));
     assert_eq!(
         refused.body["message"],
-        "Too many requests, please try again later: 1 are being answered (--max-requests-inflight)"
+        "Too many requests, please try again later: all 1 places are taken \
+         (--max-requests-inflight)"
     );
     // Writes have places of their own.
     let map = configmap("a", json!({}));
@@ -137,7 +138,7 @@ async fn one_write_too_many_is_told_to_come_back() {
 #[tokio::test]
 async fn the_cluster_itself_waits_for_its_turn_and_gets_it() {
     let server = bounded(one_place()).await;
-    let path = format!("{SLOW_READ}&timeout=300ms");
+    let path = format!("{SLOW_READ}&timeout=1s");
     let mut request = http::Request::get(path).body(Body::empty()).unwrap();
     request.extensions_mut().insert(scheduler());
     let first = begun(&server, request).await;
@@ -179,10 +180,14 @@ async fn a_request_has_so_much_time_and_no_more() {
         wrong.body["message"],
         "invalid timeout specified in the request URL - time: invalid duration \"soon\""
     );
-    // A watch lasts, whatever its client's library says of every request.
+}
+
+#[tokio::test]
+async fn a_watch_lasts_whatever_its_client_says_of_every_request() {
+    let server = server().await;
     let path = format!("{CONFIGMAPS}?watch=1&timeout=20ms");
     let mut events = call("GET", &path).stream(&server).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     call("POST", CONFIGMAPS).json(&configmap("a", json!({}))).send(&server).await.expect(201);
     assert_eq!(events.brief().await, ("ADDED".to_owned(), "a".to_owned()));
 }
