@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_api::cidr::DualStackCidr;
-use bowline_control_plane::{Config, NodeMaskSize};
+use bowline_control_plane::{Config, Limits, NodeMaskSize};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -63,6 +63,23 @@ pub(crate) struct Args {
     /// Seconds that pods stay bound to a node that is not ready
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     default_unreachable_toleration_seconds: i64,
+    /// Reads that are answered at a time; those of agents, control loops and leases have as many
+    /// places of their own
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::DEFAULT.requests_inflight)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    max_requests_inflight: u32,
+    /// Writes that are answered at a time, likewise
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::DEFAULT.mutating_requests_inflight)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    max_mutating_requests_inflight: u32,
+    /// Watches that one user may have open
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::DEFAULT.watches_per_user)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    max_watches_per_user: u32,
+    /// Seconds that a request may take, unless it is a stream
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(default_value_t = Limits::DEFAULT.request_timeout.as_secs())]
+    request_timeout: u64,
     /// Threads of the runtime
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     workers: usize,
@@ -123,5 +140,11 @@ fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<Config> {
         join_secret: None,
         node_monitor_grace_period: Duration::from_secs(args.node_monitor_grace_period),
         default_unreachable_toleration_seconds: args.default_unreachable_toleration_seconds,
+        limits: Limits {
+            requests_inflight: args.max_requests_inflight,
+            mutating_requests_inflight: args.max_mutating_requests_inflight,
+            watches_per_user: args.max_watches_per_user,
+            request_timeout: Duration::from_secs(args.request_timeout),
+        },
     })
 }

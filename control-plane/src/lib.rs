@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bowline_api::cidr::DualStackCidr;
 use bowline_apiserver::ApiServer;
+pub use bowline_apiserver::Limits;
 pub use bowline_controllers::NodeMaskSize;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub node_monitor_grace_period: Duration,
     /// How long pods stay on a node that is lost, unless they say.
     pub default_unreachable_toleration_seconds: i64,
+    /// How much the API server takes on at a time.
+    pub limits: Limits,
 }
 
 /// Runs the control plane on the listeners until the token is cancelled.
@@ -66,6 +69,7 @@ pub async fn run(
         advertise: config.advertise,
         server_names: config.server_names,
         default_unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
+        limits: config.limits,
     })
     .await?;
     let kubeconfig = server.admin_kubeconfig(&config.server_url)?;

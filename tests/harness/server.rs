@@ -25,6 +25,11 @@ pub struct Server {
 impl Server {
     /// Start one with its data in a directory, where another may have left some.
     pub fn start(directory: &Path) -> Result<Self> {
+        Self::start_with(directory, &[])
+    }
+
+    /// Start one with further words on its command line.
+    pub fn start_with(directory: &Path, words: &[&str]) -> Result<Self> {
         let kubeconfig = directory.join("kubeconfig");
         // Its return is the sign that the server is up, on the port that it took.
         drop(fs::remove_file(&kubeconfig));
@@ -38,6 +43,7 @@ impl Server {
             .arg(directory.join("data"))
             .arg("--kubeconfig")
             .arg(&kubeconfig)
+            .args(words)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;

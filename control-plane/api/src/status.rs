@@ -20,6 +20,8 @@ pub struct Status {
     pub message: String,
     /// The `details` field; `Value::Null` when there are none.
     pub details: Value,
+    /// The token with which a list that failed can go on all the same.
+    pub next: Option<String>,
 }
 
 impl std::error::Error for Status {}
@@ -53,7 +55,7 @@ fn causes_and_text(errors: &[FieldError]) -> (Vec<Value>, String) {
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: String, details: Value) -> Self {
-        Self { code, reason, message, details }
+        Self { code, reason, message, details, next: None }
     }
 
     /// 404 for a missing object.
@@ -91,6 +93,15 @@ impl Status {
         Self::new(409, "Conflict", message, details(resource, name))
     }
 
+    /// 409 with a cause of the caller's, for a write to a subresource such as `binding`.
+    pub fn conflict_on(resource: &Resource, subresource: &str, name: &str, cause: &str) -> Self {
+        let mut details = details(resource, name);
+        details["kind"] = json!(format!("{}/{subresource}", resource.plural));
+        let what = qualified(resource.group, &format!("{}/{subresource}", resource.plural));
+        let message = format!("Operation cannot be fulfilled on {what} \"{name}\": {cause}");
+        Self::new(409, "Conflict", message, details)
+    }
+
     /// 409 for a configuration that would change what others manage.
     pub fn apply_conflict(conflicts: &[Conflict], message: String) -> Self {
         let cause = |conflict: &Conflict| {
@@ -126,6 +137,15 @@ impl Status {
         details["kind"] = json!(resource.kind);
         details["causes"] = json!(causes);
         Self::new(422, "Invalid", message, details)
+    }
+
+    /// 422 for a patch of which no object can be made. `shown` is the patched object or the patch.
+    pub fn invalid_patch(shown: &str, cause: &str) -> Self {
+        let detail = format!("Invalid value: {}: {cause}", Value::from(shown));
+        let error = FieldError { field: "patch".to_owned(), reason: "FieldValueInvalid", detail };
+        // It names no kind and no object.
+        let message = format!(" \"\" is invalid: {error}");
+        Self::new(422, "Invalid", message, json!({ "causes": [error.cause()] }))
     }
 
     /// 400.
@@ -228,6 +248,9 @@ impl Status {
             "metadata": {},
             "status": if success { "Success" } else { "Failure" },
         });
+        if let Some(next) = &self.next {
+            value["metadata"]["continue"] = json!(next);
+        }
         if !self.message.is_empty() {
             value["message"] = json!(self.message);
         }
@@ -267,6 +290,12 @@ mod tests {
                 "Conflict",
                 "Operation cannot be fulfilled on deployments.apps \"d\": the object has been \
                  modified; please apply your changes to the latest version and try again",
+            ),
+            (
+                Status::conflict_on(pods, "binding", "a", "no"),
+                409,
+                "Conflict",
+                "Operation cannot be fulfilled on pods/binding \"a\": no",
             ),
             (Status::forbidden(pods, "a", "no"), 403, "Forbidden", "pods \"a\" is forbidden: no"),
             (Status::forbidden(pods, "", "no"), 403, "Forbidden", "pods is forbidden: no"),

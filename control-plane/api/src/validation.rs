@@ -37,7 +37,10 @@ mod volumes;
 mod workload;
 
 pub use field_error::FieldError;
-pub use options::{field_manager, force_without_apply, manager_of_user_agent};
+pub use options::{
+    AskedState, delete_options, dry_run, field_manager, field_validation, force_without_apply,
+    list_options, manager_of_user_agent, watch_options,
+};
 pub use scheduling::SYSTEM_PRIORITY_CLASSES;
 
 pub(crate) use addresses::{ip_address, service_cidr};

@@ -27,6 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         advertise,
         server_names: Vec::new(),
         default_unreachable_toleration_seconds: 300,
+        limits: bowline_apiserver::Limits::DEFAULT,
     })
     .await?;
     let kubeconfig = data_dir.join("kubeconfig");

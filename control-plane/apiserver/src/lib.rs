@@ -11,6 +11,7 @@
 mod admission;
 mod auth;
 mod bootstrap;
+mod health;
 mod http;
 mod listen;
 mod metrics;
@@ -33,10 +34,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Measured, RedbStore, Retention};
+use store::{Measured, RedbStore, Retention, Store};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
+pub use self::http::Limits;
 pub use auth::pki::PkiFailed;
 pub use auth::secret_file::write as write_secret_file;
 pub use bootstrap::BootstrapFailed;
@@ -68,6 +70,8 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// How long pods stay on a node that is lost, unless they say.
     pub default_unreachable_toleration_seconds: i64,
+    /// How much it takes on at a time.
+    pub limits: Limits,
 }
 
 /// The server cannot start.
@@ -132,12 +136,22 @@ impl ApiServer {
         let path = &config.data_dir;
         std::fs::create_dir_all(path)
             .map_err(|source| StartFailed::DataDirectory { path: path.clone(), source })?;
+        let engine = RedbStore::open(&path.join(STORE_FILE), Retention::default())?;
+        Self::start_over(config, engine, bookmark_every).await
+    }
+
+    /// Over a store that is open, in a data directory that is there.
+    async fn start_over(
+        config: Config,
+        engine: impl Store,
+        bookmark_every: Duration,
+    ) -> Result<Self, StartFailed> {
         let service_address = bootstrap::kubernetes_address(config.service_cidr.v4)?;
         let names = server_names(&config, &service_address);
         let secret = config.join_secret.clone();
-        let authority = Arc::new(Authority::open(&path.join(PKI_DIRECTORY), secret, &names)?);
+        let keys = config.data_dir.join(PKI_DIRECTORY);
+        let authority = Arc::new(Authority::open(&keys, secret, &names)?);
         let meters = metrics::Meters::new();
-        let engine = RedbStore::open(&path.join(STORE_FILE), Retention::default())?;
         let store = Arc::new(Measured::new(engine, meters.clone()));
 
         let stop = Stop::new();
@@ -145,12 +159,14 @@ impl ApiServer {
         let toleration_seconds = config.default_unreachable_toleration_seconds;
         let admission =
             admission::Admission::new(caches.clone(), config.service_cidr, toleration_seconds);
-        let objects = objects::Objects::new(store, caches.clone(), admission);
+        let objects = objects::Objects::new(store.clone(), caches.clone(), admission);
         bootstrap::run(&objects, config.service_cidr, config.advertise).await?;
 
         let agents = http::AgentClient::new(authority.agent_tls()?);
         let authorizer = Box::new(BuiltIn::new(caches.clone()));
         let advertise = config.advertise;
+        let bounds = http::Bounds::new(config.limits, meters.clone());
+        let health = health::Health::new(store, caches.clone(), stop.streams.clone());
         let router = http::router(Arc::new(http::Api {
             objects,
             caches: caches.clone(),
@@ -158,6 +174,8 @@ impl ApiServer {
             authorizer,
             agents,
             meters,
+            health,
+            bounds,
             advertise,
             bookmark_every,
             stop: stop.streams.clone(),

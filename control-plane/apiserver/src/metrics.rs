@@ -44,6 +44,29 @@ struct Answered {
     code: u16,
 }
 
+/// Which share a request has a place in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    ReadOnly,
+    Mutating,
+}
+
+impl RequestKind {
+    pub(crate) fn of(method: &Method) -> Self {
+        match *method {
+            Method::GET | Method::HEAD | Method::OPTIONS => Self::ReadOnly,
+            _ => Self::Mutating,
+        }
+    }
+
+    fn label(self) -> Kind {
+        match self {
+            Self::ReadOnly => Kind { request_kind: "readOnly" },
+            Self::Mutating => Kind { request_kind: "mutating" },
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     request_kind: &'static str,
@@ -64,6 +87,7 @@ pub(crate) struct Meters {
     requests: Family<Answered, Counter>,
     durations: Durations<Act>,
     inflight: Family<Kind, Gauge>,
+    dropped: Family<Kind, Counter>,
     store: Durations<StoreCall>,
     registry: Arc<Registry>,
 }
@@ -73,6 +97,7 @@ impl Meters {
         let requests = Family::default();
         let durations: Durations<Act> = Family::new_with_constructor(request_histogram);
         let inflight = Family::default();
+        let dropped = Family::default();
         let store: Durations<StoreCall> = Family::new_with_constructor(store_histogram);
         let mut registry = bowline_metrics::registry(&[]);
         registry.register(
@@ -87,25 +112,43 @@ impl Meters {
         );
         registry.register(
             "apiserver_current_inflight_requests",
-            "Requests that wait for their answer",
+            "Requests that wait for their answer; without streams, which last",
             Family::clone(&inflight),
+        );
+        registry.register(
+            "apiserver_dropped_requests",
+            "Requests that were told to come back later, because there were too many",
+            Family::clone(&dropped),
         );
         registry.register(
             "bowline_store_request_duration_seconds",
             "How long the store took; for a write until it was on the disk",
             store.clone(),
         );
-        Self { requests, durations, inflight, store, registry: Arc::new(registry) }
+        let registry = Arc::new(registry);
+        Self { requests, durations, inflight, dropped, store, registry }
     }
 
-    /// A request that begins. `watch` says that its query asks for one.
-    pub(crate) fn begin(&self, method: &Method, route: &Route, watch: bool) -> Running {
-        let mutating = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let request_kind = if mutating { "mutating" } else { "readOnly" };
-        let inflight = self.inflight.get_or_create_owned(&Kind { request_kind });
-        inflight.inc();
+    /// A request that begins, with the share that it has a place in. `watch` says that its query
+    /// asks for one.
+    pub(crate) fn begin(
+        &self,
+        method: &Method,
+        route: &Route,
+        watch: bool,
+        kind: Option<RequestKind>,
+    ) -> Running {
+        let inflight = kind.map(|kind| self.inflight.get_or_create_owned(&kind.label()));
+        if let Some(inflight) = &inflight {
+            inflight.inc();
+        }
         let act = act(method, route, watch);
         Running { meters: self.clone(), act, inflight, start: Instant::now() }
+    }
+
+    /// A request that was one too many.
+    pub(crate) fn dropped(&self, kind: RequestKind) {
+        self.dropped.get_or_create(&kind.label()).inc();
     }
 
     /// The store has answered.
@@ -131,7 +174,7 @@ impl Meters {
 pub(crate) struct Running {
     meters: Meters,
     act: Act,
-    inflight: Gauge,
+    inflight: Option<Gauge>,
     start: Instant,
 }
 
@@ -149,7 +192,9 @@ impl Running {
 impl Drop for Running {
     /// Also when the client went away and nobody works on its request any more.
     fn drop(&mut self) {
-        self.inflight.dec();
+        if let Some(inflight) = &self.inflight {
+            inflight.dec();
+        }
     }
 }
 

@@ -2,10 +2,15 @@
 
 mod access;
 mod applies;
+mod bounds;
+mod faulty;
+mod health;
 mod kinds;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod options;
+mod patches;
 mod priorities;
 mod protobuf;
 mod reads;
@@ -17,7 +22,8 @@ mod workloads;
 mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
-use crate::{ApiServer, Config};
+use crate::store::Store;
+use crate::{ApiServer, BOOKMARK_EVERY, Config, Limits};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -40,12 +46,20 @@ pub(super) fn config(dir: &Path) -> Config {
         advertise: "172.30.0.1:6443".parse().unwrap(),
         server_names: vec!["api.example".to_owned()],
         default_unreachable_toleration_seconds: 5,
+        limits: Limits::DEFAULT,
     }
 }
 
 pub(super) async fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let api = ApiServer::start(config(dir.path())).await.unwrap();
+    Server { api, dir }
+}
+
+/// A server over a store of the test's own.
+pub(super) async fn server_over(engine: impl Store, dir: tempfile::TempDir) -> Server {
+    let config = config(dir.path());
+    let api = ApiServer::start_over(config, engine, BOOKMARK_EVERY).await.unwrap();
     Server { api, dir }
 }
 

@@ -32,12 +32,16 @@ pub(super) fn node(object: &Value) -> Fields {
 pub(super) fn pod(object: &Value) -> Fields {
     vec![
         ("spec.nodeName", text(object, "/spec/nodeName")),
+        // Its name before there was a version 1.
+        ("spec.host", text(object, "/spec/nodeName")),
         ("spec.restartPolicy", text(object, "/spec/restartPolicy")),
         ("spec.schedulerName", text(object, "/spec/schedulerName")),
         ("spec.serviceAccountName", text(object, "/spec/serviceAccountName")),
         ("spec.hostNetwork", or(text(object, "/spec/hostNetwork"), "false")),
         ("status.phase", text(object, "/status/phase")),
         ("status.podIP", text(object, "/status/podIP")),
+        // A label that is accepted and has no value.
+        ("status.podIPs", String::new()),
         ("status.nominatedNodeName", text(object, "/status/nominatedNodeName")),
     ]
 }

@@ -97,6 +97,10 @@ fn field_selectors() {
         ("metadata.name=a,metadata.namespace=d", true),
         ("metadata.name=b", false),
         ("status.podIP=", true),
+        ("spec.host=n1", true),
+        ("spec.host=n2", false),
+        ("status.podIPs=", true),
+        ("status.podIPs=10.0.0.1", false),
         ("metadata.name!=x\\,y", true),
     ];
     for (text, expected) in table {

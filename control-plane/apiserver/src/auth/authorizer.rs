@@ -4,16 +4,11 @@
 //! the nodes. Everybody else may look at discovery, ask about themselves, and do nothing more.
 
 use super::rules::{self, EVERYBODY, SCHEDULER_RULES, all_but_secrets};
-use super::{AUTHENTICATED, MASTERS, NODES, User, node_rules};
+use super::{AUTHENTICATED, CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER, User, node_rules};
 use crate::watch::Caches;
 use bowline_api::resource::RESOURCES;
 use k8s_openapi::api::authorization::v1::SubjectRulesReviewStatus;
 use std::sync::Arc;
-
-/// The user of the scheduler.
-const SCHEDULER: &str = "system:kube-scheduler";
-/// The user of the controllers.
-const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 
 /// What somebody wants to do to an object or a collection.
 #[derive(Clone, Copy)]

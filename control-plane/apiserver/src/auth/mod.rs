@@ -26,6 +26,10 @@ pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 pub(crate) const NODES: &str = "system:nodes";
 /// What the name of an agent's user starts with; the node's name follows.
 pub(crate) const NODE_USER_PREFIX: &str = "system:node:";
+/// The user of the scheduler.
+pub(crate) const SCHEDULER: &str = "system:kube-scheduler";
+/// The user of the controllers.
+pub(crate) const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 /// The user of the server's own writes and of its connections to agents.
 const APISERVER_USER: &str = "system:apiserver";
 
@@ -70,6 +74,12 @@ impl User {
     pub(crate) fn node(&self) -> Option<&str> {
         let name = self.name.strip_prefix(NODE_USER_PREFIX)?;
         (self.is_in(NODES) && !name.is_empty()).then_some(name)
+    }
+
+    /// Whether the cluster lives by what the user does: an agent, a control loop, the server.
+    pub(crate) fn is_system(&self) -> bool {
+        let own = [SCHEDULER, CONTROLLER_MANAGER, APISERVER_USER];
+        self.node().is_some() || own.contains(&self.name.as_str())
     }
 
     /// The user of a client certificate that TLS has verified: the common name, and one group per

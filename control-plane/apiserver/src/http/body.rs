@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::Value;
 use std::time::Duration;
 
 /// The largest body that is read: the largest object, with room for its patch.
@@ -41,7 +40,7 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
 /// The object in a body, which is JSON, YAML or protobuf.
 pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Document, Status> {
     let document = match content_type(headers) {
-        "application/json" | "" => document::from_json(body).map_err(|error| not_json(&error))?,
+        "application/json" | "" => json(body)?,
         "application/yaml" => document::from_yaml(body).map_err(|error| {
             Status::bad_request(format!("the body of the request is not valid YAML: {error}"))
         })?,
@@ -71,8 +70,9 @@ pub(super) fn configuration(body: &[u8]) -> Result<Document, Status> {
     Err(failed(&"a configuration must be an object"))
 }
 
-pub(super) fn parse_json(body: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(body).map_err(|error| not_json(&error))
+/// A body that is JSON in any case, of any shape.
+pub(super) fn json(body: &[u8]) -> Result<Document, Status> {
+    document::from_json(body).map_err(|error| not_json(&error))
 }
 
 fn not_json(error: &serde_json::Error) -> Status {

@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 use std::fmt;
 
 /// Keys that appear twice are noted up to this number: whoever reads that many looks for himself.
-const MOST_DUPLICATES: usize = 32;
+pub(super) const MOST_DUPLICATES: usize = 32;
 
 /// What a document holds.
 #[derive(Debug, Default, PartialEq)]
@@ -16,6 +16,13 @@ pub(super) struct Document {
     pub(super) value: Value,
     /// `spec.containers[0].image`
     pub(super) duplicates: Vec<String>,
+}
+
+impl Document {
+    /// What there is to say about it.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        self.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect()
+    }
 }
 
 pub(super) fn from_json(text: &[u8]) -> Result<Document, serde_json::Error> {

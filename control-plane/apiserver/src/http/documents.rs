@@ -1,4 +1,4 @@
-//! The documents that describe the server: health, version, metrics, discovery, OpenAPI.
+//! The documents that describe the server: version, metrics, discovery, OpenAPI.
 
 use super::negotiate::Offer;
 use super::path::Route;
@@ -22,10 +22,6 @@ const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@
 
 /// The same form as an answer must spell it: `@` has no place in a media type.
 const OPENAPI_V2_SENT: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-pub(super) fn health() -> Response {
-    respond::text(StatusCode::OK, "ok")
-}
 
 pub(super) fn version() -> Response {
     respond::value(

@@ -9,13 +9,17 @@
 
 mod agent;
 mod body;
+mod compress;
 mod document;
 mod documents;
 mod events;
+mod health;
+mod limits;
 mod logs;
 mod negotiate;
 mod net;
 mod options;
+mod patches;
 mod path;
 mod protobuf;
 mod query;
@@ -24,10 +28,11 @@ mod resources;
 mod respond;
 mod watch;
 
-use crate::auth::User;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::join;
 use crate::auth::pki::Authority;
+use crate::auth::{MASTERS, User};
+use crate::health::Health;
 use crate::metrics::Meters;
 use crate::objects::Objects;
 use crate::watch::Caches;
@@ -43,6 +48,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::AgentClient;
+pub(crate) use limits::Bounds;
+use limits::Class;
+pub use limits::Limits;
 pub(crate) use path::Route;
 use query::Query;
 
@@ -57,6 +65,8 @@ pub(crate) struct Api {
     pub(crate) authorizer: Box<dyn Authorizer>,
     pub(crate) agents: AgentClient,
     pub(crate) meters: Meters,
+    pub(crate) health: Health,
+    pub(crate) bounds: Bounds,
     pub(crate) advertise: SocketAddr,
     /// Between two bookmarks of a watch.
     pub(crate) bookmark_every: Duration,
@@ -74,11 +84,16 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let user = request.extensions().get::<User>().cloned().map(User::authenticated);
     // Read only for a failure.
     let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().cloned().collect();
+    let gzip = method != Method::HEAD && negotiate::accepts_gzip(request.headers());
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
-    let watch = query.as_ref().is_ok_and(|query| query.flag("watch").unwrap_or(false));
-    let running = api.meters.begin(&method, &route, watch);
+    let watch = query.as_ref().is_ok_and(|query| query.flag("watch"));
+    let class = Class::of(&method, &route, watch, user.as_ref());
+    let running = api.meters.begin(&method, &route, watch, class.kind());
     let answer = match query {
-        Ok(query) => dispatch(&api, user.as_ref(), route, &query, request).await,
+        Ok(query) => {
+            let answer = dispatch(&api, user.as_ref(), route, &query, request);
+            api.bounds.keep(class, &query, answer).await
+        }
         Err(status) => Err(status),
     };
     let response =
@@ -92,7 +107,7 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         code = response.status().as_u16(),
         "request"
     );
-    response
+    if gzip { compress::large(response) } else { response }
 }
 
 async fn dispatch(
@@ -103,7 +118,9 @@ async fn dispatch(
     request: Request,
 ) -> Result<Response, Status> {
     match route {
-        Route::Health => return Ok(documents::health()),
+        Route::Health { endpoint, check } => {
+            return health::serve(api, user, (endpoint, &check), query).await;
+        }
         Route::Version => return Ok(documents::version()),
         Route::Authority => {
             let pem = api.authority.certificate_pem().to_owned();

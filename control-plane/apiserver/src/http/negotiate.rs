@@ -9,7 +9,7 @@ use super::query::Query;
 use bowline_api::status::Status;
 use bowline_api::table::IncludeObject;
 use http::HeaderMap;
-use http::header::{ACCEPT, HeaderValue};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderValue};
 use std::cmp::Ordering;
 
 /// The media type of the aggregated discovery documents.
@@ -174,6 +174,12 @@ pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     accepted(headers.get_all(ACCEPT)).iter().any(|media| media.essence == media_type)
 }
 
+/// Whether the client takes compressed answers.
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = accepted(headers.get_all(ACCEPT_ENCODING));
+    accepted.iter().any(|coding| coding.essence.eq_ignore_ascii_case("gzip"))
+}
+
 /// Whether the client prefers the aggregated discovery document.
 pub(super) fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
     accepted(headers.get_all(ACCEPT))
@@ -301,5 +307,21 @@ mod tests {
                        application/json";
         assert!(wants_aggregated_discovery(&headers(kubectl)));
         assert!(!wants_aggregated_discovery(&headers("application/json")));
+    }
+
+    #[test]
+    fn gzip_is_for_who_takes_it() {
+        for (accept, expected) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5, br", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("*", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, accept.parse().unwrap())]);
+            assert_eq!(accepts_gzip(&headers), expected, "{accept}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -9,30 +9,22 @@ use crate::watch::Filter;
 use bowline_api::managed::APPLY_MEDIA_TYPE;
 use bowline_api::selector::{FieldSelector, LabelSelector};
 use bowline_api::status::Status;
-use bowline_api::validation::{field_manager, force_without_apply, manager_of_user_agent};
+use bowline_api::validation::{self, AskedState, FieldError, manager_of_user_agent};
 use http::HeaderMap;
 use http::header::{HeaderValue, USER_AGENT};
 use serde_json::Value;
 
-/// Whose call it is and how it is meant.
-pub(super) fn caller(
-    user: &User,
-    target: &Target,
-    query: &Query,
-    headers: &HeaderMap,
-) -> Result<Caller, Status> {
-    let fields = match query.get("fieldValidation") {
-        "" | "Warn" => FieldValidation::Warn,
+/// The one value of `dryRun`.
+const DRY_RUN: &str = "All";
+
+/// Whose call it is and how it is meant, by parameters that [`check_write`] has seen.
+pub(super) fn caller(user: &User, target: &Target, query: &Query, headers: &HeaderMap) -> Caller {
+    let mut caller = Caller::new(user.clone());
+    caller.fields = match query.get("fieldValidation") {
         "Strict" => FieldValidation::Strict,
         "Ignore" => FieldValidation::Ignore,
-        other => {
-            return Err(Status::bad_request(format!(
-                "fieldValidation: {other:?} is not one of Ignore, Warn, Strict"
-            )));
-        }
+        _ => FieldValidation::Warn,
     };
-    let mut caller = Caller::new(user.clone());
-    caller.fields = fields;
     caller.subresource.clone_from(&target.subresource);
     caller.manager = match query.get("fieldManager") {
         "" => {
@@ -41,14 +33,12 @@ pub(super) fn caller(
         }
         manager => manager.to_owned(),
     };
-    for value in query.all("dryRun") {
-        caller.dry_run = dry_run(value)?;
-    }
-    Ok(caller)
+    caller.dry_run = query.all("dryRun").any(|mode| mode == DRY_RUN);
+    caller
 }
 
-/// Checks what a write says of its manager. To apply is the one that must say it.
-pub(super) fn check_manager(verb: &str, headers: &HeaderMap, query: &Query) -> Result<(), Status> {
+/// Checks what a write says of itself. To apply is the one that must name its manager.
+pub(super) fn check_write(verb: &str, headers: &HeaderMap, query: &Query) -> Result<(), Status> {
     let kind = match verb {
         "create" => "CreateOptions",
         "update" => "UpdateOptions",
@@ -56,19 +46,18 @@ pub(super) fn check_manager(verb: &str, headers: &HeaderMap, query: &Query) -> R
         _ => return Ok(()),
     };
     let applies = verb == "patch" && body::content_type(headers) == APPLY_MEDIA_TYPE;
-    let mut errors = match verb == "patch" && !applies && !query.get("force").is_empty() {
-        true => force_without_apply(),
+    let mut errors = match verb == "patch" && !applies && query.first("force").is_some() {
+        true => validation::force_without_apply(),
         false => Vec::new(),
     };
-    errors.extend(field_manager(query.get("fieldManager"), applies));
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid_options(kind, &errors)) }
+    errors.extend(validation::field_manager(query.get("fieldManager"), applies));
+    errors.extend(validation::dry_run(&query.all("dryRun").collect::<Vec<_>>()));
+    errors.extend(validation::field_validation(query.get("fieldValidation")));
+    refuse(kind, &errors)
 }
 
-fn dry_run(value: &str) -> Result<bool, Status> {
-    if value == "All" {
-        return Ok(true);
-    }
-    Err(Status::bad_request(format!("dryRun: {value:?} is not \"All\"")))
+fn refuse(kind: &str, errors: &[FieldError]) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid_options(kind, errors)) }
 }
 
 /// Which objects a list, watch or deletion of a collection is about.
@@ -80,31 +69,40 @@ pub(super) fn filter(target: &Target, query: &Query) -> Result<Filter, Status> {
     Ok(Filter { namespace: target.namespace.clone(), labels, fields })
 }
 
+fn asked_state(query: &Query) -> AskedState<'_> {
+    AskedState {
+        resource_version: query.get("resourceVersion"),
+        version_match: query.get("resourceVersionMatch"),
+        next: query.get("continue"),
+        says_initial_events: query.first("sendInitialEvents").is_some(),
+    }
+}
+
 pub(super) fn list(query: &Query) -> Result<ListOptions, Status> {
+    let asked = asked_state(query);
+    refuse("ListOptions", &validation::list_options(&asked))?;
     let limit = query.number("limit")?.filter(|limit| *limit > 0);
-    let version = query.get("resourceVersion");
-    let exact = match query.get("resourceVersionMatch") {
-        // A page at a named revision has always meant exactly that one.
-        "" => limit.is_some() && !matches!(version, "" | "0"),
-        "NotOlderThan" => false,
-        "Exact" => true,
-        other => {
-            return Err(Status::bad_request(format!(
-                "resourceVersionMatch: {other:?} is not one of Exact, NotOlderThan"
-            )));
-        }
-    };
-    if !query.get("resourceVersionMatch").is_empty() && version.is_empty() {
+    let version = asked.resource_version;
+    if !asked.next.is_empty() && !matches!(version, "" | "0") {
         return Err(Status::bad_request(
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            "specifying resource version is not allowed when using continue",
         ));
     }
+    // A page at a named revision has always meant exactly that one.
+    let page = asked.version_match.is_empty() && limit.is_some() && !matches!(version, "" | "0");
     Ok(ListOptions {
         limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-        next: query.get("continue").to_owned(),
+        next: asked.next.to_owned(),
         resource_version: version.to_owned(),
-        exact,
+        exact: page || asked.version_match == "Exact",
     })
+}
+
+/// Whether a watch wants the first state sent, if it says so.
+pub(super) fn initial_events(query: &Query) -> Result<Option<bool>, Status> {
+    let asked = asked_state(query);
+    refuse("ListOptions", &validation::watch_options(&asked))?;
+    Ok(asked.says_initial_events.then(|| query.flag("sendInitialEvents")))
 }
 
 /// The options of a delete: from the body, and from the query what the body does not say.
@@ -115,42 +113,30 @@ pub(super) fn delete(
     caller: &mut Caller,
 ) -> Result<DeleteOptions, Status> {
     let value = if body.is_empty() { Value::Null } else { body::object(headers, body)?.value };
-    for mode in value["dryRun"].as_array().into_iter().flatten() {
-        caller.dry_run = dry_run(mode.as_str().unwrap_or_default())?;
-    }
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let grace_seconds = match value["gracePeriodSeconds"].as_i64() {
-        Some(seconds) => Some(seconds),
-        None => match query.get("gracePeriodSeconds") {
-            "" => None,
-            text => Some(text.parse().map_err(|_| {
-                Status::bad_request(format!("gracePeriodSeconds: {text:?} is not a number"))
-            })?),
-        },
-    };
-    let policy = value["propagationPolicy"].as_str().unwrap_or(query.get("propagationPolicy"));
-    let propagation = match policy {
-        "" => None,
-        "Orphan" => Some(Propagation::Orphan),
-        "Background" => Some(Propagation::Background),
-        "Foreground" => Some(Propagation::Foreground),
-        other => {
-            return Err(Status::bad_request(format!(
-                "propagationPolicy: {other:?} is not one of Orphan, Background, Foreground"
-            )));
-        }
-    };
+    let body_modes = value["dryRun"].as_array().into_iter().flatten();
+    let body_modes = body_modes.map(|mode| mode.as_str().unwrap_or_default());
+    let modes: Vec<&str> = query.all("dryRun").chain(body_modes).collect();
+    let policy = value["propagationPolicy"].as_str().or_else(|| query.first("propagationPolicy"));
     let orphan = match value["orphanDependents"].as_bool() {
         Some(orphan) => Some(orphan),
-        None if query.get("orphanDependents").is_empty() => None,
-        None => Some(query.flag("orphanDependents")?),
+        None => query.first("orphanDependents").map(|_| query.flag("orphanDependents")),
     };
-    let by_flag =
-        orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background });
+    refuse("DeleteOptions", &validation::delete_options(policy, orphan.is_some(), &modes))?;
+    caller.dry_run |= modes.contains(&DRY_RUN);
+    let grace_seconds = match value["gracePeriodSeconds"].as_i64() {
+        Some(seconds) => Some(seconds),
+        None => query.number("gracePeriodSeconds")?,
+    };
+    let text = |value: &Value| value.as_str().map(str::to_owned);
     Ok(DeleteOptions {
         grace_seconds,
         uid: text(&value["preconditions"]["uid"]),
         resource_version: text(&value["preconditions"]["resourceVersion"]),
-        propagation: propagation.or(by_flag),
+        propagation: match (policy, orphan) {
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some(_), _) | (None, Some(false)) => Some(Propagation::Background),
+            (None, None) => None,
+        },
     })
 }

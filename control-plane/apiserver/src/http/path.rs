@@ -2,6 +2,7 @@
 //!
 //! One parser for every kind in the resource table; there is no route per resource.
 
+use crate::health::Endpoint;
 use bowline_api::resource::{Resource, find};
 
 /// The meaning of a path.
@@ -9,8 +10,12 @@ use bowline_api::resource::{Resource, find};
 pub(crate) enum Route {
     /// An object, a collection or a subresource.
     Resource(Target),
-    /// `/healthz`, `/livez`, `/readyz`.
-    Health,
+    /// `/healthz`, `/livez`, `/readyz`, or one of their checks.
+    Health {
+        endpoint: Endpoint,
+        /// Empty for all of them.
+        check: String,
+    },
     Version,
     Metrics,
     /// `/`: the list of paths.
@@ -68,7 +73,9 @@ pub(super) fn parse(path: &str) -> Route {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match segments.as_slice() {
         [] => Route::Root,
-        ["healthz" | "livez" | "readyz", ..] => Route::Health,
+        ["healthz", check @ ..] => health(Endpoint::Healthz, check),
+        ["livez", check @ ..] => health(Endpoint::Livez, check),
+        ["readyz", check @ ..] => health(Endpoint::Readyz, check),
         ["version"] => Route::Version,
         ["metrics"] => Route::Metrics,
         ["api"] => Route::Groups { core: true },
@@ -87,6 +94,10 @@ pub(super) fn parse(path: &str) -> Route {
         ["bowline", "v1", "nodes", node, "net"] => Route::Net((*node).to_owned()),
         _ => Route::Unknown,
     }
+}
+
+fn health(endpoint: Endpoint, check: &[&str]) -> Route {
+    Route::Health { endpoint, check: check.join("/") }
 }
 
 fn group_version(group: &str, version: &str) -> Route {

@@ -15,9 +15,14 @@ impl Query {
             .map_err(|error| Status::bad_request(format!("the query cannot be read: {error}")))
     }
 
+    /// The parameter's value, `None` when it is not there at all.
+    pub(super) fn first(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// The parameter's value, `""` when absent.
     pub(super) fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+        self.first(name).unwrap_or_default()
     }
 
     /// Every value of a parameter.
@@ -25,25 +30,41 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// `true` and `1` are true; absent, `false` and `0` are false.
-    pub(super) fn flag(&self, name: &str) -> Result<bool, Status> {
-        match self.get(name) {
-            "" | "false" | "0" => Ok(false),
-            "true" | "1" => Ok(true),
-            other => {
-                Err(Status::bad_request(format!("{name}: {other:?} is neither true nor false")))
-            }
-        }
+    /// Absent, `false` and `0` are false; everything else is true, as everywhere in the ecosystem.
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.first(name).is_some_and(|text| text != "0" && !text.eq_ignore_ascii_case("false"))
     }
 
-    /// A whole number that is not negative.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Status> {
+    /// A whole number.
+    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         match self.get(name) {
             "" => Ok(None),
-            text => text
-                .parse()
-                .map(Some)
-                .map_err(|_| Status::bad_request(format!("{name}: {text:?} is not a number"))),
+            text => text.parse().map(Some).map_err(|_| {
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_true_unless_they_say_otherwise() {
+        for (text, expected) in [
+            ("", false),
+            ("?watch", true),
+            ("?watch=", true),
+            ("?watch=1", true),
+            ("?watch=yes", true),
+            ("?watch=0", false),
+            ("?watch=False", false),
+            ("?watch=0&watch=1", false),
+            ("?match=1", false),
+        ] {
+            let query = Query::of(&format!("/api/v1/pods{text}").parse().unwrap()).unwrap();
+            assert_eq!(query.flag("watch"), expected, "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::negotiate::{self, Form, Offer};
 use super::path::Target;
 use super::query::Query;
-use super::{Api, body, logs, options, respond, watch};
+use super::{Api, body, logs, options, patches, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
 use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place, reviews};
@@ -46,14 +46,17 @@ pub(super) async fn serve(
         _ => negotiate::form(&head.headers, query, &offer)?,
     };
     let headers = &head.headers;
-    options::check_manager(verb, headers, query)?;
+    options::check_write(verb, headers, query)?;
     let body = body::read(body).await?;
-    let caller = options::caller(user, &target, query, headers)?;
+    let caller = options::caller(user, &target, query, headers);
     let mut call = Call { api, target: &target, query, headers, form, caller };
     let mut response = match verb {
         "get" => call.get().await,
         "list" => call.list().await,
-        "watch" => watch::serve(api, &target, query, form).await,
+        "watch" => {
+            let open = api.bounds.watch(user)?;
+            watch::serve(api, &target, query, form, open).await
+        }
         "create" => call.create(&body).await,
         "update" => call.update(&body).await,
         "patch" => call.patch(&body).await,
@@ -67,7 +70,7 @@ pub(super) async fn serve(
 fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str, Status> {
     let collection = target.name.is_empty();
     let verb = match (method.as_str(), collection) {
-        ("GET" | "HEAD", _) if query.flag("watch")? && target.subresource.is_empty() => "watch",
+        ("GET" | "HEAD", _) if query.flag("watch") && target.subresource.is_empty() => "watch",
         ("GET" | "HEAD", false) => "get",
         ("GET" | "HEAD", true) => "list",
         ("POST", _) => "create",
@@ -159,7 +162,10 @@ impl Call<'_> {
                 let scale = objects.scale(&place).await?;
                 self.other(&scale.value)
             }
-            _ => self.object(StatusCode::OK, &*objects.get(&place).await?),
+            _ => {
+                let version = self.query.get("resourceVersion");
+                self.object(StatusCode::OK, &*objects.get_since(&place, version).await?)
+            }
         }
     }
 
@@ -174,7 +180,7 @@ impl Call<'_> {
     /// The object in the body. What it says twice is for `decode` to judge.
     fn sent(&mut self, body: &[u8]) -> Result<Value, Status> {
         let document = body::object(self.headers, body)?;
-        self.caller.duplicates = document.duplicates;
+        self.caller.complaints = document.complaints();
         Ok(document.value)
     }
 
@@ -241,7 +247,7 @@ impl Call<'_> {
             let [json, merge, strategic] = PatchKind::MEDIA_TYPES;
             Status::unsupported_media_type(&[json, merge, strategic, APPLY_MEDIA_TYPE])
         })?;
-        let patch = body::parse_json(body)?;
+        let patch = patches::read(kind, body, &mut self.caller)?;
         let (place, part) = (self.place(), self.part());
         let resource = self.target.resource;
         let make = |current: &Object| -> Result<Value, Status> {
@@ -266,8 +272,8 @@ impl Call<'_> {
 
     async fn apply(&mut self, body: &[u8]) -> Result<Response, Status> {
         let document = body::configuration(body)?;
-        self.caller.duplicates = document.duplicates;
-        let force = self.query.flag("force")?;
+        self.caller.complaints = document.complaints();
+        let force = self.query.flag("force");
         let (place, part, config) = (self.place(), self.part(), &document.value);
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {

@@ -5,6 +5,7 @@
 //! the server stops, and when its reader is too slow; the client resumes from the last revision it
 //! saw.
 
+use super::limits::OpenWatch;
 use super::negotiate::{Encoding, Form, Shape};
 use super::path::Target;
 use super::query::Query;
@@ -44,6 +45,8 @@ struct Watch {
     stop: CancellationToken,
     /// Tables name their columns in the first event only.
     columns: bool,
+    /// The user has one watch less when this one is gone.
+    _open: OpenWatch,
 }
 
 pub(super) async fn serve(
@@ -51,6 +54,7 @@ pub(super) async fn serve(
     target: &Target,
     query: &Query,
     form: Form,
+    open: OpenWatch,
 ) -> Result<Response, Status> {
     let mut filter = options::filter(target, query)?;
     if !target.name.is_empty() {
@@ -59,11 +63,11 @@ pub(super) async fn serve(
         filter.fields = bowline_api::selector::FieldSelector::parse(target.resource, &selector)
             .map_err(|error| Status::bad_request(error.to_string()))?;
     }
-    let with_bookmarks = query.flag("allowWatchBookmarks")?;
-    let send_initial = send_initial(query, with_bookmarks)?;
+    let with_bookmarks = query.flag("allowWatchBookmarks");
+    let send_initial = options::initial_events(query)?;
     let timeout = match query.number("timeoutSeconds")? {
         None | Some(0) => rand::rng().random_range(DEFAULT_TIMEOUT_SECONDS),
-        Some(seconds) => seconds.min(DEFAULT_TIMEOUT_SECONDS.end * 24),
+        Some(seconds) => u64::try_from(seconds).unwrap_or(0).min(DEFAULT_TIMEOUT_SECONDS.end * 24),
     };
     let version = query.get("resourceVersion");
     match version {
@@ -76,7 +80,7 @@ pub(super) async fn serve(
         (Some(false), "" | "0") => Start::Now,
         (_, version) => Start::After(parse_revision(version)?),
     };
-    let initial_end = (send_initial == Some(true)).then(|| api.caches.applied());
+    let initial_end = (send_initial == Some(true) && with_bookmarks).then(|| api.caches.applied());
     let session = match api.caches.of(target.resource).watch(filter, start) {
         Ok(session) => session,
         // As an event of the stream: that is where clients expect it.
@@ -98,29 +102,13 @@ pub(super) async fn serve(
         deadline: Instant::now() + Duration::from_secs(timeout),
         stop: api.stop.clone(),
         columns: true,
+        _open: open,
     };
     let lines = stream::unfold(watch, |mut watch| async move {
         let line = watch.next().await?;
         Some((Ok::<_, Infallible>(line), watch))
     });
     Ok(stream_of(form.encoding, Body::from_stream(lines)))
-}
-
-/// `sendInitialEvents`, checked.
-fn send_initial(query: &Query, with_bookmarks: bool) -> Result<Option<bool>, Status> {
-    if query.get("sendInitialEvents").is_empty() {
-        return Ok(None);
-    }
-    let send = query.flag("sendInitialEvents")?;
-    if query.get("resourceVersionMatch") != "NotOlderThan" {
-        return Err(Status::bad_request(
-            "sendInitialEvents requires resourceVersionMatch=NotOlderThan",
-        ));
-    }
-    if send && !with_bookmarks {
-        return Err(Status::bad_request("sendInitialEvents requires allowWatchBookmarks"));
-    }
-    Ok(Some(send))
 }
 
 fn stream_of(encoding: Encoding, body: Body) -> Response {
@@ -153,6 +141,9 @@ fn framed(encoding: Encoding, kind: &str, object: &[u8]) -> Bytes {
 impl Watch {
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(revision) = self.initial_end {
+            if self.stop.is_cancelled() || self.deadline <= Instant::now() {
+                return None;
+            }
             if let Some(delivery) = self.session.next_initial() {
                 return Some(self.line(&delivery));
             }

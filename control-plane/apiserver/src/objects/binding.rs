@@ -23,6 +23,10 @@ impl Objects {
                 "target: a binding must name a target of kind Node".to_owned(),
             ));
         }
+        let said = object::name(binding);
+        if !said.is_empty() && said != place.name {
+            return Err(Status::bad_request("name in URL does not match name in Binding object"));
+        }
         let uid = object::uid(binding).to_owned();
         let annotations = object::annotations(binding).cloned().unwrap_or_default();
         self.catch_up().await?;
@@ -43,18 +47,23 @@ impl Objects {
 }
 
 fn check(place: &Place, current: &Object, uid: &str) -> Result<(), Status> {
-    let conflict = |cause: String| Status::conflict(place.resource, &place.name, &cause);
     let (pod, name) = (&current.value, &place.name);
-    if !uid.is_empty() && uid != object::uid(pod) {
-        return Err(conflict(format!("the binding is for a pod of uid {uid}")));
+    let own = object::uid(pod);
+    if !uid.is_empty() && uid != own {
+        let cause =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+        return Err(Status::conflict(place.resource, name, &cause));
     }
-    if object::deletion_timestamp(pod).is_some() {
-        return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
-    }
-    match pod["spec"]["nodeName"].as_str().unwrap_or_default() {
-        "" => Ok(()),
-        node => Err(conflict(format!("pod {name} is already assigned to node \"{node}\""))),
-    }
+    let gated = pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty());
+    let cause = match pod["spec"]["nodeName"].as_str().unwrap_or_default() {
+        _ if object::deletion_timestamp(pod).is_some() => {
+            format!("pod {name} is being deleted, cannot be assigned to a host")
+        }
+        "" if gated => format!("pod {name} has non-empty .spec.schedulingGates"),
+        "" => return Ok(()),
+        node => format!("pod {name} is already assigned to node \"{node}\""),
+    };
+    Err(Status::conflict_on(place.resource, "binding", name, &cause))
 }
 
 fn set_scheduled(pod: &mut Value) {

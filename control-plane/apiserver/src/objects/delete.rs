@@ -198,7 +198,11 @@ fn grace(pod: &Value, options: &DeleteOptions) -> i64 {
         return 0;
     }
     let own = pod["spec"]["terminationGracePeriodSeconds"].as_i64();
-    options.grace_seconds.or(own).unwrap_or(DEFAULT_GRACE_SECONDS).max(0)
+    match options.grace_seconds.or(own).unwrap_or(DEFAULT_GRACE_SECONDS) {
+        // Less than nothing has always meant the shortest time that is one.
+        ..0 => 1,
+        seconds => seconds,
+    }
 }
 
 fn mark_propagation(resource: &Resource, value: &mut Value, propagation: Option<Propagation>) {

@@ -1,7 +1,7 @@
 //! Reading many objects.
 
 use super::{Objects, store_failed};
-use crate::store::{Page, Range, Revision};
+use crate::store::{Page, Range, Revision, StoreError};
 use crate::watch::{Filter, Object};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -33,9 +33,20 @@ pub(crate) struct List {
     pub(crate) remaining: Option<usize>,
 }
 
-/// Where the next page starts: after a key, at a revision.
+/// For a page that cannot be shown as it was any more.
+const INCONSISTENT: &str = "The provided continue parameter is too old to display a consistent \
+    list result. You can start a new list without the continue parameter, or use the continue \
+    token in this response to retrieve the remainder of the results. Continuing with the provided \
+    token results in an inconsistent list - objects that were created, modified, or deleted \
+    between the time the first chunk was returned and now may show up in the list.";
+
+/// In place of a revision in a token.
+const NEWEST: i64 = -1;
+
+/// Where a page starts: after a key, at a revision.
 struct Position {
-    revision: Revision,
+    /// `None` is the newest state, whatever the pages before have shown.
+    revision: Option<Revision>,
     after: String,
 }
 
@@ -46,21 +57,42 @@ impl Position {
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
             .and_then(|value| {
-                let revision = value["rv"].as_u64()?;
+                let revision = match value["rv"].as_i64()? {
+                    NEWEST => None,
+                    revision => Some(Revision::try_from(revision).ok().filter(|at| *at > 0)?),
+                };
                 let after = value["after"].as_str()?.to_owned();
                 Some(Self { revision, after })
             });
-        parsed.ok_or_else(|| Status::bad_request("continue key is not valid"))
+        parsed
+            .ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid"))
     }
 
     fn token(&self) -> String {
-        let value = json!({ "rv": self.revision, "after": self.after });
+        let value = match self.revision {
+            Some(revision) => json!({ "rv": revision, "after": self.after }),
+            None => json!({ "rv": NEWEST, "after": self.after }),
+        };
         URL_SAFE_NO_PAD.encode(value.to_string())
+    }
+
+    /// The state at this position is forgotten. A list that has begun may go on with what there is.
+    fn compacted(&self) -> Status {
+        if self.after.is_empty() {
+            return Status::expired("The resourceVersion for the provided list is too old.");
+        }
+        let newest = Self { revision: None, after: self.after.clone() };
+        Status { next: Some(newest.token()), ..Status::expired(INCONSISTENT) }
     }
 }
 
 pub(crate) fn parse_revision(text: &str) -> Result<Revision, Status> {
-    text.parse().map_err(|_| Status::bad_request(format!("invalid resource version {text:?}")))
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: \
+             strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
 }
 
 impl Objects {
@@ -72,6 +104,10 @@ impl Objects {
     ) -> Result<List, Status> {
         if !options.next.is_empty() {
             let position = Position::parse(&options.next)?;
+            match position.revision {
+                Some(revision) => self.wait_for(revision).await?,
+                None => self.catch_up().await?,
+            }
             return self.list_at(resource, filter, options, Some(position)).await;
         }
         match options.resource_version.as_str() {
@@ -80,7 +116,7 @@ impl Objects {
             version if options.exact => {
                 let revision = parse_revision(version)?;
                 self.wait_for(revision).await?;
-                let position = Position { revision, after: String::new() };
+                let position = Position { revision: Some(revision), after: String::new() };
                 return self.list_at(resource, filter, options, Some(position)).await;
             }
             version => self.wait_for(parse_revision(version)?).await?,
@@ -99,12 +135,13 @@ impl Objects {
         let applied = self.caches.applied();
         let after = position.as_ref().map(|p| p.after.as_str()).filter(|after| !after.is_empty());
         let snapshot = self.caches.of(resource).list(filter, after, options.limit);
-        if let Some(position) = &position
-            && snapshot.revision > position.revision
+        let asked = position.as_ref().and_then(|position| position.revision);
+        if let (Some(position), Some(revision)) = (&position, asked)
+            && snapshot.revision > revision
         {
-            return self.list_past(resource, filter, options, position).await;
+            return self.list_past(resource, filter, options, (position, revision)).await;
         }
-        let revision = position.as_ref().map_or(applied.max(snapshot.revision), |p| p.revision);
+        let revision = asked.unwrap_or_else(|| applied.max(snapshot.revision));
         Ok(list(filter, snapshot.objects, snapshot.remaining, revision))
     }
 
@@ -113,16 +150,19 @@ impl Objects {
         resource: &'static Resource,
         filter: &Filter,
         options: &ListOptions,
-        position: &Position,
+        (position, revision): (&Position, Revision),
     ) -> Result<List, Status> {
         let root = crate::store::key(resource.group, resource.plural, "", "");
         let range = Range {
             prefix: crate::store::key(resource.group, resource.plural, &filter.namespace, ""),
             after: (!position.after.is_empty()).then(|| format!("{root}{}", position.after)),
-            at: Some(position.revision),
+            at: Some(revision),
             limit: None,
         };
-        let Page { entries, revision, .. } = self.store.range(range).await.map_err(store_failed)?;
+        let Page { entries, .. } = self.store.range(range).await.map_err(|error| match error {
+            StoreError::Compacted { .. } => position.compacted(),
+            error => store_failed(error),
+        })?;
         let mut selected = Vec::new();
         let mut remaining = 0;
         for entry in entries {
@@ -144,7 +184,8 @@ impl Objects {
 
 fn list(filter: &Filter, objects: Vec<Arc<Object>>, remaining: usize, revision: Revision) -> List {
     let last = objects.last().filter(|_| remaining > 0);
-    let next = last.map(|last| Position { revision, after: last.key.clone() }.token());
+    let next =
+        last.map(|last| Position { revision: Some(revision), after: last.key.clone() }.token());
     // With a selector clients do not expect a number, which other servers cannot give.
     let known = next.is_some() && filter.labels.is_empty() && filter.fields.is_empty();
     List { objects, revision, next, remaining: known.then_some(remaining) }

@@ -14,6 +14,7 @@ mod delete;
 mod list;
 pub(crate) mod reviews;
 mod scale;
+mod sent;
 mod update;
 
 use crate::admission::Admission;
@@ -31,6 +32,7 @@ use tokio::sync::{RwLock, oneshot};
 pub(crate) use apply::Application;
 pub(crate) use delete::{DeleteOptions, Deleted, Propagation};
 pub(crate) use list::{List, ListOptions, parse_revision};
+pub(crate) use sent::Sent;
 pub(crate) use update::Part;
 
 /// How often a write is tried again when somebody else was faster.
@@ -95,8 +97,10 @@ pub(crate) struct Caller {
     pub(crate) subresource: String,
     pub(crate) dry_run: bool,
     pub(crate) fields: FieldValidation,
-    /// Paths of fields that the body has more than once.
-    pub(crate) duplicates: Vec<String>,
+    /// In what form the object comes.
+    pub(crate) sent: Sent,
+    /// What there is to say about the body, such as the fields that it has more than once.
+    pub(crate) complaints: Vec<String>,
     /// For the client to see beside a success.
     pub(crate) warnings: Vec<String>,
 }
@@ -110,7 +114,8 @@ impl Caller {
             subresource: String::new(),
             dry_run: false,
             fields: FieldValidation::Ignore,
-            duplicates: Vec::new(),
+            sent: Sent::Whole,
+            complaints: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -128,22 +133,24 @@ impl Caller {
     /// Checks the type of every field, and drops or refuses those that the kind does not have;
     /// refuses those that appear twice, if that is asked for.
     fn decode(&mut self, resource: &Resource, value: &mut Value) -> Result<(), Status> {
-        (resource.decode)(value).map_err(|error| Status::bad_request(error.to_string()))?;
-        let mut unknown = bowline_api::openapi::normalize(resource, value);
-        unknown.extend(self.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")));
-        if unknown.is_empty() || self.fields == FieldValidation::Ignore {
+        if let Err(error) = (resource.decode)(value) {
+            let shown = self.sent.shown(value);
+            return Err(sent::refusal(resource, shown.as_deref(), false, &error.to_string()));
+        }
+        let strict = self.fields == FieldValidation::Strict;
+        // Before the fields are dropped that a refusal is about.
+        let shown = if strict { self.sent.shown(value) } else { None };
+        let mut complaints = self.complaints.clone();
+        complaints.extend(bowline_api::openapi::normalize(resource, value));
+        if complaints.is_empty() || self.fields == FieldValidation::Ignore {
             return Ok(());
         }
-        if self.fields == FieldValidation::Warn {
-            self.warnings.extend(unknown);
-            return Ok(());
+        if strict {
+            let why = complaints.join(", ");
+            return Err(sent::refusal(resource, shown.as_deref(), true, &why));
         }
-        let (kind, version) = (resource.kind, resource.version);
-        Err(Status::bad_request(format!(
-            "{kind} in version \"{version}\" cannot be handled as a {kind}: \
-             strict decoding error: {}",
-            unknown.join(", ")
-        )))
+        self.warnings.extend(complaints);
+        Ok(())
     }
 }
 
@@ -204,6 +211,20 @@ impl Objects {
         }
     }
 
+    /// The object as it was at a revision that a client names, or later: `""` is now, `"0"` any.
+    pub(crate) async fn get_since(
+        &self,
+        place: &Place,
+        version: &str,
+    ) -> Result<Arc<Object>, Status> {
+        match version {
+            "" => return self.get(place).await,
+            "0" => {}
+            version => self.wait_for(parse_revision(version)?).await?,
+        }
+        self.caches.of(place.resource).get(&place.key()).ok_or_else(|| place.not_found())
+    }
+
     pub(crate) async fn get(&self, place: &Place) -> Result<Arc<Object>, Status> {
         if self.catch_up().await.is_ok() {
             let cache = self.caches.of(place.resource);
@@ -231,10 +252,7 @@ fn behind(error: CacheBehind) -> Status {
 
 fn store_failed(error: StoreError) -> Status {
     match error {
-        StoreError::Compacted { .. } => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You must start a new list without the continue parameter.",
-        ),
+        StoreError::Compacted { .. } => Status::expired(error.to_string()),
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         StoreError::Future { .. } => Status::timeout(error.to_string()),
         StoreError::Overloaded { .. } => {

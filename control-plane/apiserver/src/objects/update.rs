@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Kinds whose objects an update makes when they are absent, as their writers expect.
-const CREATED_BY_UPDATE: [&str; 4] = ["endpoints", "events", "leases", "limitranges"];
+const CREATED_BY_UPDATE: [&str; 5] = ["endpoints", "events", "leases", "limitranges", "services"];
 /// Kinds that only their reader may write: an update must name the revision it read.
 const ALWAYS_VERSIONED: [&str; 7] = [
     "csidrivers",

@@ -49,6 +49,10 @@ impl Store for Slow {
         self.engine.compacted()
     }
 
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.engine.probe()
+    }
+
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
         self.engine.compact(through)
     }

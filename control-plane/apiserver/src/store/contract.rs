@@ -105,6 +105,16 @@ async fn watches_resume_without_gaps(store: &dyn Store) {
     assert!(silence.is_err(), "{silence:?}");
 }
 
+async fn a_probe_changes_nothing(store: &dyn Store) {
+    let before = store.revision().await.unwrap();
+    let mut changes = store.watch("/probe/", before).await.unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before);
+    let next = store.write("/probe/a".to_owned(), put("1")).await.unwrap();
+    assert_eq!(next, before + 1);
+    assert_eq!(changes.next().await.unwrap().revision, next);
+}
+
 async fn compaction_ends_history_not_state(store: &dyn Store) {
     let start = store.revision().await.unwrap();
     store.write("/c/x".into(), put("1")).await.unwrap();
@@ -151,6 +161,7 @@ async fn redb_keeps_the_contract() {
     compare_and_swap(&*store).await;
     ranges_in_pages_and_in_the_past(&*store).await;
     watches_resume_without_gaps(&*store).await;
+    a_probe_changes_nothing(&*store).await;
     compaction_ends_history_not_state(&*store).await;
     concurrent_writers_get_one_winner(store).await;
 }

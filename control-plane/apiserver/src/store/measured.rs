@@ -93,6 +93,10 @@ impl<S: Store> Store for Measured<S> {
         self.engine.compacted()
     }
 
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.measure("probe", self.engine.probe())
+    }
+
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
         self.measure("compact", self.engine.compact(through))
     }

@@ -155,6 +155,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// here on.
     fn compacted(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;
 
+    /// Whether a write would last now: goes the way of a write to the disk and changes nothing.
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Forgets the history up to and including `through`. The current state is untouched.
     // Not `expect`: that a wrapper passes it on already fulfils that, and calls it from nowhere.
     #[cfg_attr(

@@ -169,6 +169,10 @@ impl Store for RedbStore {
         self.read(|txn| Ok(tables::marks(txn)?.compacted)).boxed()
     }
 
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.ask(|reply| Command::Probe { reply }).await? }.boxed()
+    }
+
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
         async move { self.ask(|reply| Command::Compact { through, reply }).await? }.boxed()
     }

@@ -30,6 +30,7 @@ const COMPACTION_PART: u64 = 4;
 pub(super) enum Command {
     Write { key: String, write: Write, reply: oneshot::Sender<Result<Revision, WriteFailed>> },
     Watch { prefix: String, after: Revision, reply: oneshot::Sender<Result<Changes, StoreError>> },
+    Probe { reply: oneshot::Sender<Result<(), StoreError>> },
     Compact { through: Revision, reply: oneshot::Sender<Result<(), StoreError>> },
 }
 
@@ -97,6 +98,9 @@ impl Writer {
                 // A caller that went away needs no answer.
                 Command::Watch { prefix, after, reply } => {
                     let _ = reply.send(self.watch(prefix, after));
+                }
+                Command::Probe { reply } => {
+                    let _ = reply.send(self.probe());
                 }
                 Command::Compact { through, reply } => {
                     let _ = reply.send(self.compact(through));
@@ -215,6 +219,14 @@ impl Writer {
         self.subscribers.retain(|subscriber| !subscriber.changes.is_closed());
         self.subscribers.push(Subscriber { prefix, changes });
         Ok(Changes::new(backlog, live))
+    }
+
+    /// Writes again what is there: the page that holds it has to go to the disk as any other.
+    fn probe(&self) -> Result<(), StoreError> {
+        let mut txn = self.database.begin_write().map_err(tables::engine)?;
+        txn.set_durability(Durability::Immediate).map_err(tables::engine)?;
+        tables::set_revision(&txn, self.committed.load(Ordering::Acquire))?;
+        txn.commit().map_err(tables::engine)
     }
 
     fn compact_surplus(&mut self) {

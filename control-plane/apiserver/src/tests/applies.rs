@@ -258,7 +258,6 @@ async fn wrong_applies_are_refused() {
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: \"a\\nb\": \
              invalid character U+000A (at position 1)",
         ),
-        ("fieldManager=a&force=x", good.clone(), (400, "BadRequest"), "force: \"x\" is neither"),
         (
             "fieldManager=a",
             with("managedFields", json!([])),

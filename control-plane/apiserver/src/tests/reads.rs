@@ -1,5 +1,6 @@
 //! Lists, selectors, pages, tables, documents.
 
+use super::faulty::Faulty;
 use super::*;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -67,6 +68,50 @@ async fn pages_show_one_revision() {
 }
 
 #[tokio::test]
+async fn a_list_whose_revision_is_forgotten_goes_on_with_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Faulty::open(dir.path());
+    let server = server_over(store.clone(), dir).await;
+    for name in ["a", "b", "c"] {
+        let made = configmap(name, json!({}));
+        call("POST", CONFIGMAPS).json(&made).send(&server).await.expect(201);
+    }
+    let get = |query: String| call("GET", &format!("{CONFIGMAPS}?{query}")).send(&server);
+    let first = get("limit=1".to_owned()).await.expect(200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    call("DELETE", &format!("{CONFIGMAPS}/b")).send(&server).await.expect(200);
+    call("POST", CONFIGMAPS).json(&configmap("d", json!({}))).send(&server).await.expect(201);
+    let newest = store.revision().await.unwrap();
+    store.compact(newest).await.unwrap();
+
+    let gone = get(format!("limit=1&continue={token}")).await;
+    assert_eq!(gone.failure(), (410, "Expired"));
+    assert_eq!(
+        gone.body["message"],
+        "The provided continue parameter is too old to display a consistent list result. You can \
+         start a new list without the continue parameter, or use the continue token in this \
+         response to retrieve the remainder of the results. Continuing with the provided token \
+         results in an inconsistent list - objects that were created, modified, or deleted \
+         between the time the first chunk was returned and now may show up in the list."
+    );
+    let token = gone.body["metadata"]["continue"].as_str().unwrap();
+    let second = get(format!("limit=1&continue={token}")).await.expect(200);
+    assert_eq!(names(&second), ["c"]);
+    assert_eq!(second["metadata"]["resourceVersion"], newest.to_string());
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let third = get(format!("limit=1&continue={token}")).await.expect(200);
+    assert_eq!((names(&third), &third["metadata"]["continue"]), (vec!["d"], &Value::Null));
+
+    // Who asks for a revision, and not for the rest of a list, has nothing to go on with.
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = get(format!("resourceVersion={version}&resourceVersionMatch=Exact")).await;
+    assert_eq!(exact.failure(), (410, "Expired"));
+    let message = "The resourceVersion for the provided list is too old.";
+    assert_eq!(exact.body["message"], message);
+    assert_eq!(exact.body["metadata"], json!({}));
+}
+
+#[tokio::test]
 async fn tables_and_metadata_are_made_on_request() {
     let server = with_configmaps().await;
     let table = call("GET", CONFIGMAPS).header("accept", TABLE).send(&server).await.expect(200);
@@ -85,6 +130,49 @@ async fn tables_and_metadata_are_made_on_request() {
     assert_eq!(list["items"][0]["data"], Value::Null);
     let other = call("GET", CONFIGMAPS).header("accept", "text/html").send(&server).await;
     assert_eq!(other.failure(), (406, "NotAcceptable"));
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_who_takes_gzip() {
+    use std::io::Read;
+    let server = server().await;
+    let mut large = configmap("large", json!({}));
+    large["data"]["key"] = json!("value ".repeat(50_000));
+    call("POST", CONFIGMAPS).json(&large).send(&server).await.expect(201);
+    call("POST", CONFIGMAPS).json(&configmap("small", json!({}))).send(&server).await.expect(201);
+    let router = server.api.router();
+    let (large, small) = (format!("{CONFIGMAPS}/large"), format!("{CONFIGMAPS}/small"));
+    let absent = format!("{CONFIGMAPS}/absent");
+    let watch = format!("{CONFIGMAPS}?watch=1&timeoutSeconds=1");
+    for (method, path, accept, expected) in [
+        ("GET", &large, "gzip", true),
+        ("GET", &large, "gzip;q=0", false),
+        ("GET", &large, "br", false),
+        ("GET", &CONFIGMAPS.to_owned(), "deflate, gzip", true),
+        ("GET", &small, "gzip", false),
+        ("GET", &absent, "gzip", false),
+        ("GET", &watch, "gzip", false),
+        ("HEAD", &large, "gzip", false),
+        ("GET", &"/openapi/v3/api/v1".to_owned(), "gzip", true),
+    ] {
+        let plain = call(method, path).response(&router).await.into_body();
+        let plain = plain.collect().await.unwrap().to_bytes();
+        let sent = call(method, path).header("accept-encoding", accept).response(&router).await;
+        let (head, body) = sent.into_parts();
+        let coding = head.headers.get("content-encoding").map(|it| it.to_str().unwrap());
+        assert_eq!(coding, expected.then_some("gzip"), "{method} {path} {accept}");
+        let body = body.collect().await.unwrap().to_bytes();
+        if expected {
+            let mut read = Vec::new();
+            flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut read).unwrap();
+            assert!(read == plain, "{path}");
+            assert!(body.len() < plain.len() / 2, "{path}: {}", body.len());
+            let vary: Vec<_> = head.headers.get_all("vary").iter().collect();
+            assert!(vary.iter().any(|it| *it == "Accept-Encoding"), "{vary:?}");
+        } else {
+            assert!(body == plain, "{path}");
+        }
+    }
 }
 
 #[tokio::test]

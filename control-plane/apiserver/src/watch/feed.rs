@@ -74,6 +74,10 @@ impl Caches {
         self.ended.cancelled().await;
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// The cache of a resource that is stored.
     pub(crate) fn of(&self, resource: &Resource) -> &Cache {
         &self.caches[&place(resource)]
@@ -282,6 +286,10 @@ mod tests {
 
         fn compacted(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
             ready(Ok(0)).boxed()
+        }
+
+        fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            ready(Err(StoreError::Closed)).boxed()
         }
 
         fn compact(&self, _: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
