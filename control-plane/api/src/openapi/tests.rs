@@ -43,10 +43,12 @@ fn index_names_every_group_version_with_its_hash() {
     let expected = [
         "api/v1",
         "apis/apps/v1",
+        "apis/autoscaling/v1",
         "apis/autoscaling/v2",
         "apis/batch/v1",
         "apis/coordination.k8s.io/v1",
         "apis/discovery.k8s.io/v1",
+        "apis/events.k8s.io/v1",
         "apis/networking.k8s.io/v1",
         "apis/node.k8s.io/v1",
         "apis/policy/v1",

@@ -3,6 +3,7 @@
 mod networking;
 mod quota;
 mod storage;
+mod versions;
 mod workloads;
 
 use k8s_openapi::api::{apps, coordination, core, discovery};
@@ -53,6 +54,7 @@ const BASE: Resource = Resource {
     columns: &[],
     cells: table::no_cells,
     schema: "",
+    conversion: None,
     decode: |_| Ok(()),
     initialize: nothing,
     carry_over: carry_nothing,
@@ -340,7 +342,7 @@ const LEASE: Resource = Resource {
     ..BASE
 };
 
-/// Every kind that is served.
+/// Every kind that is served, of a kind with several versions the preferred one first.
 pub static RESOURCES: &[Resource] = &[
     CONFIG_MAP,
     ENDPOINTS,
@@ -362,7 +364,9 @@ pub static RESOURCES: &[Resource] = &[
     DEPLOYMENT,
     REPLICA_SET,
     workloads::STATEFUL_SET,
+    versions::EVENT,
     workloads::HORIZONTAL_POD_AUTOSCALER,
+    versions::HORIZONTAL_POD_AUTOSCALER,
     workloads::CRON_JOB,
     workloads::JOB,
     workloads::POD_DISRUPTION_BUDGET,
