@@ -9,6 +9,7 @@ mod protobuf;
 mod reads;
 mod services;
 mod shutdown;
+mod versions;
 mod watches;
 mod workloads;
 mod writes;

@@ -133,7 +133,9 @@ fn metrics(autoscaler: &Value) -> Option<Vec<Value>> {
 }
 
 fn all_of(fields: &Fields, plain: &Value) -> Option<Value> {
-    Some(plain.as_array()?.iter().map(|metric| from_annotation(fields, metric)).collect())
+    let metrics = plain.as_array()?.iter();
+    let metrics = metrics.map(|it| it.is_object().then(|| from_annotation(fields, it)));
+    metrics.collect::<Option<Vec<Value>>>().map(Value::Array)
 }
 
 fn annotation(autoscaler: &Value, key: &str) -> Option<Value> {

@@ -53,9 +53,8 @@ impl Resource {
         if (self.group, self.version) == (group, version) {
             return Some(self);
         }
-        let same = |other: &&Self| {
-            other.plural == self.plural && other.stored_as() == self.stored_as()
-        };
+        let same =
+            |other: &&Self| other.plural == self.plural && other.stored_as() == self.stored_as();
         find_kind(api_version, self.kind).filter(same)
     }
 

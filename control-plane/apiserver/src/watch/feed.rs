@@ -41,7 +41,7 @@ pub(crate) struct Held {
     pub(crate) watchers: usize,
 }
 
-/// One cache for every resource of the table.
+/// One cache for every resource of the table, whatever the versions it is served in.
 pub(crate) struct Caches {
     /// By `<group>/<resource>` as in the store's keys.
     caches: HashMap<String, Cache>,
@@ -55,7 +55,7 @@ impl Caches {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LoadFailed> {
-        let caches = RESOURCES.iter().map(|r| (place(r), Cache::new(r))).collect();
+        let caches = stored().map(|resource| (place(resource), Cache::default())).collect();
         let ended = CancellationToken::new();
         let this = Arc::new(Self { caches, applied: watch::Sender::new(0), ended: ended.clone() });
         let changes = this.load(&*store).await.map_err(|e| LoadFailed(e.to_string()))?;
@@ -79,7 +79,7 @@ impl Caches {
 
     /// How much there is of each resource, in the order of the table.
     pub(crate) fn held(&self) -> Vec<Held> {
-        let held = RESOURCES.iter().map(|resource| {
+        let held = stored().map(|resource| {
             let cache = self.of(resource);
             Held { resource, objects: cache.objects(), watchers: cache.watchers() }
         });
@@ -221,8 +221,14 @@ impl Caches {
     }
 }
 
+/// The kinds, each in the version that is stored.
+fn stored() -> impl Iterator<Item = &'static Resource> {
+    RESOURCES.iter().filter(|resource| resource.is_stored())
+}
+
 fn place(resource: &Resource) -> String {
-    let key = crate::store::key(resource.group, resource.plural, "", "");
+    let (group, _) = resource.stored_as();
+    let key = crate::store::key(group, resource.plural, "", "");
     key.trim_start_matches(REGISTRY).trim_end_matches('/').to_owned()
 }
 
