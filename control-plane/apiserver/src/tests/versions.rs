@@ -425,11 +425,10 @@ async fn typed_clients_of_both_versions() {
     let params = PatchParams::apply("typed");
     one.patch("h", &params, &Patch::Apply(&config)).await.unwrap();
     let mut scaler = two.get("h").await.unwrap();
-    let spec = scaler.spec.as_mut().unwrap();
-    spec.metrics.as_mut().unwrap().push(serde_json::from_value(pods()).unwrap());
+    scaler.spec.metrics.as_mut().unwrap().push(serde_json::from_value(pods()).unwrap());
     two.replace("h", &PostParams::default(), &scaler).await.unwrap();
     let read = one.get("h").await.unwrap();
-    assert_eq!(read.spec.unwrap().target_cpu_utilization_percentage, Some(60));
+    assert_eq!(read.spec.target_cpu_utilization_percentage, Some(60));
     assert!(read.metadata.annotations.unwrap().contains_key(&format!("{PREFIX}metrics")));
     let listed = one.list(&ListParams::default()).await.unwrap().items;
     assert_eq!(listed[0].metadata.resource_version, read.metadata.resource_version);
