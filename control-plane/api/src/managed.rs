@@ -201,7 +201,7 @@ pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer
         return;
     }
     let own = writer.identity(resource, Operation::Update);
-    let mut elsewhere = Changes::new(resource.stored(), scope, before, new);
+    let mut elsewhere = Changes::new(resource.storage(), scope, before, new);
     for entry in entries.iter_mut() {
         let version = &entry.identity.api_version;
         let same = *version == own.api_version;

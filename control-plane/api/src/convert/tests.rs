@@ -23,7 +23,7 @@ fn there_and_back(resource: &Resource, stored: &Value) -> Value {
 
 fn stored(resource: &Resource, mut shown: Value) -> Value {
     resource.make_stored(&mut shown);
-    let kind = resource.stored();
+    let kind = resource.storage();
     assert_eq!((kind.decode)(&shown), Ok(()), "{shown}");
     assert_eq!(normalize(kind, &mut shown), [""; 0], "{shown}");
     shown
@@ -33,11 +33,11 @@ fn stored(resource: &Resource, mut shown: Value) -> Value {
 fn every_version_leads_to_the_one_that_is_stored() {
     let mut converted = 0;
     for resource in RESOURCES {
-        let kind = resource.stored();
+        let kind = resource.storage();
         let (group, version) = resource.stored_as();
         assert_eq!((kind.group, kind.version, kind.kind), (group, version, resource.kind));
-        assert!(kind.is_stored(), "{}", resource.kind);
-        assert_eq!(resource.is_stored(), std::ptr::eq(kind, resource));
+        assert!(kind.is_storage(), "{}", resource.kind);
+        assert_eq!(resource.is_storage(), std::ptr::eq(kind, resource));
         assert_eq!((kind.plural, kind.namespaced), (resource.plural, resource.namespaced));
         assert_eq!((kind.status, kind.columns), (resource.status, resource.columns));
         let other = kind.in_version(&resource.api_version()).unwrap();
@@ -47,7 +47,7 @@ fn every_version_leads_to_the_one_that_is_stored() {
             resource.make_stored(&mut object);
             assert_eq!(object.is_object(), shape.is_object());
         }
-        converted += usize::from(!resource.is_stored());
+        converted += usize::from(!resource.is_storage());
     }
     assert_eq!(converted, 2);
     let pods = find("", "v1", "pods").unwrap();

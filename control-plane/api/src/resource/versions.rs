@@ -12,7 +12,7 @@ use crate::object;
 
 impl Resource {
     /// Whether its objects are stored as it shows them.
-    pub fn is_stored(&self) -> bool {
+    pub fn is_storage(&self) -> bool {
         self.conversion.is_none()
     }
 
@@ -22,7 +22,7 @@ impl Resource {
     }
 
     /// The row of the version in which its objects are stored.
-    pub fn stored(&self) -> &Self {
+    pub fn storage(&self) -> &Self {
         let other = self.conversion.and_then(|conversion| {
             let (group, version) = conversion.stored;
             find(group, version, self.plural)
@@ -44,7 +44,7 @@ impl Resource {
     pub fn make_stored(&self, object: &mut Value) {
         let Some(conversion) = self.conversion.filter(|_| object.is_object()) else { return };
         (conversion.to_stored)(object);
-        object::set_type(self.stored(), object);
+        object::set_type(self.storage(), object);
     }
 
     /// The row of the same kind in another version, if that is served.
@@ -63,12 +63,12 @@ impl Resource {
         if (self.group, self.version) == (to.group, to.version) {
             return Cow::Borrowed(object);
         }
-        if self.is_stored() {
+        if self.is_storage() {
             return to.shown(object);
         }
         let mut stored = object.clone();
         self.make_stored(&mut stored);
-        if to.is_stored() {
+        if to.is_storage() {
             return Cow::Owned(stored);
         }
         Cow::Owned(to.shown(&stored).into_owned())

@@ -10,9 +10,12 @@ use crate::resource::Resource;
 #[derive(Clone, Debug, Default)]
 pub struct FieldSelector {
     requirements: Vec<Requirement>,
-    /// Those of the kind, as its version calls them.
-    fields: Option<fn(&Value) -> Vec<(&'static str, String)>>,
+    /// Those of the kind.
+    fields: Option<ReadFields>,
 }
+
+/// The fields of an object as it is stored, under the names that a version has for them.
+type ReadFields = fn(&Value) -> Vec<(&'static str, String)>;
 
 #[derive(Clone, Debug)]
 struct Requirement {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::containers::text;
 use super::equality::{same, says_nothing};
 use super::metadata::{SUBDOMAIN, metadata};
-use super::names::qualified_name;
+use super::names::{path_segment, qualified_name};
 use super::{Errors, FieldError, Path};
 use crate::object;
 
@@ -32,7 +32,7 @@ const FIXED: [&str; 11] = [
 
 pub(crate) fn event(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    metadata(&mut errors, new, old, true, SUBDOMAIN);
+    metadata(&mut errors, new, old, true, path_segment);
     any_event(&mut errors, new, "reportingComponent");
     errors.into_vec()
 }
@@ -40,7 +40,9 @@ pub(crate) fn event(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
 /// An event of `events.k8s.io`.
 pub(crate) fn reported_event(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    metadata(&mut errors, new, old, true, SUBDOMAIN);
+    // One that was made through the core group may have another name.
+    let name = if old.is_none() { SUBDOMAIN } else { path_segment };
+    metadata(&mut errors, new, old, true, name);
     any_event(&mut errors, new, "reportingController");
     match old {
         None => new_event(&mut errors, new),
@@ -131,7 +133,8 @@ fn changed_event(errors: &mut Errors, new: &Value, old: &Value) {
     let fields = FIXED.iter().map(|field| (*field, *field));
     for (field, name) in fields.chain([("reportingComponent", "reportingController")]) {
         let (new, old) = (&new[field], &old[field]);
-        if !same(new, old) && !(is_unset(new) && is_unset(old)) {
+        let is_same = same(new, old) || is_unset(new) && is_unset(old);
+        if !is_same {
             errors.immutable(&Path::root(name), new, old);
         }
     }

@@ -158,7 +158,7 @@ pub(super) fn list(form: Form, resource: &Resource, list: &List) -> Result<Respo
         (Encoding::Protobuf, Shape::Full | Shape::Table(_)) => {
             packed_list(&whole, list, |object| resource.shown(&object.value))?
         }
-        (_, Shape::Full) if resource.is_stored() => list_body(&whole, list, |body| {
+        (_, Shape::Full) if resource.is_storage() => list_body(&whole, list, |body| {
             join(body, list.objects.iter().map(|object| &object.bytes));
         }),
         (_, Shape::Full) => list_body(&whole, list, |body| {

@@ -187,7 +187,7 @@ impl Watch {
             // The form was offered, so that it can be made.
             Err(_) => Bytes::new(),
         };
-        let shared = form.shape == Shape::Full && resource.is_stored();
+        let shared = form.shape == Shape::Full && resource.is_storage();
         match form.encoding {
             Encoding::Protobuf if shared => event.packed_frame(verdict, make),
             _ if shared => event.frame(verdict),

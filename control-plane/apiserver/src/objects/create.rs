@@ -73,7 +73,7 @@ impl Objects {
         place: &Place,
         mut value: Value,
     ) -> Result<Result<Arc<Object>, String>, Status> {
-        let (resource, stored) = (place.resource, place.resource.stored());
+        let (resource, stored) = (place.resource, place.resource.storage());
         let uid = uuid::Uuid::new_v4().to_string();
         let creation = Creation {
             uid: &uid,

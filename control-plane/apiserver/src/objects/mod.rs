@@ -281,9 +281,9 @@ fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
 /// Makes of an object that has the defaults of its version the one that is stored, with those of
 /// that version.
 fn make_stored(resource: &Resource, value: &mut Value) {
-    if !resource.is_stored() {
+    if !resource.is_storage() {
         resource.make_stored(value);
-        (resource.stored().apply_defaults)(value);
+        (resource.storage().apply_defaults)(value);
     }
 }
 

@@ -185,7 +185,7 @@ fn prepare(
     value: &mut Value,
     old: &Value,
 ) {
-    let (resource, stored) = (place.resource, place.resource.stored());
+    let (resource, stored) = (place.resource, place.resource.storage());
     let entries = value["metadata"]["managedFields"].clone();
     if part == Part::Main {
         (resource.apply_defaults)(value);

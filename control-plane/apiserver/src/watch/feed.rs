@@ -223,7 +223,7 @@ impl Caches {
 
 /// The kinds, each in the version that is stored.
 fn stored() -> impl Iterator<Item = &'static Resource> {
-    RESOURCES.iter().filter(|resource| resource.is_stored())
+    RESOURCES.iter().filter(|resource| resource.is_storage())
 }
 
 fn place(resource: &Resource) -> String {

@@ -28,6 +28,8 @@ fn of_the_core_group() {
     };
     kind.creates(&[
         (json!({"type": "Odd", "count": 7, "message": "m".repeat(2000)}), vec![]),
+        (json!({"metadata": {"name": "A_b"}}), vec![]),
+        (json!({"metadata": {"name": "a/b"}}), vec!["metadata.name: Invalid value: \"a/b\": may"]),
         (json!({"involvedObject": {"namespace": null}}), vec![NO_NAMESPACE]),
         (
             json!({"involvedObject": {"namespace": "e"}}),
@@ -136,6 +138,7 @@ fn what_an_update_of_the_newer_group_may_change() {
     let about = json!({"kind": "Pod", "namespace": "d", "name": "q"});
     kind.updates(&[
         (json!({}), json!({"metadata": {"labels": {"a": "b"}}}), vec![]),
+        (json!({"metadata": {"name": "A_b"}}), json!({"metadata": {"labels": {}}}), vec![]),
         (json!({}), series(2), vec![]),
         (series(2), series(3), vec![]),
         (json!({}), series(1), vec!["series.count: Invalid value: \"\": should be at least 2"]),
