@@ -434,7 +434,7 @@ async fn every_version_of_a_kind_has_its_message() {
     }
     let event = json!({
         "metadata": { "name": "e" }, "involvedObject": { "name": "p", "namespace": "default" },
-        "message": "It runs.",
+        "message": "It runs.", "reportingComponent": "c", "reportingInstance": "i",
     });
     call("POST", versions[1].0).json(&event).send(&server).await.expect(201);
     for ((path, version, about, note), mut watch) in versions.into_iter().zip(watches) {

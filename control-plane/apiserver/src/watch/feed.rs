@@ -55,7 +55,7 @@ impl Caches {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LoadFailed> {
-        let caches = stored().map(|resource| (place(resource), Cache::default())).collect();
+        let caches = storages().map(|resource| (place(resource), Cache::default())).collect();
         let ended = CancellationToken::new();
         let this = Arc::new(Self { caches, applied: watch::Sender::new(0), ended: ended.clone() });
         let changes = this.load(&*store).await.map_err(|e| LoadFailed(e.to_string()))?;
@@ -79,7 +79,7 @@ impl Caches {
 
     /// How much there is of each resource, in the order of the table.
     pub(crate) fn held(&self) -> Vec<Held> {
-        let held = stored().map(|resource| {
+        let held = storages().map(|resource| {
             let cache = self.of(resource);
             Held { resource, objects: cache.objects(), watchers: cache.watchers() }
         });
@@ -222,7 +222,7 @@ impl Caches {
 }
 
 /// The kinds, each in the version that is stored.
-fn stored() -> impl Iterator<Item = &'static Resource> {
+fn storages() -> impl Iterator<Item = &'static Resource> {
     RESOURCES.iter().filter(|resource| resource.is_storage())
 }
 
