@@ -41,11 +41,7 @@ impl Catalog {
     /// Asks the server.
     pub(crate) async fn read(connection: &Connection) -> anyhow::Result<Self> {
         let groups = connection.get("/apis", JSON).await?;
-        let mut versions = vec!["v1".to_owned()];
-        for group in groups["groups"].as_array().into_iter().flatten() {
-            let preferred = group["preferredVersion"]["groupVersion"].as_str();
-            versions.extend(preferred.map(str::to_owned));
-        }
+        let versions = versions(&groups);
         let lists = versions.iter().map(|version| list(connection, version));
         let resources = try_join_all(lists).await?.into_iter().flatten().collect();
         Ok(Self { resources })
@@ -74,6 +70,20 @@ impl Catalog {
             .find(|resource| resource.kind == kind && resource.api_version() == api_version);
         found.with_context(|| format!("the server has no kind {kind} in {api_version}"))
     }
+}
+
+/// All versions, in the order in which a word is looked up: those that the groups prefer first.
+fn versions(groups: &Value) -> Vec<String> {
+    let groups = || groups["groups"].as_array().into_iter().flatten();
+    let preferred = groups().map(|group| &group["preferredVersion"]);
+    let others = groups().flat_map(|group| group["versions"].as_array().into_iter().flatten());
+    let mut versions = vec!["v1".to_owned()];
+    for version in preferred.chain(others).filter_map(|it| it["groupVersion"].as_str()) {
+        if !versions.iter().any(|known| known == version) {
+            versions.push(version.to_owned());
+        }
+    }
+    versions
 }
 
 async fn list(connection: &Connection, api_version: &str) -> anyhow::Result<Vec<Resource>> {
@@ -215,6 +225,32 @@ mod tests {
         let kinds: Vec<_> =
             catalog.find("all").unwrap().iter().map(|it| it.kind.as_str()).collect();
         assert_eq!(kinds, ["Pod", "Service", "Deployment"]);
+    }
+
+    #[test]
+    fn the_preferred_version_of_a_kind_comes_first() {
+        let version = |of: &str| serde_json::json!({ "groupVersion": of });
+        let groups = serde_json::json!({ "groups": [
+            { "preferredVersion": version("autoscaling/v2"),
+                "versions": [version("autoscaling/v2"), version("autoscaling/v1")] },
+            { "preferredVersion": version("apps/v1"), "versions": [version("apps/v1")] },
+        ] });
+        let versions = versions(&groups);
+        assert_eq!(versions, ["v1", "autoscaling/v2", "apps/v1", "autoscaling/v1"]);
+        let scaler = |version: &str| Resource {
+            group: "autoscaling".to_owned(),
+            version: version.to_owned(),
+            plural: "horizontalpodautoscalers".to_owned(),
+            kind: "HorizontalPodAutoscaler".to_owned(),
+            short_names: vec!["hpa".to_owned()],
+            ..Resource::default()
+        };
+        let catalog = Catalog { resources: vec![scaler("v2"), scaler("v1")] };
+        for (word, version) in [("hpa", "v2"), ("hpa.v1.autoscaling", "v1")] {
+            assert_eq!(catalog.find(word).unwrap()[0].version, version, "{word}");
+        }
+        let found = catalog.find_kind("autoscaling/v1", "HorizontalPodAutoscaler").unwrap();
+        assert_eq!(found.version, "v1");
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub(crate) use batch::{CONTROLLER_UID_LABELS, JOB_NAME_LABELS, cron_job, initial
 pub(crate) use networking::{ingress, ingress_class, network_policy, service_cidr};
 pub(crate) use pod_spec::{carry_over_pod, pod};
 pub(crate) use policies::{
-    horizontal_pod_autoscaler, initialize_priority_class, pod_disruption_budget, priority_class,
+    cpu_autoscaler, horizontal_pod_autoscaler, initialize_priority_class, pod_disruption_budget,
+    priority_class,
 };
 pub(crate) use quota::{initialize_limit_range, limit_range, resource_quota};
 pub(crate) use sets::{

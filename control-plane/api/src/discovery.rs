@@ -2,7 +2,10 @@
 //!
 //! Guarantees: what is announced is what [`RESOURCES`] holds, groups and versions in its order.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::resource::{RESOURCES, Resource, Subresource};
 
@@ -83,6 +86,14 @@ fn subresources(resource: &Resource) -> Vec<Shown> {
     all
 }
 
+/// What clients compare to know whether a kind is stored in another version than before, and that
+/// two versions are one kind.
+fn storage_version_hash(resource: &Resource) -> String {
+    let (group, version) = resource.stored_as();
+    let digest = Sha256::digest(format!("{group}/{version}/{}", resource.kind));
+    STANDARD.encode(&digest[..8])
+}
+
 /// `/api/v1` or `/apis/<group>/<version>`.
 pub fn resource_list(group: &str, version: &str) -> Option<Value> {
     let resources = of_version(group, version);
@@ -95,6 +106,7 @@ pub fn resource_list(group: &str, version: &str) -> Option<Value> {
             "namespaced": resource.namespaced,
             "kind": resource.kind,
             "verbs": resource.verbs,
+            "storageVersionHash": storage_version_hash(resource),
         });
         if !resource.short_names.is_empty() {
             value["shortNames"] = json!(resource.short_names);
@@ -193,6 +205,7 @@ mod tests {
             list["groups"].as_array().unwrap().iter().filter_map(|g| g["name"].as_str()).collect();
         let expected = [
             "apps",
+            "events.k8s.io",
             "authentication.k8s.io",
             "authorization.k8s.io",
             "autoscaling",
@@ -207,6 +220,11 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!(group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
+        let scaling = group("autoscaling").unwrap();
+        let versions: Vec<&Value> =
+            scaling["versions"].as_array().unwrap().iter().map(|it| &it["version"]).collect();
+        assert_eq!(versions, ["v2", "v1"]);
+        assert_eq!(scaling["preferredVersion"]["version"], "v2");
         assert!(group("extensions").is_none());
         assert!(group("").is_none());
     }
@@ -244,6 +262,23 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!(list["resources"][0]["verbs"], json!(["create"]));
+    }
+
+    #[test]
+    fn versions_of_a_kind_have_one_hash() {
+        let hash = |group: &str, version: &str, plural: &str| {
+            let list = resource_list(group, version).unwrap();
+            let mut all = list["resources"].as_array().unwrap().iter();
+            let found = all.find(|it| it["name"] == plural).unwrap();
+            found["storageVersionHash"].as_str().unwrap().to_owned()
+        };
+        // As other servers have them.
+        assert_eq!(hash("", "v1", "pods"), "xPOwRZ+Yhw8=");
+        assert_eq!(hash("apps", "v1", "deployments"), "8aSe+NMegvE=");
+        assert_eq!(hash("", "v1", "events"), hash("events.k8s.io", "v1", "events"));
+        let autoscalers = |version| hash("autoscaling", version, "horizontalpodautoscalers");
+        assert_eq!(autoscalers("v1"), autoscalers("v2"));
+        assert_ne!(autoscalers("v1"), hash("", "v1", "events"));
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! What a bowline API object is.
 //!
 //! One table of [`resource::RESOURCES`] says which kinds exist; everything the API server does
-//! with an object (decode, default, validate, select, patch, apply, print, describe) is a pure
-//! function here, over `serde_json::Value`.
+//! with an object (decode, default, validate, select, patch, apply, print, describe, convert) is a
+//! pure function here, over `serde_json::Value`.
 //!
 //! Guarantees: no I/O, no clock, no randomness; time and random suffixes are arguments. A kind is
-//! added with a row in the table, a defaulting function and a validation function.
+//! added with a row in the table, a defaulting function and a validation function; a version of a
+//! kind with a row and a conversion.
 //!
 //! Does not: store, authorize, watch, or fill in what needs other objects (cluster IPs, admission).
 
 pub mod cidr;
+mod convert;
 mod defaults;
 pub mod discovery;
 pub mod managed;

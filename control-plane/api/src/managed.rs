@@ -6,8 +6,13 @@
 //! Guarantees: what a write did not change stays with who has it; the server's own fields are
 //! nobody's; a write that changes nothing leaves the entries alone, their times included. It costs
 //! little where little changes: entries are parsed only when a write touches their fields.
-//! Does not: convert between versions; an entry in a version that is not the object's goes away
-//! with the next write. Does not follow a list or a map that changes from atomic to granular.
+//!
+//! An entry names fields of the version in which its manager writes, and keeps that version. What a
+//! write changes is found out in each version that an entry is in, by converting the objects before
+//! and after, so that an entry loses what was changed through another version and nothing else. An
+//! entry in a version that is not served goes away with the next write.
+//!
+//! Does not: follow a list or a map that changes from atomic to granular.
 
 mod apply;
 mod blank;
@@ -15,6 +20,7 @@ mod element;
 mod entries;
 mod list;
 mod set;
+mod versions;
 mod view;
 mod walks;
 
@@ -25,6 +31,7 @@ use crate::resource::Resource;
 use element::Element;
 use entries::{Entries, Entry, Identity, Operation};
 use set::Set;
+use versions::Changes;
 use view::TypedView;
 use walks::{Difference, difference};
 
@@ -134,7 +141,8 @@ fn strip(set: &mut Set) {
     });
 }
 
-/// What a write of `after` in the place of `before` changes of what can be somebody's.
+/// What a write of `after` in the place of `before` changes of what can be somebody's. Both are of
+/// the kind's version.
 fn changes(resource: &Resource, scope: Scope, before: &Value, after: &Value) -> Difference {
     let view = TypedView::Type(resource.schema);
     let mut found = difference(&view, before, after, |name| scope.counts(name));
@@ -164,7 +172,8 @@ fn is_reset(sent: &Value) -> bool {
 }
 
 /// Notes who made `new` out of `live`, or made it anew, by a create, an update or a patch. `new`
-/// comes as the client wants it, with defaults, before the server's own fields are restored.
+/// comes as the client wants it, with defaults, before the server's own fields are restored. Both
+/// are in the version that is stored, the writer wrote in that of `resource`.
 pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
     let sent = object::metadata_mut(new).remove("managedFields").unwrap_or_default();
     let stored = live.map_or(&Value::Null, |live| &live["metadata"]["managedFields"]);
@@ -183,7 +192,8 @@ pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer
         return;
     }
     let scope = Scope::of(resource, writer);
-    let found = changes(resource, scope, live.unwrap_or(&Value::Null), new);
+    let before = live.unwrap_or(&Value::Null);
+    let found = changes(resource, scope, &resource.shown(before), &resource.shown(new));
     if found.is_empty() && !is_replaced {
         if !stored.is_null() {
             object::metadata_mut(new).insert("managedFields".to_owned(), stored.clone());
@@ -191,7 +201,11 @@ pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer
         return;
     }
     let own = writer.identity(resource, Operation::Update);
+    let mut elsewhere = Changes::new(resource.storage(), scope, before, new);
     for entry in entries.iter_mut() {
+        let version = &entry.identity.api_version;
+        let same = *version == own.api_version;
+        let found = if same { &found } else { elsewhere.in_version(version) };
         entry.take_away(&found.removed);
         if entry.identity != own {
             entry.take_away(&found.changed);
@@ -205,7 +219,7 @@ pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer
         entry.time = writer.now.to_owned();
         entries.put(entry);
     }
-    entries.tidy(&resource.api_version());
+    entries.tidy(resource);
     entries.cap();
     set_entries(new, entries);
 }

@@ -194,7 +194,8 @@ pub fn prepare_for_status_update(resource: &Resource, new: &mut Value, old: &Val
     }
 }
 
-fn set_type(resource: &Resource, object: &mut Value) {
+/// Says of an object that it is of a kind.
+pub(crate) fn set_type(resource: &Resource, object: &mut Value) {
     object["apiVersion"] = Value::from(resource.api_version());
     object["kind"] = Value::from(resource.kind);
 }

@@ -5,9 +5,10 @@
 //! Does not: hold behaviour; that lives in [`crate::defaults`], [`crate::validation`] and
 //! [`crate::table`], one function per kind.
 
-mod decode;
+pub(crate) mod decode;
 mod fields;
 mod rows;
+mod versions;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -18,7 +19,11 @@ use crate::validation::FieldError;
 pub use decode::DecodeError;
 pub use rows::RESOURCES;
 
-/// What the server knows of one kind.
+/// What the server knows of one kind in one version.
+///
+/// Of a kind that is served in several versions, each has a row, and its objects are stored in one
+/// of them. `decode` and `apply_defaults` take objects of the row's own version; all other
+/// functions take them as they are stored.
 pub struct Resource {
     /// Empty for the core group.
     pub group: &'static str,
@@ -53,6 +58,8 @@ pub struct Resource {
     pub cells: fn(object: &Value, now: Timestamp) -> Vec<Value>,
     /// The name of the kind's schema, such as `io.k8s.api.core.v1.Pod`.
     pub schema: &'static str,
+    /// The way to and from the version that is stored, if that is another one.
+    pub conversion: Option<Conversion>,
     /// Checks every field's type.
     pub decode: fn(&Value) -> Result<(), DecodeError>,
     /// Sets what only a new object gets; called by [`crate::object::prepare_for_create`].
@@ -68,6 +75,16 @@ pub struct Resource {
     /// `metadata.namespace`. The labels do not depend on the object.
     pub fields: fn(&Value) -> Vec<(&'static str, String)>,
     pub(crate) add_schema: fn(&mut schemars::SchemaGenerator),
+}
+
+/// How a version differs from the one that is stored. The functions convert everything but the
+/// object's type; what goes there and back is the same again, as long as it is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion {
+    /// The group and the version of the row that is stored.
+    pub stored: (&'static str, &'static str),
+    pub(crate) from_stored: fn(&mut Value),
+    pub(crate) to_stored: fn(&mut Value),
 }
 
 /// JSON pointers into an object that has a scale.

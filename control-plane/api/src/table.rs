@@ -82,13 +82,13 @@ pub(crate) fn no_cells(_: &Value, _: Timestamp) -> Vec<Value> {
     Vec::new()
 }
 
-/// One row.
+/// One row, of an object as it is stored.
 pub fn row(resource: &Resource, object: &Value, now: Timestamp, include: IncludeObject) -> Value {
     let mut row = Map::new();
     row.insert("cells".to_owned(), Value::Array((resource.cells)(object, now)));
     let included = match include {
         IncludeObject::None => Value::Null,
-        IncludeObject::Object => object.clone(),
+        IncludeObject::Object => resource.shown(object).into_owned(),
         IncludeObject::Metadata => json!({
             "kind": "PartialObjectMetadata",
             "apiVersion": "meta.k8s.io/v1",

@@ -17,6 +17,7 @@ mod reads;
 mod reviews;
 mod services;
 mod shutdown;
+mod versions;
 mod watches;
 mod workloads;
 mod writes;

@@ -16,6 +16,8 @@ pub(crate) struct Kind {
     pub(crate) can_watch: bool,
     pub(crate) can_delete: bool,
     pub(crate) can_delete_collection: bool,
+    /// Its objects are those of another kind of the list, which is in another group.
+    pub(crate) is_twin: bool,
 }
 
 pub(crate) struct Kinds {
@@ -44,9 +46,11 @@ impl Kinds {
         let discovery = Discovery::new(self.client.clone()).run().await?;
         let mut kinds = Vec::new();
         for group in discovery.groups() {
+            // Of the versions of a group the preferred one: the objects are the same in all.
             for (resource, can) in group.recommended_resources() {
                 if can.supports_operation(verbs::LIST) {
                     kinds.push(Kind {
+                        is_twin: is_twin(&resource),
                         resource,
                         namespaced: can.scope == Scope::Namespaced,
                         can_watch: can.supports_operation(verbs::WATCH),
@@ -81,7 +85,25 @@ impl Kinds {
     }
 }
 
+/// Who goes through the objects of all kinds would meet these twice.
+fn is_twin(resource: &ApiResource) -> bool {
+    (resource.group.as_str(), resource.plural.as_str()) == ("events.k8s.io", "events")
+}
+
 /// References may name another version of the same group.
 fn group_of(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::{core, events};
+
+    #[test]
+    fn events_are_met_once() {
+        assert!(is_twin(&ApiResource::erase::<events::v1::Event>(&())));
+        assert!(!is_twin(&ApiResource::erase::<core::v1::Event>(&())));
+        assert!(!is_twin(&ApiResource::erase::<core::v1::Pod>(&())));
+    }
 }

@@ -79,8 +79,8 @@ impl Namespaces {
             return Ok(Next::Rest);
         }
         let kinds = self.kinds.all(KINDS_MAX_AGE).await.doing("discovering the content of", key)?;
-        let mut content: Vec<&Kind> =
-            kinds.iter().filter(|kind| kind.namespaced && kind.can_delete).collect();
+        let inside = |kind: &&Kind| kind.namespaced && kind.can_delete && !kind.is_twin;
+        let mut content: Vec<&Kind> = kinds.iter().filter(inside).collect();
         // Pods first: what they use goes after they were told to stop.
         content.sort_by_key(|kind| kind.resource.plural != "pods");
         let mut remaining = Remaining::default();

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{child, default};
+use crate::convert::autoscaler::{drop_annotations, has_metrics};
 use crate::object::child_mut;
 
 /// What an autoscaler aims at that was not told: this much of the CPU that pods ask for.
@@ -17,6 +18,8 @@ pub(crate) fn pod_disruption_budget(budget: &mut Value) {
 }
 
 pub(crate) fn horizontal_pod_autoscaler(autoscaler: &mut Value) {
+    // They stand for fields in other versions only.
+    drop_annotations(autoscaler);
     let spec = child_mut(autoscaler, "spec");
     default(spec, "minReplicas", 1);
     default(spec, "maxReplicas", 0);
@@ -36,6 +39,17 @@ pub(crate) fn horizontal_pod_autoscaler(autoscaler: &mut Value) {
         scaling_rules(behavior, "scaleDown", down);
     }
     default(child_mut(autoscaler, "status"), "desiredReplicas", 0);
+}
+
+/// One of `autoscaling/v1`, which aims at the CPU unless an annotation has other metrics.
+pub(crate) fn cpu_autoscaler(autoscaler: &mut Value) {
+    let has_metrics = has_metrics(autoscaler);
+    let spec = child_mut(autoscaler, "spec");
+    default(spec, "minReplicas", 1);
+    default(spec, "maxReplicas", 0);
+    if !has_metrics {
+        default(spec, "targetCPUUtilizationPercentage", CPU_UTILIZATION);
+    }
 }
 
 fn scaling_rules(behavior: &mut Map<String, Value>, field: &str, standard: Value) {

@@ -4,13 +4,16 @@
 //! manager had applied it before, does not any more, and nobody else has it. What others manage
 //! changes only by force.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::element::path_text;
 use super::entries::{Entries, Entry, Identity, Operation};
 use super::set::Set;
+use super::versions::{Changes, Versioned};
 use super::view::TypedView;
-use super::walks::{difference, fields_of, merge, without};
+use super::walks::{difference, fields_of, merge};
 use super::{Conflict, KUBECTL, LAST_APPLIED, Scope, Writer, changes, set_entries, strip};
 use crate::object;
 use crate::resource::Resource;
@@ -33,7 +36,8 @@ pub enum ApplyFailed {
 }
 
 /// The live object with the configuration applied, and with what follows for its managers. Without
-/// a live object it is a new one. When the object that is made of it turns out to be the live one,
+/// a live object it is a new one. The live object is in the version that is stored, all else in
+/// that of `resource`. When the object that is made of it turns out to be the live one,
 /// [`super::keep_times`] takes back that it was written now.
 pub fn apply(
     resource: &Resource,
@@ -49,7 +53,10 @@ pub fn apply(
         view: TypedView::Type(resource.schema),
         scope: Scope::of(resource, writer),
         identity: writer.identity(resource, Operation::Apply),
-        live: live.cloned().unwrap_or_else(|| Value::Object(Map::new())),
+        live: match live {
+            Some(live) => resource.shown(live).into_owned(),
+            None => Value::Object(Map::new()),
+        },
         writer,
     };
     let mut result = match applied.run(config, wanted.clone(), live.is_some(), force) {
@@ -137,21 +144,22 @@ impl Apply<'_> {
         let before = entries.remove(&self.identity);
         let merged = merge(&self.view, &self.live, config);
         let mut result = match &before {
-            Some(before) => self.prune(merged, &before.set(), &wanted, &entries),
+            Some(before) => self.prune(merged, before, &wanted, &entries),
             None => merged,
         };
-        let found = changes(self.resource, self.scope, &self.live, &result);
-        let conflicts = if force { Vec::new() } else { conflicts(&entries, &found.changed) };
+        let mut found = Changes::new(self.resource, self.scope, &self.live, &result);
+        let conflicts = if force { Vec::new() } else { conflicts(&entries, &mut found) };
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
         for entry in entries.iter_mut() {
+            let found = found.in_version(&entry.identity.api_version);
             entry.take_away(&found.changed);
             entry.take_away(&found.removed);
         }
         strip(&mut wanted);
         entries.put(Entry::new(self.identity.clone(), self.writer.now, wanted));
-        entries.tidy(&self.identity.api_version);
+        entries.tidy(self.resource);
         set_entries(&mut result, entries);
         Ok(result)
     }
@@ -169,34 +177,51 @@ impl Apply<'_> {
             };
             entries.put(Entry::new(identity, self.writer.now, found.changed));
         }
-        entries.tidy(&self.identity.api_version);
+        entries.tidy(self.resource);
         entries
     }
 
-    /// The merged object without what the manager applied before and nobody wants any more.
-    fn prune(&self, merged: Value, before: &Set, wanted: &Set, entries: &Entries) -> Value {
-        // Objects in the store and merged ones have only fields that the kind has.
-        let fields = |value: &Value| match fields_of(&self.view, value) {
-            Ok(fields) => fields.with_named_fields(&self.view),
-            Err(_) => Set::default(),
-        };
-        if before.is_empty() {
-            return merged;
-        }
-        let before = before.with_named_fields(&self.view);
-        let all = fields(&merged);
-        let drop = |set: &Set| {
-            without(&self.view, &merged, set).unwrap_or_else(|| Value::Object(Map::new()))
-        };
-        let pruned = fields(&drop(&before));
+    /// The merged object without what the manager applied before and nobody wants any more. What it
+    /// applied before may be of another version.
+    fn prune(&self, merged: Value, before: &Entry, wanted: &Set, entries: &Entries) -> Value {
+        let set = before.set();
+        let last = self.resource.in_version(&before.identity.api_version);
+        let Some(last) = last.filter(|_| !set.is_empty()) else { return merged };
+        let merged = Versioned::new(self.resource, merged);
+        let all = merged.to(last);
+        let before = all.named(&set);
+        let mut pruned = all.without(&before);
         // What somebody has, whoever it is, comes back.
-        let mut kept = wanted.with_named_fields(&self.view);
-        for entry in entries.iter() {
-            kept = kept.union(&entry.set().with_named_fields(&self.view));
+        for (resource, kept) in self.kept(last, wanted, entries) {
+            let all = merged.to(resource);
+            let left = pruned.to(resource).fields().union(&all.named(&kept));
+            pruned = all.without(&all.fields().difference(&left));
         }
-        let pruned = fields(&drop(&all.difference(&pruned.union(&kept))));
         // So does what was nobody's, and went with what was around it.
-        drop(&all.difference(&pruned).intersection(&before))
+        let left = pruned.to(last).fields();
+        let gone = all.fields().difference(&left).intersection(&before);
+        all.without(&gone).to(self.resource).into_object()
+    }
+
+    /// What everybody manages, by versions, the one of the last configuration first.
+    fn kept<'b>(
+        &'b self,
+        last: &'b Resource,
+        wanted: &Set,
+        entries: &Entries,
+    ) -> Vec<(&'b Resource, Set)> {
+        let mut kept = vec![(last, Set::default())];
+        let own = (self.identity.api_version.as_str(), Cow::Borrowed(wanted));
+        let others = entries.iter().map(|it| (it.identity.api_version.as_str(), it.set()));
+        for (version, set) in std::iter::once(own).chain(others) {
+            let Some(resource) = self.resource.in_version(version) else { continue };
+            let known = kept.iter_mut().find(|(known, _)| known.api_version() == version);
+            match known {
+                Some((_, all)) => *all = all.union(&set),
+                None => kept.push((resource, set.into_owned())),
+            }
+        }
+        kept
     }
 
     /// What of the object is still as kubectl last applied it, before it left that to the server.
@@ -213,12 +238,13 @@ impl Apply<'_> {
 }
 
 /// What others have of the changed fields.
-fn conflicts(entries: &Entries, changed: &Set) -> Vec<Conflict> {
+fn conflicts(entries: &Entries, found: &mut Changes<'_>) -> Vec<Conflict> {
     let mut holders: Vec<&Entry> = entries.iter().collect();
     holders.sort_by(|a, b| a.identity.cmp(&b.identity));
     let mut conflicts = Vec::new();
     for entry in holders {
         let manager = entry.identity.describe();
+        let changed = &found.in_version(&entry.identity.api_version).changed;
         for path in entry.shared(changed).paths() {
             let field = path_text(&path);
             conflicts.push(Conflict { manager: manager.clone(), field, path });

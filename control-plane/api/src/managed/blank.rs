@@ -33,6 +33,7 @@ fn standing(schema: &str) -> (&'static [&'static str], Option<&'static str>) {
         "core.v1.LimitRange" => (&["spec", "spec.limits"], None),
         "core.v1.PodTemplate" => (&[], Some("template")),
         "core.v1.Event" => (&["involvedObject", "source"], None),
+        "events.v1.Event" => (&["regarding", "deprecatedSource"], None),
         "apps.v1.ReplicaSet" | "batch.v1.Job" => (&["spec", "status"], Some("spec.template")),
         "apps.v1.Deployment" => (&["spec", "spec.strategy", "status"], Some("spec.template")),
         "apps.v1.DaemonSet" | "apps.v1.StatefulSet" => {
@@ -48,6 +49,9 @@ fn standing(schema: &str) -> (&'static [&'static str], Option<&'static str>) {
             ],
             Some("spec.jobTemplate.spec.template"),
         ),
+        "autoscaling.v1.HorizontalPodAutoscaler" => {
+            (&["spec", "spec.scaleTargetRef", "status"], None)
+        }
         "autoscaling.v2.HorizontalPodAutoscaler" => {
             (&["spec", "spec.scaleTargetRef", "status", "status.currentMetrics"], None)
         }

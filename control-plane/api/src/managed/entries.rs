@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::set::{ParseSetFailed, Set};
+use crate::resource::Resource;
 
 /// How many managers that update an object are told apart.
 const MOST_UPDATERS: usize = 10;
@@ -243,8 +244,9 @@ impl Entries {
 
     /// Without those that manage nothing, and those in versions that are not served: what they
     /// named cannot be compared with anything.
-    pub(super) fn tidy(&mut self, api_version: &str) {
-        self.0.retain(|entry| entry.identity.api_version == api_version && !entry.is_empty());
+    pub(super) fn tidy(&mut self, resource: &Resource) {
+        let is_served = |entry: &Entry| resource.in_version(&entry.identity.api_version).is_some();
+        self.0.retain(|entry| !entry.is_empty() && is_served(entry));
     }
 
     /// Merges the oldest updaters, so that writers with ever new names do not fill the object.

@@ -2,6 +2,7 @@
 
 mod fields;
 mod rules;
+mod versions;
 
 use serde_json::{Value, json};
 

@@ -82,3 +82,19 @@ pub(super) fn event(object: &Value) -> Fields {
         ("type", text(object, "/type")),
     ]
 }
+
+/// What the newer version calls them.
+pub(super) fn reported_event(object: &Value) -> Fields {
+    let newer = |label| match label {
+        "involvedObject.kind" => "regarding.kind",
+        "involvedObject.namespace" => "regarding.namespace",
+        "involvedObject.name" => "regarding.name",
+        "involvedObject.uid" => "regarding.uid",
+        "involvedObject.apiVersion" => "regarding.apiVersion",
+        "involvedObject.resourceVersion" => "regarding.resourceVersion",
+        "involvedObject.fieldPath" => "regarding.fieldPath",
+        "reportingComponent" => "reportingController",
+        other => other,
+    };
+    event(object).into_iter().map(|(label, value)| (newer(label), value)).collect()
+}

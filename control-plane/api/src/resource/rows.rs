@@ -4,6 +4,7 @@ mod networking;
 mod quota;
 mod reviews;
 mod storage;
+mod versions;
 mod workloads;
 
 use k8s_openapi::api::{apps, coordination, core, discovery};
@@ -55,6 +56,7 @@ const BASE: Resource = Resource {
     columns: &[],
     cells: table::no_cells,
     schema: "",
+    conversion: None,
     decode: |_| Ok(()),
     initialize: nothing,
     carry_over: carry_nothing,
@@ -343,7 +345,7 @@ const LEASE: Resource = Resource {
     ..BASE
 };
 
-/// Every kind that is served.
+/// Every kind that is served, of a kind with several versions the preferred one first.
 pub static RESOURCES: &[Resource] = &[
     CONFIG_MAP,
     ENDPOINTS,
@@ -365,12 +367,14 @@ pub static RESOURCES: &[Resource] = &[
     DEPLOYMENT,
     REPLICA_SET,
     workloads::STATEFUL_SET,
+    versions::EVENT,
     reviews::SELF_SUBJECT_REVIEW,
     reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
     reviews::SELF_SUBJECT_ACCESS_REVIEW,
     reviews::SELF_SUBJECT_RULES_REVIEW,
     reviews::SUBJECT_ACCESS_REVIEW,
     workloads::HORIZONTAL_POD_AUTOSCALER,
+    versions::HORIZONTAL_POD_AUTOSCALER,
     workloads::CRON_JOB,
     workloads::JOB,
     workloads::POD_DISRUPTION_BUDGET,

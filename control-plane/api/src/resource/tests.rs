@@ -83,3 +83,30 @@ fn every_selectable_field_has_a_label_without_an_object() {
         assert_eq!(labels(&Value::Null), labels(&json!({"spec": {"nodeName": "a"}})));
     }
 }
+
+#[test]
+fn events_are_selected_by_the_names_of_their_version() {
+    let event = json!({"involvedObject": {"kind": "Pod", "name": "p"}, "reason": "R",
+        "reportingComponent": "c"});
+    let read = |group: &str, label: &str| {
+        let fields = (find(group, "v1", "events").unwrap().fields)(&event);
+        fields.into_iter().find(|(known, _)| *known == label).map(|(_, value)| value)
+    };
+    let newer = "events.k8s.io";
+    let table = [
+        ("", "involvedObject.name", Some("p")),
+        ("", "regarding.name", None),
+        (newer, "involvedObject.name", None),
+        (newer, "regarding.name", Some("p")),
+        (newer, "regarding.kind", Some("Pod")),
+        (newer, "regarding.fieldPath", Some("")),
+        (newer, "reportingController", Some("c")),
+        (newer, "reportingComponent", None),
+        (newer, "reason", Some("R")),
+        (newer, "type", Some("")),
+        (newer, "source", Some("c")),
+    ];
+    for (group, label, expected) in table {
+        assert_eq!(read(group, label).as_deref(), expected, "{group} {label}");
+    }
+}

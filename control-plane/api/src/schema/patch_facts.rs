@@ -354,6 +354,7 @@ static FACTS: &[Fact] = &[
 static ATOMIC_TYPES: &[&str] = &[
     "apimachinery.pkg.apis.meta.v1.LabelSelector",
     "apimachinery.pkg.apis.meta.v1.OwnerReference",
+    "api.autoscaling.v1.CrossVersionObjectReference",
     "api.core.v1.ConfigMapKeySelector",
     "api.core.v1.EndpointAddress",
     "api.core.v1.EndpointPort",

@@ -7,12 +7,17 @@ use crate::object;
 use crate::resource::Resource;
 
 /// A conjunction of requirements on selectable fields.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct FieldSelector {
     requirements: Vec<Requirement>,
+    /// Those of the kind.
+    fields: Option<ReadFields>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The fields of an object as it is stored, under the names that a version has for them.
+type ReadFields = fn(&Value) -> Vec<(&'static str, String)>;
+
+#[derive(Clone, Debug)]
 struct Requirement {
     field: String,
     equal: bool,
@@ -40,7 +45,7 @@ impl FieldSelector {
             }
             requirements.push(requirement);
         }
-        Ok(Self { requirements })
+        Ok(Self { requirements, fields: Some(resource.fields) })
     }
 
     /// Whether it selects everything.
@@ -54,18 +59,19 @@ impl FieldSelector {
         requirements.find(|one| one.equal && one.field == field).map(|one| one.value.as_str())
     }
 
-    /// Whether the object is selected.
-    pub fn matches(&self, resource: &Resource, object: &Value) -> bool {
+    /// Whether an object of the kind, as it is stored, is selected.
+    pub fn matches(&self, object: &Value) -> bool {
         if self.requirements.is_empty() {
             return true;
         }
+        let read = || self.fields.map(|fields| fields(object)).unwrap_or_default();
         let mut fields = None;
         self.requirements.iter().all(|one| {
             let equal = match one.field.as_str() {
                 "metadata.name" => object::name(object) == one.value,
                 "metadata.namespace" => object::namespace(object) == one.value,
                 field => fields
-                    .get_or_insert_with(|| (resource.fields)(object))
+                    .get_or_insert_with(read)
                     .iter()
                     .any(|(label, value)| *label == field && *value == one.value),
             };

@@ -1,4 +1,4 @@
-//! Namespaces, nodes, config maps, secrets, accounts, events and leases.
+//! Namespaces, nodes, config maps, secrets, accounts and leases.
 
 use std::collections::HashSet;
 
@@ -147,21 +147,6 @@ fn immutable_data(errors: &mut Errors, new: &Value, old: Option<&Value>, fields:
             errors.forbidden(&Path::root(field), why);
         }
     }
-}
-
-pub(crate) fn event(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Errors::default();
-    metadata(&mut errors, new, old, true, SUBDOMAIN);
-    let involved = text(&new["involvedObject"], "namespace");
-    let namespace = crate::object::namespace(new);
-    let path = Path::root("involvedObject").child("namespace");
-    // An event about an object without a namespace goes to "default".
-    let matches = involved == namespace || (involved.is_empty() && namespace == "default");
-    if !matches {
-        let why = "does not match event.namespace";
-        errors.invalid_text(&path, involved, why);
-    }
-    errors.into_vec()
 }
 
 pub(crate) fn lease(new: &Value, old: Option<&Value>) -> Vec<FieldError> {

@@ -1,5 +1,6 @@
 mod batch;
 mod changes;
+mod events;
 mod kind;
 mod networking;
 mod policies;

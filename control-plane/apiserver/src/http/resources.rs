@@ -250,22 +250,23 @@ impl Call<'_> {
         let patch = patches::read(kind, body, &mut self.caller)?;
         let (place, part) = (self.place(), self.part());
         let resource = self.target.resource;
-        let make = |current: &Object| -> Result<Value, Status> {
-            let patched =
-                patch::apply(kind, resource, &current.value, &patch).map_err(|e| match e {
-                    PatchFailed::Malformed(message) => Status::bad_request(message),
-                    PatchFailed::Unprocessable(message) => {
-                        Status { code: 422, reason: "Invalid", ..Status::bad_request(message) }
-                    }
-                })?;
+        let patched = |shown: &Value| -> Result<Value, Status> {
+            let patched = patch::apply(kind, resource, shown, &patch).map_err(|e| match e {
+                PatchFailed::Malformed(message) => Status::bad_request(message),
+                PatchFailed::Unprocessable(message) => {
+                    Status { code: 422, reason: "Invalid", ..Status::bad_request(message) }
+                }
+            })?;
             place.check_name(&patched)?;
             Ok(patched)
         };
         let objects = &self.api.objects;
         if self.target.subresource == "scale" {
+            let make = |scale: &Object| patched(&scale.value);
             let scale = objects.change_scale(&mut self.caller, &place, &make).await?;
             return self.other(&scale.value);
         }
+        let make = |current: &Object| patched(&resource.shown(&current.value));
         let object = objects.change(&mut self.caller, &place, part, &make).await?;
         self.object(StatusCode::OK, &object)
     }

@@ -1,4 +1,5 @@
-//! Writing what a client gets.
+//! Writing what a client gets, in the version it asks for. What is stored in that version has its
+//! bytes already; in another one they are made here, object by object.
 
 use super::negotiate::{Encoding, Form, Shape};
 use super::protobuf::{self, ListOf};
@@ -14,6 +15,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// The kind of what is made of an object's metadata.
 const PARTIAL: &str = "PartialObjectMetadata";
@@ -95,7 +97,7 @@ pub(super) fn object(
     encoded(code, form.encoding, shaped(form, resource, object, true)?)
 }
 
-/// An object in a form; YAML as JSON. `columns` is for tables.
+/// An object of the store in a form; YAML as JSON. `columns` is for tables.
 pub(super) fn shaped(
     form: Form,
     resource: &Resource,
@@ -103,10 +105,14 @@ pub(super) fn shaped(
     columns: bool,
 ) -> Result<Bytes, Status> {
     if form.encoding == Encoding::Protobuf {
-        return packed(form.shape, resource, &object.value);
+        let shown = match form.shape {
+            Shape::Metadata => Cow::Borrowed(&object.value),
+            Shape::Full | Shape::Table(_) => resource.shown(&object.value),
+        };
+        return packed(form.shape, resource, &shown);
     }
     Ok(match form.shape {
-        Shape::Full => object.bytes.clone(),
+        Shape::Full => full(resource, object),
         Shape::Metadata => Bytes::from(partial(&object.value).to_string()),
         Shape::Table(include) => {
             let row = table::row(resource, &object.value, Timestamp::now(), include);
@@ -114,6 +120,14 @@ pub(super) fn shaped(
             Bytes::from(table::table(resource, revision, vec![row], columns).to_string())
         }
     })
+}
+
+/// An object of the store as JSON.
+fn full(resource: &Resource, object: &Object) -> Bytes {
+    match resource.shown(&object.value) {
+        Cow::Borrowed(_) => object.bytes.clone(),
+        Cow::Owned(shown) => Bytes::from(shown.to_string()),
+    }
 }
 
 /// An object as protobuf. Tables do not have that form, and are not offered in it.
@@ -131,33 +145,40 @@ pub(super) fn partial(object: &Value) -> Value {
 }
 
 /// The objects of a list. The full form copies each object's bytes and writes nothing anew, but in
-/// protobuf, which is kept nowhere.
+/// protobuf and in a version that is not the stored one, which are kept nowhere.
 pub(super) fn list(form: Form, resource: &Resource, list: &List) -> Result<Response, Status> {
     let version = resource.api_version();
     let whole = ListOf { version: &version, kind: resource.kind, list_kind: resource.list_kind };
     let metadata =
         ListOf { version: protobuf::META, kind: PARTIAL, list_kind: "PartialObjectMetadataList" };
     let body = match (form.encoding, form.shape) {
-        (Encoding::Protobuf, Shape::Metadata) => packed_list(&metadata, list)?,
-        (Encoding::Protobuf, Shape::Full | Shape::Table(_)) => packed_list(&whole, list)?,
-        (_, Shape::Full) => list_body(&whole, list, |body| {
+        (Encoding::Protobuf, Shape::Metadata) => {
+            packed_list(&metadata, list, |object| Cow::Borrowed(&object.value))?
+        }
+        (Encoding::Protobuf, Shape::Full | Shape::Table(_)) => {
+            packed_list(&whole, list, |object| resource.shown(&object.value))?
+        }
+        (_, Shape::Full) if resource.is_storage() => list_body(&whole, list, |body| {
             join(body, list.objects.iter().map(|object| &object.bytes));
         }),
+        (_, Shape::Full) => list_body(&whole, list, |body| {
+            join(body, list.objects.iter().map(|object| full(resource, object)));
+        }),
         (_, Shape::Metadata) => {
-            let items: Vec<Bytes> = list
-                .objects
-                .iter()
-                .map(|object| Bytes::from(partial(&object.value).to_string()))
-                .collect();
-            list_body(&metadata, list, |body| join(body, items.iter()))
+            let items = list.objects.iter().map(|object| partial(&object.value).to_string());
+            list_body(&metadata, list, |body| join(body, items))
         }
         (_, Shape::Table(include)) => table_body(resource, list, include),
     };
     encoded(StatusCode::OK, form.encoding, body)
 }
 
-fn packed_list(of: &ListOf<'_>, list: &List) -> Result<Bytes, Status> {
-    let items = list.objects.iter().map(|object| &object.value);
+fn packed_list<'a>(
+    of: &ListOf<'_>,
+    list: &'a List,
+    show: impl Fn(&'a Object) -> Cow<'a, Value>,
+) -> Result<Bytes, Status> {
+    let items = list.objects.iter().map(|object| show(object));
     protobuf::list(of, &metadata(list), items, size(list)).ok_or_else(|| no_message(of.kind))
 }
 
@@ -179,12 +200,12 @@ fn list_body(of: &ListOf<'_>, list: &List, items: impl FnOnce(&mut Vec<u8>)) -> 
     Bytes::from(body)
 }
 
-fn join<'a>(body: &mut Vec<u8>, items: impl Iterator<Item = &'a Bytes>) {
+fn join(body: &mut Vec<u8>, items: impl Iterator<Item = impl AsRef<[u8]>>) {
     for (index, item) in items.enumerate() {
         if index > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(item);
+        body.extend_from_slice(item.as_ref());
     }
 }
 

@@ -1,7 +1,8 @@
 //! Watch streams.
 //!
-//! A line a change, or in protobuf a frame. The full form sends bytes that all watchers share; a
-//! table or the metadata alone is made for the one who asked. A stream ends at its timeout, when
+//! A line a change, or in protobuf a frame. The full form in the version that is stored sends bytes
+//! that all watchers share; a table, the metadata alone or another version is made for the one who
+//! asked. A stream ends at its timeout, when
 //! the server stops, and when its reader is too slow; the client resumes from the last revision it
 //! saw.
 
@@ -177,9 +178,10 @@ impl Watch {
             // The form was offered, so that it can be made.
             Err(_) => Bytes::new(),
         };
-        match (form.encoding, form.shape) {
-            (Encoding::Protobuf, Shape::Full) => event.packed_frame(verdict, make),
-            (_, Shape::Full) => event.frame(verdict),
+        let shared = form.shape == Shape::Full && resource.is_storage();
+        match form.encoding {
+            Encoding::Protobuf if shared => event.packed_frame(verdict, make),
+            _ if shared => event.frame(verdict),
             _ => event.object(verdict).map_or_else(Bytes::new, |object| make(object)),
         }
     }

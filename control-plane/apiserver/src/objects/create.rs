@@ -1,7 +1,7 @@
 //! Creating objects.
 
 use super::update::Noted;
-use super::{Caller, Objects, Place, settle, timestamp};
+use super::{Caller, Objects, Place, make_stored, settle, timestamp};
 use crate::admission::Admission;
 use crate::store::Write;
 use crate::watch::Object;
@@ -44,9 +44,10 @@ impl Objects {
             ));
         }
         caller.decode(resource, &mut value)?;
+        (resource.apply_defaults)(&mut value);
+        make_stored(resource, &mut value);
         if noted == Noted::ByChange {
             // Before the cluster adds its own: that is nobody's.
-            (resource.apply_defaults)(&mut value);
             caller.note(resource, None, &mut value);
         }
         let generated = object::name(&value).is_empty()
@@ -65,22 +66,22 @@ impl Objects {
         Err(last)
     }
 
-    /// The inner `Err` is a name that is taken.
+    /// Creates what is ready to be stored. The inner `Err` is a name that is taken.
     async fn create_once(
         &self,
         caller: &Caller,
         place: &Place,
         mut value: Value,
     ) -> Result<Result<Arc<Object>, String>, Status> {
-        let resource = place.resource;
+        let (resource, stored) = (place.resource, place.resource.storage());
         let uid = uuid::Uuid::new_v4().to_string();
         let creation = Creation {
             uid: &uid,
             timestamp: &timestamp(Duration::ZERO),
             name_suffix: &name_suffix(),
         };
-        object::prepare_for_create(resource, &mut value, &creation);
-        (resource.apply_defaults)(&mut value);
+        object::prepare_for_create(stored, &mut value, &creation);
+        (stored.apply_defaults)(&mut value);
         let open = match resource.namespaced {
             true => Some(self.namespaces.clone().read_owned().await),
             false => None,

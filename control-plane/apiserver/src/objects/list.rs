@@ -152,9 +152,10 @@ impl Objects {
         options: &ListOptions,
         (position, revision): (&Position, Revision),
     ) -> Result<List, Status> {
-        let root = crate::store::key(resource.group, resource.plural, "", "");
+        let (group, _) = resource.stored_as();
+        let root = crate::store::key(group, resource.plural, "", "");
         let range = Range {
-            prefix: crate::store::key(resource.group, resource.plural, &filter.namespace, ""),
+            prefix: crate::store::key(group, resource.plural, &filter.namespace, ""),
             after: (!position.after.is_empty()).then(|| format!("{root}{}", position.after)),
             at: Some(revision),
             limit: None,
@@ -169,7 +170,7 @@ impl Objects {
             let key = entry.key.trim_start_matches(&root).to_owned();
             let object = Object::decode(key, &entry.value, entry.modified)
                 .map_err(|error| Status::internal_error(&error))?;
-            if !filter.selects(resource, &object) {
+            if !filter.selects(&object) {
                 continue;
             }
             if options.limit.is_some_and(|limit| selected.len() >= limit) {

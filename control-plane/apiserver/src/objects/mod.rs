@@ -6,6 +6,9 @@
 //! it began; what a write relies on is held until it is visible or has failed, also when the caller
 //! goes away or is told that it took too long. It knows nothing of HTTP: failures are [`Status`]
 //! values.
+//!
+//! What a caller sends is in the version of the [`Place`] it names; what is read, kept and given
+//! back is in the version that is stored, and whoever answers shows it in the other one.
 
 mod apply;
 mod binding;
@@ -59,7 +62,8 @@ impl Place {
     }
 
     fn store_key(&self) -> String {
-        crate::store::key(self.resource.group, self.resource.plural, &self.namespace, &self.name)
+        let (group, _) = self.resource.stored_as();
+        crate::store::key(group, self.resource.plural, &self.namespace, &self.name)
     }
 
     /// Checks that an object has the name of the place.
@@ -125,7 +129,7 @@ impl Caller {
         Writer { manager: &self.manager, subresource: &self.subresource, now }
     }
 
-    /// Notes the writer in an object that is as the client wants it.
+    /// Notes the writer in an object that is as the client wants it, and is ready to be stored.
     fn note(&self, resource: &Resource, old: Option<&Value>, new: &mut Value) {
         managed::update(resource, old, new, &self.writer(&timestamp(Duration::ZERO)));
     }
@@ -291,6 +295,15 @@ fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
         ));
     }
     Ok(())
+}
+
+/// Makes of an object that has the defaults of its version the one that is stored, with those of
+/// that version.
+fn make_stored(resource: &Resource, value: &mut Value) {
+    if !resource.is_storage() {
+        resource.make_stored(value);
+        (resource.storage().apply_defaults)(value);
+    }
 }
 
 /// Now, as timestamps are written: RFC 3339 in whole seconds.

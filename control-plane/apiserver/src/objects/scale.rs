@@ -15,7 +15,7 @@ impl Objects {
     pub(crate) async fn scale(&self, place: &Place) -> Result<Arc<Object>, Status> {
         let paths = paths(place)?;
         let current = self.get(place).await?;
-        Ok(view(paths, &current))
+        Ok(view(place, paths, &current))
     }
 
     /// Writes the replicas of the scale that `make` makes of the current one.
@@ -28,16 +28,16 @@ impl Objects {
         let paths = paths(place)?;
         let updated = self
             .change(caller, place, Part::Main, &|current| {
-                let scale = make(&view(paths, current))?;
+                let scale = make(&view(place, paths, current))?;
                 let replicas = replicas(place, &scale)?;
-                let mut value = current.value.clone();
+                let mut value = place.resource.shown(&current.value).into_owned();
                 set(&mut value, paths.spec_replicas, Value::from(replicas));
                 let version = object::resource_version(&scale).to_owned();
                 object::set_metadata(&mut value, "resourceVersion", &version);
                 Ok(value)
             })
             .await?;
-        Ok(view(paths, &updated))
+        Ok(view(place, paths, &updated))
     }
 }
 
@@ -68,7 +68,7 @@ impl Objects {
         }
         let application = Application { config: &config, force, may_create: None };
         let (updated, _) = self.apply(caller, place, Part::Main, &application).await?;
-        Ok(view(paths, &updated))
+        Ok(view(place, paths, &updated))
     }
 }
 
@@ -107,8 +107,8 @@ fn set(value: &mut Value, pointer: &str, new: Value) {
     *place = new;
 }
 
-fn view(paths: ScalePaths, object: &Object) -> Arc<Object> {
-    let value = &object.value;
+fn view(place: &Place, paths: ScalePaths, object: &Object) -> Arc<Object> {
+    let value = place.resource.shown(&object.value);
     let count = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let metadata = &value["metadata"];
     let mut scale = json!({

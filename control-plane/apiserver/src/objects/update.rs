@@ -1,6 +1,6 @@
 //! Changing objects.
 
-use super::{CONFLICT_RETRIES, Caller, Objects, Place, settle};
+use super::{CONFLICT_RETRIES, Caller, Objects, Place, make_stored, settle};
 use crate::admission::Admission;
 use crate::store::Write;
 use crate::watch::Object;
@@ -93,7 +93,8 @@ impl Objects {
         Ok((updated, false))
     }
 
-    /// Writes what `make` makes of the current object, again when somebody else was faster.
+    /// Writes what `make` makes of the current object, again when somebody else was faster. It is
+    /// given what is stored, and gives an object in the version of the place.
     pub(crate) async fn change(
         &self,
         caller: &mut Caller,
@@ -179,7 +180,7 @@ impl Objects {
     }
 }
 
-/// Makes of what the client sent what the object becomes, and notes who it was.
+/// Makes of what the client sent what is to be stored, and notes who it was.
 fn prepare(
     caller: &Caller,
     place: &Place,
@@ -187,18 +188,21 @@ fn prepare(
     value: &mut Value,
     old: &Value,
 ) {
-    let resource = place.resource;
+    let (resource, stored) = (place.resource, place.resource.storage());
     let entries = value["metadata"]["managedFields"].clone();
+    if part == Part::Main {
+        (resource.apply_defaults)(value);
+    }
+    make_stored(resource, value);
     match part {
         Part::Main => {
-            (resource.apply_defaults)(value);
             if noted == Noted::ByChange {
                 caller.note(resource, Some(old), value);
             }
-            object::prepare_for_update(resource, value, old);
+            object::prepare_for_update(stored, value, old);
             return;
         }
-        Part::Status => object::prepare_for_status_update(resource, value, old),
+        Part::Status => object::prepare_for_status_update(stored, value, old),
         Part::Finalize => {
             let finalizers = value["spec"]["finalizers"].take();
             *value = old.clone();

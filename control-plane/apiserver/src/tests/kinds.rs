@@ -51,6 +51,11 @@ fn samples() -> Vec<Sample> {
     let controller =
         json!({ "spec": { "selector": { "app": "zoo" }, "template": set["spec"]["template"] } });
     let involved = json!({ "involvedObject": { "kind": "Pod", "namespace": NAMESPACE } });
+    let reported = json!({
+        "regarding": { "kind": "Pod", "namespace": NAMESPACE },
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "zoo.example/keeper",
+        "reportingInstance": "one", "action": "Fed", "reason": "Hungry", "type": "Normal",
+    });
     let condition = |status: &str| json!([{ "type": "Odd", "status": status }]);
     let ingress = |ip: &str| json!({ "ingress": [{ "ip": ip }] });
     vec![
@@ -91,6 +96,7 @@ fn samples() -> Vec<Sample> {
         sample("v1", "Secret", json!({})),
         sample("v1", "ServiceAccount", json!({})),
         sample("v1", "Event", involved),
+        sample("events.k8s.io/v1", "Event", reported),
         sample("coordination.k8s.io/v1", "Lease", json!({})),
     ]
     .into_iter()
@@ -183,6 +189,7 @@ fn workload_samples() -> Vec<Sample> {
     let (first, second) = (json!("2026-01-01T00:00:00Z"), json!("2026-01-01T00:01:00Z"));
     let counted =
         |sample: Sample, field: &'static str| sample.with_status(field, json!(1), json!(2));
+    let autoscaler = json!({ "spec": { "scaleTargetRef": target, "maxReplicas": 2 } });
     vec![
         sample("v1", "PodTemplate", json!({ "template": { "spec": pod("Always") } })),
         counted(sample("apps/v1", "DaemonSet", set.clone()), "numberReady"),
@@ -200,13 +207,10 @@ fn workload_samples() -> Vec<Sample> {
             "disruptionsAllowed",
         ),
         counted(
-            sample(
-                "autoscaling/v2",
-                "HorizontalPodAutoscaler",
-                json!({ "spec": { "scaleTargetRef": target, "maxReplicas": 2 } }),
-            ),
+            sample("autoscaling/v2", "HorizontalPodAutoscaler", autoscaler.clone()),
             "currentReplicas",
         ),
+        counted(sample("autoscaling/v1", "HorizontalPodAutoscaler", autoscaler), "currentReplicas"),
         sample("scheduling.k8s.io/v1", "PriorityClass", json!({ "value": 5 })),
         sample("node.k8s.io/v1", "RuntimeClass", json!({ "handler": "runc" })),
     ]
@@ -287,7 +291,7 @@ async fn every_kind_takes_every_verb() {
     let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
     assert_eq!(tried, table, "the table of this test is not the server's");
     assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
-    assert_eq!((samples.len(), reviews.len()), (38, 5));
+    assert_eq!((samples.len(), reviews.len()), (40, 5));
 
     for sample in &samples {
         // Shown when it fails.
@@ -458,14 +462,15 @@ async fn applied(server: &Server, path: &str, object: &Value) {
         let entries = object["metadata"]["managedFields"].as_array().unwrap().iter();
         entries.map(|entry| entry["manager"].to_string()).collect::<BTreeSet<_>>()
     };
-    assert_eq!(managers(&created), ["\"keeper\"".to_owned()].into());
+    let named = |names: &[&str]| names.iter().map(|name| format!("{name:?}")).collect();
+    assert_eq!(managers(&created), named(&["keeper"]));
     let again = apply("keeper", object).send(server).await.expect(200);
     assert_eq!(again, created);
     let label = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"],
         "metadata": { "name": object["metadata"]["name"], "labels": { "visited": "1" } } });
     let visited = apply("visitor", &label).send(server).await.expect(200);
     assert_eq!(visited["metadata"]["labels"]["visited"], "1");
-    assert_eq!(managers(&visited), ["\"keeper\"", "\"visitor\""].map(str::to_owned).into());
+    assert_eq!(managers(&visited), named(&["keeper", "visitor"]));
     assert_eq!(call("GET", path).send(server).await.expect(200), visited);
 }
 

@@ -418,3 +418,38 @@ async fn bodies_that_cannot_be_read_are_told_apart() {
     let patch = call("PATCH", &format!("{CONFIGMAPS}/a")).header("content-type", PB).raw("x");
     assert_eq!(patch.send(&server).await.failure(), (415, "UnsupportedMediaType"));
 }
+
+#[tokio::test]
+async fn every_version_of_a_kind_has_its_message() {
+    let server = server().await;
+    // The collection, its version, and the fields of the reference and of the text.
+    let versions = [
+        ("/apis/events.k8s.io/v1/namespaces/default/events", "events.k8s.io/v1", 8, 10),
+        ("/api/v1/namespaces/default/events", "v1", 2, 4),
+    ];
+    let mut watches = Vec::new();
+    for (path, ..) in versions {
+        let watch = call("GET", &format!("{path}?watch=true")).header("accept", TYPED);
+        watches.push(Frames::open(&server, watch).await);
+    }
+    let event = json!({
+        "metadata": { "name": "e" }, "involvedObject": { "name": "p", "namespace": "default" },
+        "message": "It runs.", "reportingComponent": "c", "reportingInstance": "i",
+    });
+    call("POST", versions[1].0).json(&event).send(&server).await.expect(201);
+    for ((path, version, about, note), mut watch) in versions.into_iter().zip(watches) {
+        let said = |message: &[u8]| (text(message, &[about, 3]), text(message, &[note]));
+        let expected = ("p".to_owned(), "It runs.".to_owned());
+        let own = format!("{path}/e");
+        let got = send(&server, typed("GET", &own)).await;
+        assert_eq!(said(opened(&got, 200, version, "Event")), expected, "{version}");
+        let list = send(&server, typed("GET", path)).await;
+        assert_eq!(said(at(opened(&list, 200, version, "EventList"), &[2])), expected);
+        // The answer is a body, too, which changes nothing.
+        let put = send(&server, typed("PUT", &own).raw(got.body.to_vec())).await;
+        assert_eq!((put.code, put.body), (200, got.body), "{version}");
+        let (event, of, kind, message) = watch.next().await.unwrap();
+        assert_eq!((event.as_str(), of.as_str(), kind.as_str()), ("ADDED", version, "Event"));
+        assert_eq!(said(&message), expected);
+    }
+}

@@ -7,7 +7,6 @@
 use super::event::{Delivery, Event, Object};
 use super::session::Session;
 use crate::store::Revision;
-use bowline_api::resource::Resource;
 use bowline_api::selector::{FieldSelector, LabelSelector};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -31,13 +30,13 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    pub(crate) fn selects(&self, resource: &Resource, object: &Object) -> bool {
+    pub(crate) fn selects(&self, object: &Object) -> bool {
         let namespace = &self.namespace;
         let inside = namespace.is_empty()
             || object.key.strip_prefix(namespace.as_str()).is_some_and(|k| k.starts_with('/'));
         inside
             && (self.labels.is_empty() || self.labels.matches_object(&object.value))
-            && (self.fields.is_empty() || self.fields.matches(resource, &object.value))
+            && (self.fields.is_empty() || self.fields.matches(&object.value))
     }
 
     /// The prefix of the keys that can be selected.
@@ -91,16 +90,12 @@ struct Watcher {
 }
 
 /// See the module's documentation.
+#[derive(Default)]
 pub(crate) struct Cache {
-    pub(crate) resource: &'static Resource,
     state: RwLock<State>,
 }
 
 impl Cache {
-    pub(super) fn new(resource: &'static Resource) -> Self {
-        Self { resource, state: RwLock::default() }
-    }
-
     // A panic in a reader cannot leave the state half changed; writers only do whole steps.
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -144,7 +139,7 @@ impl Cache {
             if !key.starts_with(&prefix) {
                 break;
             }
-            if !filter.selects(self.resource, object) {
+            if !filter.selects(object) {
                 continue;
             }
             if limit.is_some_and(|limit| snapshot.objects.len() >= limit) {
@@ -164,9 +159,9 @@ impl Cache {
             Start::Now => {}
             Start::State => {
                 for object in state.objects.values() {
-                    if filter.selects(self.resource, object) {
+                    if filter.selects(object) {
                         let added = Event::new(object.revision, Some(object.clone()), None);
-                        backlog.extend(self.delivery(&filter, &Arc::new(added)));
+                        backlog.extend(delivery(&filter, &Arc::new(added)));
                     }
                 }
             }
@@ -177,7 +172,7 @@ impl Cache {
                 }
                 let first = state.history.partition_point(|event| event.revision <= requested);
                 for event in state.history.range(first..) {
-                    backlog.extend(self.delivery(&filter, event));
+                    backlog.extend(delivery(&filter, event));
                 }
             }
         }
@@ -186,11 +181,6 @@ impl Cache {
         state.watchers.retain(|watcher| !watcher.deliveries.is_closed());
         state.watchers.push(Watcher { filter, deliveries });
         Ok(Session::new(backlog, receiver))
-    }
-
-    fn delivery(&self, filter: &Filter, event: &Arc<Event>) -> Option<Delivery> {
-        let verdict = event.verdict(|object| filter.selects(self.resource, object))?;
-        Some(Delivery { verdict, event: event.clone() })
     }
 
     /// The whole state anew, with the history after `history_start` that leads to it. In one step:
@@ -216,7 +206,7 @@ impl Cache {
             return;
         }
         let event = Arc::new(Event::new(revision, current, previous));
-        state.watchers.retain(|watcher| match self.delivery(&watcher.filter, &event) {
+        state.watchers.retain(|watcher| match delivery(&watcher.filter, &event) {
             Some(delivery) => watcher.deliveries.try_send(delivery).is_ok(),
             None => true,
         });
@@ -227,6 +217,11 @@ impl Cache {
     pub(super) fn close(&self) {
         self.write().watchers.clear();
     }
+}
+
+fn delivery(filter: &Filter, event: &Arc<Event>) -> Option<Delivery> {
+    let verdict = event.verdict(|object| filter.selects(object))?;
+    Some(Delivery { verdict, event: event.clone() })
 }
 
 impl State {
@@ -245,7 +240,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bowline_api::resource::find;
     use serde_json::json;
 
     fn object(name: &str, revision: Revision) -> Object {
@@ -255,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_state_takes_the_place_of_the_old_one() {
-        let cache = Cache::new(find("", "v1", "configmaps").unwrap());
+        let cache = Cache::default();
         cache.fill(vec![object("old", 1), object("kept", 2)], Vec::new(), 2);
         let mut session = cache.watch(Filter::default(), Start::After(2)).unwrap();
         let made = Event::new(9, Some(Arc::new(object("new", 9))), None);

@@ -41,7 +41,8 @@ pub(crate) struct Held {
     pub(crate) watchers: usize,
 }
 
-/// One cache for every resource of the table that is stored.
+/// One cache for every resource of the table that is stored, whatever the versions that it is
+/// served in.
 pub(crate) struct Caches {
     /// By `<group>/<resource>` as in the store's keys.
     caches: HashMap<String, Cache>,
@@ -55,8 +56,7 @@ impl Caches {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LoadFailed> {
-        let stored = RESOURCES.iter().filter(|resource| resource.stored);
-        let caches = stored.map(|resource| (place(resource), Cache::new(resource))).collect();
+        let caches = storages().map(|resource| (place(resource), Cache::default())).collect();
         let ended = CancellationToken::new();
         let this = Arc::new(Self { caches, applied: watch::Sender::new(0), ended: ended.clone() });
         let changes = this.load(&*store).await.map_err(|e| LoadFailed(e.to_string()))?;
@@ -85,8 +85,7 @@ impl Caches {
 
     /// How much there is of each resource, in the order of the table.
     pub(crate) fn held(&self) -> Vec<Held> {
-        let stored = RESOURCES.iter().filter(|resource| resource.stored);
-        let held = stored.map(|resource| {
+        let held = storages().map(|resource| {
             let cache = self.of(resource);
             Held { resource, objects: cache.objects(), watchers: cache.watchers() }
         });
@@ -228,8 +227,14 @@ impl Caches {
     }
 }
 
+/// The kinds that are stored, each in its version.
+fn storages() -> impl Iterator<Item = &'static Resource> {
+    RESOURCES.iter().filter(|resource| resource.is_storage())
+}
+
 fn place(resource: &Resource) -> String {
-    let key = crate::store::key(resource.group, resource.plural, "", "");
+    let (group, _) = resource.stored_as();
+    let key = crate::store::key(group, resource.plural, "", "");
     key.trim_start_matches(REGISTRY).trim_end_matches('/').to_owned()
 }
 

@@ -292,7 +292,8 @@ impl Collector {
         let mut found = Vec::new();
         // An object in a namespace owns nothing outside of it.
         let possible = |kind: &&Kind| owner.namespace.is_none() || kind.namespaced;
-        for kind in kinds.iter().filter(|kind| kind.can_delete).filter(possible) {
+        let candidates = kinds.iter().filter(|kind| kind.can_delete && !kind.is_twin);
+        for kind in candidates.filter(possible) {
             let resource = Arc::new(kind.resource.clone());
             let api = self.api(&resource, owner.namespace.as_deref());
             let list = api.list_metadata(&ListParams::default()).await;
@@ -382,6 +383,7 @@ mod tests {
             can_watch: true,
             can_delete: true,
             can_delete_collection: true,
+            is_twin: false,
         }
     }
 

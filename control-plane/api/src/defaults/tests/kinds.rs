@@ -6,6 +6,7 @@ use super::defaulted;
 use crate::defaults::{
     carry_over_persistent_volume_claim, initialize_limit_range, initialize_persistent_volume_claim,
 };
+use crate::resource::find;
 
 /// Checks each object against what it becomes.
 fn become_of(group: &str, plural: &str, table: Vec<(Value, Value)>) {
@@ -238,4 +239,34 @@ fn ingresses_and_ranges() {
     become_of("networking.k8s.io", "ingressclasses", table);
     let table = vec![(json!({}), json!({"spec": {}, "status": {}}))];
     become_of("networking.k8s.io", "servicecidrs", table);
+}
+
+#[test]
+fn autoscalers_aim_at_the_cpu_unless_they_say() {
+    let metrics = "autoscaling.alpha.kubernetes.io/metrics";
+    let with = |annotation: &str| json!({ "annotations": { metrics: annotation } });
+    let pods = "[{\"type\":\"Pods\",\"pods\":{\"metricName\":\"m\"}}]";
+    let spec = |target: Value| {
+        let mut spec = json!({"minReplicas": 1, "maxReplicas": 0});
+        if !target.is_null() {
+            spec["targetCPUUtilizationPercentage"] = target;
+        }
+        spec
+    };
+    let table = vec![
+        (json!({}), json!({"spec": spec(json!(80))})),
+        (json!({"spec": {"targetCPUUtilizationPercentage": 5}}), json!({"spec": spec(json!(5))})),
+        (
+            json!({"metadata": with(pods)}),
+            json!({"metadata": with(pods), "spec": spec(json!(null))}),
+        ),
+        (json!({"metadata": with("[]")}), json!({"metadata": with("[]"), "spec": spec(json!(80))})),
+    ];
+    become_of("autoscaling", "horizontalpodautoscalers", table);
+    let v2 = find("autoscaling", "v2", "horizontalpodautoscalers").unwrap();
+    let mut object = json!({"metadata": with(pods)});
+    (v2.apply_defaults)(&mut object);
+    assert!(object["metadata"]["annotations"].is_null(), "{object}");
+    let target = &object["spec"]["metrics"][0]["resource"]["target"];
+    assert_eq!(target["averageUtilization"], 80);
 }

@@ -30,6 +30,7 @@ impl Kind {
         json_patch::merge(&mut object, change);
         (self.resource.initialize)(&mut object);
         (self.resource.apply_defaults)(&mut object);
+        self.resource.make_stored(&mut object);
         object
     }
 
@@ -48,9 +49,10 @@ impl Kind {
     pub(super) fn updates(&self, table: &[(Value, Value, Vec<&'static str>)]) {
         for (before, change, expected) in table {
             let old = self.created(before);
-            let mut new = old.clone();
+            let mut new = self.resource.shown(&old).into_owned();
             json_patch::merge(&mut new, change);
             (self.resource.apply_defaults)(&mut new);
+            self.resource.make_stored(&mut new);
             starts(&self.problems(&new, Some(&old)), expected, change);
         }
     }

@@ -21,6 +21,7 @@ use bowline_api::status::Status;
 use bytes::Bytes;
 use schema::Schema;
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// The media type.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -61,7 +62,7 @@ pub(super) struct ListOf<'a> {
 pub(super) fn list<'a>(
     of: &ListOf<'_>,
     metadata: &Value,
-    items: impl DoubleEndedIterator<Item = &'a Value>,
+    items: impl DoubleEndedIterator<Item = Cow<'a, Value>>,
     size: usize,
 ) -> Option<Bytes> {
     let schema = Schema::get();

@@ -233,7 +233,8 @@ fn lists_and_events_of_watches() {
         (0..3).map(|n| json!({ "metadata": { "name": n.to_string() } })).collect();
     let of = ListOf { version: "v1", kind: "Pod", list_kind: "PodList" };
     let metadata = json!({ "resourceVersion": "7", "remainingItemCount": 0 });
-    let list = list(&of, &metadata, pods.iter(), 0).unwrap();
+    let items = || pods.iter().map(Cow::Borrowed);
+    let list = list(&of, &metadata, items(), 0).unwrap();
     let pod = |object: &Value| {
         let bytes = protobuf::object("v1", "Pod", object).unwrap();
         // Between the head of its envelope and the end of it.
@@ -251,7 +252,7 @@ fn lists_and_events_of_watches() {
     expected.extend_from_slice(&raw);
     expected.extend_from_slice(&hex("1a002200"));
     assert_eq!(list, expected);
-    assert!(protobuf::list(&ListOf { kind: "Absent", ..of }, &metadata, pods.iter(), 0).is_none());
+    assert!(protobuf::list(&ListOf { kind: "Absent", ..of }, &metadata, items(), 0).is_none());
     let event = frame("ADDED", b"object");
     assert_eq!(event[..], *b"\0\0\0\x11\x0a\x05ADDED\x12\x08\x0a\x06object");
 }
@@ -281,7 +282,7 @@ fn ten_thousand_pods_are_written_without_moving_them() {
     let of = ListOf { version: "v1", kind: "Pod", list_kind: "PodList" };
     let length = |count: usize| {
         let started = Instant::now();
-        let pods = std::iter::repeat_n(&pod, count);
+        let pods = std::iter::repeat_n(&pod, count).map(Cow::Borrowed);
         let list = list(&of, &json!({}), pods, 0).unwrap();
         println!("{count} pods: {} bytes in {:?}", list.len(), started.elapsed());
         assert!(started.elapsed() < Duration::from_secs(20));

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// For the envelope and what fields are written empty.
 const ROOM: usize = 512;
@@ -29,7 +30,7 @@ pub(super) fn list<'a>(
     item: &Message,
     (version, kind): (&str, &str),
     metadata: (&Message, &Value),
-    items: impl DoubleEndedIterator<Item = &'a Value>,
+    items: impl DoubleEndedIterator<Item = Cow<'a, Value>>,
     size: usize,
 ) -> Bytes {
     enveloped(version, kind, size + ROOM, |out| {
