@@ -16,6 +16,9 @@ use nix::sched::{CloneFlags, setns};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// This program as it runs, also when another build has taken its place on the disk.
+pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// Traffic of a local cluster never goes through a proxy of the user's environment.
 const PROXY_VARIABLES: [&str; 8] = [
     "http_proxy",

@@ -28,6 +28,12 @@ use tracing_subscriber::filter::LevelFilter;
 /// A container orchestrator with the Kubernetes API and an eBPF network.
 #[derive(Debug, Parser)]
 #[command(name = "bowline", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  bowline up --name demo                                     a cluster on this machine
+  bowline apply -f web.yaml && bowline get pods
+  bowline net status --all-nodes                             what is wrong with the network
+  bowline net explain web-1 web-svc:80 --run                 what becomes of a connection
+  bowline down --name demo")]
 struct CommandLine {
     /// What to log to standard error: error, warn, info, debug, or per module [default: warn; info
     /// for server and agent]

@@ -12,6 +12,7 @@
 //! runs at most, both in opposite ways far less often.
 
 use std::fmt;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -90,15 +91,21 @@ pub struct Row {
 pub fn run(args: &Args) -> Result<Outcome> {
     let (before, after) = (read::results(&args.before)?, read::results(&args.after)?);
     let rows = rows(&before, &after, args.ignore / 100.0)?;
+    let mut text = String::new();
     for (name, results) in [("A", &before), ("B", &after)] {
         let load = results.machine.load_at_begin[0];
-        println!("{name}: {}, load {load:.2}", results.machine.shown());
+        text += &format!("{name}: {}, load {load:.2}\n", results.machine.shown());
     }
     if before.parameters != after.parameters {
         let differences = differences(&before, &after);
-        println!("The parameters differ, so that nothing is judged: {differences}");
+        text += &format!("The parameters differ, so that nothing is judged: {differences}\n");
     }
-    print!("{}", Table(&rows));
+    text += &Table(&rows).to_string();
+    // Whoever reads only the head of it has closed the pipe.
+    drop(std::io::stdout().write_all(text.as_bytes()));
+    if before.parameters != after.parameters {
+        bail!("nothing was compared: A and B were measured with other parameters");
+    }
     let worse = rows.iter().filter(|row| row.change == Change::Worse).count();
     if worse > 0 {
         let all = rows.len();

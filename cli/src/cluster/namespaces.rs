@@ -14,6 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use bowline_api::cidr::Cidr;
+use k8s_openapi::api::core::v1::Node as ApiNode;
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use nix::mount::{MsFlags, mount};
@@ -62,6 +64,41 @@ pub(crate) fn make_all(plan: &Plan) -> anyhow::Result<()> {
         inside(&node.namespace, async move |handle| set_up_uplink(&handle, &addresses).await)?;
     }
     Ok(())
+}
+
+/// Leads what the server answers to the pods that ask it: it stands between the nodes, and packets
+/// come to it with their pods' addresses. Which node has which pods is known once they are ready.
+pub(crate) fn lead_to_pods(plan: &Plan, ready: &[ApiNode]) -> anyhow::Result<()> {
+    let mut routes: Vec<(Cidr, IpAddr)> = Vec::new();
+    for node in &plan.nodes {
+        let found = ready.iter().find(|it| it.metadata.name.as_deref() == Some(&node.agent.name));
+        let spec = found.and_then(|node| node.spec.as_ref());
+        for range in spec.and_then(|spec| spec.pod_cidrs.as_ref()).into_iter().flatten() {
+            let range: Cidr = range.parse().with_context(|| format!("pods of {}", node.name))?;
+            let addresses = node.addresses.iter().map(|uplink| uplink.address);
+            let is_alike = |it: &IpAddr| it.is_ipv4() == range.network().is_ipv4();
+            routes.extend(addresses.into_iter().find(is_alike).map(|gateway| (range, gateway)));
+        }
+    }
+    inside(&plan.bridge_namespace, async move |handle| {
+        for (range, gateway) in routes {
+            let prefix = range.prefix();
+            let route = match (range.network(), gateway) {
+                (IpAddr::V4(first), IpAddr::V4(gateway)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(first, prefix)
+                    .gateway(gateway)
+                    .build(),
+                (IpAddr::V6(first), IpAddr::V6(gateway)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(first, prefix)
+                    .gateway(gateway)
+                    .build(),
+                _ => continue,
+            };
+            let added = handle.route().add(route).execute().await;
+            added.with_context(|| format!("cannot add the route to {range}"))?;
+        }
+        Ok(())
+    })
 }
 
 /// Makes PINS, if need be, and keeps others from mounting, unmounting or removing it: `up` and

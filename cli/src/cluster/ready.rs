@@ -2,7 +2,7 @@
 //!
 //! Guarantees: every wait is bounded, and ends at once when a process that it depends on ends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -85,17 +85,18 @@ async fn look_again(process: &mut Started, limit: Limit) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the nodes of these names are ready, watching all processes meanwhile.
+/// Waits until the nodes of these names are ready, watching all processes meanwhile; gives them as
+/// they are then.
 pub(crate) async fn nodes(
     client: Client,
     names: &[&str],
     processes: &mut [Started],
     progress: &Progress,
     limit: Limit,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Node>> {
     let mut events = watcher(Api::<Node>::all(client), watcher::Config::default()).boxed();
     let mut look = tokio::time::interval(LOOK * 5);
-    let mut ready = BTreeSet::new();
+    let mut ready = BTreeMap::new();
     let count = names.len();
     while ready.len() < count {
         progress.doing(format!("waiting for nodes: {} of {count} ready", ready.len()));
@@ -107,7 +108,7 @@ pub(crate) async fn nodes(
                     None => bail!("the server ended the watch for nodes: see its log"),
                 };
                 let name = node.metadata.name.clone().unwrap_or_default();
-                if is_ready(&node) { ready.insert(name) } else { ready.remove(&name) };
+                if is_ready(&node) { ready.insert(name, node) } else { ready.remove(&name) };
             }
             _ = look.tick() => {
                 for process in &mut *processes {
@@ -119,17 +120,17 @@ pub(crate) async fn nodes(
             }
         }
     }
-    Ok(())
+    Ok(ready.into_values().collect())
 }
 
 /// Which nodes are not ready, and what the first of them complained of last.
 fn too_late(
     names: &[&str],
-    ready: &BTreeSet<String>,
+    ready: &BTreeMap<String, Node>,
     processes: &[Started],
     limit: Limit,
 ) -> String {
-    let late: Vec<&str> = names.iter().copied().filter(|name| !ready.contains(*name)).collect();
+    let late: Vec<&str> = names.iter().copied().filter(|name| !ready.contains_key(*name)).collect();
     let all: Vec<String> = late.iter().map(|name| format!("`{name}`")).collect();
     let mut agents = processes.iter().filter(|it| late.contains(&it.name()));
     let complaint = agents.find_map(|it| Some((it.name(), it.last_complaint()?)));

@@ -124,7 +124,8 @@ async fn make(
         processes.push(start(&node.agent, cgroup_root)?);
     }
     let names: Vec<&str> = plan.nodes.iter().map(|node| node.agent.name.as_str()).collect();
-    ready::nodes(client, &names, &mut processes, progress, limit).await?;
+    let nodes = ready::nodes(client, &names, &mut processes, progress, limit).await?;
+    namespaces::lead_to_pods(plan, &nodes)?;
     progress.done("all nodes are ready");
     Ok(())
 }

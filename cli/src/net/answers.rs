@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::ends::DEFAULT_NAMESPACE;
 use super::source::Source;
+use crate::launch::THIS_PROGRAM;
 use crate::output::{self, Format};
 use crate::verbs::client::{Connection, escape, query};
 
@@ -142,7 +144,7 @@ fn begin_here(
     words: Vec<String>,
     input: BoxStream<'static, Bytes>,
 ) -> anyhow::Result<Frames> {
-    let program = std::env::current_exe().context("cannot find this program")?;
+    let program = Path::new(THIS_PROGRAM);
     let known = source.node.as_ref().context("the node has no name")?;
     let place = NetPlace {
         node_name: known.name.clone(),
@@ -151,7 +153,7 @@ fn begin_here(
         kubeconfig: known.kubeconfig.clone(),
         netns: known.netns.clone(),
     };
-    let child = place.command(&program, &words).spawn().context("cannot ask a node")?;
+    let child = place.command(program, &words).spawn().context("cannot ask a node")?;
     let (told, frames) = mpsc::channel(ROOM);
     tokio::spawn(carry_out(child, input.map(Ok::<_, Infallible>), told));
     Ok(ReceiverStream::new(frames).map(Ok).boxed())
@@ -282,20 +284,26 @@ pub(super) async fn side_by_side(
             }
         }
     }
-    let mut rest: Vec<(&str, Lines)> =
-        nodes.iter().map(|node| (node.name.as_str(), Lines::default())).collect();
+    let begun = |node: &'_ Asked| (node.name.clone(), Lines::default(), Lines::default());
+    let mut rest: Vec<(String, Lines, Lines)> = nodes.iter().map(begun).collect();
     while let Some((name, frame)) = all.next().await {
-        let Some((_, lines)) = rest.iter_mut().find(|(node, _)| *node == name) else { continue };
+        let own = rest.iter_mut().find(|(node, ..)| node == name);
+        let Some((_, lines, complaints)) = own else { continue };
         match frame {
             Ok(NetFrame::Ended(status)) => {
                 worst = worst.max(status.unwrap_or(1));
                 if let Some(rest) = lines.rest() {
                     output::text(&with_node(name, &rest, format)?)?;
                 }
+                if let Some(rest) = complaints.rest() {
+                    complain(&format!("{name}: {rest}\n"));
+                }
             }
             Ok(NetFrame::Err(text)) => {
-                for line in text.lines() {
-                    complain(&format!("{name}: {line}\n"));
+                // It comes in pieces, not in lines.
+                complaints.add(text.as_bytes());
+                while let Some(line) = complaints.next(Format::Table) {
+                    complain(&format!("{name}: {line}"));
                 }
             }
             Ok(frame) => {

@@ -21,6 +21,7 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 
 use super::LOCAL;
+use crate::launch::THIS_PROGRAM;
 use crate::output;
 
 /// How long one part may take.
@@ -157,8 +158,8 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
         stem: stem.to_owned(),
         parts: 0,
     };
-    let program = std::env::current_exe().context("cannot find this program")?;
-    archive.ask(&program, vec![("version.txt".to_owned(), vec!["version".to_owned()])])?;
+    let program = Path::new(THIS_PROGRAM);
+    archive.ask(program, vec![("version.txt".to_owned(), vec!["version".to_owned()])])?;
     for path in FILES {
         let text = std::fs::read(path).unwrap_or_else(|error| error.to_string().into_bytes());
         archive.add(&format!("machine{path}"), &text)?;
@@ -172,10 +173,10 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
             let name = own.copied().collect::<Vec<_>>().join("-");
             (format!("nodes/{}/{name}.json", node.name), of_node(args, subject, node, words))
         };
-        archive.ask(&program, asked.iter().map(part).collect())?;
+        archive.ask(program, asked.iter().map(part).collect())?;
         // For whoever reads it before any program does.
         let wide = [&["net", "status", "-o", "wide"].map(str::to_owned)[..], &node.flags].concat();
-        archive.ask(&program, vec![(format!("nodes/{}/status.txt", node.name), wide)])?;
+        archive.ask(program, vec![(format!("nodes/{}/status.txt", node.name), wide)])?;
     }
     if let Some(kubeconfig) = &subject.kubeconfig {
         let part = |words: &&[&str]| {
@@ -184,7 +185,7 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
             line.push(kubeconfig.display().to_string());
             (format!("api/{}.yaml", words[1]), line)
         };
-        archive.ask(&program, OF_API.iter().map(part).collect())?;
+        archive.ask(program, OF_API.iter().map(part).collect())?;
     }
     if let Some(logs) = &subject.logs {
         match std::fs::read_dir(logs) {

@@ -51,7 +51,7 @@ pub(super) struct Selection {
     protocol: Option<Protocol>,
     #[arg(long, value_enum)]
     verdict: Option<Verdict>,
-    /// A reason as `bowline net counters` has it
+    /// A reason as `bowline net counters` has it; a wrong name lists all
     #[arg(long, value_name = "NAME")]
     reason: Option<String>,
     /// One event in so many, chosen at random
@@ -288,7 +288,8 @@ fn reason(name: &str) -> anyhow::Result<Reason> {
         Some(reason) => Ok(reason),
         None => {
             let known = Reason::ALL.map(Reason::name);
-            bail!("there is no reason {name}{}", output::nearest(name, &known))
+            let near = output::nearest(name, &known);
+            bail!("there is no reason {name}{near} (all: {})", known.join(", "))
         }
     }
 }

@@ -43,7 +43,8 @@ use source::{Source, every_source, local, local_nodes, source};
 
 pub(crate) use served::{Args as ServedArgs, serve};
 
-/// Show what a node's data plane holds.
+/// See a node's data plane: its tables and health, explain and trace a connection, watch and
+/// capture packets.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bowline net services --node node1
@@ -84,18 +85,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NODE", global = true)]
     node: Option<String>,
     /// Every node of the cluster, one after the other; as JSON or YAML by its name. Events come as
-    /// they happen, each with its node; captures are a file for each
+    /// they happen, each with its node; captures are a file for each. Explain and trace begin at one
     #[arg(long, global = true, conflicts_with_all = ["node", "bpffs"])]
     all_nodes: bool,
     /// Show addresses and numbers only, no names of Kubernetes objects
     #[arg(long, global = true)]
     numeric: bool,
-    /// Show it again every so many seconds, until Ctrl-C
+    /// Show a table again every so many seconds, until Ctrl-C (of explain, trace, diff, monitor,
+    /// capture, top and bugreport there is none)
     #[arg(long, value_name = "SECONDS", global = true)]
     #[arg(num_args = 0..=1, default_missing_value = "2")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    /// Form of the output
+    /// Form of the output (of capture and bugreport, a file, there is one)
     #[arg(long, short, value_enum, default_value_t, global = true)]
     output: Format,
     /// The node that this process answers for.

@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use bowline_agent::datapath::{Client, Explanation, Question};
 use serde::{Deserialize, Serialize};
 
+use crate::launch::THIS_PROGRAM;
 use crate::output;
 
 /// How long a connection may take.
@@ -184,8 +185,8 @@ pub(super) fn at_client(
     cgroup: Option<&OwnCgroup>,
     words: &[String],
 ) -> anyhow::Result<Command> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = Command::new(&program);
+    let program = Path::new(THIS_PROGRAM);
+    let mut command = Command::new(program);
     command.arg("internal-exec");
     if let Some(OwnCgroup(path)) = cgroup {
         command.arg("--cgroup").arg(path);
@@ -193,7 +194,7 @@ pub(super) fn at_client(
     if let Some(netns) = netns {
         command.arg("--netns").arg(netns);
     }
-    command.arg("--").arg(&program).args(words);
+    command.arg("--").arg(program).args(words);
     Ok(command)
 }
 

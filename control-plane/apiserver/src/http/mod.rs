@@ -28,10 +28,10 @@ mod resources;
 mod respond;
 mod watch;
 
+use crate::auth::User;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::join;
 use crate::auth::pki::Authority;
-use crate::auth::{MASTERS, User};
 use crate::health::Health;
 use crate::metrics::Meters;
 use crate::objects::Objects;

@@ -48,7 +48,7 @@ async fn slow_write(server: &Server) -> JoinHandle<http::StatusCode> {
 }
 
 fn scheduler() -> User {
-    User { name: "system:kube-scheduler".to_owned(), groups: Vec::new() }
+    User::new("system:kube-scheduler", &[])
 }
 
 fn lease(name: &str) -> Value {
@@ -206,7 +206,7 @@ async fn a_user_has_so_many_watches() {
         "Too many requests, please try again later: \"admin\" has 2 watches open \
          (--max-watches-per-user)"
     );
-    let other = User { name: "other".to_owned(), groups: vec![MASTERS.to_owned()] };
+    let other = User::new("other", &[MASTERS]);
     let other = call("GET", &path).by(Some(other)).stream(&server).await;
     let mut own = Vec::new();
     for _ in 0..3 {
