@@ -42,7 +42,6 @@ const HEADER_NAME: &str = "a valid HTTP header must consist of alphanumeric char
 const SYSCTL_LENGTH: usize = 253;
 const SYSCTL: &str = "must have at most 253 characters and match regex \
     ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-const DECIMAL: &str = "must be a valid decimal integer in canonical form";
 
 const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid \
     DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end \
@@ -107,17 +106,6 @@ pub(super) fn header_name(text: &str) -> Complaints {
     let all = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let fits = !text.is_empty() && text.bytes().all(all);
     if fits { Vec::new() } else { vec![HEADER_NAME.to_owned()] }
-}
-
-/// A whole number in the one way to write it.
-pub(super) fn decimal(text: &str) -> Complaints {
-    if text.is_empty() {
-        return vec!["must be non-empty".to_owned()];
-    }
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let fits = plain && (text == "0" || !digits.starts_with('0'));
-    if fits { Vec::new() } else { vec![DECIMAL.to_owned()] }
 }
 
 /// A DNS name of which the first part stands for any, such as `*.example.com`.
