@@ -51,16 +51,16 @@ pub(crate) fn aggregate<'a>(spec: &'a Value, field: &str) -> Amounts<'a> {
 }
 
 fn add<'a>(sum: &mut Amounts<'a>, other: &Amounts<'a>) {
-    for (name, amount) in other {
+    for (&name, &amount) in other {
         let held = sum.entry(name).or_default();
-        *held = *held + *amount;
+        *held = *held + amount;
     }
 }
 
 fn raise<'a>(highest: &mut Amounts<'a>, other: &Amounts<'a>) {
-    for (name, amount) in other {
-        let held = highest.entry(name).or_insert(*amount);
-        *held = (*held).max(*amount);
+    for (&name, &amount) in other {
+        let held = highest.entry(name).or_insert(amount);
+        *held = (*held).max(amount);
     }
 }
 
@@ -93,7 +93,7 @@ fn consistent(errors: &mut Errors, spec: &Value, path: &Path) {
         resources[field].get(name).and_then(|amount| parse_quantity(amount).ok())
     };
     for (field, matters) in [
-        ("requests", (|_| true) as fn(&str) -> bool),
+        ("requests", (|_: &str| true) as fn(&str) -> bool),
         ("limits", is_huge_pages),
     ] {
         for (name, sum) in aggregate(spec, field).iter().filter(|(name, _)| matters(name)) {
