@@ -20,13 +20,17 @@ const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
 pub(super) fn update(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
     let mut masked = new.clone();
+    if !masked.is_object() {
+        return;
+    }
     for field in ["containers", "initContainers"] {
         if list(new, field).len() != list(old, field).len() {
             let why = "pod updates may not add or remove containers";
             return errors.forbidden(&path.child(field), why);
         }
         for (index, container) in list(old, field).iter().enumerate() {
-            if let Some(target) = masked.get_mut(field).and_then(|list| list.get_mut(index)) {
+            let target = masked.get_mut(field).and_then(|list| list.get_mut(index));
+            if let Some(target) = target.filter(|target| target.is_object()) {
                 object::copy(target, container, "image");
             }
         }
@@ -119,7 +123,7 @@ fn narrowed(errors: &mut Errors, masked: &mut Value, old: &Value, path: &Path) {
         object::copy(masked, old, "affinity");
     } else if masked["affinity"].is_null() {
         masked["affinity"] = json!({ "nodeAffinity": before });
-    } else if let Some(affinity) = masked.get_mut("affinity") {
+    } else if let Some(affinity) = masked.get_mut("affinity").filter(|one| one.is_object()) {
         object::copy(affinity, &old["affinity"], "nodeAffinity");
     }
 }
