@@ -132,6 +132,13 @@ impl Errors {
         }
     }
 
+    /// Adds one "invalid" per complaint about a number.
+    pub(super) fn complain_number(&mut self, path: &Path, value: i64, complaints: Vec<String>) {
+        for complaint in complaints {
+            self.invalid(path, &Value::from(value), &complaint);
+        }
+    }
+
     /// A number that must not be negative.
     pub(super) fn non_negative(&mut self, path: &Path, value: &Value) {
         if value.as_i64().is_some_and(|number| number < 0) {

@@ -13,9 +13,6 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
     characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
     'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
-    '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
-    'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric \
     characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
     'MyValue',  or 'my_value',  or '12345', regex used for validation is \
@@ -68,12 +65,6 @@ fn is_label(text: &str) -> bool {
 pub(super) fn label(text: &str) -> Complaints {
     let form = if text.split('.').all(is_label) { "must not contain dots" } else { LABEL };
     check(text, LABEL_LENGTH, is_label, form)
-}
-
-/// A DNS label that starts with a letter, such as a service's name.
-pub(super) fn label_1035(text: &str) -> Complaints {
-    let fits = |text: &str| is_label(text) && text.as_bytes()[0].is_ascii_lowercase();
-    check(text, LABEL_LENGTH, fits, LABEL_1035)
 }
 
 /// A DNS name, such as most objects' names.
