@@ -43,9 +43,10 @@ pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
         volume(one);
     }
     // The old and the new name of one field.
-    let account = |field: &str| spec.get(field).and_then(Value::as_str).map(str::to_owned);
-    let account = account("serviceAccountName").or_else(|| account("serviceAccount"));
-    if let Some(account) = account.filter(|name| !name.is_empty()) {
+    let account = |field: &str| {
+        spec.get(field).and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    if let Some(account) = account("serviceAccountName").or_else(|| account("serviceAccount")) {
         spec.insert("serviceAccount".to_owned(), Value::from(account.clone()));
         spec.insert("serviceAccountName".to_owned(), Value::from(account));
     }

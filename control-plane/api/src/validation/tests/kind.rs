@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::rows;
 use crate::resource::{Resource, find_kind};
 
 /// A kind with an object that is accepted as it is.
@@ -57,6 +58,7 @@ impl Kind {
 }
 
 pub(super) fn starts(got: &[String], expected: &[&str], what: &Value) {
+    rows::note(expected);
     let fits = got.len() == expected.len()
         && got.iter().zip(expected).all(|(got, expected)| got.starts_with(expected));
     assert!(fits, "{what}:\n{got:#?}\nexpected\n{expected:#?}");
