@@ -1,6 +1,6 @@
 mod batch;
 mod changes;
-mod core;
+mod core_kinds;
 mod kind;
 mod networking;
 mod pods;

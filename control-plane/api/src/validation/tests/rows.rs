@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::{batch, core, networking, pods, policies, quota, services, sets, storage, volumes};
+use super::{batch, core_kinds, networking, pods, policies, quota, services, sets, storage, volumes};
 
 thread_local! {
     /// Those that this thread has tried. The tests of other threads do not count.
@@ -29,7 +29,7 @@ fn every_kind_has_rows_that_are_refused() {
     let others = [
         super::ALL,
         batch::ALL,
-        core::ALL,
+        core_kinds::ALL,
         networking::ALL,
         policies::ALL,
         quota::ALL,
