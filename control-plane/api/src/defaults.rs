@@ -109,6 +109,11 @@ pub(crate) fn secret(secret: &mut Value) {
     }
 }
 
+fn child_mut_value<'a>(object: &'a mut Value, field: &str) -> &'a mut Value {
+    child_mut(object, field);
+    &mut object[field]
+}
+
 pub(crate) fn endpoints(endpoints: &mut Value) {
     let Some(map) = endpoints.as_object_mut() else { return };
     for subset in items(map, "subsets") {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{default, default_text, items};
+use super::{child_mut_value, default, default_text, items};
 use crate::object::child_mut;
 
 const CLIENT_IP_TIMEOUT_SECONDS: i64 = 10_800;
@@ -69,11 +69,6 @@ fn modes_of_addresses(service: &mut Value) {
             default(address, "ipMode", "VIP");
         }
     }
-}
-
-fn child_mut_value<'a>(object: &'a mut Value, field: &str) -> &'a mut Value {
-    child_mut(object, field);
-    &mut object[field]
 }
 
 /// An update may leave out what was allocated; it stays while the service needs it.

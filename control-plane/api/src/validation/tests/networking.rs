@@ -436,7 +436,7 @@ fn ip_addresses() {
         ),
         (
             name("010.9.8.7"),
-            vec!["metadata.name: Invalid value: \"010.9.8.7\": must be a valid IP address"],
+            vec!["metadata.name: Invalid value: \"010.9.8.7\": must not have leading 0s"],
         ),
         (
             name("FD00:0::7"),
