@@ -22,18 +22,15 @@ pub(super) fn pod_resources(spec: &mut Map<String, Value>) {
     }
     let whole = Value::Object(spec.clone());
     let of_containers = |field: &str| -> Vec<(String, Value)> {
-        let show = |(name, amount): (&str, Quantity)| {
-            (name.to_owned(), Value::from(amount.to_string()))
-        };
+        let show =
+            |(name, amount): (&str, Quantity)| (name.to_owned(), Value::from(amount.to_string()));
         aggregate(&whole, field).into_iter().map(show).collect()
     };
     let Some(resources) = child(spec, "resources") else { return };
     if amounts(resources, "limits").or(amounts(resources, "requests")).is_some() {
         let mut huge = of_containers("limits");
         let asked = amounts(resources, "requests").cloned().unwrap_or_default();
-        huge.retain(|(name, _)| {
-            is_of_pods(name) && !is_compute(name) && !asked.contains_key(name)
-        });
+        huge.retain(|(name, _)| is_of_pods(name) && !is_compute(name) && !asked.contains_key(name));
         fill(resources, "limits", huge);
     }
     if let Some(limits) = amounts(resources, "limits").cloned() {

@@ -71,9 +71,8 @@ fn term(errors: &mut Errors, term: &Value, of_pod: bool, path: &Path) {
 /// Labels whose values are the pod's own. A template's are looked at when pods are made of it.
 fn label_keys(errors: &mut Errors, term: &Value, of_pod: bool, path: &Path) {
     let selector = &term["labelSelector"];
-    let keys = |field: &str| -> Vec<&str> {
-        list(term, field).iter().filter_map(Value::as_str).collect()
-    };
+    let keys =
+        |field: &str| -> Vec<&str> { list(term, field).iter().filter_map(Value::as_str).collect() };
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
         let (keys, path) = (keys(field), path.child(field));
         if !keys.is_empty() && selector.is_null() {

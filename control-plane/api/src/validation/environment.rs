@@ -39,9 +39,8 @@ const RESOURCES: &[&str] = &[
     "requests.memory",
 ];
 const HUGE_PAGES: [&str; 2] = ["limits.hugepages-", "requests.hugepages-"];
-const BYTES: &[&str] = &[
-    "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
-];
+const BYTES: &[&str] =
+    &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
 const SEVERAL: &str = "may not have more than one field specified at a time";
 const NO_SOURCE: &str = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \
     `secretKeyRef` or `fileKeyRef`";
@@ -72,9 +71,7 @@ pub(super) fn variables(errors: &mut Errors, container: &Value, path: &Path) {
 fn value_from(errors: &mut Errors, variable: &Value, path: &Path) {
     let source = &variable["valueFrom"];
     let mut count = 0;
-    for kind in
-        ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"]
-    {
+    for kind in ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"] {
         let (reference, path) = (&source[kind], path.child(kind));
         if reference.is_null() {
             continue;

@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::containers::{list, text};
 use super::metadata::{SUBDOMAIN, metadata};
 use super::names::{
-    domain_prefixed_path, ip, label, path_segment, port, port_name, subdomain,
-    wildcard_subdomain,
+    domain_prefixed_path, ip, label, path_segment, port, port_name, subdomain, wildcard_subdomain,
 };
 use super::{Errors, FieldError, Path};
 

@@ -92,10 +92,9 @@ fn consistent(errors: &mut Errors, spec: &Value, path: &Path) {
     let own = |field: &str, name: &str| -> Option<Quantity> {
         resources[field].get(name).and_then(|amount| parse_quantity(amount).ok())
     };
-    for (field, matters) in [
-        ("requests", (|_: &str| true) as fn(&str) -> bool),
-        ("limits", is_huge_pages),
-    ] {
+    for (field, matters) in
+        [("requests", (|_: &str| true) as fn(&str) -> bool), ("limits", is_huge_pages)]
+    {
         for (name, sum) in aggregate(spec, field).iter().filter(|(name, _)| matters(name)) {
             let Some(own) = own(field, name).filter(|own| sum > own) else { continue };
             let why =

@@ -238,8 +238,7 @@ fn certificate<'a>(
         }
     }
     if !shown {
-        let why =
-            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
         errors.required(path_of_source, why);
     }
 }
@@ -250,8 +249,7 @@ fn signer_name(errors: &mut Errors, name: &str, path: &Path) {
         return errors.required(path, "");
     }
     let Some((domain, own)) = name.split_once('/').filter(|(_, own)| !own.contains('/')) else {
-        let why =
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
         return errors.invalid_text(path, name, why);
     };
     if domain.len() > DOMAIN_LENGTH {

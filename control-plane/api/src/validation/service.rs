@@ -78,8 +78,7 @@ fn update(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
 
 /// The old and the new name of one annotation.
 fn topology_annotations(errors: &mut Errors, service: &Value) {
-    let annotation =
-        |key: &str| object::annotations(service).and_then(|all| all.get(key)).cloned();
+    let annotation = |key: &str| object::annotations(service).and_then(|all| all.get(key)).cloned();
     if let (Some(mode), Some(hints)) = (annotation(TOPOLOGY_MODE), annotation(TOPOLOGY_HINTS))
         && mode != hints
     {

@@ -24,13 +24,8 @@ fn problems(group: &str, plural: &str, mut new: Value, old: Option<&Value>) -> V
 }
 
 /// The tables of this file, to be counted.
-const ALL: &[fn()] = &[
-    metadata,
-    deployments,
-    replication_controllers,
-    configuration,
-    endpoints_leases_and_events,
-];
+const ALL: &[fn()] =
+    &[metadata, deployments, replication_controllers, configuration, endpoints_leases_and_events];
 
 fn starts(got: &[String], expected: &[&str], what: &str) {
     rows::note(expected);

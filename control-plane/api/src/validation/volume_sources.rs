@@ -108,7 +108,13 @@ fn file_path(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
 }
 
 /// A range of numbers that a field must be in, if it is there.
-pub(super) fn within(errors: &mut Errors, value: &Value, path: &Path, allowed: (i64, i64), why: &str) {
+pub(super) fn within(
+    errors: &mut Errors,
+    value: &Value,
+    path: &Path,
+    allowed: (i64, i64),
+    why: &str,
+) {
     if value.as_i64().is_some_and(|number| number < allowed.0 || number > allowed.1) {
         errors.invalid(path, value, why);
     }

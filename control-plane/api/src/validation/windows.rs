@@ -95,9 +95,8 @@ fn windows(errors: &mut Errors, spec: &Value, path: &Path) {
 
 /// Containers that are processes of the host are all of the pod's, in the host's network.
 pub(super) fn host_processes(errors: &mut Errors, spec: &Value, path: &Path) {
-    let flag = |holder: &Value| {
-        holder["securityContext"]["windowsOptions"]["hostProcess"].as_bool()
-    };
+    let flag =
+        |holder: &Value| holder["securityContext"]["windowsOptions"]["hostProcess"].as_bool();
     let of_pod = flag(spec);
     let (mut all, mut of_host) = (0_usize, 0_usize);
     each(spec, path, |container, path| {
@@ -110,8 +109,9 @@ pub(super) fn host_processes(errors: &mut Errors, spec: &Value, path: &Path) {
             let path = ["securityContext", "windowsOptions", "hostProcess"]
                 .iter()
                 .fold(path.clone(), |path, field| path.child(field));
-            let why =
-                format!("pod hostProcess value must be identical if both are specified, was {of_pod}");
+            let why = format!(
+                "pod hostProcess value must be identical if both are specified, was {of_pod}"
+            );
             errors.invalid(&path, &Value::from(own), &why);
         }
     });
@@ -170,9 +170,8 @@ fn user_name(name: &str) -> Vec<String> {
         ));
     }
     if domain.is_some_and(|domain| !is_netbios(domain) && !is_dns(domain)) {
-        complaints.push(
-            "runAsUserName's Domain doesn't match the NetBios nor the DNS format".to_owned(),
-        );
+        complaints
+            .push("runAsUserName's Domain doesn't match the NetBios nor the DNS format".to_owned());
     }
     if user.is_empty() {
         complaints.push("runAsUserName's User cannot be empty".to_owned());
@@ -182,8 +181,7 @@ fn user_name(name: &str) -> Vec<String> {
         ));
     }
     if !user.is_empty() && user.bytes().all(|byte| matches!(byte, b'.' | b' ')) {
-        complaints
-            .push("runAsUserName's User cannot contain only periods or spaces".to_owned());
+        complaints.push("runAsUserName's User cannot contain only periods or spaces".to_owned());
     }
     if user.contains(|letter| "\"/\\:;|=,+*?<>@[]".contains(letter)) {
         complaints.push(

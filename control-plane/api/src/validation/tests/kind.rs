@@ -38,6 +38,12 @@ impl Kind {
         (self.resource.validate)(new, old).iter().map(ToString::to_string).collect()
     }
 
+    /// As the server makes it of what an update leaves out.
+    pub(super) fn carry_over(&self, new: &mut Value, old: &Value) {
+        (self.resource.carry_over)(new, old);
+        (self.resource.apply_defaults)(new);
+    }
+
     pub(super) fn creates(&self, table: &[Row]) {
         assert_eq!(self.problems(&self.created(&json!({})), None), [""; 0]);
         for (change, expected) in table {

@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use super::{batch, core_kinds, networking, pods, policies, quota, services, sets, storage, volumes};
+use super::{
+    batch, core_kinds, networking, pods, policies, quota, services, sets, storage, volumes,
+};
 
 thread_local! {
     /// Those that this thread has tried. The tests of other threads do not count.

@@ -5,13 +5,8 @@ use serde_json::{Value, json};
 use super::kind::{Kind, containers, spec};
 
 /// The tables, to be counted.
-pub(super) const ALL: &[fn()] = &[
-    daemon_sets,
-    stateful_sets,
-    stateful_set_updates,
-    controller_revisions,
-    pod_templates,
-];
+pub(super) const ALL: &[fn()] =
+    &[daemon_sets, stateful_sets, stateful_set_updates, controller_revisions, pod_templates];
 
 fn set(kind: &str) -> Kind {
     let template =

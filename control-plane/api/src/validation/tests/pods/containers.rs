@@ -21,10 +21,7 @@ fn lists() {
         (json!({"containers": [a, b]}), &[]),
         (json!({"containers": null}), &[".containers: Required value"]),
         (json!({"containers": []}), &[".containers: Required value"]),
-        (
-            json!({"containers": [a, b, a]}),
-            &[".containers[2].name: Duplicate value: \"a\""],
-        ),
+        (json!({"containers": [a, b, a]}), &[".containers[2].name: Duplicate value: \"a\""]),
         (
             json!({"containers": [a], "initContainers": [b, a]}),
             &[".initContainers[1].name: Duplicate value: \"a\""],
@@ -69,81 +66,75 @@ fn names_and_images() {
         ),
         (
             json!({"imagePullPolicy": "Maybe"}),
-            &[
-                ".imagePullPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \
-                 \"IfNotPresent\", \"Never\"",
-            ],
+            &[".imagePullPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \
+                 \"IfNotPresent\", \"Never\""],
         ),
         (json!({"terminationMessagePolicy": "FallbackToLogsOnError"}), &[]),
         (
             json!({"terminationMessagePolicy": "Logs"}),
-            &[
-                ".terminationMessagePolicy: Unsupported value: \"Logs\": supported values: \
-                 \"File\", \"FallbackToLogsOnError\"",
-            ],
+            &[".terminationMessagePolicy: Unsupported value: \"Logs\": supported values: \
+                 \"File\", \"FallbackToLogsOnError\""],
         ),
     ]);
 }
 
 #[test]
 fn ports() {
-    let place = |port: &Value| json!({"spec": {"containers": [{"name": "c", "image": "i",
-        "ports": [port]}]}});
-    tries("spec.containers[0].ports[0]", place, &[
-        (json!({"containerPort": 80, "name": "http", "protocol": "UDP"}), &[]),
-        (json!({}), &[".containerPort: Required value"]),
-        (json!({"containerPort": 0}), &[".containerPort: Required value"]),
-        (
-            json!({"containerPort": 65_536}),
-            &[
-                ".containerPort: Invalid value: 65536: must be between 1 and 65535, inclusive",
-            ],
-        ),
-        (
-            json!({"containerPort": -1}),
-            &[".containerPort: Invalid value: -1: must be between 1 and 65535, inclusive"],
-        ),
-        (
-            json!({"containerPort": 80, "hostPort": 70_000}),
-            &[".hostPort: Invalid value: 70000: must be between 1 and 65535, inclusive"],
-        ),
-        (
-            json!({"containerPort": 80, "protocol": "ICMP"}),
-            &[
-                ".protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \
-                 \"UDP\"",
-            ],
-        ),
-        (
-            json!({"containerPort": 80, "protocol": "tcp"}),
-            &[".protocol: Unsupported value: \"tcp\""],
-        ),
-        (
-            json!({"containerPort": 80, "name": "a-much-too-long-name"}),
-            &[
-                ".name: Invalid value: \"a-much-too-long-name\": must be no more than 15 bytes",
-            ],
-        ),
-        (
-            json!({"containerPort": 80, "name": "Http_"}),
-            &[
-                ".name: Invalid value: \"Http_\": must contain only alpha-numeric characters \
-                 (a-z, 0-9), and hyphens (-)",
-            ],
-        ),
-        (
-            json!({"containerPort": 80, "name": "80"}),
-            &[".name: Invalid value: \"80\": must contain at least one letter (a-z)"],
-        ),
-        (
-            json!({"containerPort": 80, "name": "a--b"}),
-            &[".name: Invalid value: \"a--b\": must not contain consecutive hyphens"],
-        ),
-        (
-            json!({"containerPort": 80, "name": "-a"}),
-            &[".name: Invalid value: \"-a\": must not begin or end with a hyphen"],
-        ),
-    ]);
+    let place = |port: &Value| {
+        json!({"spec": {"containers": [{"name": "c", "image": "i",
+        "ports": [port]}]}})
+    };
+    tries(
+        "spec.containers[0].ports[0]",
+        place,
+        &[
+            (json!({"containerPort": 80, "name": "http", "protocol": "UDP"}), &[]),
+            (json!({}), &[".containerPort: Required value"]),
+            (json!({"containerPort": 0}), &[".containerPort: Required value"]),
+            (
+                json!({"containerPort": 65_536}),
+                &[".containerPort: Invalid value: 65536: must be between 1 and 65535, inclusive"],
+            ),
+            (
+                json!({"containerPort": -1}),
+                &[".containerPort: Invalid value: -1: must be between 1 and 65535, inclusive"],
+            ),
+            (
+                json!({"containerPort": 80, "hostPort": 70_000}),
+                &[".hostPort: Invalid value: 70000: must be between 1 and 65535, inclusive"],
+            ),
+            (
+                json!({"containerPort": 80, "protocol": "ICMP"}),
+                &[".protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \
+                 \"UDP\""],
+            ),
+            (
+                json!({"containerPort": 80, "protocol": "tcp"}),
+                &[".protocol: Unsupported value: \"tcp\""],
+            ),
+            (
+                json!({"containerPort": 80, "name": "a-much-too-long-name"}),
+                &[".name: Invalid value: \"a-much-too-long-name\": must be no more than 15 bytes"],
+            ),
+            (
+                json!({"containerPort": 80, "name": "Http_"}),
+                &[".name: Invalid value: \"Http_\": must contain only alpha-numeric characters \
+                 (a-z, 0-9), and hyphens (-)"],
+            ),
+            (
+                json!({"containerPort": 80, "name": "80"}),
+                &[".name: Invalid value: \"80\": must contain at least one letter (a-z)"],
+            ),
+            (
+                json!({"containerPort": 80, "name": "a--b"}),
+                &[".name: Invalid value: \"a--b\": must not contain consecutive hyphens"],
+            ),
+            (
+                json!({"containerPort": 80, "name": "-a"}),
+                &[".name: Invalid value: \"-a\": must not begin or end with a hyphen"],
+            ),
+        ],
+    );
     in_container(&[(
         json!({"ports": [{"containerPort": 1, "name": "a"}, {"containerPort": 2, "name": "a"}]}),
         &[".ports[1].name: Duplicate value: \"a\""],
@@ -186,10 +177,8 @@ fn ports_of_the_host() {
         ),
         (
             json!({"hostNetwork": true, "containers": [with("a", json!([port(81)]))]}),
-            &[
-                ".containers[0].ports[0].hostPort: Invalid value: 81: must match \
-                 `containerPort` when `hostNetwork` is true",
-            ],
+            &[".containers[0].ports[0].hostPort: Invalid value: 81: must match \
+                 `containerPort` when `hostNetwork` is true"],
         ),
     ]);
 }
@@ -209,17 +198,13 @@ fn restarts() {
         (rule(json!({"action": "RestartAllContainers"})), &[]),
         (
             json!({"restartPolicy": "Sometimes"}),
-            &[
-                ".restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
-                 \"Never\", \"OnFailure\"",
-            ],
+            &[".restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
+                 \"Never\", \"OnFailure\""],
         ),
         (
             json!({"restartPolicyRules": [one]}),
-            &[
-                ".restartPolicy: Required value: must specify restartPolicy when restart rules \
-                 are used",
-            ],
+            &[".restartPolicy: Required value: must specify restartPolicy when restart rules \
+                 are used"],
         ),
         (
             json!({"restartPolicy": "Never", "restartPolicyRules": vec![one; 21]}),
@@ -227,10 +212,8 @@ fn restarts() {
         ),
         (
             rule(json!({"action": "Stop"})),
-            &[
-                ".restartPolicyRules[0].action: Unsupported value: \"Stop\": supported values: \
-                 \"Restart\", \"RestartAllContainers\"",
-            ],
+            &[".restartPolicyRules[0].action: Unsupported value: \"Stop\": supported values: \
+                 \"Restart\", \"RestartAllContainers\""],
         ),
         (
             rule(json!({"exitCodes": null})),
@@ -238,17 +221,13 @@ fn restarts() {
         ),
         (
             rule(json!({"exitCodes": {"operator": "Like"}})),
-            &[
-                ".restartPolicyRules[0].exitCodes.operator: Unsupported value: \"Like\": \
-                 supported values: \"In\", \"NotIn\"",
-            ],
+            &[".restartPolicyRules[0].exitCodes.operator: Unsupported value: \"Like\": \
+                 supported values: \"In\", \"NotIn\""],
         ),
         (
             rule(json!({"exitCodes": {"values": (0..256).collect::<Vec<_>>()}})),
-            &[
-                ".restartPolicyRules[0].exitCodes.values: Too many: 256: must have at most 255 \
-                 items",
-            ],
+            &[".restartPolicyRules[0].exitCodes.values: Too many: 256: must have at most 255 \
+                 items"],
         ),
     ]);
 }
@@ -258,15 +237,15 @@ fn init_containers() {
     let probe = json!({"exec": {"command": ["true"]}});
     let only = "may not be set for init containers without restartPolicy=Always";
     in_init_container(&[
-        (json!({"restartPolicy": "Always", "livenessProbe": probe, "readinessProbe": probe,
-            "startupProbe": probe, "lifecycle": {"preStop": probe}}), &[]),
+        (
+            json!({"restartPolicy": "Always", "livenessProbe": probe, "readinessProbe": probe,
+            "startupProbe": probe, "lifecycle": {"preStop": probe}}),
+            &[],
+        ),
         (json!({"livenessProbe": probe}), &[&format!(".livenessProbe: Forbidden: {only}")]),
         (json!({"readinessProbe": probe}), &[&format!(".readinessProbe: Forbidden: {only}")]),
         (json!({"startupProbe": probe}), &[&format!(".startupProbe: Forbidden: {only}")]),
-        (
-            json!({"lifecycle": {"preStop": probe}}),
-            &[&format!(".lifecycle: Forbidden: {only}")],
-        ),
+        (json!({"lifecycle": {"preStop": probe}}), &[&format!(".lifecycle: Forbidden: {only}")]),
         (
             json!({"restartPolicy": "Often"}),
             &[".restartPolicy: Unsupported value: \"Often\": supported values: \"Always\""],
@@ -284,10 +263,8 @@ fn init_containers() {
         (
             json!({"resizePolicy": [{"resourceName": "cpu", "restartPolicy":
                 "RestartContainer"}]}),
-            &[
-                ".resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must not be \
-                 set to 'RestartContainer' for non-sidecar initContainers",
-            ],
+            &[".resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must not be \
+                 set to 'RestartContainer' for non-sidecar initContainers"],
         ),
         (
             json!({"restartPolicy": "Always", "resizePolicy": [{"resourceName": "cpu",
@@ -310,10 +287,7 @@ fn containers_for_a_look_inside() {
     let at = ".ephemeralContainers[0]";
     in_spec(&[
         (row(json!({"targetContainerName": "c"})), &[created]),
-        (
-            row(json!({"name": "c"})),
-            &[&format!("{at}.name: Duplicate value: \"c\""), created],
-        ),
+        (row(json!({"name": "c"})), &[&format!("{at}.name: Duplicate value: \"c\""), created]),
         (
             row(json!({"targetContainerName": "other"})),
             &[&format!("{at}.targetContainerName: Not found: \"other\""), created],
@@ -330,18 +304,12 @@ fn containers_for_a_look_inside() {
             row(json!({"restartPolicy": "Always"})),
             &[&format!("{at}.restartPolicy: {never}"), created],
         ),
-        (
-            row(json!({"livenessProbe": probe})),
-            &[&format!("{at}.livenessProbe: {never}"), created],
-        ),
+        (row(json!({"livenessProbe": probe})), &[&format!("{at}.livenessProbe: {never}"), created]),
         (
             row(json!({"readinessProbe": probe})),
             &[&format!("{at}.readinessProbe: {never}"), created],
         ),
-        (
-            row(json!({"startupProbe": probe})),
-            &[&format!("{at}.startupProbe: {never}"), created],
-        ),
+        (row(json!({"startupProbe": probe})), &[&format!("{at}.startupProbe: {never}"), created]),
         (
             row(json!({"lifecycle": {"preStop": probe}})),
             &[&format!("{at}.lifecycle: {never}"), created],

@@ -8,8 +8,10 @@ pub(super) const ALL: &[fn()] =
     &[variables, fields, resources, keys, files_of_variables, whole_sets];
 
 fn in_variable(rows: &[super::Row<'_>]) {
-    let place = |from: &Value| json!({"spec": {"containers": [{"name": "c", "image": "i",
-        "env": [{"name": "V", "valueFrom": from}]}]}});
+    let place = |from: &Value| {
+        json!({"spec": {"containers": [{"name": "c", "image": "i",
+        "env": [{"name": "V", "valueFrom": from}]}]}})
+    };
     tries("spec.containers[0].env[0].valueFrom", place, rows);
 }
 
@@ -21,10 +23,8 @@ fn variables() {
         (json!({"env": [{"value": "x"}]}), &[".env[0].name: Required value"]),
         (
             json!({"env": [{"name": "A=B"}]}),
-            &[
-                ".env[0].name: Invalid value: \"A=B\": a valid environment variable name must \
-                 consist only of printable ASCII characters other than '='",
-            ],
+            &[".env[0].name: Invalid value: \"A=B\": a valid environment variable name must \
+                 consist only of printable ASCII characters other than '='"],
         ),
         (
             json!({"env": [{"name": "\u{e4}"}]}),
@@ -32,20 +32,16 @@ fn variables() {
         ),
         (
             json!({"env": [{"name": "A", "value": "x", "valueFrom": from}]}),
-            &[
-                ".env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is \
-                 not empty",
-            ],
+            &[".env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is \
+                 not empty"],
         ),
     ]);
     in_variable(&[
         (from, &[]),
         (
             json!({}),
-            &[
-                ": Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, \
-                 `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
-            ],
+            &[": Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, \
+                 `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"],
         ),
         (
             json!({"fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": {"name": "s",
@@ -81,17 +77,12 @@ fn fields() {
         ),
         (
             field("metadata.labels"),
-            &[
-                ".fieldRef.fieldPath: Unsupported value: \"metadata.labels\": supported values: \
+            &[".fieldRef.fieldPath: Unsupported value: \"metadata.labels\": supported values: \
                  \"metadata.name\", \"metadata.namespace\", \"metadata.uid\", \"spec.nodeName\", \
                  \"spec.serviceAccountName\", \"status.hostIP\", \"status.hostIPs\", \
-                 \"status.podIP\", \"status.podIPs\"",
-            ],
+                 \"status.podIP\", \"status.podIPs\""],
         ),
-        (
-            field("status.phase"),
-            &[".fieldRef.fieldPath: Unsupported value: \"status.phase\""],
-        ),
+        (field("status.phase"), &[".fieldRef.fieldPath: Unsupported value: \"status.phase\""]),
         (
             field("metadata.name['a']"),
             &[&format!(
@@ -112,9 +103,7 @@ fn fields() {
 
 #[test]
 fn resources() {
-    let resource = |resource: &str, divisor: &str| {
-        json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}})
-    };
+    let resource = |resource: &str, divisor: &str| json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}});
     let bytes = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
     in_variable(&[
         (resource("limits.cpu", "1m"), &[]),
@@ -123,18 +112,14 @@ fn resources() {
         (json!({"resourceFieldRef": {}}), &[".resourceFieldRef.resource: Required value"]),
         (
             resource("limits.gpu", "0"),
-            &[
-                ".resourceFieldRef.resource: Unsupported value: \"limits.gpu\": supported \
+            &[".resourceFieldRef.resource: Unsupported value: \"limits.gpu\": supported \
                  values: \"limits.cpu\", \"limits.ephemeral-storage\", \"limits.memory\", \
-                 \"requests.cpu\", \"requests.ephemeral-storage\", \"requests.memory\"",
-            ],
+                 \"requests.cpu\", \"requests.ephemeral-storage\", \"requests.memory\""],
         ),
         (
             resource("limits.cpu", "1k"),
-            &[
-                ".resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's values \
-                 1m and 1 are supported with the cpu resource",
-            ],
+            &[".resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's values \
+                 1m and 1 are supported with the cpu resource"],
         ),
         (
             resource("requests.memory", "2Mi"),
@@ -167,14 +152,9 @@ fn keys() {
         (json!({"secretKeyRef": {"name": "s", "key": "k", "optional": true}}), &[]),
         (
             json!({"configMapKeyRef": {"name": "C", "key": "k"}}),
-            &[
-                ".configMapKeyRef.name: Invalid value: \"C\": a lowercase RFC 1123 subdomain",
-            ],
+            &[".configMapKeyRef.name: Invalid value: \"C\": a lowercase RFC 1123 subdomain"],
         ),
-        (
-            json!({"configMapKeyRef": {"name": "c"}}),
-            &[".configMapKeyRef.key: Required value"],
-        ),
+        (json!({"configMapKeyRef": {"name": "c"}}), &[".configMapKeyRef.key: Required value"]),
         (
             json!({"configMapKeyRef": {"key": "k"}}),
             &[".configMapKeyRef.name: Invalid value: \"\": a lowercase RFC 1123 subdomain"],
@@ -221,10 +201,7 @@ fn files_of_variables() {
                 &format!("{at}.volumeName: Not found: \"\""),
             ],
         ),
-        (
-            row(json!({"volumeName": "x"})),
-            &[&format!("{at}.volumeName: Not found: \"x\"")],
-        ),
+        (row(json!({"volumeName": "x"})), &[&format!("{at}.volumeName: Not found: \"x\"")]),
         (
             row(json!({"volumeName": "w"})),
             &[&format!(
@@ -255,10 +232,8 @@ fn whole_sets() {
         ),
         (
             json!({"envFrom": [{"configMapRef": {"name": "c"}, "secretRef": {"name": "s"}}]}),
-            &[
-                ".envFrom: Invalid value: \"\": may not have more than one field specified at a \
-                 time",
-            ],
+            &[".envFrom: Invalid value: \"\": may not have more than one field specified at a \
+                 time"],
         ),
         (
             json!({"envFrom": [{"configMapRef": {}}]}),

@@ -34,16 +34,10 @@ fn mounts() {
                 {"name": "v", "mountPath": "/b"}]}),
             &[],
         ),
-        (
-            mount(json!({"name": "unknown"})),
-            &[".volumeMounts[0].name: Not found: \"unknown\""],
-        ),
+        (mount(json!({"name": "unknown"})), &[".volumeMounts[0].name: Not found: \"unknown\""]),
         (
             mount(json!({"name": null})),
-            &[
-                ".volumeMounts[0].name: Required value",
-                ".volumeMounts[0].name: Not found: \"\"",
-            ],
+            &[".volumeMounts[0].name: Required value", ".volumeMounts[0].name: Not found: \"\""],
         ),
         (mount(json!({"mountPath": ""})), &[".volumeMounts[0].mountPath: Required value"]),
         (
@@ -104,10 +98,8 @@ fn parts_of_volumes() {
         ),
         (
             mount(json!({"subPath": "a", "subPathExpr": "b"})),
-            &[
-                ".volumeMounts[0].subPathExpr: Invalid value: \"b\": subPathExpr and subPath are \
-                 mutually exclusive",
-            ],
+            &[".volumeMounts[0].subPathExpr: Invalid value: \"b\": subPathExpr and subPath are \
+                 mutually exclusive"],
         ),
     ]);
 }
@@ -124,10 +116,8 @@ fn propagation() {
         ),
         (
             mount(json!({"mountPropagation": "Both"})),
-            &[
-                ".volumeMounts.mountPropagation: Unsupported value: \"Both\": supported values: \
-                 \"Bidirectional\", \"HostToContainer\", \"None\"",
-            ],
+            &[".volumeMounts.mountPropagation: Unsupported value: \"Both\": supported values: \
+                 \"Bidirectional\", \"HostToContainer\", \"None\""],
         ),
         (
             mount(json!({"mountPropagation": "Bidirectional"})),
@@ -141,25 +131,19 @@ fn propagation() {
         (mount(json!({"recursiveReadOnly": "Disabled"})), &[]),
         (
             mount(json!({"recursiveReadOnly": "IfPossible"})),
-            &[
-                ".volumeMounts.recursiveReadOnly: Forbidden: may only be specified when readOnly \
-                 is true",
-            ],
+            &[".volumeMounts.recursiveReadOnly: Forbidden: may only be specified when readOnly \
+                 is true"],
         ),
         (
             mount(json!({"readOnly": true, "recursiveReadOnly": "Enabled",
                 "mountPropagation": "HostToContainer"})),
-            &[
-                ".volumeMounts.recursiveReadOnly: Forbidden: may only be specified when \
-                 mountPropagation is None or not specified",
-            ],
+            &[".volumeMounts.recursiveReadOnly: Forbidden: may only be specified when \
+                 mountPropagation is None or not specified"],
         ),
         (
             mount(json!({"readOnly": true, "recursiveReadOnly": "Maybe"})),
-            &[
-                ".volumeMounts.recursiveReadOnly: Unsupported value: \"Maybe\": supported values: \
-                 \"Disabled\", \"Enabled\", \"IfPossible\"",
-            ],
+            &[".volumeMounts.recursiveReadOnly: Unsupported value: \"Maybe\": supported values: \
+                 \"Disabled\", \"Enabled\", \"IfPossible\""],
         ),
     ]);
 }
@@ -176,25 +160,18 @@ fn devices() {
         (device(json!({"name": "y"})), &[".volumeDevices[0].name: Not found: \"y\""]),
         (
             device(json!({"name": ""})),
-            &[
-                ".volumeDevices[0].name: Required value",
-                ".volumeDevices[0].name: Not found: \"\"",
-            ],
+            &[".volumeDevices[0].name: Required value", ".volumeDevices[0].name: Not found: \"\""],
         ),
         (
             device(json!({"name": "v"})),
-            &[
-                ".volumeDevices[0].name: Invalid value: \"v\": can only use volume source type of \
-                 PersistentVolumeClaim or Ephemeral for block mode",
-            ],
+            &[".volumeDevices[0].name: Invalid value: \"v\": can only use volume source type of \
+                 PersistentVolumeClaim or Ephemeral for block mode"],
         ),
         (device(json!({"devicePath": null})), &[".volumeDevices[0].devicePath: Required value"]),
         (
             device(json!({"devicePath": "/dev/../w"})),
-            &[
-                ".volumeDevices[0].devicePath: Invalid value: \"/dev/../w\": can not contain \
-                 backsteps ('..')",
-            ],
+            &[".volumeDevices[0].devicePath: Invalid value: \"/dev/../w\": can not contain \
+                 backsteps ('..')"],
         ),
         (
             json!({"volumeDevices": [{"name": "w", "devicePath": "/dev/a"},

@@ -21,17 +21,13 @@ fn words() {
         ),
         (
             json!({"restartPolicy": "Sometimes"}),
-            &[
-                ".restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
-                 \"OnFailure\", \"Never\"",
-            ],
+            &[".restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
+                 \"OnFailure\", \"Never\""],
         ),
         (
             json!({"dnsPolicy": "Cluster"}),
-            &[
-                ".dnsPolicy: Unsupported value: \"Cluster\": supported values: \
-                 \"ClusterFirstWithHostNet\", \"ClusterFirst\", \"Default\", \"None\"",
-            ],
+            &[".dnsPolicy: Unsupported value: \"Cluster\": supported values: \
+                 \"ClusterFirstWithHostNet\", \"ClusterFirst\", \"Default\", \"None\""],
         ),
         (json!({"nodeName": "N1"}), &[".nodeName: Invalid value: \"N1\": a lowercase RFC 1123"]),
         (
@@ -49,17 +45,13 @@ fn words() {
         (json!({"preemptionPolicy": ""}), &[".preemptionPolicy: Required value"]),
         (
             json!({"preemptionPolicy": "Always"}),
-            &[
-                ".preemptionPolicy: Unsupported value: \"Always\": supported values: \
-                 \"PreemptLowerPriority\", \"Never\"",
-            ],
+            &[".preemptionPolicy: Unsupported value: \"Always\": supported values: \
+                 \"PreemptLowerPriority\", \"Never\""],
         ),
         (
             json!({"activeDeadlineSeconds": 0}),
-            &[
-                ".activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, \
-                 inclusive",
-            ],
+            &[".activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, \
+                 inclusive"],
         ),
         (
             json!({"activeDeadlineSeconds": 2_147_483_648_i64}),
@@ -75,10 +67,8 @@ fn words() {
         ),
         (
             json!({"schedulingGroup": {}}),
-            &[
-                ".schedulingGroup.podGroupName: Invalid value: null: must specify one of: \
-                 `podGroupName`",
-            ],
+            &[".schedulingGroup.podGroupName: Invalid value: null: must specify one of: \
+                 `podGroupName`"],
         ),
     ]);
 }
@@ -98,24 +88,18 @@ fn resolvers() {
         ),
         (
             json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["a.example"]}}),
-            &[
-                ".dnsConfig.nameservers: Required value: must provide at least one DNS nameserver \
-                 when `dnsPolicy` is None",
-            ],
+            &[".dnsConfig.nameservers: Required value: must provide at least one DNS nameserver \
+                 when `dnsPolicy` is None"],
         ),
         (
             with(json!({"nameservers": ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]})),
-            &[
-                ".dnsConfig.nameservers: Invalid value: [\"10.0.0.1\",\"10.0.0.2\",\"10.0.0.3\",\
-                 \"10.0.0.4\"]: must not have more than 3 nameservers",
-            ],
+            &[".dnsConfig.nameservers: Invalid value: [\"10.0.0.1\",\"10.0.0.2\",\"10.0.0.3\",\
+                 \"10.0.0.4\"]: must not have more than 3 nameservers"],
         ),
         (
             with(json!({"nameservers": ["dns.example"]})),
-            &[
-                ".dnsConfig.nameservers[0]: Invalid value: \"dns.example\": must be a valid IP \
-                 address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            ],
+            &[".dnsConfig.nameservers[0]: Invalid value: \"dns.example\": must be a valid IP \
+                 address, (e.g. 10.9.8.7 or 2001:db8::ffff)"],
         ),
         (
             with(json!({"nameservers": ["010.0.0.1"]})),
@@ -123,10 +107,8 @@ fn resolvers() {
         ),
         (
             with(json!({"nameservers": ["::ffff:10.0.0.1"]})),
-            &[
-                ".dnsConfig.nameservers[0]: Invalid value: \"::ffff:10.0.0.1\": must not be an \
-                 IPv4-mapped IPv6 address",
-            ],
+            &[".dnsConfig.nameservers[0]: Invalid value: \"::ffff:10.0.0.1\": must not be an \
+                 IPv4-mapped IPv6 address"],
         ),
         (
             with(json!({"options": [{"name": "ndots"}, {"value": "2"}]})),
@@ -150,10 +132,8 @@ fn searches() {
         (with(vec![long; 9]), &[".dnsConfig.searches: Invalid value: [\"aaaa"]),
         (
             words(&["A.example"]),
-            &[
-                ".dnsConfig.searches[0]: Invalid value: \"A.example\": a lowercase RFC 1123 \
-                 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.'",
-            ],
+            &[".dnsConfig.searches[0]: Invalid value: \"A.example\": a lowercase RFC 1123 \
+                 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.'"],
         ),
         (words(&["a..b"]), &[".dnsConfig.searches[0]: Invalid value: \"a..b\": a lowercase"]),
     ]);
@@ -194,10 +174,8 @@ fn hostnames() {
         ),
         (
             json!({"hostnameOverride": "web", "setHostnameAsFQDN": true}),
-            &[
-                ".hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is \
-                 true",
-            ],
+            &[".hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is \
+                 true"],
         ),
         (
             json!({"hostnameOverride": "web", "hostNetwork": true}),
@@ -220,10 +198,8 @@ fn gates() {
         ),
         (
             json!({"readinessGates": [{"conditionType": "a b"}]}),
-            &[
-                ".readinessGates[0].conditionType: Invalid value: \"a b\": name part must \
-                 consist of",
-            ],
+            &[".readinessGates[0].conditionType: Invalid value: \"a b\": name part must \
+                 consist of"],
         ),
         (
             json!({"schedulingGates": [{"name": "a/b/c"}]}),
@@ -235,9 +211,7 @@ fn gates() {
         ),
         (
             json!({"schedulingGates": [{"name": "a"}], "nodeName": "n1"}),
-            &[
-                ".nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
-            ],
+            &[".nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"],
         ),
     ]);
 }
@@ -247,45 +221,49 @@ fn annotations() {
     let place = |annotations: &Value| json!({"metadata": {"annotations": annotations}});
     let app_armor = "container.apparmor.security.beta.kubernetes.io/";
     let (of_c, of_d) = (format!("{app_armor}c"), format!("{app_armor}d"));
-    tries("metadata.annotations", place, &[
-        (json!({"controller.kubernetes.io/pod-deletion-cost": "-5"}), &[]),
-        (json!({&of_c: "runtime/default"}), &[]),
-        (
-            json!({"controller.kubernetes.io/pod-deletion-cost": "+5"}),
-            &[
-                "[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+5\": must be a \
+    tries(
+        "metadata.annotations",
+        place,
+        &[
+            (json!({"controller.kubernetes.io/pod-deletion-cost": "-5"}), &[]),
+            (json!({&of_c: "runtime/default"}), &[]),
+            (
+                json!({"controller.kubernetes.io/pod-deletion-cost": "+5"}),
+                &[
+                    "[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+5\": must be a \
                  32bit integer",
-            ],
-        ),
-        (
-            json!({"controller.kubernetes.io/pod-deletion-cost": "2147483648"}),
-            &["[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"2147483648\""],
-        ),
-        (
-            json!({"kubernetes.io/config.mirror": "x"}),
-            &[
-                "[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if \
+                ],
+            ),
+            (
+                json!({"controller.kubernetes.io/pod-deletion-cost": "2147483648"}),
+                &["[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"2147483648\""],
+            ),
+            (
+                json!({"kubernetes.io/config.mirror": "x"}),
+                &[
+                    "[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if \
                  mirror pod annotation is set",
-            ],
-        ),
-        (
-            json!({"seccomp.security.alpha.kubernetes.io/pod": "strict"}),
-            &[
-                ".seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"strict\": must be a \
+                ],
+            ),
+            (
+                json!({"seccomp.security.alpha.kubernetes.io/pod": "strict"}),
+                &[
+                    ".seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"strict\": must be a \
                  valid seccomp profile",
-            ],
-        ),
-        (
-            json!({&of_d: "unconfined"}),
-            &[&format!("[{of_d}]: Invalid value: \"d\": container not found")],
-        ),
-        (
-            json!({&of_c: "strict"}),
-            &[&format!(
-                "[{of_c}]: Invalid value: \"strict\": invalid AppArmor profile name: \"strict\""
-            )],
-        ),
-    ]);
+                ],
+            ),
+            (
+                json!({&of_d: "unconfined"}),
+                &[&format!("[{of_d}]: Invalid value: \"d\": container not found")],
+            ),
+            (
+                json!({&of_c: "strict"}),
+                &[&format!(
+                    "[{of_c}]: Invalid value: \"strict\": invalid AppArmor profile name: \"strict\""
+                )],
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -296,10 +274,8 @@ fn tokens_of_an_account() {
         (json!({"volumes": volumes, "serviceAccountName": "a"}), &[]),
         (
             json!({"volumes": volumes}),
-            &[
-                ".volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be \
-                 specified when serviceAccountName is not set",
-            ],
+            &[".volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be \
+                 specified when serviceAccountName is not set"],
         ),
     ]);
 }

@@ -29,10 +29,8 @@ fn handlers() {
         (liveness(json!({"exec": {}})), &[".livenessProbe.exec.command: Required value"]),
         (
             liveness(json!({"tcpSocket": {"port": 0}})),
-            &[
-                ".livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, \
-                 inclusive",
-            ],
+            &[".livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, \
+                 inclusive"],
         ),
         (
             liveness(json!({"tcpSocket": {"port": "Web!"}})),
@@ -46,18 +44,13 @@ fn handlers() {
             json!({"readinessProbe": {}}),
             &[".readinessProbe: Required value: must specify a handler type"],
         ),
-        (
-            json!({"startupProbe": {"exec": {}}}),
-            &[".startupProbe.exec.command: Required value"],
-        ),
+        (json!({"startupProbe": {"exec": {}}}), &[".startupProbe.exec.command: Required value"]),
     ]);
 }
 
 #[test]
 fn numbers() {
-    let with = |kind: &str, field: &str, value: i64| {
-        json!({kind: {"tcpSocket": {"port": 1}, field: value}})
-    };
+    let with = |kind: &str, field: &str, value: i64| json!({kind: {"tcpSocket": {"port": 1}, field: value}});
     let negative = "Invalid value: -1: must be greater than or equal to 0";
     in_container(&[
         (with("readinessProbe", "successThreshold", 3), &[]),
@@ -92,17 +85,13 @@ fn numbers() {
         ),
         (
             with("livenessProbe", "terminationGracePeriodSeconds", 0),
-            &[
-                ".livenessProbe.terminationGracePeriodSeconds: Invalid value: 0: must be greater \
-                 than 0",
-            ],
+            &[".livenessProbe.terminationGracePeriodSeconds: Invalid value: 0: must be greater \
+                 than 0"],
         ),
         (
             with("readinessProbe", "terminationGracePeriodSeconds", 5),
-            &[
-                ".readinessProbe.terminationGracePeriodSeconds: Invalid value: 5: must not be set \
-                 for readinessProbes",
-            ],
+            &[".readinessProbe.terminationGracePeriodSeconds: Invalid value: 5: must not be set \
+                 for readinessProbes"],
         ),
     ]);
 }
@@ -118,17 +107,13 @@ fn requests() {
         (get(json!({"scheme": "HTTPS", "httpHeaders": [{"name": "X-A", "value": "b"}]})), &[]),
         (
             get(json!({"scheme": "FTP"})),
-            &[
-                ".livenessProbe.httpGet.scheme: Unsupported value: \"FTP\": supported values: \
-                 \"HTTP\", \"HTTPS\"",
-            ],
+            &[".livenessProbe.httpGet.scheme: Unsupported value: \"FTP\": supported values: \
+                 \"HTTP\", \"HTTPS\""],
         ),
         (
             get(json!({"port": "a--b"})),
-            &[
-                ".livenessProbe.httpGet.port: Invalid value: \"a--b\": must not contain \
-                 consecutive hyphens",
-            ],
+            &[".livenessProbe.httpGet.port: Invalid value: \"a--b\": must not contain \
+                 consecutive hyphens"],
         ),
         (
             get(json!({"port": -1})),
@@ -136,11 +121,9 @@ fn requests() {
         ),
         (
             get(json!({"httpHeaders": [{"name": "X A", "value": "b"}]})),
-            &[
-                ".livenessProbe.httpGet.httpHeaders: Invalid value: \"X A\": a valid HTTP header \
+            &[".livenessProbe.httpGet.httpHeaders: Invalid value: \"X A\": a valid HTTP header \
                  must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used \
-                 for validation is '[-A-Za-z0-9]+')",
-            ],
+                 for validation is '[-A-Za-z0-9]+')"],
         ),
     ]);
 }
@@ -153,10 +136,8 @@ fn hooks() {
         (stop(json!({"sleep": {"seconds": 0}})), &[]),
         (
             stop(json!({"sleep": {"seconds": 31}})),
-            &[
-                ".lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than \
-                 terminationGracePeriodSeconds (30)",
-            ],
+            &[".lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than \
+                 terminationGracePeriodSeconds (30)"],
         ),
         (
             stop(json!({"sleep": {"seconds": -1}})),
@@ -190,9 +171,7 @@ fn signals() {
         (with("SIGKILL", json!({"name": "windows"})), &[]),
         (
             with("SIGUSR1", Value::Null),
-            &[&format!(
-                "{at}: Forbidden: may not be set for containers with empty `spec.os.name`"
-            )],
+            &[&format!("{at}: Forbidden: may not be set for containers with empty `spec.os.name`")],
         ),
         (
             with("SIGNAL", json!({"name": "linux"})),

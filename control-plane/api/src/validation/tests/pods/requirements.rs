@@ -4,9 +4,15 @@ use serde_json::{Value, json};
 
 use super::{in_container, in_spec};
 
-pub(super) const ALL: &[fn()] =
-    &[amounts, what_is_not_shared, claims_of_containers, claims_of_pods, resizing, whole_pods,
-        overhead];
+pub(super) const ALL: &[fn()] = &[
+    amounts,
+    what_is_not_shared,
+    claims_of_containers,
+    claims_of_pods,
+    resizing,
+    whole_pods,
+    overhead,
+];
 
 fn both(requests: Value, limits: Value) -> Value {
     json!({"resources": {"requests": requests, "limits": limits}})
@@ -19,24 +25,18 @@ fn amounts() {
         (both(json!({"cpu": "0.5", "ephemeral-storage": "1Gi"}), Value::Null), &[]),
         (
             both(json!({"cpu": "2"}), json!({"cpu": "1"})),
-            &[
-                ".resources.requests: Invalid value: \"2\": must be less than or equal to cpu \
-                 limit of 1",
-            ],
+            &[".resources.requests: Invalid value: \"2\": must be less than or equal to cpu \
+                 limit of 1"],
         ),
         (
             both(json!({"memory": "2Gi"}), json!({"memory": "1Gi"})),
-            &[
-                ".resources.requests: Invalid value: \"2Gi\": must be less than or equal to \
-                 memory limit of 1Gi",
-            ],
+            &[".resources.requests: Invalid value: \"2Gi\": must be less than or equal to \
+                 memory limit of 1Gi"],
         ),
         (
             both(json!({"memory": "-1"}), Value::Null),
-            &[
-                ".resources.requests[memory]: Invalid value: \"-1\": must be greater than or \
-                 equal to 0",
-            ],
+            &[".resources.requests[memory]: Invalid value: \"-1\": must be greater than or \
+                 equal to 0"],
         ),
         (
             both(json!({"gpu": "1"}), json!({"gpu": "1"})),
@@ -53,10 +53,8 @@ fn amounts() {
         ),
         (
             both(json!({"pods": "1"}), Value::Null),
-            &[
-                ".resources.requests[pods]: Invalid value: \"pods\": must be a standard resource \
-                 for containers",
-            ],
+            &[".resources.requests[pods]: Invalid value: \"pods\": must be a standard resource \
+                 for containers"],
         ),
         (
             both(json!({"a b": "1"}), Value::Null),
@@ -87,17 +85,13 @@ fn what_is_not_shared() {
         (both(json!({"cpu": 1}), json!({pages: "4Mi"})), &[]),
         (
             both(json!({gpu: 1}), json!({gpu: 2})),
-            &[
-                ".resources.requests: Invalid value: \"1\": must be equal to example.com/gpu \
-                 limit of 2",
-            ],
+            &[".resources.requests: Invalid value: \"1\": must be equal to example.com/gpu \
+                 limit of 2"],
         ),
         (
             both(json!({gpu: 1}), Value::Null),
-            &[
-                ".resources.limits: Required value: Limit must be set for non overcommitable \
-                 resources",
-            ],
+            &[".resources.limits: Required value: Limit must be set for non overcommitable \
+                 resources"],
         ),
         (
             both(json!({gpu: "500m"}), json!({gpu: "500m"})),
@@ -122,10 +116,8 @@ fn what_is_not_shared() {
         ),
         (
             both(json!({"cpu": 1, pages: "2Mi"}), json!({pages: "4Mi"})),
-            &[
-                ".resources.requests: Invalid value: \"2Mi\": must be equal to hugepages-2Mi \
-                 limit of 4Mi",
-            ],
+            &[".resources.requests: Invalid value: \"2Mi\": must be equal to hugepages-2Mi \
+                 limit of 4Mi"],
         ),
         (
             both(json!({"cpu": 1, pages: "2Mi"}), Value::Null),
@@ -175,10 +167,8 @@ fn claims_of_containers() {
     ]);
     in_container(&[(
         json!({"resources": {"claims": [{"name": "a"}]}}),
-        &[
-            ".resources.claims[0]: Not found: \"a\": must be one of the names in \
-             pod.spec.resourceClaims which is empty",
-        ],
+        &[".resources.claims[0]: Not found: \"a\": must be one of the names in \
+             pod.spec.resourceClaims which is empty"],
     )]);
 }
 
@@ -186,10 +176,7 @@ fn claims_of_containers() {
 fn claims_of_pods() {
     let claims = |claims: Value| json!({"resourceClaims": claims});
     in_spec(&[
-        (
-            claims(json!([{"resourceClaimName": "a"}])),
-            &[".resourceClaims[0].name: Required value"],
-        ),
+        (claims(json!([{"resourceClaimName": "a"}])), &[".resourceClaims[0].name: Required value"]),
         (
             claims(json!([{"name": "A", "resourceClaimName": "a"}])),
             &[".resourceClaims[0].name: Invalid value: \"A\": a lowercase RFC 1123 label"],
@@ -218,27 +205,21 @@ fn claims_of_pods() {
 
 #[test]
 fn resizing() {
-    let policy = |name: &str, restart: &str| {
-        json!({"resizePolicy": [{"resourceName": name, "restartPolicy": restart}]})
-    };
+    let policy = |name: &str, restart: &str| json!({"resizePolicy": [{"resourceName": name, "restartPolicy": restart}]});
     in_container(&[
         (policy("cpu", "NotRequired"), &[]),
         (policy("memory", "RestartContainer"), &[]),
         (
             policy("gpu", "NotRequired"),
-            &[
-                ".resizePolicy: Unsupported value: \"gpu\": supported values: \"cpu\", \
-                 \"memory\"",
-            ],
+            &[".resizePolicy: Unsupported value: \"gpu\": supported values: \"cpu\", \
+                 \"memory\""],
         ),
         (policy("", "NotRequired"), &[".resizePolicy: Required value"]),
         (policy("cpu", ""), &[".resizePolicy: Required value"]),
         (
             policy("cpu", "Restart"),
-            &[
-                ".resizePolicy: Unsupported value: \"Restart\": supported values: \
-                 \"NotRequired\", \"RestartContainer\"",
-            ],
+            &[".resizePolicy: Unsupported value: \"Restart\": supported values: \
+                 \"NotRequired\", \"RestartContainer\""],
         ),
         (
             json!({"resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"},
@@ -250,10 +231,8 @@ fn resizing() {
     never["name"] = json!("c");
     in_spec(&[(
         json!({"restartPolicy": "Never", "containers": [never]}),
-        &[
-            ".containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be \
-             'NotRequired' when pod `restartPolicy` is 'Never'",
-        ],
+        &[".containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be \
+             'NotRequired' when pod `restartPolicy` is 'Never'"],
     )]);
 }
 
@@ -265,44 +244,39 @@ fn whole_pods() {
     };
     in_spec(&[
         (
-            row(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "2"}}),
-                json!({"requests": {"cpu": "1"}})),
+            row(
+                json!({"requests": {"cpu": "2"}, "limits": {"cpu": "2"}}),
+                json!({"requests": {"cpu": "1"}}),
+            ),
             &[],
         ),
         (
             row(json!({"requests": {"cpu": "1"}}), json!({"requests": {"cpu": "2"}})),
-            &[
-                ".resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal \
-                 to aggregate container requests of 2",
-            ],
+            &[".resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal \
+                 to aggregate container requests of 2"],
         ),
         (
-            row(json!({"limits": {"cpu": "1"}}), json!({"limits": {"cpu": "2"},
-                "requests": {"cpu": "1"}})),
-            &[
-                ".resources.containers[0][cpu].limits: Invalid value: \"2\": must be less than \
-                 or equal to pod limits of 1",
-            ],
+            row(
+                json!({"limits": {"cpu": "1"}}),
+                json!({"limits": {"cpu": "2"},
+                "requests": {"cpu": "1"}}),
+            ),
+            &[".resources.containers[0][cpu].limits: Invalid value: \"2\": must be less than \
+                 or equal to pod limits of 1"],
         ),
         (
             row(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}), json!({})),
-            &[
-                ".resources.requests: Invalid value: \"2\": must be less than or equal to cpu \
-                 limit of 1",
-            ],
+            &[".resources.requests: Invalid value: \"2\": must be less than or equal to cpu \
+                 limit of 1"],
         ),
         (
             row(json!({"requests": {"ephemeral-storage": "1Gi"}}), json!({})),
-            &[
-                ".resources.requests[ephemeral-storage]: Unsupported value: \
-                 \"ephemeral-storage\": supported values: \"cpu\", \"hugepages-\", \"memory\"",
-            ],
+            &[".resources.requests[ephemeral-storage]: Unsupported value: \
+                 \"ephemeral-storage\": supported values: \"cpu\", \"hugepages-\", \"memory\""],
         ),
         (
             row(json!({"claims": [{"name": "a"}]}), json!({})),
-            &[
-                ".resources.claims: Forbidden: claims may not be set for Resources at pod-level",
-            ],
+            &[".resources.claims: Forbidden: claims may not be set for Resources at pod-level"],
         ),
         (
             json!({"os": {"name": "windows"}, "resources": {"limits": {"cpu": "1"}}}),
@@ -317,9 +291,7 @@ fn overhead() {
         (json!({"overhead": {"cpu": "100m", "memory": "50Mi"}}), &[]),
         (
             json!({"overhead": {"cpu": "-1"}}),
-            &[
-                ".overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
-            ],
+            &[".overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"],
         ),
         (
             json!({"overhead": {"gpu": "1"}}),

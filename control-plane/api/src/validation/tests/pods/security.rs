@@ -40,31 +40,23 @@ fn identities() {
         ),
         (
             context(json!({"fsGroupChangePolicy": "Never"})),
-            &[
-                ".securityContext.fsGroupChangePolicy: Unsupported value: \"Never\": supported \
-                 values: \"Always\", \"OnRootMismatch\"",
-            ],
+            &[".securityContext.fsGroupChangePolicy: Unsupported value: \"Never\": supported \
+                 values: \"Always\", \"OnRootMismatch\""],
         ),
         (
             context(json!({"supplementalGroupsPolicy": "Some"})),
-            &[
-                ".securityContext.supplementalGroupsPolicy: Unsupported value: \"Some\": \
-                 supported values: \"Merge\", \"Strict\"",
-            ],
+            &[".securityContext.supplementalGroupsPolicy: Unsupported value: \"Some\": \
+                 supported values: \"Merge\", \"Strict\""],
         ),
         (
             context(json!({"seLinuxChangePolicy": "Some"})),
-            &[
-                ".securityContext.seLinuxChangePolicy: Unsupported value: \"Some\": supported \
-                 values: \"MountOption\", \"Recursive\"",
-            ],
+            &[".securityContext.seLinuxChangePolicy: Unsupported value: \"Some\": supported \
+                 values: \"MountOption\", \"Recursive\""],
         ),
         (
             json!({"shareProcessNamespace": true, "hostPID": true}),
-            &[
-                ".securityContext.shareProcessNamespace: Invalid value: true: \
-                 ShareProcessNamespace and HostPID cannot both be enabled",
-            ],
+            &[".securityContext.shareProcessNamespace: Invalid value: true: \
+                 ShareProcessNamespace and HostPID cannot both be enabled"],
         ),
     ]);
     in_container(&[
@@ -90,34 +82,26 @@ fn privileges() {
         (context(json!({"privileged": true, "procMount": "Default"})), &[]),
         (
             context(json!({"privileged": true, "allowPrivilegeEscalation": false})),
-            &[
-                ".securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\
+            &[".securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\
                  \"privileged\":true}: cannot set `allowPrivilegeEscalation` to false and \
-                 `privileged` to true",
-            ],
+                 `privileged` to true"],
         ),
         (
             context(json!({"allowPrivilegeEscalation": false,
                 "capabilities": {"add": ["CAP_SYS_ADMIN"]}})),
-            &[
-                ".securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\
+            &[".securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\
                  \"capabilities\":{\"add\":[\"CAP_SYS_ADMIN\"]}}: cannot set \
-                 `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
-            ],
+                 `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"],
         ),
         (
             context(json!({"procMount": "Bare"})),
-            &[
-                ".securityContext.procMount: Unsupported value: \"Bare\": supported values: \
-                 \"Default\", \"Unmasked\"",
-            ],
+            &[".securityContext.procMount: Unsupported value: \"Bare\": supported values: \
+                 \"Default\", \"Unmasked\""],
         ),
         (
             context(json!({"procMount": "Unmasked"})),
-            &[
-                ".securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be \
-                 false to use `Unmasked`",
-            ],
+            &[".securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be \
+                 false to use `Unmasked`"],
         ),
     ]);
 }
@@ -130,38 +114,28 @@ fn profiles() {
         (seccomp(json!({"type": "Localhost", "localhostProfile": "a/b.json"})), &[]),
         (
             seccomp(json!({})),
-            &[
-                ".securityContext.seccompProfile.type: Required value: type is required when \
-                 seccompProfile is set",
-            ],
+            &[".securityContext.seccompProfile.type: Required value: type is required when \
+                 seccompProfile is set"],
         ),
         (
             seccomp(json!({"type": "Default"})),
-            &[
-                ".securityContext.seccompProfile.type: Unsupported value: \"Default\": supported \
-                 values: \"Localhost\", \"RuntimeDefault\", \"Unconfined\"",
-            ],
+            &[".securityContext.seccompProfile.type: Unsupported value: \"Default\": supported \
+                 values: \"Localhost\", \"RuntimeDefault\", \"Unconfined\""],
         ),
         (
             seccomp(json!({"type": "Localhost"})),
-            &[
-                ".securityContext.seccompProfile.localhostProfile: Required value: must be set \
-                 when seccomp type is Localhost",
-            ],
+            &[".securityContext.seccompProfile.localhostProfile: Required value: must be set \
+                 when seccomp type is Localhost"],
         ),
         (
             seccomp(json!({"type": "Localhost", "localhostProfile": "/a"})),
-            &[
-                ".securityContext.seccompProfile.localhostProfile: Invalid value: \"/a\": must be \
-                 a relative path",
-            ],
+            &[".securityContext.seccompProfile.localhostProfile: Invalid value: \"/a\": must be \
+                 a relative path"],
         ),
         (
             seccomp(json!({"type": "Localhost", "localhostProfile": "a/../b"})),
-            &[
-                ".securityContext.seccompProfile.localhostProfile: Invalid value: \"a/../b\": \
-                 must not contain '..'",
-            ],
+            &[".securityContext.seccompProfile.localhostProfile: Invalid value: \"a/../b\": \
+                 must not contain '..'"],
         ),
         (
             seccomp(json!({"type": "Unconfined", "localhostProfile": "a"})),
@@ -185,9 +159,7 @@ fn profiles_of_app_armor() {
         (app_armor(json!({"type": "Localhost", "localhostProfile": "a"})), &[]),
         (
             app_armor(json!({})),
-            &[&format!(
-                "{kind}: Required value: type is required when appArmorProfile is set"
-            )],
+            &[&format!("{kind}: Required value: type is required when appArmorProfile is set")],
         ),
         (
             app_armor(json!({"type": "Strict"})),
@@ -200,9 +172,7 @@ fn profiles_of_app_armor() {
         (app_armor(json!({"type": "Localhost", "localhostProfile": ""})), &[&required]),
         (
             app_armor(json!({"type": "Localhost", "localhostProfile": " a"})),
-            &[&format!(
-                "{name}: Invalid value: \" a\": must not be padded with whitespace"
-            )],
+            &[&format!("{name}: Invalid value: \" a\": must not be padded with whitespace")],
         ),
         (
             app_armor(json!({"type": "Localhost", "localhostProfile": long})),

@@ -54,10 +54,8 @@ fn local() {
         (json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}), &[]),
         (
             json!({"emptyDir": {"sizeLimit": "-1"}}),
-            &[
-                ".emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource \
-                 quantity",
-            ],
+            &[".emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource \
+                 quantity"],
         ),
         (json!({"hostPath": {"path": "/var", "type": "DirectoryOrCreate"}}), &[]),
         (json!({"hostPath": {}}), &[".hostPath.path: Required value"]),
@@ -67,11 +65,9 @@ fn local() {
         ),
         (
             json!({"hostPath": {"path": "/a", "type": "Folder"}}),
-            &[
-                ".hostPath.type: Unsupported value: \"Folder\": supported values: \"\", \
+            &[".hostPath.type: Unsupported value: \"Folder\": supported values: \"\", \
                  \"BlockDevice\", \"CharDevice\", \"Directory\", \"DirectoryOrCreate\", \"File\", \
-                 \"FileOrCreate\", \"Socket\"",
-            ],
+                 \"FileOrCreate\", \"Socket\""],
         ),
         (json!({"gitRepo": {"repository": "r", "directory": "a"}}), &[]),
         (json!({"gitRepo": {}}), &[".gitRepo.repository: Required value"]),
@@ -115,14 +111,8 @@ fn config_maps_and_secrets() {
                 item(json!({"mode": 1000})),
                 &[&format!(".{kind}.items[0].mode: Invalid value: 1000: {mode}")],
             ),
-            (
-                item(json!({"key": null})),
-                &[&format!(".{kind}.items[0].key: Required value")],
-            ),
-            (
-                item(json!({"path": ""})),
-                &[&format!(".{kind}.items[0].path: Required value")],
-            ),
+            (item(json!({"key": null})), &[&format!(".{kind}.items[0].key: Required value")]),
+            (item(json!({"path": ""})), &[&format!(".{kind}.items[0].path: Required value")]),
             (
                 item(json!({"path": "/a"})),
                 &[&format!(
@@ -186,10 +176,8 @@ fn network() {
         ),
         (
             json!({"fc": {}}),
-            &[
-                ".fc.targetWWNs: Required value: must specify either targetWWNs or wwids, but not \
-                 both",
-            ],
+            &[".fc.targetWWNs: Required value: must specify either targetWWNs or wwids, but not \
+                 both"],
         ),
         (
             json!({"fc": {"targetWWNs": ["a"]}}),
@@ -234,17 +222,13 @@ fn disks() {
         ),
         (
             json!({"azureDisk": {"diskName": "d", "diskURI": "x", "kind": "Managed"}}),
-            &[
-                ".azureDisk.diskURI: Unsupported value: \"x\": supported values: \
-                 \"/subscriptions/{sub-id}/resourcegroups",
-            ],
+            &[".azureDisk.diskURI: Unsupported value: \"x\": supported values: \
+                 \"/subscriptions/{sub-id}/resourcegroups"],
         ),
         (
             json!({"azureDisk": {"diskName": "d", "diskURI": "https://x", "cachingMode": "All"}}),
-            &[
-                ".azureDisk.cachingMode: Unsupported value: \"All\": supported values: \"None\", \
-                 \"ReadOnly\", \"ReadWrite\"",
-            ],
+            &[".azureDisk.cachingMode: Unsupported value: \"All\": supported values: \"None\", \
+                 \"ReadOnly\", \"ReadWrite\""],
         ),
         (
             json!({"vsphereVolume": {"volumePath": ""}}),
@@ -302,10 +286,8 @@ fn by_iscsi() {
         (
             with(json!({"initiatorName": "iqn.2001-04.com.example:a",
                 "targetPortal": "p".repeat(63)})),
-            &[
-                ".name: Invalid value: \"v\": Total length of <volume name>:<iscsi.targetPortal> \
-                 must be under 64 characters if iscsi.initiatorName is specified.",
-            ],
+            &[".name: Invalid value: \"v\": Total length of <volume name>:<iscsi.targetPortal> \
+                 must be under 64 characters if iscsi.initiatorName is specified."],
         ),
     ]);
 }
@@ -313,7 +295,10 @@ fn by_iscsi() {
 #[test]
 fn storage_drivers() {
     in_volume(&[
-        (json!({"csi": {"driver": "disk.example.com", "nodePublishSecretRef": {"name": "s"}}}), &[]),
+        (
+            json!({"csi": {"driver": "disk.example.com", "nodePublishSecretRef": {"name": "s"}}}),
+            &[],
+        ),
         (
             json!({"csi": {"driver": ""}}),
             &[
@@ -350,7 +335,9 @@ fn claims_of_the_pod() {
         (json!({"ephemeral": {}}), &[&format!("{at}: Required value")]),
         (
             with(json!({"spec": {"accessModes": []}})),
-            &[&format!("{at}.spec.accessModes: Required value: at least 1 access mode is required")],
+            &[&format!(
+                "{at}.spec.accessModes: Required value: at least 1 access mode is required"
+            )],
         ),
         (
             with(json!({"spec": {"resources": null}})),
@@ -377,10 +364,8 @@ fn claims_of_the_pod() {
         (spec(&long, "mine"), &[]),
         (
             spec("v", "p-v"),
-            &[
-                ".volumes[1].persistentVolumeClaim.claimName: Invalid value: \"p-v\": must not \
-                 reference a PVC that gets created for an ephemeral volume",
-            ],
+            &[".volumes[1].persistentVolumeClaim.claimName: Invalid value: \"p-v\": must not \
+                 reference a PVC that gets created for an ephemeral volume"],
         ),
     ]);
 }
@@ -392,10 +377,8 @@ fn images() {
         (json!({"image": {}}), &[".image.reference: Required value"]),
         (
             json!({"image": {"reference": "i", "pullPolicy": "Often"}}),
-            &[
-                ".image.pullPolicy: Unsupported value: \"Often\": supported values: \"Always\", \
-                 \"IfNotPresent\", \"Never\"",
-            ],
+            &[".image.pullPolicy: Unsupported value: \"Often\": supported values: \"Always\", \
+                 \"IfNotPresent\", \"Never\""],
         ),
     ]);
 }

@@ -28,10 +28,8 @@ fn systems() {
         (
             json!({"os": {"name": "linux"},
                 "securityContext": {"windowsOptions": {"runAsUserName": "u"}}}),
-            &[
-                ".securityContext.windowsOptions: Forbidden: windows options cannot be set for a \
-                 linux pod",
-            ],
+            &[".securityContext.windowsOptions: Forbidden: windows options cannot be set for a \
+                 linux pod"],
         ),
         (
             json!({"os": {"name": "linux"}, "containers": [{"name": "c", "image": "i",
@@ -90,17 +88,13 @@ fn options() {
         (with(json!({"gmsaCredentialSpecName": "a.b", "gmsaCredentialSpec": "{}"})), &[]),
         (
             with(json!({"gmsaCredentialSpecName": "A"})),
-            &[
-                ".securityContext.windowsOptions.gmsaCredentialSpecName: Invalid value: \"A\": a \
-                 lowercase RFC 1123 subdomain",
-            ],
+            &[".securityContext.windowsOptions.gmsaCredentialSpecName: Invalid value: \"A\": a \
+                 lowercase RFC 1123 subdomain"],
         ),
         (
             with(json!({"gmsaCredentialSpec": ""})),
-            &[
-                ".securityContext.windowsOptions.gmsaCredentialSpec: Invalid value: \"\": \
-                 gmsaCredentialSpec cannot be an empty string",
-            ],
+            &[".securityContext.windowsOptions.gmsaCredentialSpec: Invalid value: \"\": \
+                 gmsaCredentialSpec cannot be an empty string"],
         ),
         (
             with(json!({"gmsaCredentialSpec": "x".repeat((64 << 10) + 1)})),
@@ -140,9 +134,7 @@ fn user_names() {
         (user(&long(105)), &[at]),
         (
             user(". ."),
-            &[&format!(
-                "{at} \". .\": runAsUserName's User cannot contain only periods or spaces"
-            )],
+            &[&format!("{at} \". .\": runAsUserName's User cannot contain only periods or spaces")],
         ),
         (
             user("a@b"),
@@ -172,24 +164,18 @@ fn processes_of_the_host() {
         (row(Some(true), &[None, Some(true)], true), &[]),
         (
             row(None, &[Some(true), None], true),
-            &[
-                ": Invalid value: \"\": If pod contains any hostProcess containers then all \
-                 containers must be HostProcess containers",
-            ],
+            &[": Invalid value: \"\": If pod contains any hostProcess containers then all \
+                 containers must be HostProcess containers"],
         ),
         (
             row(Some(true), &[None], false),
-            &[
-                ".hostNetwork: Invalid value: false: hostNetwork must be true if pod contains any \
-                 hostProcess containers",
-            ],
+            &[".hostNetwork: Invalid value: false: hostNetwork must be true if pod contains any \
+                 hostProcess containers"],
         ),
         (
             row(Some(false), &[Some(true)], true),
-            &[
-                ".containers[0].securityContext.windowsOptions.hostProcess: Invalid value: true: \
-                 pod hostProcess value must be identical if both are specified, was false",
-            ],
+            &[".containers[0].securityContext.windowsOptions.hostProcess: Invalid value: true: \
+                 pod hostProcess value must be identical if both are specified, was false"],
         ),
     ]);
 }
