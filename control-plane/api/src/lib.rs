@@ -13,6 +13,8 @@ pub mod cidr;
 mod defaults;
 pub mod discovery;
 pub mod managed;
+#[cfg(test)]
+mod manifests;
 pub mod object;
 pub mod openapi;
 pub mod patch;

@@ -156,7 +156,7 @@ fn unique_ports(errors: &mut Errors, spec: &Value, path: &Path) {
     let node_port = |one: &Value| one["nodePort"].as_i64().filter(|number| *number != 0);
     let kind = text(spec, "type");
     for (index, _) in ports().filter(|(_, one)| node_port(one).is_some()) {
-        if matches!(kind, "ClusterIP" | "ExternalName") {
+        if kind == "ClusterIP" {
             let why = "may not be used when `type` is 'ClusterIP'";
             errors.forbidden(&path.index(index).child("nodePort"), why);
         }

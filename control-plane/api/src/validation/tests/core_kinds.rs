@@ -323,6 +323,8 @@ fn events() {
         event
     };
     let long = "x".repeat(129);
+    let mut nowhere = told(json!({}));
+    nowhere["involvedObject"] = json!({"namespace": null});
     kind.creates(&[
         (json!({"metadata": {"name": "Any.Name"}}), vec![]),
         (told(json!({"involvedObject": {"namespace": "e"}})), vec![]),
@@ -339,7 +341,7 @@ fn events() {
             vec!["involvedObject.namespace: Invalid value: \"\": does not match event.namespace"],
         ),
         (
-            told(json!({"involvedObject": {"namespace": null}})),
+            nowhere,
             vec!["involvedObject.namespace: Invalid value: \"\": does not match event.namespace"],
         ),
         (

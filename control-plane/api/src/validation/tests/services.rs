@@ -584,7 +584,7 @@ fn changes_of_balancers() {
         ),
         (
             spec(json!({"loadBalancerClass": "a"})),
-            spec(json!({"loadBalancerClass": null})),
+            json!({"spec": {"loadBalancerClass": null}}),
             vec!["spec.loadBalancerClass: Invalid value: null: may not change once set"],
         ),
     ]);
