@@ -36,8 +36,7 @@ fn created(resource: &Resource, manifest: &Value) -> Value {
     (resource.decode)(&object).unwrap_or_else(|error| panic!("{error}\n{manifest:#}"));
     let unknown = schema::graph().normalize(resource.schema, &mut object);
     assert_eq!(unknown, [""; 0], "{manifest:#}");
-    let creation =
-        Creation { uid: "u", timestamp: "2026-01-01T00:00:00Z", name_suffix: "abcde" };
+    let creation = Creation { uid: "u", timestamp: "2026-01-01T00:00:00Z", name_suffix: "abcde" };
     object::prepare_for_create(resource, &mut object, &creation);
     if resource.namespaced && object::namespace(&object).is_empty() {
         object::set_metadata(&mut object, "namespace", "default");
