@@ -1,7 +1,7 @@
 //! Manifests as people write them: each is accepted as it is.
 //!
-//! They are in `manifests/`, in the shapes of the concept pages of the Kubernetes documentation, and
-//! in the project's `examples/`.
+//! They are in `manifests/`, in the shapes of the concept pages of the Kubernetes documentation,
+//! and in the project's `examples/`.
 
 use std::fs;
 use std::path::Path;

@@ -168,7 +168,10 @@ fn pod_that_asks_as_a_whole() {
 /// What runs before the others counts with the sidecars that run by then.
 #[test]
 fn pod_asks_for_what_most_of_it_needs() {
-    let asks = |name: &str, cpu: &str, restart: Option<&str>| json!({"name": name, "restartPolicy": restart, "resources": {"requests": {"cpu": cpu}}});
+    let asks = |name: &str, cpu: &str, restart: Option<&str>| {
+        json!({"name": name,
+        "restartPolicy": restart, "resources": {"requests": {"cpu": cpu}}})
+    };
     let table = [
         (json!([asks("i", "5", None)]), "5"),
         (json!([asks("i", "1", None)]), "2"),

@@ -1,7 +1,7 @@
 //! What a container asks for and is limited to.
 //!
-//! Guarantees: what cannot be promised twice (devices, huge pages) is asked for in whole and limited
-//! to the same.
+//! Guarantees: what cannot be promised twice (devices, huge pages) is asked for in whole and
+//! limited to the same.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,7 +1,7 @@
 //! Services.
 //!
-//! Does not: know the cluster's ranges of addresses and node ports; the API server, which gives them
-//! out, does.
+//! Does not: know the cluster's ranges of addresses and node ports; the API server, which gives
+//! them out, does.
 
 use std::collections::HashSet;
 

@@ -245,7 +245,10 @@ fn config_maps() {
 #[test]
 fn secrets() {
     let kind = Kind::new("v1", "Secret", json!({}));
-    let typed = |kind: &str, data: Value| json!({"type": format!("kubernetes.io/{kind}"), "stringData": data});
+    let typed = |kind: &str, data: Value| {
+        json!({"type": format!("kubernetes.io/{kind}"),
+        "stringData": data})
+    };
     kind.creates(&[
         (typed("tls", json!({"tls.crt": "", "tls.key": ""})), vec![]),
         (typed("dockerconfigjson", json!({".dockerconfigjson": "{}"})), vec![]),

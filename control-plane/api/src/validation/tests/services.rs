@@ -422,7 +422,10 @@ fn balancers() {
         ),
     ]);
     let key = "service.beta.kubernetes.io/load-balancer-source-ranges";
-    let annotated = |kind: &str, ranges: &str| json!({"metadata": {"annotations": {key: ranges}}, "spec": {"type": kind}});
+    let annotated = |kind: &str, ranges: &str| {
+        json!({"metadata": {"annotations": {key: ranges}},
+        "spec": {"type": kind}})
+    };
     kind().creates(&[
         (annotated("LoadBalancer", "10.0.0.0/8, 192.0.2.0/24"), vec![]),
         (

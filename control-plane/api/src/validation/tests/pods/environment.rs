@@ -103,7 +103,10 @@ fn fields() {
 
 #[test]
 fn resources() {
-    let resource = |resource: &str, divisor: &str| json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}});
+    let resource = |resource: &str, divisor: &str| {
+        json!({"resourceFieldRef": {"resource": resource,
+            "divisor": divisor}})
+    };
     let bytes = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
     in_variable(&[
         (resource("limits.cpu", "1m"), &[]),

@@ -229,10 +229,8 @@ fn annotations() {
             (json!({&of_c: "runtime/default"}), &[]),
             (
                 json!({"controller.kubernetes.io/pod-deletion-cost": "+5"}),
-                &[
-                    "[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+5\": must be a \
-                 32bit integer",
-                ],
+                &["[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+5\": must \
+                 be a 32bit integer"],
             ),
             (
                 json!({"controller.kubernetes.io/pod-deletion-cost": "2147483648"}),
@@ -240,17 +238,13 @@ fn annotations() {
             ),
             (
                 json!({"kubernetes.io/config.mirror": "x"}),
-                &[
-                    "[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if \
-                 mirror pod annotation is set",
-                ],
+                &["[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName \
+                 if mirror pod annotation is set"],
             ),
             (
                 json!({"seccomp.security.alpha.kubernetes.io/pod": "strict"}),
-                &[
-                    ".seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"strict\": must be a \
-                 valid seccomp profile",
-                ],
+                &[".seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"strict\": must \
+                 be a valid seccomp profile"],
             ),
             (
                 json!({&of_d: "unconfined"}),

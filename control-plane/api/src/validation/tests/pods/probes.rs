@@ -50,7 +50,10 @@ fn handlers() {
 
 #[test]
 fn numbers() {
-    let with = |kind: &str, field: &str, value: i64| json!({kind: {"tcpSocket": {"port": 1}, field: value}});
+    let with = |kind: &str, field: &str, value: i64| {
+        json!({kind: {"tcpSocket": {"port": 1},
+        field: value}})
+    };
     let negative = "Invalid value: -1: must be greater than or equal to 0";
     in_container(&[
         (with("readinessProbe", "successThreshold", 3), &[]),

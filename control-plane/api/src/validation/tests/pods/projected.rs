@@ -39,10 +39,8 @@ fn downward() {
             (json!({}), &[": Required value: one of fieldRef and resourceFieldRef is required"]),
             (
                 both,
-                &[
-                    ": Invalid value: \"resource\": fieldRef and resourceFieldRef can not be specified \
-                 simultaneously",
-                ],
+                &[": Invalid value: \"resource\": fieldRef and resourceFieldRef can not be \
+                 specified simultaneously"],
             ),
             (
                 field("status.podIP"),
@@ -103,7 +101,10 @@ fn sources() {
             &[".sources[0]: Forbidden: may not specify more than 1 volume type per source"],
         ),
     ]);
-    let place = |mode: &Value| json!({"spec": {"volumes": [{"name": "v", "projected": {"defaultMode": mode}}]}});
+    let place = |mode: &Value| {
+        json!({"spec": {"volumes": [{"name": "v",
+        "projected": {"defaultMode": mode}}]}})
+    };
     tries(
         "spec.volumes[0].projected.defaultMode",
         place,
@@ -151,8 +152,14 @@ fn tokens() {
 
 #[test]
 fn conflicts() {
-    let place = |sources: &Value| json!({"spec": {"volumes": [{"name": "v", "projected": {"sources": sources}}]}});
-    let of = |kind: &str, name: &str, path: &str| json!({kind: {"name": name, "items": [{"key": "k", "path": path}]}});
+    let place = |sources: &Value| {
+        json!({"spec": {"volumes": [{"name": "v",
+        "projected": {"sources": sources}}]}})
+    };
+    let of = |kind: &str, name: &str, path: &str| {
+        json!({kind: {"name": name,
+        "items": [{"key": "k", "path": path}]}})
+    };
     let downward = |path: &str| {
         json!({"downwardAPI": {"items": [{"path": path,
             "fieldRef": {"fieldPath": "metadata.name"}}]}})

@@ -205,7 +205,10 @@ fn claims_of_pods() {
 
 #[test]
 fn resizing() {
-    let policy = |name: &str, restart: &str| json!({"resizePolicy": [{"resourceName": name, "restartPolicy": restart}]});
+    let policy = |name: &str, restart: &str| {
+        json!({"resizePolicy": [{"resourceName": name,
+        "restartPolicy": restart}]})
+    };
     in_container(&[
         (policy("cpu", "NotRequired"), &[]),
         (policy("memory", "RestartContainer"), &[]),

@@ -57,16 +57,13 @@ fn tolerations() {
             ),
             (
                 json!({"key": "a", "operator": "Like"}),
-                &[
-                    ".operator: Unsupported value: \"Like\": supported values: \"Equal\", \"Exists\"",
-                ],
+                &[".operator: Unsupported value: \"Like\": supported values: \"Equal\", \
+                     \"Exists\""],
             ),
             (
                 json!({"key": "a", "operator": "Gt", "value": "5"}),
-                &[
-                    ".operator: Unsupported value: \"Gt\": supported values: \"Equal\", \"Exists\", \
-                 \"Lt\", \"Gt\"",
-                ],
+                &[".operator: Unsupported value: \"Gt\": supported values: \"Equal\", \
+                 \"Exists\", \"Lt\", \"Gt\""],
             ),
             (
                 json!({"key": "a", "operator": "Exists", "effect": "Never"}),
@@ -102,10 +99,8 @@ fn nodes_required() {
             ),
             (
                 json!({"key": "a", "operator": "Lt", "values": ["1", "2"]}),
-                &[
-                    ".values: Required value: must be specified single value when `operator` is 'Lt' \
-                 or 'Gt'",
-                ],
+                &[".values: Required value: must be specified single value when `operator` is \
+                 'Lt' or 'Gt'"],
             ),
             (
                 json!({"key": "a", "operator": "Like"}),
@@ -321,10 +316,8 @@ fn spread() {
             ),
             (
                 json!({"nodeAffinityPolicy": "Maybe"}),
-                &[
-                    ".nodeAffinityPolicy: Unsupported value: \"Maybe\": supported values: \"Honor\", \
-                 \"Ignore\"",
-                ],
+                &[".nodeAffinityPolicy: Unsupported value: \"Maybe\": supported values: \
+                 \"Honor\", \"Ignore\""],
             ),
             (
                 json!({"nodeTaintsPolicy": "Maybe"}),
@@ -332,7 +325,10 @@ fn spread() {
             ),
         ],
     );
-    let one = |key: &str, action: &str| json!({"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": action});
+    let one = |key: &str, action: &str| {
+        json!({"maxSkew": 1, "topologyKey": key,
+        "whenUnsatisfiable": action})
+    };
     in_spec(&[
         (
             json!({"topologySpreadConstraints": [one("a", "DoNotSchedule"),
@@ -361,9 +357,8 @@ fn spread_by_labels() {
             ),
             (
                 json!({"matchLabelKeys": ["a"]}),
-                &[
-                    ".matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
-                ],
+                &[".matchLabelKeys: Forbidden: must not be specified when labelSelector is not \
+                     set"],
             ),
             (
                 json!({"matchLabelKeys": ["a b"], "labelSelector": {}}),
