@@ -15,6 +15,8 @@ mod convert;
 mod defaults;
 pub mod discovery;
 pub mod managed;
+#[cfg(test)]
+mod manifests;
 pub mod object;
 pub mod openapi;
 pub mod patch;

@@ -32,7 +32,7 @@ fn stored(resource: &Resource, mut shown: Value) -> Value {
 #[test]
 fn every_version_leads_to_the_one_that_is_stored() {
     let mut converted = 0;
-    for resource in RESOURCES {
+    for resource in RESOURCES.iter().filter(|resource| resource.stored) {
         let kind = resource.storage();
         let (group, version) = resource.stored_as();
         assert_eq!((kind.group, kind.version, kind.kind), (group, version, resource.kind));

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{child, default, default_text, items};
+use super::{child, default, default_text, items, pod_resources, storage};
 use crate::object::child_mut;
 
 /// 0644.
@@ -15,12 +15,13 @@ pub(crate) fn pod(pod: &mut Value) {
             requests_from_limits(container);
         }
     }
+    pod_resources::pod_resources(spec);
     if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
         host_ports(spec);
     }
     default(spec, "enableServiceLinks", true);
     pod_spec(spec);
-    let class = quality_of_service(spec);
+    let class = pod_resources::quality_of_service(spec);
     let status = child_mut(pod, "status");
     default_text(status, "phase", "Pending");
     default_text(status, "qosClass", class);
@@ -52,9 +53,10 @@ pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
         volume(one);
     }
     // The old and the new name of one field.
-    let account = |field: &str| spec.get(field).and_then(Value::as_str).map(str::to_owned);
-    let account = account("serviceAccountName").or_else(|| account("serviceAccount"));
-    if let Some(account) = account.filter(|name| !name.is_empty()) {
+    let account = |field: &str| {
+        spec.get(field).and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    if let Some(account) = account("serviceAccountName").or_else(|| account("serviceAccount")) {
         spec.insert("serviceAccount".to_owned(), Value::from(account.clone()));
         spec.insert("serviceAccountName".to_owned(), Value::from(account));
     }
@@ -62,7 +64,7 @@ pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
 
 fn container(container: &mut Map<String, Value>) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if pulls_always(image) { "Always" } else { "IfNotPresent" };
+    let policy = pull_policy(image);
     default_text(container, "imagePullPolicy", policy);
     default_text(container, "terminationMessagePath", "/dev/termination-log");
     default_text(container, "terminationMessagePolicy", "File");
@@ -71,9 +73,10 @@ fn container(container: &mut Map<String, Value>) {
         default_text(port, "protocol", "TCP");
     }
     for variable in items(container, "env") {
-        let reference = child(variable, "valueFrom").and_then(|from| child(from, "fieldRef"));
-        if let Some(reference) = reference {
-            default_text(reference, "apiVersion", "v1");
+        let Some(from) = child(variable, "valueFrom") else { continue };
+        references(from);
+        if let Some(reference) = child(from, "fileKeyRef") {
+            default(reference, "optional", false);
         }
     }
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -90,14 +93,15 @@ fn container(container: &mut Map<String, Value>) {
     }
 }
 
-/// Whether the image's tag is `latest`, said or implied: it may move, so it is always pulled.
-fn pulls_always(image: &str) -> bool {
+/// An image whose tag is `latest`, said or implied, may move, so it is always pulled.
+fn pull_policy(image: &str) -> &'static str {
     let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));
     let last = name.rsplit('/').next().unwrap_or_default();
-    match last.split_once(':') {
+    let moves = match last.split_once(':') {
         Some((_, tag)) => tag == "latest",
         None => digest.is_none(),
-    }
+    };
+    if moves { "Always" } else { "IfNotPresent" }
 }
 
 fn probe(probe: &mut Map<String, Value>) {
@@ -142,16 +146,31 @@ fn volume(volume: &mut Map<String, Value>) {
             }
         }
     }
-    if let Some(path) = child(volume, "hostPath") {
-        default(path, "type", "");
+    storage::source(volume);
+    if let Some(image) = child(volume, "image") {
+        let reference = image.get("reference").and_then(Value::as_str).unwrap_or_default();
+        let policy = pull_policy(reference);
+        default_text(image, "pullPolicy", policy);
+    }
+    let claim = child(volume, "ephemeral").and_then(|one| child(one, "volumeClaimTemplate"));
+    if let Some(spec) = claim.and_then(|template| child(template, "spec")) {
+        default(spec, "volumeMode", "Filesystem");
     }
 }
 
 fn downward_items(source: &mut Map<String, Value>) {
     for item in items(source, "items") {
-        if let Some(reference) = child(item, "fieldRef") {
-            default_text(reference, "apiVersion", "v1");
-        }
+        references(item);
+    }
+}
+
+/// What the pod says about itself.
+fn references(holder: &mut Map<String, Value>) {
+    if let Some(reference) = child(holder, "fieldRef") {
+        default_text(reference, "apiVersion", "v1");
+    }
+    if let Some(reference) = child(holder, "resourceFieldRef") {
+        default(reference, "divisor", "0");
     }
 }
 
@@ -175,32 +194,10 @@ fn host_ports(spec: &mut Map<String, Value>) {
         for container in items(spec, list) {
             for port in items(container, "ports") {
                 let number = port.get("containerPort").cloned().unwrap_or_default();
-                default(port, "hostPort", number);
+                if port.get("hostPort").and_then(Value::as_i64).unwrap_or(0) == 0 {
+                    port.insert("hostPort".to_owned(), number);
+                }
             }
         }
-    }
-}
-
-/// `Guaranteed` when every container's CPU and memory limits equal its requests, `BestEffort` when
-/// none asks for either, else `Burstable`.
-fn quality_of_service(spec: &Map<String, Value>) -> &'static str {
-    let lists = ["containers", "initContainers"].into_iter().filter_map(|list| spec.get(list));
-    let containers = lists.filter_map(Value::as_array).flatten();
-    let (mut best_effort, mut guaranteed) = (true, true);
-    for container in containers {
-        for resource in ["cpu", "memory"] {
-            let amount = |field: &str| {
-                let value = container["resources"][field].get(resource)?;
-                crate::schema::parse_quantity(value).ok().filter(|amount| !amount.is_zero())
-            };
-            let (request, limit) = (amount("requests"), amount("limits"));
-            best_effort &= request.is_none() && limit.is_none();
-            guaranteed &= limit.is_some() && request == limit;
-        }
-    }
-    match (best_effort, guaranteed) {
-        (true, _) => "BestEffort",
-        (_, true) => "Guaranteed",
-        _ => "Burstable",
     }
 }

@@ -14,7 +14,7 @@ pub(crate) fn persistent_volume(volume: &mut Value) {
 }
 
 /// What the kinds of storage default to.
-fn source(spec: &mut Map<String, Value>) {
+pub(super) fn source(spec: &mut Map<String, Value>) {
     if let Some(path) = child(spec, "hostPath") {
         default(path, "type", "");
     }

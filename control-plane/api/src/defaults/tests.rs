@@ -91,6 +91,117 @@ fn pod() {
 }
 
 #[test]
+fn pod_of_every_volume() {
+    let got = defaulted(
+        "",
+        "pods",
+        json!({"spec": {"volumes": [
+            {"name": "image", "image": {"reference": "i"}},
+            {"name": "tagged", "image": {"reference": "i:1"}},
+            {"name": "claim", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+            {"name": "down", "downwardAPI": {"items": [{"path": "a",
+                "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu"}}]}},
+            {"name": "iscsi", "iscsi": {"iqn": "i"}},
+            {"name": "disk", "azureDisk": {"diskName": "d"}},
+            {"name": "host", "hostPath": {"path": "/"}},
+        ]}}),
+    );
+    let volumes = &got["spec"]["volumes"];
+    assert_eq!(volumes[0]["image"]["pullPolicy"], "Always");
+    assert_eq!(volumes[1]["image"]["pullPolicy"], "IfNotPresent");
+    assert_eq!(volumes[2]["ephemeral"]["volumeClaimTemplate"]["spec"]["volumeMode"], "Filesystem");
+    assert_eq!(volumes[3]["downwardAPI"]["items"][0]["resourceFieldRef"]["divisor"], "0");
+    assert_eq!(volumes[3]["downwardAPI"]["defaultMode"], 420);
+    assert_eq!(volumes[4]["iscsi"]["iscsiInterface"], "default");
+    assert_eq!(volumes[5]["azureDisk"]["kind"], "Shared");
+    assert_eq!(volumes[6]["hostPath"]["type"], "");
+}
+
+#[test]
+fn pod_in_the_network_of_its_host() {
+    let got = defaulted(
+        "",
+        "pods",
+        json!({"spec": {"hostNetwork": true, "serviceAccountName": "", "serviceAccount": "a",
+            "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80},
+                {"containerPort": 81, "hostPort": 0}, {"containerPort": 82, "hostPort": 83}]}]}}),
+    );
+    let ports = &got["spec"]["containers"][0]["ports"];
+    assert_eq!([&ports[0]["hostPort"], &ports[1]["hostPort"], &ports[2]["hostPort"]], [80, 81, 83]);
+    assert_eq!(got["spec"]["serviceAccountName"], "a");
+}
+
+#[test]
+fn pod_that_asks_as_a_whole() {
+    let of_containers = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}});
+    let table = [
+        (json!({}), json!({}), "Burstable"),
+        (
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
+            json!({"limits": {"cpu": "1", "memory": "1Gi"},
+                "requests": {"cpu": "200m", "memory": "1Gi"}}),
+            "Burstable",
+        ),
+        (
+            json!({"requests": {"cpu": "1"}}),
+            json!({"requests": {"cpu": "1"}, "limits": {"cpu": "400m"}}),
+            "Burstable",
+        ),
+        (
+            json!({"requests": {"cpu": "1", "memory": "1Gi"},
+                "limits": {"cpu": "1", "memory": "1Gi"}}),
+            json!({"requests": {"cpu": "1", "memory": "1Gi"},
+                "limits": {"cpu": "1", "memory": "1Gi"}}),
+            "Guaranteed",
+        ),
+    ];
+    for (own, expected, class) in table {
+        let container = |name: &str| json!({"name": name, "resources": of_containers});
+        let pod = json!({"spec": {"resources": own,
+            "containers": [container("a"), container("b")]}});
+        let got = defaulted("", "pods", pod);
+        assert_eq!(got["spec"]["resources"], expected, "{own}");
+        assert_eq!(got["status"]["qosClass"], class, "{own}");
+    }
+}
+
+/// What runs before the others counts with the sidecars that run by then.
+#[test]
+fn pod_asks_for_what_most_of_it_needs() {
+    let asks = |name: &str, cpu: &str, restart: Option<&str>| {
+        json!({"name": name,
+        "restartPolicy": restart, "resources": {"requests": {"cpu": cpu}}})
+    };
+    let table = [
+        (json!([asks("i", "5", None)]), "5"),
+        (json!([asks("i", "1", None)]), "2"),
+        (json!([asks("s", "1", Some("Always"))]), "3"),
+        (json!([asks("s", "1", Some("Always")), asks("i", "5", None)]), "6"),
+        (json!([asks("i", "5", None), asks("s", "1", Some("Always"))]), "5"),
+    ];
+    for (before, expected) in table {
+        let pod = json!({"spec": {"resources": {"limits": {"cpu": "9"}},
+            "containers": [asks("c", "2", None)], "initContainers": before}});
+        let got = defaulted("", "pods", pod);
+        assert_eq!(got["spec"]["resources"]["requests"]["cpu"], expected, "{before}");
+    }
+}
+
+#[test]
+fn templates_have_a_spec() {
+    let got = defaulted("apps", "deployments", json!({"spec": {"template": {"metadata": {}}}}));
+    assert_eq!(got["spec"]["template"]["spec"]["restartPolicy"], "Always");
+}
+
+#[test]
+fn node_keeps_nothing_back() {
+    let got = defaulted("", "nodes", json!({"status": {"capacity": {"cpu": "4"}}}));
+    assert_eq!(got["status"]["allocatable"], json!({"cpu": "4"}));
+    let own = json!({"status": {"capacity": {"cpu": "4"}, "allocatable": {"cpu": "3"}}});
+    assert_eq!(defaulted("", "nodes", own)["status"]["allocatable"], json!({"cpu": "3"}));
+}
+
+#[test]
 fn quality_of_service() {
     let both = json!({"cpu": "1", "memory": "1Gi"});
     let table = [
@@ -125,6 +236,41 @@ fn service() {
     assert_eq!(external["spec"], json!({"type": "ExternalName", "sessionAffinity": "None"}));
     let sticky = defaulted("", "services", json!({"spec": {"sessionAffinity": "ClientIP"}}));
     assert_eq!(sticky["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10800);
+}
+
+#[test]
+fn service_for_clients_outside() {
+    let table = [
+        (json!({"type": "ClusterIP"}), json!(null), json!(null)),
+        (json!({"externalIPs": ["192.0.2.1"]}), json!("Cluster"), json!(null)),
+        (json!({"type": "NodePort"}), json!("Cluster"), json!(null)),
+        (json!({"type": "LoadBalancer"}), json!("Cluster"), json!(true)),
+        (json!({"type": "ExternalName", "externalIPs": ["192.0.2.1"]}), json!(null), json!(null)),
+    ];
+    for (spec, policy, node_ports) in table {
+        let got = defaulted("", "services", json!({"spec": spec}));
+        assert_eq!(got["spec"]["externalTrafficPolicy"], policy, "{spec}");
+        assert_eq!(got["spec"]["allocateLoadBalancerNodePorts"], node_ports, "{spec}");
+    }
+    let balanced = json!({"spec": {"type": "LoadBalancer"},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "a"}]}}});
+    let got = defaulted("", "services", balanced);
+    let expected = json!([{"ip": "192.0.2.1", "ipMode": "VIP"}, {"hostname": "a"}]);
+    assert_eq!(got["status"]["loadBalancer"]["ingress"], expected);
+}
+
+#[test]
+fn service_update_keeps_its_health_check() {
+    let balanced = || json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}});
+    let mut old = balanced();
+    old["spec"]["healthCheckNodePort"] = json!(30_001);
+    let mut new = balanced();
+    carry_over_service(&mut new, &old);
+    assert_eq!(new["spec"]["healthCheckNodePort"], 30_001);
+    let mut cluster = old.clone();
+    cluster["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    carry_over_service(&mut cluster, &old);
+    assert_eq!(cluster["spec"].get("healthCheckNodePort"), None);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use super::{child, default, default_text};
 use crate::object::child_mut;
 
 fn template(spec: &mut Map<String, Value>) {
-    if let Some(spec) = child(spec, "template").and_then(|template| child(template, "spec")) {
+    let Some(template) = child(spec, "template") else { return };
+    default(template, "spec", json!({}));
+    if let Some(spec) = child(template, "spec") {
         super::pod_spec::pod_spec(spec);
     }
 }
@@ -14,9 +16,6 @@ fn template(spec: &mut Map<String, Value>) {
 /// Of a kind that has a template even when nobody wrote one.
 pub(super) fn own_template(spec: &mut Map<String, Value>) {
     default(spec, "template", json!({}));
-    if let Some(template) = child(spec, "template") {
-        default(template, "spec", json!({}));
-    }
     template(spec);
 }
 

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::containers::{list, resource_name, text};
+use super::containers::{list, text};
 use super::metadata::{SUBDOMAIN, metadata};
-use super::names::{label, path_segment, qualified_name};
+use super::names::{label, path_segment};
+use super::resource_names::container_resource_name;
 use super::workload::counts;
 use super::{Errors, FieldError, Path};
 use crate::quantity::Quantity;
@@ -210,8 +211,7 @@ fn named_resource(errors: &mut Errors, source: &Value, of_container: bool, path:
     if name.is_empty() {
         errors.required(&path.child("name"), "must specify a resource name");
     } else if of_container {
-        errors.complain(&path.child("name"), name, qualified_name(name));
-        resource_name(errors, name, &path.child("name"));
+        container_resource_name(errors, name, &path.child("name"));
     }
     if of_container {
         let (container, path) = (text(source, "container"), path.child("container"));

@@ -38,7 +38,7 @@ pub(crate) fn persistent_volume_claim(new: &Value, old: Option<&Value>) -> Vec<F
     errors.into_vec()
 }
 
-fn claim_spec(errors: &mut Errors, spec: &Value, path: &Path) {
+pub(super) fn claim_spec(errors: &mut Errors, spec: &Value, path: &Path) {
     access_modes(errors, spec, path, "at least 1 access mode is required");
     if !spec["selector"].is_null() {
         label_selector(errors, &spec["selector"], &path.child("selector"));

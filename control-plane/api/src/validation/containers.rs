@@ -1,15 +1,36 @@
-//! Containers: their names, images, ports, environment, resources, mounts and probes.
+//! The containers of a pod: what all have in common, and what each of the three lists asks for.
+//!
+//! Guarantees: problems come in the order of the lists, and of one container in the order in which
+//! Kubernetes looks at its fields.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::names::{environment_name, label, port, port_name};
-use super::{Errors, Path};
-use crate::schema::parse_quantity;
+use super::names::{label, port, port_name};
+use super::{Errors, Path, environment, mounts, probes, requirements, security};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
-const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const MESSAGE_POLICIES: &[&str] = &["File", "FallbackToLogsOnError"];
+pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+const RESTART_ACTIONS: &[&str] = &["Restart", "RestartAllContainers"];
+const RESTART_RULES: usize = 20;
+const EXIT_CODES: usize = 255;
+const ONLY_SIDECARS: &str = "may not be set for init containers without restartPolicy=Always";
+/// What a container that somebody adds to a running pod cannot have.
+const NEVER_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+];
+const EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
 
 pub(super) fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value[field].as_array().map_or(&[], Vec::as_slice)
@@ -19,73 +40,164 @@ pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// Checks the containers and init containers of a pod spec. `volumes` are the names to mount.
-pub(super) fn containers(errors: &mut Errors, spec: &Value, path: &Path, volumes: &HashSet<&str>) {
-    if list(spec, "containers").is_empty() {
-        errors.required(&path.child("containers"), "");
-    }
-    let mut names = HashSet::new();
+/// The pod that a container is in, as far as the container depends on it.
+pub(super) struct Surroundings<'a> {
+    pub(super) spec: &'a Value,
+    /// The volumes that are in order, by name.
+    pub(super) volumes: HashMap<&'a str, &'a Value>,
+    /// The names of the pod's resource claims.
+    pub(super) claims: BTreeSet<&'a str>,
+}
+
+/// Calls `visit` with every container of a pod spec and its path.
+pub(super) fn each(spec: &Value, path: &Path, mut visit: impl FnMut(&Value, &Path)) {
     for field in ["initContainers", "containers", "ephemeralContainers"] {
         for (index, container) in list(spec, field).iter().enumerate() {
-            let path = path.child(field).index(index);
-            let name = text(container, "name");
-            if name.is_empty() {
-                errors.required(&path.child("name"), "");
-            } else {
-                errors.complain(&path.child("name"), name, label(name));
-                if !names.insert(name) {
-                    errors.duplicate(&path.child("name"), &container["name"]);
+            visit(container, &path.child(field).index(index));
+        }
+    }
+}
+
+/// Whether a container runs beside the others although it is started before them.
+pub(super) fn is_sidecar(container: &Value) -> bool {
+    container["restartPolicy"] == "Always"
+}
+
+pub(super) fn containers(errors: &mut Errors, around: &Surroundings<'_>, path: &Path) {
+    regular(errors, around, &path.child("containers"));
+    initial(errors, around, &path.child("initContainers"));
+    ephemeral(errors, around, &path.child("ephemeralContainers"));
+}
+
+fn regular(errors: &mut Errors, around: &Surroundings<'_>, path: &Path) {
+    let all = list(around.spec, "containers");
+    if all.is_empty() {
+        errors.required(path, "");
+    }
+    let mut names = HashSet::new();
+    for (index, container) in all.iter().enumerate() {
+        let path = path.index(index);
+        common(errors, container, around, &path);
+        let name = text(container, "name");
+        if !names.insert(name) {
+            errors.duplicate(&path.child("name"), &Value::from(name));
+        }
+        probes::probes(errors, container, around.spec, &path);
+        restarts(errors, container, &path);
+    }
+    host_ports(errors, all.iter().enumerate(), path);
+}
+
+fn initial(errors: &mut Errors, around: &Surroundings<'_>, path: &Path) {
+    let regular = list(around.spec, "containers").iter();
+    let mut names: HashSet<&str> = regular.map(|container| text(container, "name")).collect();
+    for (index, container) in list(around.spec, "initContainers").iter().enumerate() {
+        let path_of_one = path.index(index);
+        common(errors, container, around, &path_of_one);
+        initial_restarts(errors, container, &path_of_one);
+        let name = text(container, "name");
+        if names.contains(name) {
+            errors.duplicate(&path_of_one.child("name"), &Value::from(name));
+        } else if !name.is_empty() {
+            names.insert(name);
+        }
+        // They run one after the other.
+        host_ports(errors, std::iter::once((index, container)), path);
+        if is_sidecar(container) {
+            probes::probes(errors, container, around.spec, &path_of_one);
+            continue;
+        }
+        for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+            if !container[field].is_null() {
+                errors.forbidden(&path_of_one.child(field), ONLY_SIDECARS);
+            }
+        }
+        for (index, policy) in list(container, "resizePolicy").iter().enumerate() {
+            if policy["restartPolicy"] == "RestartContainer" {
+                let why = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+                let path = path_of_one.child("resizePolicy").index(index).child("restartPolicy");
+                errors.invalid(&path, &policy["restartPolicy"], why);
+            }
+        }
+    }
+}
+
+fn ephemeral(errors: &mut Errors, around: &Surroundings<'_>, path: &Path) {
+    let lists = ["containers", "initContainers"].into_iter();
+    let targets: HashSet<&str> = lists
+        .flat_map(|field| list(around.spec, field))
+        .map(|container| text(container, "name"))
+        .collect();
+    let mut names = targets.clone();
+    for (index, container) in list(around.spec, "ephemeralContainers").iter().enumerate() {
+        let path = path.index(index);
+        common(errors, container, around, &path);
+        image_of_pod(errors, container, &path);
+        let name = text(container, "name");
+        if !names.insert(name) {
+            errors.duplicate(&path.child("name"), &Value::from(name));
+        }
+        let target = text(container, "targetContainerName");
+        if !target.is_empty() && !targets.contains(target) {
+            errors.not_found(&path.child("targetContainerName"), target);
+        }
+        for field in NEVER_EPHEMERAL.iter().filter(|field| is_set(&container[**field])) {
+            errors.forbidden(&path.child(field), EPHEMERAL);
+        }
+        for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+            for field in ["subPath", "subPathExpr"] {
+                if !text(mount, field).is_empty() {
+                    let path = path.child("volumeMounts").index(index).child(field);
+                    errors.forbidden(&path, EPHEMERAL);
                 }
             }
-            self::container(errors, container, &path, volumes);
-            let sidecar = container["restartPolicy"] == "Always";
-            if field == "initContainers" && !sidecar {
-                init_container(errors, container, &path);
-            }
-        }
-    }
-    host_ports(errors, spec, path);
-}
-
-fn init_container(errors: &mut Errors, container: &Value, path: &Path) {
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if !container[probe].is_null() {
-            let why = "may not be set for init containers without restartPolicy=Always";
-            errors.forbidden(&path.child(probe), why);
         }
     }
 }
 
-fn container(errors: &mut Errors, container: &Value, path: &Path, volumes: &HashSet<&str>) {
-    let image = text(container, "image");
-    if image.is_empty() {
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !Map::is_empty(map),
+        _ => true,
+    }
+}
+
+fn common(errors: &mut Errors, container: &Value, around: &Surroundings<'_>, path: &Path) {
+    let name = text(container, "name");
+    if name.is_empty() {
+        errors.required(&path.child("name"), "");
+    } else {
+        errors.complain(&path.child("name"), name, label(name));
+    }
+    if text(container, "image").is_empty() {
         errors.required(&path.child("image"), "");
-    } else if image.trim() != image {
-        let why = "must not have leading or trailing whitespace";
-        errors.invalid(&path.child("image"), &container["image"], why);
     }
-    let policy = &container["imagePullPolicy"];
-    errors.one_of(&path.child("imagePullPolicy"), policy, PULL_POLICIES);
-    let message = &container["terminationMessagePolicy"];
-    errors.one_of(
-        &path.child("terminationMessagePolicy"),
-        message,
-        &["File", "FallbackToLogsOnError"],
-    );
+    let policy = "terminationMessagePolicy";
+    errors.required_one_of(&path.child(policy), &container[policy], MESSAGE_POLICIES);
     ports(errors, container, path);
-    environment(errors, container, path);
-    resources(errors, &container["resources"], &path.child("resources"));
-    mounts(errors, container, path, volumes);
-    for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if container[field].is_object() {
-            probe(errors, &container[field], &path.child(field), field != "readinessProbe");
-        }
-    }
-    for field in ["postStart", "preStop"] {
-        let hook = &container["lifecycle"][field];
-        if hook.is_object() {
-            handler(errors, hook, &path.child("lifecycle").child(field), HOOKS);
-        }
+    environment::variables(errors, container, path);
+    environment::sources(errors, container, path);
+    mounts::mounts(errors, container, around, path);
+    mounts::devices(errors, container, around, path);
+    pull_policy(errors, &container["imagePullPolicy"], &path.child("imagePullPolicy"));
+    let (resources, path_of_resources) = (&container["resources"], path.child("resources"));
+    requirements::requirements(errors, resources, &around.claims, &path_of_resources);
+    requirements::resize_policy(errors, container, around.spec, path);
+    security::of_container(errors, container, around.spec, path);
+}
+
+pub(super) fn pull_policy(errors: &mut Errors, policy: &Value, path: &Path) {
+    errors.required_one_of(path, policy, PULL_POLICIES);
+}
+
+/// Templates may have blanks around an image's name, for tools that fill it in; pods may not.
+pub(super) fn image_of_pod(errors: &mut Errors, container: &Value, path: &Path) {
+    let image = text(container, "image");
+    if image.trim() != image {
+        let why = "must not have leading or trailing whitespace";
+        errors.invalid_text(&path.child("image"), image, why);
     }
 }
 
@@ -94,192 +206,93 @@ fn ports(errors: &mut Errors, container: &Value, path: &Path) {
     for (index, one) in list(container, "ports").iter().enumerate() {
         let path = path.child("ports").index(index);
         let name = text(one, "name");
-        if !name.is_empty() {
-            errors.complain(&path.child("name"), name, port_name(name));
-            if !names.insert(name) {
-                errors.duplicate(&path.child("name"), &one["name"]);
-            }
+        let complaints = if name.is_empty() { Vec::new() } else { port_name(name) };
+        if !name.is_empty() && complaints.is_empty() && !names.insert(name) {
+            errors.duplicate(&path.child("name"), &one["name"]);
         }
-        match one["containerPort"].as_i64() {
-            None | Some(0) => errors.required(&path.child("containerPort"), ""),
-            Some(number) => {
-                for why in port(number) {
-                    errors.invalid(&path.child("containerPort"), &one["containerPort"], &why);
-                }
-            }
+        errors.complain(&path.child("name"), name, complaints);
+        if one["containerPort"].as_i64().unwrap_or(0) == 0 {
+            errors.required(&path.child("containerPort"), "");
+        } else {
+            errors.within(&path.child("containerPort"), &one["containerPort"], 1, 65_535);
         }
-        for why in one["hostPort"].as_i64().filter(|&n| n != 0).map(port).unwrap_or_default() {
-            errors.invalid(&path.child("hostPort"), &one["hostPort"], &why);
-        }
-        errors.one_of(&path.child("protocol"), &one["protocol"], PROTOCOLS);
+        // Zero is none.
+        errors.within(&path.child("hostPort"), &zero_as_null(&one["hostPort"]), 1, 65_535);
+        errors.required_one_of(&path.child("protocol"), &one["protocol"], PROTOCOLS);
     }
+}
+
+fn zero_as_null(value: &Value) -> Value {
+    if *value == 0 { Value::Null } else { value.clone() }
 }
 
 /// Two containers of a pod cannot have the same port of the host.
-fn host_ports(errors: &mut Errors, spec: &Value, path: &Path) {
-    let host = spec["hostNetwork"] == true;
+fn host_ports<'a>(
+    errors: &mut Errors,
+    containers: impl Iterator<Item = (usize, &'a Value)>,
+    path: &Path,
+) {
     let mut taken = HashSet::new();
-    for (index, container) in list(spec, "containers").iter().enumerate() {
+    for (index, container) in containers {
         for (port_index, one) in list(container, "ports").iter().enumerate() {
-            let number = one["hostPort"].as_i64().unwrap_or(0);
-            let at = path.child("containers").index(index).child("ports").index(port_index);
-            if host && one["hostPort"] != one["containerPort"] && number != 0 {
-                let why = "must match `hostPort` when `hostNetwork` is true";
-                errors.invalid(&at.child("containerPort"), &one["containerPort"], why);
-            }
-            let key = (text(one, "protocol"), text(one, "hostIP"), number);
-            if number != 0 && !taken.insert(key) {
-                errors.duplicate(&at.child("hostPort"), &one["hostPort"]);
-            }
-        }
-    }
-}
-
-fn environment(errors: &mut Errors, container: &Value, path: &Path) {
-    for (index, variable) in list(container, "env").iter().enumerate() {
-        let path = path.child("env").index(index);
-        let name = text(variable, "name");
-        if name.is_empty() {
-            errors.required(&path.child("name"), "");
-        } else {
-            errors.complain(&path.child("name"), name, environment_name(name));
-        }
-        let Some(source) = variable["valueFrom"].as_object() else { continue };
-        let path = path.child("valueFrom");
-        if !text(variable, "value").is_empty() && !source.is_empty() {
-            let why = "may not be specified when `value` is not empty";
-            errors.invalid_text(&path, "", why);
-        }
-        match source.values().filter(|value| !value.is_null()).count() {
-            0 => errors.invalid_text(
-                &path,
-                "",
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \
-                 `fileKeyRef` or `secretKeyRef`",
-            ),
-            1 => {}
-            _ => errors.invalid_text(
-                &path,
-                "",
-                "may not have more than one field specified at a time",
-            ),
-        }
-    }
-}
-
-pub(super) fn resources(errors: &mut Errors, resources: &Value, path: &Path) {
-    for field in ["limits", "requests"] {
-        for (name, amount) in resources[field].as_object().into_iter().flatten() {
-            let path = path.child(field).key(name);
-            resource_name(errors, name, &path);
-            let Ok(amount) = parse_quantity(amount) else {
-                errors.invalid(&path, amount, "must be a quantity");
+            let Some(number) = one["hostPort"].as_i64().filter(|number| *number != 0) else {
                 continue;
             };
-            let shown = Value::from(amount.to_string());
-            if amount.is_negative() {
-                errors.invalid(&path, &shown, "must be greater than or equal to 0");
-            } else if name != "cpu" && !amount.is_whole() {
-                let why = format!("fractional {name} value is invalid, must be an integer");
-                errors.invalid(&path, &shown, &why);
+            let key = format!("{}/{}/{number}", text(one, "protocol"), text(one, "hostIP"));
+            let shown = Value::from(key.as_str());
+            if !taken.insert(key) {
+                let path = path.index(index).child("ports").index(port_index);
+                errors.duplicate(&path.child("hostPort"), &shown);
             }
         }
     }
-    for (name, request) in resources["requests"].as_object().into_iter().flatten() {
-        let limit = resources["limits"].get(name).map(parse_quantity);
-        if let (Ok(request), Some(Ok(limit))) = (parse_quantity(request), limit)
-            && request > limit
-        {
-            let why = format!("must be less than or equal to {name} limit of {limit}");
-            errors.invalid_text(&path.child("requests"), &request.to_string(), &why);
+}
+
+fn initial_restarts(errors: &mut Errors, container: &Value, path: &Path) {
+    if container["restartPolicy"].is_null() {
+        if !list(container, "restartPolicyRules").is_empty() {
+            unruled(errors, path);
         }
+        return;
     }
+    restarts(errors, container, path);
 }
 
-/// The name of a resource that a container may ask for.
-pub(super) fn resource_name(errors: &mut Errors, name: &str, path: &Path) {
-    if !name.contains('/') && !is_standard_resource(name) {
-        let why = "must be a standard resource type or fully qualified";
-        errors.invalid_text(path, name, why);
-        errors.invalid_text(path, name, "must be a standard resource for containers");
+fn unruled(errors: &mut Errors, path: &Path) {
+    let why = "must specify restartPolicy when restart rules are used";
+    errors.required(&path.child("restartPolicy"), why);
+}
+
+/// When a container alone is started again, whatever the pod's policy.
+fn restarts(errors: &mut Errors, container: &Value, path: &Path) {
+    let (policy, rules) = (&container["restartPolicy"], list(container, "restartPolicyRules"));
+    if policy.is_null() && !rules.is_empty() {
+        unruled(errors, path);
     }
-}
-
-fn is_standard_resource(name: &str) -> bool {
-    matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
-}
-
-fn mounts(errors: &mut Errors, container: &Value, path: &Path, volumes: &HashSet<&str>) {
-    let mut paths = HashSet::new();
-    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let path = path.child("volumeMounts").index(index);
-        let name = text(mount, "name");
-        if name.is_empty() {
-            errors.required(&path.child("name"), "");
-        } else if !volumes.contains(name) {
-            errors.not_found(&path.child("name"), name);
+    errors.one_of(&path.child("restartPolicy"), policy, RESTART_POLICIES);
+    let path = path.child("restartPolicyRules");
+    if rules.len() > RESTART_RULES {
+        errors.too_many(&path, rules.len(), RESTART_RULES);
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let path = path.index(index);
+        if !RESTART_ACTIONS.contains(&text(rule, "action")) {
+            let action = Value::from(text(rule, "action"));
+            errors.unsupported(&path.child("action"), &action, RESTART_ACTIONS);
         }
-        let target = text(mount, "mountPath");
-        if target.is_empty() {
-            errors.required(&path.child("mountPath"), "");
-        } else if !paths.insert(target) {
-            errors.invalid(&path.child("mountPath"), &mount["mountPath"], "must be unique");
-        }
-        let sub = text(mount, "subPath");
-        if sub.starts_with('/') {
-            errors.invalid_text(&path.child("subPath"), sub, "must be a relative path");
-        } else if sub.split('/').any(|part| part == "..") {
-            errors.invalid_text(&path.child("subPath"), sub, "must not contain '..'");
-        }
-    }
-}
-
-const PROBES: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc"];
-const HOOKS: &[&str] = &["exec", "httpGet", "tcpSocket", "sleep"];
-
-fn probe(errors: &mut Errors, probe: &Value, path: &Path, one_success: bool) {
-    handler(errors, probe, path, PROBES);
-    for field in [
-        "initialDelaySeconds",
-        "timeoutSeconds",
-        "periodSeconds",
-        "successThreshold",
-        "failureThreshold",
-    ] {
-        errors.non_negative(&path.child(field), &probe[field]);
-    }
-    let threshold = &probe["successThreshold"];
-    if one_success && threshold.as_i64().is_some_and(|number| number != 1) {
-        errors.invalid(&path.child("successThreshold"), threshold, "must be 1");
-    }
-}
-
-fn handler(errors: &mut Errors, handler: &Value, path: &Path, kinds: &[&str]) {
-    let mut count = 0;
-    for kind in kinds.iter().filter(|kind| handler[**kind].is_object()) {
-        count += 1;
-        let (action, path) = (&handler[*kind], path.child(kind));
-        if count > 1 {
-            errors.forbidden(&path, "may not specify more than 1 handler type");
+        let (codes, path) = (&rule["exitCodes"], path.child("exitCodes"));
+        if codes.is_null() {
+            errors.required(&path, "must be specified");
             continue;
         }
-        match *kind {
-            "exec" if list(action, "command").is_empty() => {
-                errors.required(&path.child("command"), "");
-            }
-            "httpGet" => {
-                if text(action, "path").is_empty() {
-                    errors.required(&path.child("path"), "");
-                }
-                errors.one_of(&path.child("scheme"), &action["scheme"], &["HTTP", "HTTPS"]);
-                port_or_name(errors, &action["port"], &path.child("port"));
-            }
-            "tcpSocket" | "grpc" => port_or_name(errors, &action["port"], &path.child("port")),
-            _ => {}
+        if !["In", "NotIn"].contains(&text(codes, "operator")) {
+            let operator = Value::from(text(codes, "operator"));
+            errors.unsupported(&path.child("operator"), &operator, &["In", "NotIn"]);
         }
-    }
-    if count == 0 {
-        errors.required(path, "must specify a handler type");
+        let count = list(codes, "values").len();
+        if count > EXIT_CODES {
+            errors.too_many(&path.child("values"), count, EXIT_CODES);
+        }
     }
 }
 

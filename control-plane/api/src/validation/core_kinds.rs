@@ -1,24 +1,37 @@
-//! Namespaces, nodes, config maps, secrets, accounts and leases.
+//! Namespaces, config maps, secrets, accounts and leases.
 
-use std::collections::HashSet;
-
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
 
 use super::containers::{list, text};
-use super::metadata::{SUBDOMAIN, metadata};
-use super::names::{config_key, label, label_value, qualified_name};
-use super::pod::TAINT_EFFECTS;
+use super::metadata::{SUBDOMAIN, finalizer, metadata};
+use super::names::{config_key, label};
 use super::{Errors, FieldError, Path};
-use crate::cidr::Cidr;
-use crate::quantity::Quantity;
-use crate::schema::parse_quantity;
+use crate::object;
 
 /// All data of a config map or secret together.
 const DATA_SIZE: usize = 1024 * 1024;
+const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 
 pub(crate) fn namespace(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(&mut errors, new, old, false, label);
+    let path = Path::root("spec").child("finalizers");
+    for (index, name) in
+        list(&new["spec"], "finalizers").iter().filter_map(Value::as_str).enumerate()
+    {
+        finalizer(&mut errors, name, &path.index(index));
+    }
+    let phase = &new["status"]["phase"];
+    let (only, deletion) = match object::deletion_timestamp(new) {
+        None => ("Active", "is empty"),
+        Some(_) => ("Terminating", "is not empty"),
+    };
+    if old.is_some_and(|old| old["status"] != new["status"]) && *phase != only {
+        let why = format!("may only be '{only}' if `deletionTimestamp` {deletion}");
+        errors.invalid(&Path::root("status").child("Phase"), phase, &why);
+    }
     errors.into_vec()
 }
 
@@ -28,101 +41,83 @@ pub(crate) fn service_account(new: &Value, old: Option<&Value>) -> Vec<FieldErro
     errors.into_vec()
 }
 
-pub(crate) fn node(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Errors::default();
-    metadata(&mut errors, new, old, false, SUBDOMAIN);
-    let (spec, path) = (&new["spec"], Path::root("spec"));
-    taints(&mut errors, spec, &path);
-    pod_ranges(&mut errors, spec, old.map(|old| &old["spec"]), &path);
-    for field in ["capacity", "allocatable"] {
-        for (name, amount) in new["status"][field].as_object().into_iter().flatten() {
-            let path = Path::root("status").child(field).key(name);
-            if parse_quantity(amount).is_ok_and(Quantity::is_negative) {
-                errors.invalid(&path, amount, "must be greater than or equal to 0");
-            }
-        }
-    }
-    errors.into_vec()
-}
-
-fn taints(errors: &mut Errors, spec: &Value, path: &Path) {
-    let mut seen = HashSet::new();
-    for (index, taint) in list(spec, "taints").iter().enumerate() {
-        let path = path.child("taints").index(index);
-        let (key, effect) = (text(taint, "key"), text(taint, "effect"));
-        errors.complain(&path.child("key"), key, qualified_name(key));
-        let value = text(taint, "value");
-        errors.complain(&path.child("value"), value, label_value(value));
-        if effect.is_empty() {
-            errors.required(&path.child("effect"), "");
-        } else {
-            errors.one_of(&path.child("effect"), &taint["effect"], TAINT_EFFECTS);
-        }
-        if !seen.insert((key, effect)) {
-            errors.duplicate(&path, taint);
-        }
-    }
-}
-
-fn pod_ranges(errors: &mut Errors, spec: &Value, old: Option<&Value>, path: &Path) {
-    let path = path.child("podCIDRs");
-    for (index, range) in list(spec, "podCIDRs").iter().filter_map(Value::as_str).enumerate() {
-        if range.parse::<Cidr>().is_err() {
-            let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.invalid_text(&path.index(index), range, why);
-        }
-    }
-    let first = list(spec, "podCIDRs").first().and_then(Value::as_str).unwrap_or_default();
-    if !first.is_empty() && first != text(spec, "podCIDR") {
-        errors.invalid(&path.index(0), &spec["podCIDRs"][0], "must match `podCIDR`");
-    }
-    let Some(old) = old else { return };
-    if !text(old, "podCIDR").is_empty() && old["podCIDR"] != spec["podCIDR"] {
-        let why = "node updates may not change podCIDR except from \"\" to valid";
-        errors.forbidden(&path, why);
-    }
-    if !text(old, "providerID").is_empty() && old["providerID"] != spec["providerID"] {
-        let why = "node updates may not change providerID except from \"\" to valid";
-        errors.forbidden(&Path::root("spec").child("providerID"), why);
-    }
-}
-
 pub(crate) fn config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(&mut errors, new, old, true, SUBDOMAIN);
+    immutable_data(&mut errors, new, old, &["data", "binaryData"]);
     data_keys(&mut errors, new, "data");
-    data_keys(&mut errors, new, "binaryData");
-    for (key, _) in new["binaryData"].as_object().into_iter().flatten() {
-        if new["data"].get(key).is_some() {
-            let why = "duplicate of key present in data";
-            errors.invalid_text(&Path::root("binaryData").key(key), key, why);
+    for (key, _) in new["data"].as_object().into_iter().flatten() {
+        if new["binaryData"].get(key).is_some() {
+            let why = "duplicate of key present in binaryData";
+            errors.invalid_text(&Path::root("data").key(key), key, why);
         }
     }
-    data_size(&mut errors, new, &["data", "binaryData"]);
-    immutable_data(&mut errors, new, old, &["data", "binaryData"]);
+    data_keys(&mut errors, new, "binaryData");
+    let plain = values(new, "data").map(|(_, value)| value.len()).sum::<usize>();
+    if plain + decoded_size(new, "binaryData") > DATA_SIZE {
+        // No field is too long by itself.
+        errors.too_long(&Path::root("[]"), DATA_SIZE);
+    }
     errors.into_vec()
 }
 
 pub(crate) fn secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(&mut errors, new, old, true, SUBDOMAIN);
-    data_keys(&mut errors, new, "data");
-    data_size(&mut errors, new, &["data"]);
-    let required: &[&str] = match text(new, "type") {
-        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
-        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
-        "kubernetes.io/dockercfg" => &[".dockercfg"],
-        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
-        _ => &[],
-    };
-    for key in required.iter().filter(|key| new["data"].get(**key).is_none()) {
-        errors.required(&Path::root("data").key(key), "");
-    }
     if let Some(old) = old {
         errors.immutable(&Path::root("type"), &new["type"], &old["type"]);
     }
     immutable_data(&mut errors, new, old, &["data"]);
+    data_keys(&mut errors, new, "data");
+    if decoded_size(new, "data") > DATA_SIZE {
+        errors.too_long(&Path::root("data"), DATA_SIZE);
+    }
+    typed_secret(&mut errors, new);
     errors.into_vec()
+}
+
+/// What the types ask for that the cluster or its clients know.
+fn typed_secret(errors: &mut Errors, secret: &Value) {
+    let data = |key: &str| secret["data"].get(key).and_then(Value::as_str);
+    let path = Path::root("data");
+    let mut missing = |keys: &[&str]| {
+        for key in keys {
+            errors.required(&path.key(key), "");
+        }
+    };
+    match text(secret, "type") {
+        "kubernetes.io/service-account-token" => {
+            let account = object::annotations(secret).and_then(|all| all.get(ACCOUNT_NAME));
+            if account.and_then(Value::as_str).unwrap_or_default().is_empty() {
+                let path = Path::root("metadata").child("annotations").key(ACCOUNT_NAME);
+                errors.required(&path, "");
+            }
+        }
+        "kubernetes.io/dockercfg" => registry_secret(errors, secret, ".dockercfg"),
+        "kubernetes.io/dockerconfigjson" => registry_secret(errors, secret, ".dockerconfigjson"),
+        "kubernetes.io/basic-auth" if data("username").or(data("password")).is_none() => {
+            missing(&["username", "password"]);
+        }
+        "kubernetes.io/ssh-auth" if data("ssh-privatekey").unwrap_or_default().is_empty() => {
+            missing(&["ssh-privatekey"]);
+        }
+        "kubernetes.io/tls" => {
+            let keys = ["tls.crt", "tls.key"].into_iter();
+            missing(&keys.filter(|key| data(key).is_none()).collect::<Vec<_>>());
+        }
+        _ => {}
+    }
+}
+
+fn registry_secret(errors: &mut Errors, secret: &Value, key: &str) {
+    let path = Path::root("data").key(key);
+    let Some(encoded) = secret["data"].get(key).and_then(Value::as_str) else {
+        return errors.required(&path, "");
+    };
+    let content = STANDARD.decode(encoded).unwrap_or_default();
+    if let Err(error) = serde_json::from_slice::<Map<String, Value>>(&content) {
+        errors.invalid_text(&path, "<secret contents redacted>", &error.to_string());
+    }
 }
 
 fn data_keys(errors: &mut Errors, object: &Value, field: &str) {
@@ -131,22 +126,31 @@ fn data_keys(errors: &mut Errors, object: &Value, field: &str) {
     }
 }
 
-fn data_size(errors: &mut Errors, object: &Value, fields: &[&str]) {
-    let values = fields.iter().filter_map(|field| object[*field].as_object()).flatten();
-    let size: usize = values.map(|(_, value)| value.as_str().map_or(0, str::len)).sum();
-    if size > DATA_SIZE {
-        errors.too_long(&Path::root("data"), DATA_SIZE);
-    }
+fn values<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a str)> {
+    let values = object[field].as_object().into_iter().flatten();
+    values.filter_map(|(key, value)| Some((key, value.as_str()?)))
+}
+
+/// How many bytes the values of a map are that stand there in base64.
+fn decoded_size(object: &Value, field: &str) -> usize {
+    let size = |encoded: &str| encoded.trim_end_matches('=').len() * 3 / 4;
+    values(object, field).map(|(_, encoded)| size(encoded)).sum()
 }
 
 fn immutable_data(errors: &mut Errors, new: &Value, old: Option<&Value>, fields: &[&str]) {
     let Some(old) = old.filter(|old| old["immutable"] == true) else { return };
     let why = "field is immutable when `immutable` is set";
-    for field in fields.iter().chain(&["immutable"]) {
-        if new[*field] != old[*field] {
+    for field in std::iter::once(&"immutable").chain(fields) {
+        if !same_map(&new[*field], &old[*field]) {
             errors.forbidden(&Path::root(field), why);
         }
     }
+}
+
+/// Whether the two are equal; no map is an empty map.
+fn same_map(one: &Value, other: &Value) -> bool {
+    let is_empty = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
+    one == other || (is_empty(one) && is_empty(other))
 }
 
 pub(crate) fn lease(new: &Value, old: Option<&Value>) -> Vec<FieldError> {

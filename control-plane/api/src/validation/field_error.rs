@@ -59,6 +59,10 @@ impl Errors {
         self.0
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     fn push(&mut self, path: &Path, reason: &'static str, detail: String) {
         self.0.push(FieldError { field: path.0.clone(), reason, detail });
     }
@@ -99,8 +103,16 @@ impl Errors {
         self.push(path, "FieldValueDuplicate", format!("Duplicate value: {value}"));
     }
 
+    pub(super) fn duplicate_of(&mut self, path: &Path, value: &Value, why: &str) {
+        self.push(path, "FieldValueDuplicate", format!("Duplicate value: {value}: {why}"));
+    }
+
     pub(super) fn not_found(&mut self, path: &Path, value: &str) {
         self.push(path, "FieldValueNotFound", format!("Not found: {value:?}"));
+    }
+
+    pub(super) fn not_found_among(&mut self, path: &Path, value: &str, why: &str) {
+        self.push(path, "FieldValueNotFound", format!("Not found: {value:?}: {why}"));
     }
 
     pub(super) fn too_long(&mut self, path: &Path, limit: usize) {
@@ -120,10 +132,33 @@ impl Errors {
         }
     }
 
+    /// Adds one "invalid" per complaint about a number.
+    pub(super) fn complain_number(&mut self, path: &Path, value: i64, complaints: Vec<String>) {
+        for complaint in complaints {
+            self.invalid(path, &Value::from(value), &complaint);
+        }
+    }
+
     /// A number that must not be negative.
     pub(super) fn non_negative(&mut self, path: &Path, value: &Value) {
         if value.as_i64().is_some_and(|number| number < 0) {
             self.invalid(path, value, "must be greater than or equal to 0");
+        }
+    }
+
+    /// A number that must be in a range; what is no number passes.
+    pub(super) fn within(&mut self, path: &Path, value: &Value, first: i64, last: i64) {
+        if value.as_i64().is_some_and(|number| !(first..=last).contains(&number)) {
+            self.invalid(path, value, &format!("must be between {first} and {last}, inclusive"));
+        }
+    }
+
+    /// A text that must be there and be one of a few.
+    pub(super) fn required_one_of(&mut self, path: &Path, value: &Value, supported: &[&str]) {
+        if value.as_str().unwrap_or_default().is_empty() {
+            self.required(path, "");
+        } else {
+            self.one_of(path, value, supported);
         }
     }
 

@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::containers::{list, text};
 use super::metadata::{SUBDOMAIN, metadata};
 use super::names::{
-    domain_prefixed_path, ip, label, label_1035, path_segment, port, port_name, subdomain,
-    wildcard_subdomain,
+    domain_prefixed_path, ip, label, path_segment, port, port_name, subdomain, wildcard_subdomain,
 };
 use super::{Errors, FieldError, Path};
 
@@ -143,7 +142,7 @@ fn service_backend(errors: &mut Errors, service: &Value, path: &Path) {
     if name.is_empty() {
         errors.required(&path_of_service.child("name"), "");
     } else {
-        errors.complain(&path_of_service.child("name"), name, label_1035(name));
+        errors.complain(&path_of_service.child("name"), name, label(name));
     }
     let (by_name, by_number) = (text(&service["port"], "name"), &service["port"]["number"]);
     let path_of_port = path_of_service.child("port");

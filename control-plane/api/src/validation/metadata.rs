@@ -8,6 +8,8 @@ use super::{Errors, Path};
 /// All annotations of an object together.
 pub(crate) const ANNOTATIONS_SIZE: usize = 256 * 1024;
 
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "foregroundDeletion", "orphan"];
+
 /// What a kind's names must look like.
 pub(super) type NameRule = fn(&str) -> Vec<String>;
 
@@ -97,8 +99,32 @@ pub(super) fn annotations(errors: &mut Errors, annotations: &Value, path: &Path)
 }
 
 fn finalizers(errors: &mut Errors, finalizers: &Value, path: &Path) {
-    for finalizer in finalizers.as_array().into_iter().flatten().filter_map(Value::as_str) {
-        errors.complain(path, finalizer, qualified_name(finalizer));
+    let all: Vec<&str> =
+        finalizers.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for name in &all {
+        errors.complain(path, name, qualified_name(name));
+    }
+    let [foreground, orphan] = ["foregroundDeletion", "orphan"];
+    if all.contains(&foreground) && all.contains(&orphan) {
+        let why = format!("finalizer {foreground} and {orphan} cannot be both set");
+        errors.invalid(path, finalizers, &why);
+    }
+    for (index, name) in all.iter().enumerate() {
+        known_finalizer(errors, name, &path.index(index));
+    }
+}
+
+/// Checks the name of a finalizer.
+pub(super) fn finalizer(errors: &mut Errors, name: &str, path: &Path) {
+    errors.complain(path, name, qualified_name(name));
+    known_finalizer(errors, name, path);
+}
+
+/// Only the cluster's own finalizers have no domain.
+fn known_finalizer(errors: &mut Errors, name: &str, path: &Path) {
+    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+        let why = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.invalid_text(path, name, why);
     }
 }
 

@@ -13,9 +13,6 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
     characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
     'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
-    '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
-    'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric \
     characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
     'MyValue',  or 'my_value',  or '12345', regex used for validation is \
@@ -33,6 +30,15 @@ const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric charac
 const ENVIRONMENT_NAME: &str = "a valid environment variable name must consist only of printable \
     ASCII characters other than '='";
 const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const UNDERSCORED_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case \
+    alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric \
+    character (e.g. 'example.com', regex used for validation is \
+    '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
+const HEADER_NAME: &str = "a valid HTTP header must consist of alphanumeric characters or '-' \
+    (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
+const SYSCTL_LENGTH: usize = 253;
+const SYSCTL: &str = "must have at most 253 characters and match regex \
+    ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 
 const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid \
     DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end \
@@ -57,18 +63,40 @@ fn is_label(text: &str) -> bool {
 
 /// A DNS label, such as a container's name.
 pub(super) fn label(text: &str) -> Complaints {
-    check(text, LABEL_LENGTH, is_label, LABEL)
-}
-
-/// A DNS label that starts with a letter, such as a service's name.
-pub(super) fn label_1035(text: &str) -> Complaints {
-    let fits = |text: &str| is_label(text) && text.as_bytes()[0].is_ascii_lowercase();
-    check(text, LABEL_LENGTH, fits, LABEL_1035)
+    let form = if text.split('.').all(is_label) { "must not contain dots" } else { LABEL };
+    check(text, LABEL_LENGTH, is_label, form)
 }
 
 /// A DNS name, such as most objects' names.
 pub(super) fn subdomain(text: &str) -> Complaints {
     check(text, SUBDOMAIN_LENGTH, |text| text.split('.').all(is_label), SUBDOMAIN)
+}
+
+/// A DNS name whose parts may have underscores, such as a search domain of a pod.
+pub(super) fn underscored_subdomain(text: &str) -> Complaints {
+    let part = |text: &str| is_segment(text.strip_prefix('_').unwrap_or(text));
+    let fits = |text: &str| text.split('.').all(part);
+    check(text, SUBDOMAIN_LENGTH, fits, UNDERSCORED_SUBDOMAIN)
+}
+
+/// Lower-case letters and digits, with hyphens and underscores between them.
+fn is_segment(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let ends = bytes.first().is_some_and(|&b| lower(b)) && bytes.last().is_some_and(|&b| lower(b));
+    ends && bytes.iter().all(|&b| lower(b) || matches!(b, b'-' | b'_'))
+}
+
+/// The name of a kernel parameter, written with dots or slashes.
+pub(super) fn sysctl(text: &str) -> Complaints {
+    let fits = text.len() <= SYSCTL_LENGTH && text.split(['.', '/']).all(is_segment);
+    if fits { Vec::new() } else { vec![SYSCTL.to_owned()] }
+}
+
+/// The name of a header of an HTTP request.
+pub(super) fn header_name(text: &str) -> Complaints {
+    let all = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let fits = !text.is_empty() && text.bytes().all(all);
+    if fits { Vec::new() } else { vec![HEADER_NAME.to_owned()] }
 }
 
 /// A DNS name of which the first part stands for any, such as `*.example.com`.
@@ -160,9 +188,9 @@ pub(super) fn path_segment(text: &str) -> Complaints {
 pub(super) fn port_name(text: &str) -> Complaints {
     let mut complaints = Vec::new();
     if text.len() > PORT_NAME_LENGTH {
-        complaints.push(format!("must be no more than {PORT_NAME_LENGTH} characters"));
+        complaints.push(too_long(PORT_NAME_LENGTH));
     }
-    if !text.bytes().all(|b| lower(b) || b == b'-') {
+    if text.is_empty() || !text.bytes().all(|b| lower(b) || b == b'-') {
         complaints
             .push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
@@ -208,15 +236,34 @@ pub(super) fn environment_name(text: &str) -> Complaints {
     if fits { Vec::new() } else { vec![ENVIRONMENT_NAME.to_owned()] }
 }
 
-/// An IPv4 or IPv6 address.
+/// An IPv4 or IPv6 address that everybody reads alike.
 pub(super) fn ip(text: &str) -> Complaints {
-    if text.parse::<IpAddr>().is_ok() { Vec::new() } else { vec![IP.to_owned()] }
+    let why = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
+            "must not be an IPv4-mapped IPv6 address"
+        }
+        Ok(_) => return Vec::new(),
+        // Some programs read such numbers as octal.
+        Err(_) if without_leading_zeros(text).parse::<Ipv4Addr>().is_ok() => {
+            "must not have leading 0s"
+        }
+        Err(_) => IP,
+    };
+    vec![why.to_owned()]
+}
+
+fn without_leading_zeros(text: &str) -> String {
+    let plain = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.split('.').map(plain).collect::<Vec<_>>().join(".")
 }
 
 /// An address that can be an endpoint of a service.
 pub(super) fn endpoint_ip(text: &str) -> Complaints {
-    let Ok(address) = text.parse::<IpAddr>() else { return vec![IP.to_owned()] };
-    let mut complaints = Vec::new();
+    let mut complaints = ip(text);
+    let Ok(address) = text.parse::<IpAddr>() else { return complaints };
     let mut refuse = |bad: bool, range: &str| {
         if bad {
             complaints.push(format!("may not be {range}"));
@@ -224,10 +271,13 @@ pub(super) fn endpoint_ip(text: &str) -> Complaints {
     };
     refuse(address.is_unspecified(), &format!("unspecified ({text})"));
     refuse(address.is_loopback(), "in the loopback range (127.0.0.0/8, ::1/128)");
-    if let IpAddr::V4(address) = address {
-        refuse(address.is_link_local(), "in the link-local range (169.254.0.0/16, fe80::/10)");
-        let multicast = Ipv4Addr::is_multicast(&address) && address.octets()[0..3] == [224, 0, 0];
-        refuse(multicast, "in the link-local multicast range (224.0.0.0/24, ff02::/10)");
-    }
+    let (link_local, multicast) = match address {
+        IpAddr::V4(address) => (address.is_link_local(), address.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(address) => {
+            (address.is_unicast_link_local(), address.segments()[0] & 0xff0f == 0xff02)
+        }
+    };
+    refuse(link_local, "in the link-local range (169.254.0.0/16, fe80::/10)");
+    refuse(multicast, "in the link-local multicast range (224.0.0.0/24, ff02::/10)");
     complaints
 }

@@ -14,13 +14,18 @@ pub(super) fn node_selector(errors: &mut Errors, selector: &Value, path: &Path) 
         errors.required(&path, "must have at least one node selector term");
     }
     for (index, term) in terms.iter().enumerate() {
-        let path = path.index(index);
-        for (index, one) in list(term, "matchExpressions").iter().enumerate() {
-            by_label(errors, one, &path.child("matchExpressions").index(index));
-        }
-        for (index, one) in list(term, "matchFields").iter().enumerate() {
-            by_field(errors, one, &path.child("matchFields").index(index));
-        }
+        node_selector_term(errors, term, true, &path.index(index));
+    }
+}
+
+/// Checks one of the terms. What is only preferred may ask for values that no label can have: such
+/// terms have always been let in.
+pub(super) fn node_selector_term(errors: &mut Errors, term: &Value, strict: bool, path: &Path) {
+    for (index, one) in list(term, "matchExpressions").iter().enumerate() {
+        by_label(errors, one, strict, &path.child("matchExpressions").index(index));
+    }
+    for (index, one) in list(term, "matchFields").iter().enumerate() {
+        by_field(errors, one, &path.child("matchFields").index(index));
     }
 }
 
@@ -28,7 +33,7 @@ fn values(one: &Value) -> impl Iterator<Item = (usize, &str)> {
     list(one, "values").iter().filter_map(Value::as_str).enumerate()
 }
 
-fn by_label(errors: &mut Errors, one: &Value, path: &Path) {
+fn by_label(errors: &mut Errors, one: &Value, strict: bool, path: &Path) {
     let (count, path_of_values) = (list(one, "values").len(), path.child("values"));
     match text(one, "operator") {
         "In" | "NotIn" if count == 0 => {
@@ -50,7 +55,7 @@ fn by_label(errors: &mut Errors, one: &Value, path: &Path) {
     }
     let key = text(one, "key");
     errors.complain(&path.child("key"), key, qualified_name(key));
-    for (index, value) in values(one) {
+    for (index, value) in values(one).filter(|_| strict) {
         errors.complain(&path_of_values.index(index), value, label_value(value));
     }
 }

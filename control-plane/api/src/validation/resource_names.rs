@@ -29,7 +29,7 @@ const COUNTED: &[&str] = &[
     "services.loadbalancers",
 ];
 
-fn is_huge_pages(name: &str) -> bool {
+pub(super) fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::containers::{list, resources, text};
+use super::containers::{list, text};
 use super::metadata::{SUBDOMAIN, labels, metadata};
 use super::names::label;
-use super::pod::tolerations;
+use super::pod::overhead;
+use super::tolerations::tolerations;
 use super::{Errors, FieldError, Path};
 use crate::object;
 
@@ -74,8 +75,7 @@ pub(crate) fn runtime_class(new: &Value, old: Option<&Value>) -> Vec<FieldError>
     }
     let handler = text(new, "handler");
     errors.complain(&path, handler, label(handler));
-    let overhead = json!({ "limits": new["overhead"]["podFixed"] });
-    resources(&mut errors, &overhead, &Path::root("overhead"));
+    overhead(&mut errors, &new["overhead"]["podFixed"], &Path::root("overhead"));
     let (scheduling, path) = (&new["scheduling"], Path::root("scheduling"));
     labels(&mut errors, &scheduling["nodeSelector"], &path.child("nodeSelector"));
     // Kubernetes names the field twice where a toleration is wrong by itself.

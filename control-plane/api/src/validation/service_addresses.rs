@@ -29,10 +29,18 @@ pub(super) fn check(errors: &mut Errors, spec: &Value, path: &Path) {
     let listed = list(spec, "clusterIPs");
     let path_of_list = path.child("clusterIPs");
     let families = list(spec, "ipFamilies");
-    if listed.first().is_some_and(|first| *first != spec["clusterIP"]) {
-        errors.invalid(&path_of_list, &spec["clusterIPs"], "first value must match `clusterIP`");
+    match (text(spec, "clusterIP"), listed.first()) {
+        ("", Some(_)) => {
+            let why = "must be empty when `clusterIP` is not specified";
+            errors.invalid(&path_of_list, &spec["clusterIPs"], why);
+        }
+        (one, Some(first)) if *first != one => {
+            let why = "first value must match `clusterIP`";
+            errors.invalid(&path_of_list, &spec["clusterIPs"], why);
+        }
+        (one, None) if !one.is_empty() => errors.required(&path_of_list, ""),
+        _ => {}
     }
-    errors.one_of(&path.child("ipFamilyPolicy"), &spec["ipFamilyPolicy"], POLICIES);
     for (index, family) in families.iter().enumerate() {
         let path = path.child("ipFamilies").index(index);
         errors.one_of(&path, family, FAMILIES);
@@ -40,6 +48,7 @@ pub(super) fn check(errors: &mut Errors, spec: &Value, path: &Path) {
             errors.duplicate(&path, family);
         }
     }
+    errors.one_of(&path.child("ipFamilyPolicy"), &spec["ipFamilyPolicy"], POLICIES);
     check_list(errors, spec, &path_of_list);
     for field in ["clusterIPs", "ipFamilies"] {
         if list(spec, field).len() < 2 {
@@ -91,34 +100,58 @@ fn check_list(errors: &mut Errors, spec: &Value, path: &Path) {
     }
 }
 
-/// What an update must not change.
+fn is_headless(spec: &Value) -> bool {
+    matches!(list(spec, "clusterIPs"), [only] if only == "None")
+}
+
+/// What an update must not change: a second family may come and go, the first stays.
 pub(super) fn check_update(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
     let external = |spec: &Value| spec["type"] == "ExternalName";
     if external(old) || external(new) {
         return;
     }
-    let before = text(old, "clusterIP");
-    if !before.is_empty() && before != text(new, "clusterIP") {
-        let path = path.child("clusterIPs").index(0);
-        errors.invalid(&path, &json!([new["clusterIP"]]), ONCE_SET);
+    let (was_headless, is_headless) = (is_headless(old), is_headless(new));
+    if !(was_headless && is_headless) {
+        let path = path.child("clusterIPs");
+        changes(errors, (new, old), &Listed { field: "clusterIPs", one: "clusterIP" }, &path);
     }
-    for field in ["clusterIPs", "ipFamilies"] {
-        let (was, is) = (list(old, field), list(new, field));
-        if field == "ipFamilies"
-            && let ([was, ..], [is, ..]) = (was, is)
-            && was != is
-        {
-            errors.invalid(&path.child(field).index(0), is, ONCE_SET);
-        }
-        if let ([_, was], [_, is]) = (was, is)
-            && was != is
-        {
-            errors.invalid(&path.child(field).index(1), is, ONCE_SET);
-        }
+    if !was_headless && !is_headless {
+        let path = path.child("ipFamilies");
+        changes(errors, (new, old), &Listed { field: "ipFamilies", one: "ipFamily" }, &path);
     }
-    let releases = list(old, "ipFamilies").len() > list(new, "ipFamilies").len();
+}
+
+/// A list with one entry per family.
+struct Listed {
+    field: &'static str,
+    /// What an entry is called.
+    one: &'static str,
+}
+
+fn changes(errors: &mut Errors, (new, old): (&Value, &Value), listed: &Listed, path: &Path) {
+    let Listed { field, one } = listed;
+    let (was, is) = (list(old, field), list(new, field));
+    let shown = Value::from(is.to_vec());
+    if was.len() == is.len() {
+        for (index, _) in was.iter().zip(is).enumerate().filter(|(_, (was, is))| was != is) {
+            // Of the families, all is said at the first.
+            let index = if *field == "ipFamilies" { 0 } else { index };
+            errors.invalid(&path.index(index), &shown, ONCE_SET);
+        }
+        return;
+    }
+    let Some(first) = was.first() else { return };
+    match is.first() {
+        None => {
+            errors.invalid(&path.index(0), &shown, &format!("primary {one} can not be unset"));
+        }
+        Some(now) if now != first => errors.invalid(&path.index(0), &shown, ONCE_SET),
+        Some(_) => {}
+    }
+    let releases = was.len() > is.len() && is.len() == 1;
     if releases && text(new, "ipFamilyPolicy") != "SingleStack" {
-        let why = "must be set to 'SingleStack' when releasing the secondary ipFamily";
-        errors.invalid(&path.child("ipFamilyPolicy"), &new["ipFamilyPolicy"], why);
+        let path = Path::root("spec").child("ipFamilyPolicy");
+        let why = format!("must be set to 'SingleStack' when releasing the secondary {one}");
+        errors.invalid(&path, &new["ipFamilyPolicy"], &why);
     }
 }

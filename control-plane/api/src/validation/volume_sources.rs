@@ -45,7 +45,7 @@ const HOST_PATH_TYPES: &[&str] = &[
 ];
 const CSI_DRIVER_NAME_LENGTH: usize = 63;
 /// What an iSCSI volume and its portal may be called together.
-const INITIATOR_LENGTH: usize = 64;
+pub(super) const INITIATOR_LENGTH: usize = 64;
 const TENANT_LENGTH: usize = 64;
 
 /// Checks that `spec` has one kind of storage and that it is complete. `name` is the volume's.
@@ -67,9 +67,10 @@ pub(super) fn volume_source(errors: &mut Errors, spec: &Value, path: &Path, name
         match *field {
             "iscsi" => iscsi(errors, source, &path_of_source, name),
             "csi" => csi(errors, source, &path_of_source),
-            "hostPath" | "local" | "nfs" => file_path(errors, field, source, &path_of_source),
-            "azureFile" | "azureDisk" => azure(errors, field, source, &path_of_source),
-            field => network(errors, field, source, &path_of_source),
+            field => storage(errors, field, source, &path_of_source),
+        }
+        if matches!(*field, "cinder" | "storageos") {
+            secret_reference(errors, source, "secretRef", &path_of_source);
         }
         if *field == "local" && spec["nodeAffinity"].is_null() {
             let why = "Local volume requires node affinity";
@@ -78,6 +79,15 @@ pub(super) fn volume_source(errors: &mut Errors, spec: &Value, path: &Path, name
     }
     if count == 0 {
         errors.required(path, "must specify a volume type");
+    }
+}
+
+/// Checks what a kind of storage is asked for in a volume and in a pod alike.
+pub(super) fn storage(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
+    match field {
+        "hostPath" | "local" | "nfs" => file_path(errors, field, source, path),
+        "azureFile" | "azureDisk" => azure(errors, field, source, path),
+        field => network(errors, field, source, path),
     }
 }
 
@@ -98,13 +108,19 @@ fn file_path(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
 }
 
 /// A range of numbers that a field must be in, if it is there.
-fn within(errors: &mut Errors, value: &Value, path: &Path, allowed: (i64, i64), why: &str) {
+pub(super) fn within(
+    errors: &mut Errors,
+    value: &Value,
+    path: &Path,
+    allowed: (i64, i64),
+    why: &str,
+) {
     if value.as_i64().is_some_and(|number| number < allowed.0 || number > allowed.1) {
         errors.invalid(path, value, why);
     }
 }
 
-const LUN: &str = "must be between 0 and 255, inclusive";
+pub(super) const LUN: &str = "must be between 0 and 255, inclusive";
 
 fn network(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
     match field {
@@ -122,7 +138,6 @@ fn network(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
         }
         "flocker" => flocker(errors, source, path),
         "quobyte" => quobyte(errors, source, path),
-        "cinder" => secret_reference(errors, source, "secretRef", path),
         "storageos" => {
             for field in ["volumeName", "volumeNamespace"] {
                 let name = text(source, field);
@@ -130,7 +145,6 @@ fn network(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
                     errors.complain(&path.child(field), name, label(name));
                 }
             }
-            secret_reference(errors, source, "secretRef", path);
         }
         "fc" => fibre_channel(errors, source, path),
         "flexVolume" => flex_options(errors, source, path),
@@ -266,7 +280,7 @@ fn iscsi(errors: &mut Errors, source: &Value, path: &Path, name: &str) {
 }
 
 /// `iqn.2001-04.com.example:storage`, `eui.` and 16 characters, or `naa.` and 32.
-fn is_iscsi_name(name: &str) -> bool {
+pub(super) fn is_iscsi_name(name: &str) -> bool {
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if let Some(rest) = name.strip_prefix("eui.") {
         return rest.len() == 16 && plain(rest);

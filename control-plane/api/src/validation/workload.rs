@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::containers::{list, text};
 use super::metadata::{SUBDOMAIN, annotations, is_empty, label_selector, labels, metadata};
 use super::pod::pod_spec;
-use super::{Errors, FieldError, Path};
+use super::{Errors, FieldError, Path, pod_annotations};
 use crate::selector::LabelSelector;
 
 pub(crate) fn replication_controller(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
@@ -124,8 +124,9 @@ pub(super) fn selected_labels(
 pub(super) fn pod_template(errors: &mut Errors, template: &Value, path: &Path) {
     labels(errors, &template["metadata"]["labels"], &path.child("labels"));
     annotations(errors, &template["metadata"]["annotations"], &path.child("annotations"));
+    pod_annotations::annotations(errors, template, path);
     let (spec, path) = (&template["spec"], path.child("spec"));
-    pod_spec(errors, spec, &path);
+    pod_spec(errors, spec, None, &path);
     if !list(spec, "ephemeralContainers").is_empty() {
         let why = "ephemeral containers not allowed in pod template";
         errors.forbidden(&path.child("ephemeralContainers"), why);

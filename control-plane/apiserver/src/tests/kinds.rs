@@ -81,11 +81,12 @@ fn samples() -> Vec<Sample> {
         ),
         sample("apps/v1", "ReplicaSet", set.clone()).with_status("replicas", json!(1), json!(2)),
         sample("apps/v1", "Deployment", set).with_status("replicas", json!(1), json!(2)),
-        sample("v1", "Service", json!({ "spec": { "ports": [{ "port": 80 }] } })).with_status(
-            "loadBalancer",
-            ingress("192.0.2.1"),
-            ingress("192.0.2.2"),
-        ),
+        sample(
+            "v1",
+            "Service",
+            json!({ "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] } }),
+        )
+        .with_status("loadBalancer", ingress("192.0.2.1"), ingress("192.0.2.2")),
         sample("v1", "Endpoints", json!({})),
         sample(
             "discovery.k8s.io/v1",

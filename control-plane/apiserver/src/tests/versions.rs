@@ -329,7 +329,7 @@ async fn an_autoscaler_keeps_what_one_version_cannot_say() {
     assert_eq!(refused.body["details"]["causes"][0]["field"], field);
     let untyped = json!({ "spec": { "targetCPUUtilizationPercentage": "much" } });
     let refused = patch(&one, "merge-patch+json", &untyped).send(&server).await;
-    assert_eq!(refused.failure(), (400, "BadRequest"));
+    assert_eq!(refused.failure(), (422, "Invalid"));
 }
 
 #[tokio::test]

@@ -4,6 +4,20 @@ use serde_json::{Value, json};
 
 use super::kind::{Kind, containers, spec, starts};
 
+/// The tables, to be counted.
+pub(super) const ALL: &[fn()] = &[
+    jobs,
+    job_selectors,
+    indexed_jobs,
+    job_managers,
+    pod_failure_policies,
+    success_policies,
+    job_updates,
+    job_statuses,
+    cron_jobs,
+    cron_job_updates,
+];
+
 fn job() -> Kind {
     let pod = json!({"containers": containers(), "restartPolicy": "Never"});
     Kind::new("batch/v1", "Job", json!({"spec": {"template": {"spec": pod}}}))

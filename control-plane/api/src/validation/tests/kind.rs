@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::rows;
 use crate::resource::{Resource, find_kind};
 
 /// A kind with an object that is accepted as it is.
@@ -38,6 +39,12 @@ impl Kind {
         (self.resource.validate)(new, old).iter().map(ToString::to_string).collect()
     }
 
+    /// As the server makes it of what an update leaves out.
+    pub(super) fn carry_over(&self, new: &mut Value, old: &Value) {
+        (self.resource.carry_over)(new, old);
+        (self.resource.apply_defaults)(new);
+    }
+
     pub(super) fn creates(&self, table: &[Row]) {
         assert_eq!(self.problems(&self.created(&json!({})), None), [""; 0]);
         for (change, expected) in table {
@@ -59,6 +66,7 @@ impl Kind {
 }
 
 pub(super) fn starts(got: &[String], expected: &[&str], what: &Value) {
+    rows::note(expected);
     let fits = got.len() == expected.len()
         && got.iter().zip(expected).all(|(got, expected)| got.starts_with(expected));
     assert!(fits, "{what}:\n{got:#?}\nexpected\n{expected:#?}");

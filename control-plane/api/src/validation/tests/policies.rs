@@ -4,6 +4,16 @@ use serde_json::{Value, json};
 
 use super::kind::{Kind, spec};
 
+/// The tables, to be counted.
+pub(super) const ALL: &[fn()] = &[
+    disruption_budgets,
+    priority_classes,
+    runtime_classes,
+    autoscalers,
+    autoscaler_metrics,
+    autoscaler_behavior,
+];
+
 #[test]
 fn disruption_budgets() {
     let kind = Kind::new(

@@ -4,6 +4,15 @@ use serde_json::{Value, json};
 
 use super::changes::{creations, updates};
 
+/// The tables, to be counted.
+pub(super) const ALL: &[fn()] = &[
+    resource_quotas,
+    resource_quotas_of_a_scope,
+    resource_quotas_that_select,
+    limit_ranges,
+    limit_ranges_that_contradict_themselves,
+];
+
 fn spec(spec: Value) -> Value {
     json!({"spec": spec})
 }

@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 
 use super::kind::{Kind, containers, spec};
 
+/// The tables, to be counted.
+pub(super) const ALL: &[fn()] =
+    &[daemon_sets, stateful_sets, stateful_set_updates, controller_revisions, pod_templates];
+
 fn set(kind: &str) -> Kind {
     let template =
         json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": containers()}});
@@ -142,7 +146,7 @@ fn stateful_sets() {
         ),
         (
             json!({"metadata": {"name": "a.b"}}),
-            vec!["metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label"],
+            vec!["metadata.name: Invalid value: \"a.b\": must not contain dots"],
         ),
         (
             spec(json!({"podManagementPolicy": "Random"})),
@@ -189,7 +193,7 @@ fn stateful_sets() {
         ),
         (
             spec(json!({"serviceName": "a.b"})),
-            vec!["spec.serviceName: Invalid value: \"a.b\": a lowercase RFC 1123 label"],
+            vec!["spec.serviceName: Invalid value: \"a.b\": must not contain dots"],
         ),
         (
             spec(json!({"selector": null})),

@@ -4,6 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::changes::{creations, updates};
 
+/// The tables, to be counted.
+pub(super) const ALL: &[fn()] =
+    &[storage_classes, volume_attachments, csi_drivers, csi_nodes, csi_storage_capacities];
+
 const STORAGE: &str = "storage.k8s.io";
 
 #[test]

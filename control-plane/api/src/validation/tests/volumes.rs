@@ -4,6 +4,19 @@ use serde_json::{Value, json};
 
 use super::changes::{creations, updates};
 
+/// The tables, to be counted.
+pub(super) const ALL: &[fn()] = &[
+    claims,
+    claims_of_what_is_there,
+    claims_change_only_as_they_are_bound_and_grow,
+    claims_move_their_class_from_the_annotation,
+    volumes,
+    volumes_on_some_nodes,
+    volumes_of_every_kind,
+    volumes_by_iscsi,
+    volumes_stay_what_they_are,
+];
+
 fn claim() -> Value {
     json!({
         "metadata": {"name": "data", "namespace": "d"},
