@@ -85,7 +85,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NODE", global = true)]
     node: Option<String>,
     /// Every node of the cluster, one after the other; as JSON or YAML by its name. Events come as
-    /// they happen, each with its node; captures are a file for each. Explain and trace begin at one
+    /// they happen, each with its node; captures are a file for each. Not for explain
+    /// and trace, which begin at one node
     #[arg(long, global = true, conflicts_with_all = ["node", "bpffs"])]
     all_nodes: bool,
     /// Show addresses and numbers only, no names of Kubernetes objects

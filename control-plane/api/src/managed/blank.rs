@@ -6,7 +6,8 @@
 
 use super::set::Set;
 
-/// The fields of a schema that every object has, as paths with dots; and where it has pod templates.
+/// The fields of a schema that every object has, as paths with dots; and where it has a template of
+/// pods.
 fn standing(schema: &str) -> (&'static [&'static str], Option<&'static str>) {
     match schema.strip_prefix("io.k8s.api.").unwrap_or_default() {
         "core.v1.Pod" => (&["spec", "spec.containers", "status"], None),
