@@ -18,6 +18,7 @@ use super::volume_sources::{
 };
 use super::{Errors, Path};
 use crate::object;
+use crate::quantity::Quantity;
 use crate::schema::parse_quantity;
 
 /// The sources in the order in which they are looked at, with the fields that they cannot do
@@ -130,7 +131,7 @@ fn details(errors: &mut Errors, field: &str, source: &Value, path: &Path) {
     match field {
         "emptyDir" => {
             let limit = parse_quantity(&source["sizeLimit"]);
-            if limit.is_ok_and(|limit| limit.is_negative()) {
+            if limit.is_ok_and(Quantity::is_negative) {
                 let why = "SizeLimit field must be a valid resource quantity";
                 errors.forbidden(&path.child("sizeLimit"), why);
             }
