@@ -77,3 +77,53 @@ fn documented_manifests_are_accepted() {
 fn examples_of_the_project_are_accepted() {
     assert!(accepted("../../examples") >= 5);
 }
+
+/// The JSON pointers to all values within `value`.
+fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+    let mut below = |key: &str, value: &Value| {
+        let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+        pointers(value, &at, all);
+        all.push(at);
+    };
+    match value {
+        Value::Array(list) => {
+            for (index, one) in list.iter().enumerate() {
+                below(&index.to_string(), one);
+            }
+        }
+        Value::Object(map) => {
+            for (key, one) in map {
+                below(key, one);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whatever stands where something else should.
+#[test]
+fn no_broken_manifest_panics() {
+    let broken = [json!(null), json!(-7), json!("?"), json!([7]), json!({"a": 7})];
+    let mut tried = 0;
+    for (_, manifest) in manifests("src/manifests") {
+        let text = |field: &str| manifest[field].as_str().unwrap();
+        let resource = find_kind(text("apiVersion"), text("kind")).unwrap();
+        let whole = created(resource, &manifest);
+        let mut all = Vec::new();
+        pointers(&whole, "", &mut all);
+        for pointer in all {
+            for value in &broken {
+                let mut object = whole.clone();
+                *object.pointer_mut(&pointer).unwrap() = value.clone();
+                let _ = (resource.validate)(&object, None);
+                let _ = (resource.validate)(&object, Some(&whole));
+                let _ = (resource.validate)(&whole, Some(&object));
+                (resource.carry_over)(&mut object, &whole);
+                (resource.apply_defaults)(&mut object);
+                let _ = (resource.validate)(&object, None);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 10_000, "{tried}");
+}

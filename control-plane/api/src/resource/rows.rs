@@ -139,6 +139,7 @@ const POD: Resource = Resource {
     cells: table::pod,
     schema: "io.k8s.api.core.v1.Pod",
     decode: decode::<core::v1::Pod>,
+    initialize: defaults::initialize_pod,
     apply_defaults: defaults::pod,
     validate: validation::pod,
     fields: fields::pod,
