@@ -77,3 +77,68 @@ fn documented_manifests_are_accepted() {
 fn examples_of_the_project_are_accepted() {
     assert!(accepted("../../examples") >= 5);
 }
+
+/// The JSON pointers to all values within `value`.
+fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+    let mut below = |key: &str, value: &Value| {
+        let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+        pointers(value, &at, all);
+        all.push(at);
+    };
+    match value {
+        Value::Array(list) => {
+            for (index, one) in list.iter().enumerate() {
+                below(&index.to_string(), one);
+            }
+        }
+        Value::Object(map) => {
+            for (key, one) in map {
+                below(key, one);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The object with something else, or nothing, where `pointer` points.
+fn broken(whole: &Value, pointer: &str) -> Vec<Value> {
+    let others = [json!(null), json!(-7), json!("?"), json!([7]), json!({"a": 7})];
+    let with = |value: &Value| {
+        let mut object = whole.clone();
+        *object.pointer_mut(pointer).unwrap() = value.clone();
+        object
+    };
+    let mut all: Vec<Value> = others.iter().map(with).collect();
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    let mut without = whole.clone();
+    if let Some(map) = without.pointer_mut(parent).unwrap().as_object_mut() {
+        map.remove(&key.replace("~1", "/").replace("~0", "~"));
+        all.push(without);
+    }
+    all
+}
+
+#[test]
+fn no_broken_manifest_panics() {
+    let mut tried = 0;
+    for (_, manifest) in manifests("src/manifests") {
+        let text = |field: &str| manifest[field].as_str().unwrap();
+        let resource = find_kind(text("apiVersion"), text("kind")).unwrap();
+        let whole = created(resource, &manifest);
+        let mut all = Vec::new();
+        pointers(&whole, "", &mut all);
+        for mut object in all.iter().flat_map(|pointer| broken(&whole, pointer)) {
+            let _ = (resource.validate)(&object, None);
+            let _ = (resource.validate)(&object, Some(&whole));
+            let _ = (resource.validate)(&whole, Some(&object));
+            let mut kept = whole.clone();
+            (resource.carry_over)(&mut kept, &object);
+            (resource.carry_over)(&mut object, &whole);
+            (resource.initialize)(&mut object);
+            (resource.apply_defaults)(&mut object);
+            let _ = (resource.validate)(&object, None);
+            tried += 1;
+        }
+    }
+    assert!(tried > 10_000, "{tried}");
+}

@@ -37,6 +37,20 @@ pub(crate) fn carry_over_pod(new: &mut Value, old: &Value) {
     }
 }
 
+/// Says of a new pod that waits behind gates why nobody schedules it.
+pub(crate) fn initialize_pod(pod: &mut Value) {
+    if pod["spec"]["schedulingGates"].as_array().is_none_or(Vec::is_empty) {
+        return;
+    }
+    let condition = json!({
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+    });
+    child_mut(pod, "status").insert("conditions".to_owned(), json!([condition]));
+}
+
 /// What pods and templates share.
 pub(super) fn pod_spec(spec: &mut Map<String, Value>) {
     default_text(spec, "dnsPolicy", "ClusterFirst");

@@ -175,7 +175,7 @@ fn carry_over_node_ports(spec: &mut Map<String, Value>, old: &Value) {
     for port in items(spec, "ports").filter(|port| !port.contains_key("nodePort")) {
         let mut candidates = old["ports"].as_array().into_iter().flatten();
         let same = |old: &&Value| {
-            old["port"] == port["port"]
+            old.get("port") == port.get("port")
                 && old["protocol"].as_str().unwrap_or("TCP")
                     == port.get("protocol").and_then(Value::as_str).unwrap_or("TCP")
         };

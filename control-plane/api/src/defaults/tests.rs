@@ -132,6 +132,23 @@ fn pod_in_the_network_of_its_host() {
 }
 
 #[test]
+fn pod_behind_gates_says_so() {
+    let conditions = |spec: Value| {
+        let mut pod = json!({"spec": spec});
+        (find("", "v1", "pods").unwrap().initialize)(&mut pod);
+        pod["status"]["conditions"].clone()
+    };
+    let gated = conditions(json!({"schedulingGates": [{"name": "a"}]}));
+    assert_eq!(
+        gated,
+        json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates"}])
+    );
+    assert_eq!(conditions(json!({"schedulingGates": []})), json!(null));
+    assert_eq!(conditions(json!({})), json!(null));
+}
+
+#[test]
 fn pod_that_asks_as_a_whole() {
     let of_containers = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}});
     let table = [

@@ -143,6 +143,7 @@ const POD: Resource = Resource {
     cells: table::pod,
     schema: "io.k8s.api.core.v1.Pod",
     decode: decode::<core::v1::Pod>,
+    initialize: defaults::initialize_pod,
     carry_over: defaults::carry_over_pod,
     apply_defaults: defaults::pod,
     validate: validation::pod,

@@ -9,6 +9,7 @@ mod projected;
 mod requirements;
 mod scheduling;
 mod security;
+mod templates;
 mod updates;
 mod volumes;
 mod windows;
@@ -28,6 +29,7 @@ pub(super) const ALL: &[&[fn()]] = &[
     requirements::ALL,
     scheduling::ALL,
     security::ALL,
+    templates::ALL,
     updates::ALL,
     volumes::ALL,
     windows::ALL,
