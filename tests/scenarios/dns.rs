@@ -36,6 +36,7 @@ async fn names_as_programs_see_them() -> Result<()> {
     let others = Others::start(&cluster)?;
     let stage = Stage::prepare(cluster, others).await?;
     let played = async {
+        stage.server_answers().context("the API from a pod")?;
         stage.names().context("names")?;
         stage.wire().context("the protocol")?;
         stage.resolvers().context("glibc's resolver")?;
@@ -173,6 +174,14 @@ impl Stage {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
+        Ok(())
+    }
+
+    /// The server of the API is one of the services, and sees the pod's own address.
+    fn server_answers(&self) -> Result<()> {
+        let mut curl = self.pod.command("curl");
+        let said = output(curl.args(["-ksS", "--max-time", "5", "https://10.9.0.1/livez"]))?;
+        ensure!(said == "ok", "the server told a pod {said}");
         Ok(())
     }
 
