@@ -158,8 +158,7 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
         stem: stem.to_owned(),
         parts: 0,
     };
-    let program = Path::new(THIS_PROGRAM);
-    archive.ask(program, vec![("version.txt".to_owned(), vec!["version".to_owned()])])?;
+    archive.ask(vec![("version.txt".to_owned(), vec!["version".to_owned()])])?;
     for path in FILES {
         let text = std::fs::read(path).unwrap_or_else(|error| error.to_string().into_bytes());
         archive.add(&format!("machine{path}"), &text)?;
@@ -173,10 +172,10 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
             let name = own.copied().collect::<Vec<_>>().join("-");
             (format!("nodes/{}/{name}.json", node.name), of_node(args, subject, node, words))
         };
-        archive.ask(program, asked.iter().map(part).collect())?;
+        archive.ask(asked.iter().map(part).collect())?;
         // For whoever reads it before any program does.
         let wide = [&["net", "status", "-o", "wide"].map(str::to_owned)[..], &node.flags].concat();
-        archive.ask(program, vec![(format!("nodes/{}/status.txt", node.name), wide)])?;
+        archive.ask(vec![(format!("nodes/{}/status.txt", node.name), wide)])?;
     }
     if let Some(kubeconfig) = &subject.kubeconfig {
         let part = |words: &&[&str]| {
@@ -185,7 +184,7 @@ fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Resu
             line.push(kubeconfig.display().to_string());
             (format!("api/{}.yaml", words[1]), line)
         };
-        archive.ask(program, OF_API.iter().map(part).collect())?;
+        archive.ask(OF_API.iter().map(part).collect())?;
     }
     if let Some(logs) = &subject.logs {
         match std::fs::read_dir(logs) {
@@ -236,13 +235,11 @@ impl Archive {
 
     /// What commands of this program say, by the names of their parts; beside it, what they
     /// complain of and how they ended, or what else they said.
-    fn ask(&mut self, program: &Path, parts: Vec<Part>) -> anyhow::Result<()> {
+    fn ask(&mut self, parts: Vec<Part>) -> anyhow::Result<()> {
         for some in parts.chunks(AT_ONCE) {
             let said: Vec<anyhow::Result<Said>> = std::thread::scope(|scope| {
-                let asked: Vec<_> = some
-                    .iter()
-                    .map(|(_, words)| scope.spawn(|| output_of(program, words)))
-                    .collect();
+                let asked: Vec<_> =
+                    some.iter().map(|(_, words)| scope.spawn(|| output_of(words))).collect();
                 let ended = asked.into_iter().map(ScopedJoinHandle::join);
                 ended.map(|said| said.unwrap_or_else(|_| bail!("it panicked"))).collect()
             });
@@ -306,8 +303,8 @@ struct Said {
     went_well: bool,
 }
 
-fn output_of(program: &Path, words: &[String]) -> anyhow::Result<Said> {
-    let mut child = Command::new(program)
+fn output_of(words: &[String]) -> anyhow::Result<Said> {
+    let mut child = Command::new(THIS_PROGRAM)
         .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -64,6 +64,24 @@ pub(super) async fn server_over(engine: impl Store, dir: tempfile::TempDir) -> S
     Server { api, dir }
 }
 
+/// The deployment `d`, whose spec has these fields beside what it must have, or in its place.
+pub(super) fn deployment(spec: Value) -> Value {
+    let mut config = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
+        "spec": {
+            "selector": { "matchLabels": { "app": "d" } },
+            "template": {
+                "metadata": { "labels": { "app": "d" } },
+                "spec": { "containers": [{ "name": "c", "image": "i:1" }] },
+            },
+        },
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        config["spec"][field] = value.clone();
+    }
+    config
+}
+
 pub(super) fn admin() -> User {
     User::new("admin", &[MASTERS])
 }

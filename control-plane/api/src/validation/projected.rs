@@ -48,10 +48,7 @@ pub(super) fn key_to_path(errors: &mut Errors, item: &Value, path: &Path) {
 /// Checks the files of the `source` at `path`; which of them it is, is not said.
 pub(super) fn downward_files(errors: &mut Errors, source: &Value, path: &Path) {
     for file in list(source, "items") {
-        if text(file, "path").is_empty() {
-            errors.required(&path.child("path"), "");
-        }
-        not_reserved(errors, text(file, "path"), &path.child("path"));
+        file_of(errors, file, path);
         let (field, resource) = (&file["fieldRef"], &file["resourceFieldRef"]);
         if !field.is_null() {
             field_reference(errors, field, Shown::InFile, &path.child("fieldRef"));
@@ -157,6 +154,11 @@ fn token(errors: &mut Errors, source: &Value, path: &Path, path_of_source: &Path
     if let Some(why) = why {
         errors.invalid(&path_of_source.child("expirationSeconds"), seconds, why);
     }
+    file_of(errors, source, path);
+}
+
+/// The file that a source or an item of one makes.
+fn file_of(errors: &mut Errors, source: &Value, path: &Path) {
     let file = text(source, "path");
     if file.is_empty() {
         errors.required(&path.child("path"), "");
@@ -195,10 +197,7 @@ fn trust_bundle(errors: &mut Errors, source: &Value, path: &Path) {
         }
         (None, None) => errors.required(path, "either name or signerName must be specified"),
     }
-    if text(source, "path").is_empty() {
-        errors.required(&path.child("path"), "");
-    }
-    not_reserved(errors, text(source, "path"), &path.child("path"));
+    file_of(errors, source, path);
 }
 
 fn certificate<'a>(

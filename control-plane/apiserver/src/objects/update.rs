@@ -189,7 +189,13 @@ fn prepare(
     old: &Value,
 ) {
     let (resource, stored) = (place.resource, place.resource.storage());
-    let entries = value["metadata"]["managedFields"].clone();
+    // Of a status or finalizers, where the rest is taken from the old object.
+    let entries = match (noted, part) {
+        (Noted::Already, Part::Status | Part::Finalize) => {
+            value["metadata"]["managedFields"].clone()
+        }
+        _ => Value::Null,
+    };
     if part == Part::Main {
         (resource.apply_defaults)(value);
     }

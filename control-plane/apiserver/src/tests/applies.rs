@@ -15,23 +15,6 @@ fn map(data: Value) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "m" }, "data": data })
 }
 
-fn deployment(spec: Value) -> Value {
-    let mut config = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
-        "spec": {
-            "selector": { "matchLabels": { "app": "d" } },
-            "template": {
-                "metadata": { "labels": { "app": "d" } },
-                "spec": { "containers": [{ "name": "c", "image": "i:1" }] },
-            },
-        },
-    });
-    for (field, value) in spec.as_object().unwrap() {
-        config["spec"][field] = value.clone();
-    }
-    config
-}
-
 /// `manager operation subresource` of the entries.
 fn managers(object: &Value) -> Vec<String> {
     let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();

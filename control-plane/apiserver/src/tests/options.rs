@@ -269,17 +269,7 @@ async fn a_grace_below_zero_is_a_second() {
 async fn an_applied_scale_is_answered_in_the_form_that_is_asked_for() {
     let server = server().await;
     let path = "/apis/apps/v1/namespaces/default/deployments";
-    let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
-        "spec": {
-            "selector": { "matchLabels": { "app": "d" } },
-            "template": {
-                "metadata": { "labels": { "app": "d" } },
-                "spec": { "containers": [{ "name": "c", "image": "i" }] },
-            },
-        },
-    });
-    call("POST", path).json(&deployment).send(&server).await.expect(201);
+    call("POST", path).json(&deployment(json!({}))).send(&server).await.expect(201);
     let scale = json!({
         "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": { "name": "d" },
         "spec": { "replicas": 3 },

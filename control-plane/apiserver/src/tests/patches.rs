@@ -20,18 +20,8 @@ const OPERATIONS: &str = r#"[
 
 async fn with_deployment() -> Server {
     let server = server().await;
-    let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
-        "spec": {
-            "selector": { "matchLabels": { "app": "d" } },
-            "template": {
-                "metadata": { "labels": { "app": "d" } },
-                "spec": { "containers": [{ "name": "c", "image": "i" }] },
-            },
-        },
-    });
     let path = PATH.trim_end_matches("/d");
-    call("POST", path).json(&deployment).send(&server).await.expect(201);
+    call("POST", path).json(&deployment(json!({}))).send(&server).await.expect(201);
     server
 }
 
