@@ -76,14 +76,7 @@ impl DataPlane {
 
     /// Programs exactly these services.
     pub(crate) async fn set_services(&self, wanted: ServiceTable) -> ServicesProgrammed {
-        self.program_services(move |this| {
-            let programmed = this.lock().apply_services(&wanted);
-            // With this goes the last that was planned for it.
-            drop(wanted);
-            datapath::memory::give_back();
-            programmed
-        })
-        .await
+        self.program_services(move |this| this.lock().apply_services(&wanted)).await
     }
 
     /// Programs services that changed.

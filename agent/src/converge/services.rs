@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::resync;
 use crate::{
     data_plane::{DataPlane, ProgramServicesFailed, ServicesProgrammed},
-    datapath::{Place, ServiceChanges, ServiceTable},
+    datapath::{Place, ServiceChanges, ServiceTable, memory},
     metrics::{Loop, Meters},
     plan::services::{
         claims::{Claims, Wanted},
@@ -121,7 +121,10 @@ impl<M: ServiceMaps> Programmer<M> {
             let (all, _) = self.claims.update(self.wanted(names, &place));
             let done = self.maps.set(all.put.clone()).await;
             self.begun = !matches!(done, Err(ProgramServicesFailed::TaskDied));
-            return self.note(all, &done, start);
+            self.note(all, &done, start);
+            // With this went the last that was planned for all of them.
+            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+            return;
         }
         let mut changes = std::mem::take(&mut self.unfinished);
         while !names.is_empty() {
