@@ -123,8 +123,7 @@ impl Objects {
         let Some(labels) = object::labels(pod).filter(|labels| !labels.is_empty()) else {
             return Ok(Vec::new());
         };
-        let filter =
-            Filter { namespace: object::namespace(pod).to_owned(), ..Filter::default() };
+        let filter = Filter { namespace: object::namespace(pod).to_owned(), ..Filter::default() };
         let mut budgets = self.caches.of(budgets()?).list(&filter, None, None).objects;
         budgets.retain(|budget| {
             let selector = LabelSelector::from_label_selector(&budget.value["spec"]["selector"]);
@@ -136,11 +135,8 @@ impl Objects {
     /// Takes one disruption from the budget, for the pod.
     async fn spend(&self, caller: &Caller, pod: &Place, budget: &Object) -> Result<(), Status> {
         let name = object::name(&budget.value);
-        let place = Place {
-            resource: budgets()?,
-            namespace: pod.namespace.clone(),
-            name: name.to_owned(),
-        };
+        let place =
+            Place { resource: budgets()?, namespace: pod.namespace.clone(), name: name.to_owned() };
         let mut server = Caller::new(caller.user.clone());
         "status".clone_into(&mut server.subresource);
         server.dry_run = caller.dry_run;
@@ -212,16 +208,14 @@ fn refused(cause: &str) -> Status {
 }
 
 fn in_process(budget: &str) -> Status {
-    let cause =
-        format!("The disruption budget {budget} is still being processed by the server.");
+    let cause = format!("The disruption budget {budget} is still being processed by the server.");
     let mut status = refused(&cause);
     status.details["retryAfterSeconds"] = Value::from(PROCESSING_SECONDS);
     status
 }
 
 fn forbidden(budget: &str, cause: &str) -> Status {
-    let details =
-        json!({ "name": budget, "group": "policy", "kind": "poddisruptionbudget" });
+    let details = json!({ "name": budget, "group": "policy", "kind": "poddisruptionbudget" });
     let message = format!("poddisruptionbudget.policy {budget:?} is forbidden: {cause}");
     Status { details, message, ..Status::forbidden_path("") }
 }
@@ -237,7 +231,8 @@ fn spent(budget: &Value, pod: &str, now: &str) -> Result<Value, Status> {
         return Err(forbidden(name, "pdb disruptions allowed is negative"));
     }
     if status["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED_PODS) {
-        let cause = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+        let cause =
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
         return Err(forbidden(name, cause));
     }
     if allowed == 0 {

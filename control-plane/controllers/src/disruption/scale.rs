@@ -202,9 +202,12 @@ mod tests {
             "spec": { "replicas": 5, "selector": {}, "template": {} },
         });
         owners.deployments.written(serde_json::from_value(deployment).unwrap());
-        for (name, replicas, parent) in [("new", 3, Some("web")), ("old", 2, Some("web")),
-            ("alone", 7, None), ("left", 6, Some("none"))]
-        {
+        for (name, replicas, parent) in [
+            ("new", 3, Some("web")),
+            ("old", 2, Some("web")),
+            ("alone", 7, None),
+            ("left", 6, Some("none")),
+        ] {
             let mut set = json!({
                 "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}") },
                 "spec": { "replicas": replicas, "selector": {}, "template": {} },

@@ -36,8 +36,7 @@ pub(super) fn start(world: &World) {
             on_pod.add(Key::of(&pod.metadata));
         }
     });
-    let controller =
-        Arc::new(Targets { client: world.client.clone(), pods: world.pods.clone() });
+    let controller = Arc::new(Targets { client: world.client.clone(), pods: world.pods.clone() });
     start_workers(world, (NAME, 1), &queue, move |key| {
         let controller = controller.clone();
         async move { controller.look(&key).await }

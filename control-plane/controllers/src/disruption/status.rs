@@ -121,11 +121,7 @@ pub(super) fn failed(
     let old = budget.status.clone().unwrap_or_default();
     let mut conditions = conditions(budget);
     set(&mut conditions, ("False", "SyncFailed", why), old.observed_generation, now);
-    PodDisruptionBudgetStatus {
-        conditions: Some(conditions),
-        disruptions_allowed: Some(0),
-        ..old
-    }
+    PodDisruptionBudgetStatus { conditions: Some(conditions), disruptions_allowed: Some(0), ..old }
 }
 
 fn conditions(budget: &PodDisruptionBudget) -> Vec<Condition> {
@@ -146,8 +142,7 @@ fn set(
         reason: reason.to_owned(),
         message: message.to_owned(),
         observed_generation,
-        last_transition_time: since
-            .map_or(Time(now), |known| known.last_transition_time.clone()),
+        last_transition_time: since.map_or(Time(now), |known| known.last_transition_time.clone()),
     };
     match known {
         Some(index) => conditions[index] = condition,
@@ -241,7 +236,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_counted_allows_nothing_and_says_why() {
-        let known = json!({ "disruptionsAllowed": 2, "currentHealthy": 4, "observedGeneration": 2 });
+        let known =
+            json!({ "disruptionsAllowed": 2, "currentHealthy": 4, "observedGeneration": 2 });
         let budget = budget(json!({}), known);
         let got = failed(&budget, "no owner", time(5));
         assert_eq!((got.disruptions_allowed, got.current_healthy), (Some(0), Some(4)));

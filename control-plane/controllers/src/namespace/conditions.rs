@@ -88,11 +88,10 @@ impl Round {
             let (count, causes) = (undeleted.len(), undeleted.join(", "));
             format!("Failed to delete all resource types, {count} remaining: {causes}")
         });
-        let objects = list(&self.objects, "has")
-            .map(|list| format!("Some resources are remaining: {list}"));
-        let finalizers = list(&self.finalizers, "in").map(|list| {
-            format!("Some content in the namespace has finalizers remaining: {list}")
-        });
+        let objects =
+            list(&self.objects, "has").map(|list| format!("Some resources are remaining: {list}"));
+        let finalizers = list(&self.finalizers, "in")
+            .map(|list| format!("Some content in the namespace has finalizers remaining: {list}"));
         [
             Finding {
                 name: "NamespaceDeletionDiscoveryFailure",
@@ -189,11 +188,7 @@ mod tests {
             .collect();
         let expected = [
             ("Other", "", ""),
-            (
-                "NamespaceDeletionDiscoveryFailure",
-                "False",
-                "All resources successfully discovered",
-            ),
+            ("NamespaceDeletionDiscoveryFailure", "False", "All resources successfully discovered"),
             (
                 "NamespaceDeletionGroupVersionParsingFailure",
                 "False",

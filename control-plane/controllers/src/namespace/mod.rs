@@ -255,8 +255,7 @@ mod tests {
             }
         });
         let client = Client::new(api, "default");
-        let kinds =
-            vec![kind::<ConfigMap>(true), kind::<Endpoints>(false), kind::<Secret>(true)];
+        let kinds = vec![kind::<ConfigMap>(true), kind::<Endpoints>(false), kind::<Secret>(true)];
         let kinds = Kinds::of(client.clone(), kinds);
         if !discovers {
             kinds.grow_old().await;
