@@ -52,9 +52,8 @@ fn resize(spec: &mut Value, mut wanted: Value) {
         spec["resources"] = wanted["resources"].take();
     }
     for list in lists {
-        let (Some(olds), Some(news)) = (spec[list].as_array_mut(), wanted[list].as_array()) else {
-            continue;
-        };
+        let olds = spec.get_mut(list).and_then(Value::as_array_mut);
+        let (Some(olds), Some(news)) = (olds, wanted[list].as_array()) else { continue };
         for (old, new) in olds.iter_mut().zip(news) {
             for field in OF_A_RESIZE {
                 object::copy(old, new, field);

@@ -128,7 +128,7 @@ impl Owners {
             return Ok(same(owner, scale.metadata.uid.as_deref(), Some(replicas.unwrap_or(0))));
         }
         // Either it is not there, or its kind has no scale.
-        match api.get_opt(name).await.doing("reading", name)? {
+        match api.get(name).await.if_found("reading", name)? {
             None => Ok(None),
             Some(_) => {
                 let resource = &found.resource;
