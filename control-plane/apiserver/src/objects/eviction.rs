@@ -44,10 +44,11 @@ const TARGET: &str = "DisruptionTarget";
 pub(crate) struct Eviction(Value);
 
 impl Eviction {
-    pub(crate) fn read(place: &Place, body: Value) -> Result<Self, Status> {
-        if body["apiVersion"] != OLD_VERSION {
-            check_type(&body, VERSION, KIND)?;
+    pub(crate) fn read(place: &Place, mut body: Value) -> Result<Self, Status> {
+        if body["apiVersion"] == OLD_VERSION {
+            body["apiVersion"] = Value::from(VERSION);
         }
+        check_type(&body, VERSION, KIND)?;
         v1::Eviction::deserialize(&body).map_err(|error| {
             let cause = format!("{KIND} in version \"v1\" cannot be handled as a {KIND}: {error}");
             Status::bad_request(cause)
@@ -190,8 +191,8 @@ fn may_become_ready(pod: &Value) -> bool {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
 }
 
 /// Whether pods that are not ready may go without being counted.
@@ -250,8 +251,8 @@ fn spent(budget: &Value, pod: &str, now: &str) -> Result<Value, Status> {
 
 /// Why a budget allows no disruption.
 fn why_none(name: &str, status: &Value) -> String {
-    let conditions = status["conditions"].as_array().into_iter().flatten();
-    let failure = conditions.into_iter().find(|one| {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    let failure = conditions.find(|one| {
         one["type"] == ALLOWED && one["status"] == "False" && !text(one, "message").is_empty()
     });
     let count = |field: &str| status[field].as_i64().unwrap_or(0);

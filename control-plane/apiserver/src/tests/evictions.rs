@@ -134,7 +134,9 @@ async fn a_budget_says_why_it_allows_nothing() {
             429,
         ),
         (
-            json!({ "currentHealthy": 3, "desiredHealthy": 2, "conditions": condition("Other", "why") }),
+            json!({
+                "currentHealthy": 3, "desiredHealthy": 2, "conditions": condition("Other", "why"),
+            }),
             Some(format!("{none} (Other): why")),
             429,
         ),

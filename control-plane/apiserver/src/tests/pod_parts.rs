@@ -153,53 +153,45 @@ async fn what_a_resize_may_not_do() {
     });
     let made = sized(&server, resources.clone()).await;
     let path = format!("{PODS}/p/resize");
-    let of = |resources: Value| json!([{ "name": "c", "image": "registry/image:1", "resources": resources }]);
-    let named =
-        |name: &str| json!({ "name": name, "image": "registry/image:1", "resources": resources });
+    let with = |name: &str, resources: &Value| json!({ "name": name, "image": "registry/image:1", "resources": resources });
+    let of = |requests: Value, limits: Value| {
+        json!([with("c", &json!({ "requests": requests, "limits": limits }))])
+    };
+    let all = json!({ "cpu": "1", "memory": "1Gi" });
+    let storage = json!({ "cpu": "100m", "memory": "64Mi", "ephemeral-storage": "1Gi" });
+    let (memory, limits) = (json!({ "cpu": "100m", "memory": "64Mi" }), json!({ "cpu": "200m" }));
     let of_c = "spec.containers[0].resources";
+    let (requests, of_limits) = (format!("{of_c}.requests"), format!("{of_c}.limits"));
+    let of_name = "spec.containers[0].name";
+    let (c, d) = (with("c", &resources), with("d", &resources));
     let table = [
         (
-            of(
-                json!({ "requests": { "cpu": "1", "memory": "1Gi" }, "limits": { "cpu": "1", "memory": "1Gi" } }),
-            ),
+            of(all.clone(), all),
             "spec",
             "Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing",
         ),
         (
-            of(json!({ "requests": { "cpu": "100m" }, "limits": { "cpu": "200m" } })),
-            &format!("{of_c}.requests"),
+            of(json!({ "cpu": "100m" }), limits.clone()),
+            &requests,
             "Forbidden: resource requests cannot be removed",
         ),
+        (of(memory, json!({})), &of_limits, "Forbidden: resource limits cannot be removed"),
         (
-            of(json!({ "requests": { "cpu": "100m", "memory": "64Mi" } })),
-            &format!("{of_c}.limits"),
-            "Forbidden: resource limits cannot be removed",
-        ),
-        (
-            of(json!({
-                "requests": { "cpu": "100m", "memory": "64Mi", "ephemeral-storage": "1Gi" },
-                "limits": { "cpu": "200m" },
-            })),
+            of(storage, limits.clone()),
             "spec",
             "Forbidden: only cpu and memory resources are mutable",
         ),
         (
-            of(
-                json!({ "requests": { "cpu": "300m", "memory": "64Mi" }, "limits": { "cpu": "200m" } }),
-            ),
-            &format!("{of_c}.requests"),
+            of(json!({ "cpu": "300m", "memory": "64Mi" }), limits),
+            &requests,
             "must be less than or equal to cpu limit",
         ),
         (
-            json!([named("c"), named("d")]),
+            json!([c, d]),
             "spec.containers",
             "Forbidden: containers may not be added or removed on resize",
         ),
-        (
-            json!([named("d")]),
-            "spec.containers[0].name",
-            "Forbidden: containers may not be renamed or reordered on resize",
-        ),
+        (json!([d]), of_name, "Forbidden: containers may not be renamed or reordered on resize"),
     ];
     for (containers, field, message) in table {
         let mut pod = made.clone();

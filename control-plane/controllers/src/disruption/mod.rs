@@ -9,7 +9,9 @@ mod scale;
 mod stale;
 mod status;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -31,7 +33,7 @@ use status::{Counted, DELETION_TIMEOUT};
 
 const NAME: &str = "disruption-controller";
 /// The owner of a pod may be seen later than the pod.
-const COUNT_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+const COUNT_AGAIN: Duration = Duration::from_secs(5);
 
 struct Budgets {
     client: Client,
@@ -110,7 +112,7 @@ fn matters(change: &Change<'_, Pod>) -> bool {
 fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
     let Some(Ok(selector)) = selector.map(Selector::try_from) else { return false };
-    selector.matches(pod.metadata.labels.as_ref().unwrap_or(&std::collections::BTreeMap::new()))
+    selector.matches(pod.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))
 }
 
 impl Budgets {

@@ -61,8 +61,9 @@ impl Targets {
             let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
             return Ok(Next::LookAgainIn(wait));
         }
+        let seen = &pod.metadata;
         let patch = serde_json::json!({
-            "metadata": { "uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version },
+            "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version },
             "status": { "conditions": [{
                 "type": TARGET, "status": "False",
                 "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
