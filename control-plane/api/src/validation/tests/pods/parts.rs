@@ -84,7 +84,10 @@ fn resizes_of_init_containers_and_of_whole_pods() {
             init("1", json!({})),
             json!({"spec": {"initContainers": null}}),
             resize,
-            vec!["spec.initContainers: Forbidden: initContainers may not be added or removed"],
+            vec![
+                "spec: Invalid value: \"Burstable\": Pod QOS Class may not change",
+                "spec.initContainers: Forbidden: initContainers may not be added or removed",
+            ],
         ),
         (whole(amounts("1")), whole(twice), resize, vec![]),
         (
