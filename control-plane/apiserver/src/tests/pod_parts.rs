@@ -153,7 +153,8 @@ async fn what_a_resize_may_not_do() {
     });
     let made = sized(&server, resources.clone()).await;
     let path = format!("{PODS}/p/resize");
-    let with = |name: &str, resources: &Value| json!({ "name": name, "image": "registry/image:1", "resources": resources });
+    let image = "registry/image:1";
+    let with = |name: &str, resources: &Value| json!({ "name": name, "image": image, "resources": resources });
     let of = |requests: Value, limits: Value| {
         json!([with("c", &json!({ "requests": requests, "limits": limits }))])
     };
