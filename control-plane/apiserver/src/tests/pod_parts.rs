@@ -153,8 +153,10 @@ async fn what_a_resize_may_not_do() {
     });
     let made = sized(&server, resources.clone()).await;
     let path = format!("{PODS}/p/resize");
-    let image = "registry/image:1";
-    let with = |name: &str, resources: &Value| json!({ "name": name, "image": image, "resources": resources });
+    let with = |name: &str, resources: &Value| {
+        let image = "registry/image:1";
+        json!({ "name": name, "image": image, "resources": resources })
+    };
     let of = |requests: Value, limits: Value| {
         json!([with("c", &json!({ "requests": requests, "limits": limits }))])
     };
