@@ -13,6 +13,7 @@ mod clients;
 mod crashes;
 mod datapath;
 mod dns;
+mod drain;
 mod durability;
 mod first_light;
 mod kubectl;

@@ -21,6 +21,7 @@ use crate::object::{self, child_mut};
 
 pub(crate) use batch::{CONTROLLER_UID_LABELS, JOB_NAME_LABELS, cron_job, initialize_job, job};
 pub(crate) use networking::{ingress, ingress_class, network_policy, service_cidr};
+pub(crate) use pod_resources::quality_of_service;
 pub(crate) use pod_spec::{carry_over_pod, initialize_pod, pod};
 pub(crate) use policies::{
     cpu_autoscaler, horizontal_pod_autoscaler, initialize_priority_class, pod_disruption_budget,

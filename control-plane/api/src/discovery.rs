@@ -77,9 +77,8 @@ fn subresources(resource: &Resource) -> Vec<Shown> {
     if resource.scale.is_some() {
         all.push(("scale", SCALE_KIND, STATUS_VERBS));
     }
-    for Subresource { name, kind, group_version: (group, version), verbs } in resource.subresources
-    {
-        let (group, version) = if version.is_empty() { (own.0, own.1) } else { (*group, *version) };
+    for sub @ Subresource { name, kind, verbs, .. } in resource.subresources {
+        let (group, version) = sub.group_version(resource);
         all.push((name, (group, version, kind), verbs));
     }
     all.sort_by_key(|(name, ..)| *name);

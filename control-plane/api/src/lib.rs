@@ -20,6 +20,7 @@ mod manifests;
 pub mod object;
 pub mod openapi;
 pub mod patch;
+pub mod pod_parts;
 pub mod quantity;
 pub mod resource;
 mod schedule;

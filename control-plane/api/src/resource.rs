@@ -106,6 +106,26 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
+impl Subresource {
+    /// The group and version of what is read or written.
+    pub(crate) fn group_version(&self, parent: &Resource) -> (&'static str, &'static str) {
+        match self.group_version {
+            (_, "") => (parent.group, parent.version),
+            other => other,
+        }
+    }
+
+    /// The name of the schema of what is read or written.
+    pub(crate) fn schema(&self, parent: &Resource) -> String {
+        let (group, version) = self.group_version(parent);
+        let group = if group.is_empty() { "core" } else { group };
+        match self.kind == parent.kind {
+            true => parent.schema.to_owned(),
+            false => format!("io.k8s.api.{group}.{version}.{}", self.kind),
+        }
+    }
+}
+
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {

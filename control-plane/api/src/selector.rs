@@ -99,7 +99,7 @@ impl LabelSelector {
     }
 
     /// Reads a `metav1.LabelSelector` (`matchLabels`, `matchExpressions`). `Null` selects nothing.
-    pub(crate) fn from_label_selector(selector: &Value) -> Result<Self, ParseSelectorFailed> {
+    pub fn from_label_selector(selector: &Value) -> Result<Self, ParseSelectorFailed> {
         if selector.is_null() {
             return Ok(Self { requirements: Vec::new(), nothing: true });
         }

@@ -33,6 +33,7 @@ mod persistent_volumes;
 mod pod;
 mod pod_annotations;
 mod pod_names;
+mod pod_parts;
 mod pod_resources;
 mod pod_update;
 mod probes;
@@ -76,6 +77,7 @@ pub(crate) use network_policy::network_policy;
 pub(crate) use node::node;
 pub(crate) use persistent_volumes::persistent_volume;
 pub(crate) use pod::pod;
+pub(crate) use pod_parts::{ephemeral_containers, resize};
 pub(crate) use pod_resources::{aggregate, is_of_pods};
 pub(crate) use quota::resource_quota;
 pub(crate) use reviews::{

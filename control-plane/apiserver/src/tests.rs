@@ -3,6 +3,7 @@
 mod access;
 mod applies;
 mod bounds;
+mod evictions;
 mod faulty;
 mod health;
 mod kinds;
@@ -11,6 +12,7 @@ mod limits;
 mod metrics;
 mod options;
 mod patches;
+mod pod_parts;
 mod priorities;
 mod protobuf;
 mod reads;

@@ -36,6 +36,21 @@ impl Kinds {
         Arc::new(Self { client, known: Mutex::new(Some((Instant::now(), Arc::new(kinds)))) })
     }
 
+    /// The same, too old for most.
+    #[cfg(test)]
+    pub(crate) async fn grow_old(&self) {
+        let mut known = self.known.lock().await;
+        if let Some((read, _)) = known.as_mut() {
+            *read = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap_or(*read);
+        }
+    }
+
+    /// What was there when discovery last worked.
+    pub(crate) async fn known(&self) -> Arc<Vec<Kind>> {
+        let known = self.known.lock().await;
+        known.as_ref().map(|(_, kinds)| kinds.clone()).unwrap_or_default()
+    }
+
     pub(crate) async fn all(&self, max_age: Duration) -> Result<Arc<Vec<Kind>>, kube::Error> {
         let mut known = self.known.lock().await;
         if let Some((read, kinds)) = &*known

@@ -9,6 +9,7 @@
 mod backends;
 mod cache;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod event_gc;
@@ -41,6 +42,7 @@ use k8s_openapi::api::core::v1::{
     Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::Resource;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -105,6 +107,7 @@ pub(crate) struct World {
     pub(crate) token: CancellationToken,
     /// Turns true when every cache is complete.
     pub(crate) gate: watch::Sender<bool>,
+    pub(crate) budgets: Arc<Cache<PodDisruptionBudget>>,
     pub(crate) deployments: Arc<Cache<Deployment>>,
     pub(crate) endpoints: Arc<Cache<Endpoints>>,
     pub(crate) leases: Arc<Cache<Lease>>,
@@ -133,6 +136,7 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
     replicas::start(&world, &world.replica_sets);
     replicas::start(&world, &world.replication_controllers);
     deployment::start(&world);
+    disruption::start(&world);
     endpoint_slice::start(&world);
     endpoint_slice::mirror::start(&world);
     endpoints::start(&world);
@@ -163,6 +167,7 @@ impl World {
             tasks,
             token,
             gate: watch::Sender::new(false),
+            budgets: Cache::new(),
             deployments: Cache::new(),
             endpoints: Cache::new(),
             leases: Cache::new(),
@@ -179,6 +184,7 @@ impl World {
 
     /// Starts the watches; the handlers are in place by now.
     fn watch(&self) {
+        self.follow(&self.budgets);
         self.follow(&self.deployments);
         self.follow(&self.endpoints);
         self.follow(&self.leases);
@@ -202,6 +208,7 @@ impl World {
     }
 
     async fn wait_synced(&self) {
+        self.budgets.wait_synced().await;
         self.deployments.wait_synced().await;
         self.endpoints.wait_synced().await;
         self.leases.wait_synced().await;

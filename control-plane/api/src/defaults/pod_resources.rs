@@ -70,7 +70,7 @@ fn all_limit(spec: &Value, name: &str) -> bool {
 /// `Guaranteed` when every container's CPU and memory limits equal its requests, `BestEffort` when
 /// none asks for either, else `Burstable`. What the pod as a whole has counts before its
 /// containers.
-pub(super) fn quality_of_service(spec: &Map<String, Value>) -> &'static str {
+pub(crate) fn quality_of_service(spec: &Map<String, Value>) -> &'static str {
     let whole = spec.get("resources").and_then(Value::as_object).filter(|resources| {
         amounts(resources, "limits").or(amounts(resources, "requests")).is_some()
     });

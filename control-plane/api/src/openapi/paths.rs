@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::schemas::{DELETE_OPTIONS, PATCH, STATUS, list_schema, reference};
 use crate::managed::APPLY_MEDIA_TYPE;
 use crate::patch::PatchKind;
-use crate::resource::Resource;
+use crate::resource::{Resource, Subresource};
 
 /// Adds all paths of a kind.
 pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
@@ -32,6 +32,32 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
     if resource.status {
         paths.insert(format!("{item}/status"), item_path(resource, "Status", resource.schema));
     }
+    // A log is no object.
+    for sub in resource.subresources.iter().filter(|sub| sub.name != "log") {
+        paths.insert(format!("{item}/{}", sub.name), subresource_path(resource, sub));
+    }
+}
+
+fn subresource_path(resource: &Resource, sub: &Subresource) -> Value {
+    let (first, rest) = sub.name.split_at(1);
+    let suffix = format!("{}{rest}", first.to_uppercase());
+    let schema = sub.schema(resource);
+    if sub.verbs.contains(&"create") {
+        let (group, version) = sub.group_version(resource);
+        let mut post = posted(resource, &suffix, &schema);
+        post["x-kubernetes-group-version-kind"] =
+            json!({ "group": group, "kind": sub.kind, "version": version });
+        return json!({ "post": post, "parameters": path_parameters(resource, true) });
+    }
+    let mut path = item_path(resource, &suffix, &schema);
+    if let Some(path) = path.as_object_mut() {
+        for (verb, method) in [("get", "get"), ("update", "put"), ("patch", "patch")] {
+            if !sub.verbs.contains(&verb) {
+                path.remove(method);
+            }
+        }
+    }
+    path
 }
 
 fn parameter(name: &str, kind: &str, description: &str) -> Value {
@@ -134,12 +160,15 @@ fn list(resource: &Resource, suffix: &str) -> Value {
 }
 
 fn create(resource: &Resource) -> Value {
-    let schema = resource.schema;
+    posted(resource, "", resource.schema)
+}
+
+fn posted(resource: &Resource, suffix: &str, schema: &str) -> Value {
     let created = json!({
         "200": response(schema), "201": response(schema), "202": response(schema),
     });
     with(
-        operation(resource, "create", "post", ""),
+        operation(resource, "create", "post", suffix),
         &[
             ("parameters", json!(write_parameters())),
             (

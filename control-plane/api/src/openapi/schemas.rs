@@ -42,6 +42,14 @@ pub(super) fn components<'a>(
         if resource.stored {
             schemas.insert(list_schema(resource), list(resource));
         }
+        for sub in resource.subresources.iter().filter(|sub| sub.kind != resource.kind) {
+            let (group, version) = sub.group_version(resource);
+            if let Some(schema) = schemas.get_mut(&sub.schema(resource)) {
+                schema["x-kubernetes-group-version-kind"] =
+                    json!([{ "group": group, "kind": sub.kind, "version": version }]);
+                drop_required(schema);
+            }
+        }
     }
     schemas.insert(LIST_META.to_owned(), list_meta());
     schemas.insert(STATUS.to_owned(), status());

@@ -103,6 +103,32 @@ fn what_is_not_stored_is_posted_and_nothing_else() {
 }
 
 #[test]
+fn subresources_have_their_verbs_and_what_they_take() {
+    let document = parsed("api/v1");
+    let item = "/api/v1/namespaces/{namespace}/pods/{name}";
+    for (subresource, keys, id) in [
+        ("ephemeralcontainers", &["get", "parameters", "patch", "put"][..], ""),
+        ("resize", &["get", "parameters", "patch", "put"], ""),
+        ("eviction", &["parameters", "post"], "createCoreV1NamespacedPodEviction"),
+        ("binding", &["parameters", "post"], "createCoreV1NamespacedPodBinding"),
+    ] {
+        let path = &document["paths"][format!("{item}/{subresource}")];
+        let got: Vec<&String> = path.as_object().unwrap().keys().collect();
+        assert_eq!(got, keys, "{subresource}");
+        assert!(id.is_empty() || path["post"]["operationId"] == id, "{subresource}");
+    }
+    assert!(document["paths"][format!("{item}/log")].is_null());
+    let post = &document["paths"][format!("{item}/eviction")]["post"];
+    let kind = json!({"group": "policy", "kind": "Eviction", "version": "v1"});
+    assert_eq!(post["x-kubernetes-group-version-kind"], kind);
+    let schema = &post["requestBody"]["content"]["*/*"]["schema"]["$ref"];
+    let name = schema.as_str().unwrap().rsplit('/').next().unwrap();
+    assert_eq!(document["components"]["schemas"][name]["x-kubernetes-group-version-kind"][0], kind);
+    let bindings = &document["paths"]["/api/v1/namespaces/{namespace}/bindings"];
+    assert_eq!(bindings["post"]["operationId"], "createCoreV1NamespacedBinding");
+}
+
+#[test]
 fn schemas_carry_the_facts() {
     let document = parsed("api/v1");
     let schemas = &document["components"]["schemas"];

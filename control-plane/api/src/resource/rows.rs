@@ -7,7 +7,7 @@ mod storage;
 mod versions;
 mod workloads;
 
-use k8s_openapi::api::{apps, coordination, core, discovery};
+use k8s_openapi::api::{apps, coordination, core, discovery, policy};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ use crate::{defaults, table, validation};
 
 const ALL_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Of a part of an object.
+const PART_VERBS: &[&str] = &["get", "patch", "update"];
 /// A namespace is deleted one at a time: its content goes with it.
 const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
@@ -137,7 +139,14 @@ const POD: Resource = Resource {
             group_version: ("policy", "v1"),
             verbs: &["create"],
         },
+        Subresource {
+            name: "ephemeralcontainers",
+            kind: "Pod",
+            group_version: ("", ""),
+            verbs: PART_VERBS,
+        },
         Subresource { name: "log", kind: "Pod", group_version: ("", ""), verbs: &["get"] },
+        Subresource { name: "resize", kind: "Pod", group_version: ("", ""), verbs: PART_VERBS },
     ],
     columns: table::POD,
     cells: table::pod,
@@ -148,7 +157,25 @@ const POD: Resource = Resource {
     apply_defaults: defaults::pod,
     validate: validation::pod,
     fields: fields::pod,
-    add_schema: add_schema::<core::v1::Pod>,
+    add_schema: |generator| {
+        add_schema::<core::v1::Pod>(generator);
+        // What its subresources take.
+        add_schema::<core::v1::Binding>(generator);
+        add_schema::<policy::v1::Eviction>(generator);
+    },
+    ..BASE
+};
+
+/// What `pods/binding` takes, for all pods of a namespace in one place.
+const BINDING: Resource = Resource {
+    kind: "Binding",
+    plural: "bindings",
+    singular: "binding",
+    stored: false,
+    verbs: &["create"],
+    schema: "io.k8s.api.core.v1.Binding",
+    decode: decode::<core::v1::Binding>,
+    add_schema: add_schema::<core::v1::Binding>,
     ..BASE
 };
 
@@ -348,6 +375,7 @@ const LEASE: Resource = Resource {
 
 /// Every kind that is served, of a kind with several versions the preferred one first.
 pub static RESOURCES: &[Resource] = &[
+    BINDING,
     CONFIG_MAP,
     ENDPOINTS,
     EVENT,

@@ -54,7 +54,7 @@ fn created(errors: &mut Errors, spec: &Value, path: &Path) {
 }
 
 /// The spec, and what templates are not asked for.
-fn whole(errors: &mut Errors, pod: &Value, path: &Path) {
+pub(super) fn whole(errors: &mut Errors, pod: &Value, path: &Path) {
     let spec = &pod["spec"];
     pod_spec(errors, spec, Some(pod), path);
     if text(spec, "serviceAccountName").is_empty() {

@@ -6,18 +6,24 @@ use super::query::Query;
 use super::{Api, body, logs, options, patches, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
-use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place, reviews};
+use crate::objects::{
+    Application, Caller, DeleteOptions, Deleted, Eviction, List, Part, Place, reviews,
+};
 use crate::watch::Object;
 use axum::extract::Request;
 use axum::response::Response;
 use bowline_api::managed::APPLY_MEDIA_TYPE;
 use bowline_api::object;
 use bowline_api::patch::{self, PatchFailed, PatchKind};
+use bowline_api::pod_parts::PodPart;
 use bowline_api::selector::FieldSelector;
 use bowline_api::status::Status;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use std::sync::Arc;
+
+/// Where bindings of all pods of a namespace are posted.
+const BINDINGS: &str = "bindings";
 
 /// A request on a resource, read and allowed.
 struct Call<'a> {
@@ -194,11 +200,18 @@ impl Call<'_> {
                 Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
             "eviction" => {
-                let options = &value["deleteOptions"].to_string();
-                let body = if options == "null" { &[][..] } else { options.as_bytes() };
+                let eviction = Eviction::read(&place, value)?;
+                let body = eviction.options().map(Value::to_string).unwrap_or_default();
                 let json = HeaderMap::new();
-                let options = options::delete(&json, self.query, body, &mut self.caller)?;
-                objects.delete(&self.caller, &place, &options).await?;
+                let options =
+                    options::delete(&json, self.query, body.as_bytes(), &mut self.caller)?;
+                objects.evict(&self.caller, &place, &options).await?;
+                Ok(respond::status(self.form.encoding, &Status::success(201)))
+            }
+            // The same, before pods had it as a subresource.
+            _ if place.resource.plural == BINDINGS => {
+                let place = Place::of_pod(&place.namespace, object::name(&value))?;
+                objects.bind(&mut self.caller, &place, &value).await?;
                 Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
             _ if place.resource.stored => {
@@ -217,6 +230,8 @@ impl Call<'_> {
         match self.target.subresource.as_str() {
             "status" => Part::Status,
             "finalize" => Part::Finalize,
+            "ephemeralcontainers" => Part::OfPod(PodPart::EphemeralContainers),
+            "resize" => Part::OfPod(PodPart::Resources),
             _ => Part::Main,
         }
     }

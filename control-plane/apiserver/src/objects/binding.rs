@@ -1,6 +1,6 @@
 //! Binding a pod to a node: what the scheduler writes.
 
-use super::{Caller, Objects, Part, Place, timestamp};
+use super::{Caller, Objects, Part, Place, check_namespace, check_type, timestamp};
 use crate::watch::Object;
 use bowline_api::object;
 use bowline_api::status::Status;
@@ -15,6 +15,8 @@ impl Objects {
         place: &Place,
         binding: &Value,
     ) -> Result<(), Status> {
+        check_type(binding, "v1", "Binding")?;
+        check_namespace(place, binding)?;
         let target = &binding["target"];
         let node = target["name"].as_str().unwrap_or_default().to_owned();
         let kind = target["kind"].as_str().unwrap_or("Node");

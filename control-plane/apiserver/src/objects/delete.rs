@@ -117,7 +117,18 @@ impl Objects {
         current: &Object,
         options: &DeleteOptions,
     ) -> Result<Option<Deleted>, Status> {
-        let marked = mark(place.resource, current, options);
+        let marked = mark(place.resource, &current.value, options);
+        self.write_marked(caller, place, current, marked).await
+    }
+
+    /// Writes what a delete makes of the object. `None` when somebody else wrote in between.
+    pub(super) async fn write_marked(
+        &self,
+        caller: &Caller,
+        place: &Place,
+        current: &Object,
+        marked: Value,
+    ) -> Result<Option<Deleted>, Status> {
         let finished = is_finished(place.resource, &marked);
         let at = current.revision;
         let object = |revision| Arc::new(Object::new(place.key(), marked.clone(), revision));
@@ -142,7 +153,7 @@ impl Objects {
     }
 }
 
-fn check_preconditions(
+pub(super) fn check_preconditions(
     place: &Place,
     current: &Object,
     options: &DeleteOptions,
@@ -168,8 +179,8 @@ fn check_preconditions(
 }
 
 /// The object with the marks of its deletion.
-fn mark(resource: &Resource, current: &Object, options: &DeleteOptions) -> Value {
-    let mut value = current.value.clone();
+pub(super) fn mark(resource: &Resource, current: &Value, options: &DeleteOptions) -> Value {
+    let mut value = current.clone();
     let grace = if resource.graceful_delete { grace(&value, options) } else { 0 };
     mark_propagation(resource, &mut value, options.propagation);
     let already = object::deletion_timestamp(&value).is_some();

@@ -14,6 +14,7 @@ mod apply;
 mod binding;
 mod create;
 mod delete;
+mod eviction;
 mod list;
 pub(crate) mod reviews;
 mod scale;
@@ -25,7 +26,7 @@ use crate::auth::User;
 use crate::store::{Revision, Store, StoreError, Write, WriteFailed};
 use crate::watch::{CacheBehind, Caches, Object};
 use bowline_api::managed::{self, Writer};
-use bowline_api::resource::Resource;
+use bowline_api::resource::{Resource, find};
 use bowline_api::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use tokio::sync::{RwLock, oneshot};
 
 pub(crate) use apply::Application;
 pub(crate) use delete::{DeleteOptions, Deleted, Propagation};
+pub(crate) use eviction::Eviction;
 pub(crate) use list::{List, ListOptions, parse_revision};
 pub(crate) use sent::Sent;
 pub(crate) use update::Part;
@@ -52,6 +54,15 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The pod of this name, which a client gave.
+    pub(crate) fn of_pod(namespace: &str, name: &str) -> Result<Self, Status> {
+        let resource = find("", "v1", "pods").ok_or_else(Status::unknown_path)?;
+        if name.is_empty() {
+            return Err(Status::bad_request("metadata.name: Required value: name is required"));
+        }
+        Ok(Self { resource, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
     /// The key in the resource's cache.
     pub(crate) fn key(&self) -> String {
         if self.namespace.is_empty() {
@@ -270,9 +281,17 @@ fn store_failed(error: StoreError) -> Status {
 
 /// Checks that an object says of itself what its place says, and fills in what it leaves out.
 fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
-    let resource = place.resource;
-    let expected = resource.api_version();
-    let said = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    check_type(value, &place.resource.api_version(), place.resource.kind)?;
+    check_namespace(place, value)?;
+    if bowline_api::object::namespace(value).is_empty() {
+        bowline_api::object::set_metadata(value, "namespace", &place.namespace);
+    }
+    Ok(())
+}
+
+/// Checks that an object is of the kind that is asked for, if it says of which it is.
+fn check_type(value: &Value, expected: &str, expected_kind: &str) -> Result<(), Status> {
+    let said = |field: &str| value[field].as_str().unwrap_or_default();
     let (version, kind) = (said("apiVersion"), said("kind"));
     if !version.is_empty() && version != expected {
         return Err(Status::bad_request(format!(
@@ -280,21 +299,23 @@ fn settle(place: &Place, value: &mut Value) -> Result<(), Status> {
              ({expected})"
         )));
     }
-    if !kind.is_empty() && kind != resource.kind {
+    if !kind.is_empty() && kind != expected_kind {
         return Err(Status::bad_request(format!(
-            "the kind in the data ({kind}) does not match the expected kind ({})",
-            resource.kind
+            "the kind in the data ({kind}) does not match the expected kind ({expected_kind})"
         )));
     }
-    let namespace = bowline_api::object::namespace(value).to_owned();
-    if namespace.is_empty() {
-        bowline_api::object::set_metadata(value, "namespace", &place.namespace);
-    } else if namespace != place.namespace {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
     Ok(())
+}
+
+/// Checks that an object is in the namespace of the place, if it says where it is.
+fn check_namespace(place: &Place, value: &Value) -> Result<(), Status> {
+    let namespace = bowline_api::object::namespace(value);
+    if namespace.is_empty() || namespace == place.namespace {
+        return Ok(());
+    }
+    Err(Status::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
 }
 
 /// Makes of an object that has the defaults of its version the one that is stored, with those of

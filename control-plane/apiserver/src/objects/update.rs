@@ -4,6 +4,7 @@ use super::{CONFLICT_RETRIES, Caller, Objects, Place, make_stored, settle};
 use crate::admission::Admission;
 use crate::store::Write;
 use crate::watch::Object;
+use bowline_api::pod_parts::{self, PodPart};
 use bowline_api::status::Status;
 use bowline_api::{managed, object};
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub(crate) enum Part {
     Finalize,
     /// A pod's node, and the condition that says so.
     Binding,
+    OfPod(PodPart),
 }
 
 /// How the writer gets into the object's entries of managers.
@@ -150,6 +152,7 @@ impl Objects {
         let errors = match part {
             // A binding changes what an update may not.
             Part::Binding => Vec::new(),
+            Part::OfPod(part) => pod_parts::validate(part, &value, old),
             _ => (resource.validate)(&value, Some(old)),
         };
         if !errors.is_empty() {
@@ -160,7 +163,12 @@ impl Objects {
                 self.admission.check_valid(place, &value, Some(old))?;
                 self.admission.allocate(place, &mut value, Some(old)).await?
             }
-            Part::Status | Part::Finalize | Part::Binding => None,
+            Part::OfPod(PodPart::Resources) => {
+                // What a pod may ask for, a resize may.
+                self.admission.check_valid(place, &value, None)?;
+                None
+            }
+            Part::Status | Part::Finalize | Part::Binding | Part::OfPod(_) => None,
         };
         if value == *old {
             return Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))));
@@ -189,14 +197,14 @@ fn prepare(
     old: &Value,
 ) {
     let (resource, stored) = (place.resource, place.resource.storage());
-    // Of a status or finalizers, where the rest is taken from the old object.
+    // Of a part, where the rest is taken from the old object.
     let entries = match (noted, part) {
-        (Noted::Already, Part::Status | Part::Finalize) => {
+        (Noted::Already, Part::Status | Part::Finalize | Part::OfPod(_)) => {
             value["metadata"]["managedFields"].clone()
         }
         _ => Value::Null,
     };
-    if part == Part::Main {
+    if matches!(part, Part::Main | Part::OfPod(_)) {
         (resource.apply_defaults)(value);
     }
     make_stored(resource, value);
@@ -214,6 +222,7 @@ fn prepare(
             *value = old.clone();
             value["spec"]["finalizers"] = finalizers;
         }
+        Part::OfPod(part) => pod_parts::keep_only(part, value, old),
         // Made by the server itself from the current object; whose it is, is not noted.
         Part::Binding => return,
     }

@@ -33,7 +33,8 @@ async fn a_pod_that_no_agent_runs_is_gone_at_once() {
     call("DELETE", &format!("{PODS}/p")).send(&server).await.expect(200);
     assert_eq!(call("GET", &format!("{PODS}/p")).send(&server).await.code, 404);
     bound_pod(&server, "q", "n1").await;
-    let evicted = json!({ "deleteOptions": { "gracePeriodSeconds": 0 } });
+    let options = json!({ "gracePeriodSeconds": 0 });
+    let evicted = json!({ "metadata": { "name": "q" }, "deleteOptions": options });
     let evict = call("POST", &format!("{PODS}/q/eviction")).json(&evicted);
     evict.send(&server).await.expect(201);
     assert_eq!(call("GET", &format!("{PODS}/q")).send(&server).await.code, 404);

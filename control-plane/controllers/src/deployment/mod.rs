@@ -18,6 +18,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::{Selector, SelectorExt};
 use kube::{Api, Client};
 
+pub(crate) use self::rollout::amount;
 use self::rollout::{Size, Wanted};
 use self::status::Found;
 use crate::World;

@@ -136,7 +136,7 @@ fn share(replicas: i32, now: i32, then: i32) -> i32 {
 }
 
 /// A number, or a percentage of the replicas.
-fn amount(value: &IntOrString, replicas: i32, round_up: bool) -> i32 {
+pub(crate) fn amount(value: &IntOrString, replicas: i32, round_up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

@@ -97,6 +97,7 @@ pub(crate) fn start(world: &World) {
         feed.typed(&world.pods),
         feed.typed(&world.replica_sets),
         feed.typed(&world.replication_controllers),
+        feed.typed(&world.budgets),
         feed.typed(&world.deployments),
         feed.typed(&world.services),
         feed.typed(&world.slices),

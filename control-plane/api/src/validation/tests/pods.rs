@@ -4,6 +4,7 @@ mod containers;
 mod environment;
 mod mounts;
 mod names;
+mod parts;
 mod probes;
 mod projected;
 mod requirements;
@@ -24,6 +25,7 @@ pub(super) const ALL: &[&[fn()]] = &[
     environment::ALL,
     mounts::ALL,
     names::ALL,
+    parts::ALL,
     probes::ALL,
     projected::ALL,
     requirements::ALL,
