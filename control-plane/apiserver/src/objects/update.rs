@@ -1,7 +1,7 @@
 //! Changing objects.
 
 use super::{CONFLICT_RETRIES, Caller, Objects, Place, make_stored, settle};
-use crate::admission::Admission;
+use crate::admission::{Admission, Reserved};
 use crate::store::Write;
 use crate::watch::Object;
 use bowline_api::status::Status;
@@ -160,7 +160,7 @@ impl Objects {
                 self.admission.check_valid(place, &value, Some(old))?;
                 self.admission.allocate(place, &mut value, Some(old)).await?
             }
-            Part::Status | Part::Finalize | Part::Binding => None,
+            Part::Status | Part::Finalize | Part::Binding => Reserved::default(),
         };
         if value == *old {
             return Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))));
