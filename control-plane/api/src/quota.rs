@@ -110,7 +110,7 @@ pub fn is_charged_again(resource: &Resource) -> bool {
 }
 
 /// Whether objects of a kind are charged to a limit of this name.
-fn is_of(resource: &Resource, name: &str) -> bool {
+pub fn is_of(resource: &Resource, name: &str) -> bool {
     if let Some(counted) = name.strip_prefix(COUNT) {
         return is_called(resource, counted);
     }

@@ -13,6 +13,7 @@ mod options;
 mod patches;
 mod priorities;
 mod protobuf;
+mod quotas;
 mod reads;
 mod reviews;
 mod services;

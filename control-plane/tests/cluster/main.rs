@@ -5,6 +5,8 @@
 mod deletion;
 mod nodes;
 mod plane;
+mod quotas;
 mod replication;
 mod rollout;
 mod scheduling;
+mod service_addresses;
