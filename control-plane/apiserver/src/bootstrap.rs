@@ -75,11 +75,15 @@ pub(crate) async fn run(
 
 /// Looks after the objects that lead to the server until there is no server any more.
 pub(crate) async fn keep(api: Weak<Api>, ranges: DualStackCidr, stop: CancellationToken) {
+    let mut told = String::new();
     while stop.run_until_cancelled(tokio::time::sleep(KEPT_EVERY)).await.is_some() {
         let Some(api) = api.upgrade() else { return };
-        if let Err(error) = restore(&api.objects, ranges, api.advertise).await {
-            tracing::warn!(%error, "the server's own objects are looked at again later");
+        let restored = restore(&api.objects, ranges, api.advertise).await;
+        let trouble = restored.err().map(|error| error.to_string()).unwrap_or_default();
+        if !trouble.is_empty() && trouble != told {
+            tracing::warn!(error = trouble, "what leads to the server is looked at again later");
         }
+        told = trouble;
     }
 }
 

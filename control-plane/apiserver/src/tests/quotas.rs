@@ -328,3 +328,25 @@ async fn what_is_used_is_known_after_a_restart() {
     let answer = call("POST", CONFIGMAPS).json(&configmap("b", json!({}))).send(&server).await;
     assert_eq!(answer.code, 403, "{}", answer.body);
 }
+
+#[tokio::test]
+async fn a_pod_that_does_not_stop_in_time_counts_no_more() {
+    let server = limited(json!({ "pods": "1" })).await;
+    bound_pod(&server, "stuck", "node1").await;
+    let path = format!("{PODS}/stuck?gracePeriodSeconds=1");
+    call("DELETE", &path).send(&server).await.expect(200);
+    let started = std::time::Instant::now();
+    loop {
+        let answer = call("POST", PODS).json(&pod("next")).send(&server).await;
+        if answer.code == 201 {
+            break;
+        }
+        let message = answer.body["message"].as_str().unwrap();
+        assert!(message.contains("exceeded quota: q, "), "{message}");
+        assert!(started.elapsed() < Duration::from_secs(20), "it still counts");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // One second to stop, and as long again.
+    assert!(started.elapsed() > Duration::from_millis(1000), "{:?}", started.elapsed());
+    call("GET", &format!("{PODS}/stuck")).send(&server).await.expect(200);
+}
