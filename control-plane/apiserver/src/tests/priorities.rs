@@ -158,9 +158,8 @@ async fn one_class_at_most_is_the_default() {
     assert_eq!(plain["spec"]["priorityClassName"], Value::Null);
     patch("other", default).await.expect(200);
     let made = call("POST", PODS).json(&pod("q")).send(&server).await.expect(201);
-    assert_eq!((&made["spec"]["priorityClassName"], &made["spec"]["priority"]), {
-        (&json!("other"), &json!(8))
-    });
+    assert_eq!(made["spec"]["priorityClassName"], "other");
+    assert_eq!(made["spec"]["priority"], 8);
     call("DELETE", &format!("{CLASSES}/other")).send(&server).await.expect(200);
     let made = call("POST", PODS).json(&pod("r")).send(&server).await.expect(201);
     assert_eq!(made["spec"]["priority"], 0);
