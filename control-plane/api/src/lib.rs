@@ -10,10 +10,12 @@
 //!
 //! Does not: store, authorize, watch, or fill in what needs other objects (cluster IPs, admission).
 
+pub mod amounts;
 pub mod cidr;
 mod convert;
 mod defaults;
 pub mod discovery;
+pub mod happening;
 pub mod managed;
 #[cfg(test)]
 mod manifests;
@@ -22,6 +24,7 @@ pub mod openapi;
 pub mod patch;
 pub mod pod_parts;
 pub mod quantity;
+pub mod quota;
 pub mod resource;
 mod schedule;
 mod schema;

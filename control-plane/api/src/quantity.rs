@@ -60,6 +60,11 @@ impl Quantity {
         self.nanos < 0
     }
 
+    /// The next whole number of units, away from zero.
+    pub(crate) fn rounded_up(self) -> Self {
+        Self { nanos: i128::from(self.units()) * NANO, ..self }
+    }
+
     /// Whether it has no fractional part.
     pub(crate) fn is_whole(self) -> bool {
         self.nanos % NANO == 0
@@ -88,6 +93,13 @@ impl std::ops::Sub for Quantity {
 
     fn sub(self, other: Self) -> Self {
         self + Self { nanos: -other.nanos, format: other.format }
+    }
+}
+
+impl From<usize> for Quantity {
+    fn from(units: usize) -> Self {
+        let units = i64::try_from(units).unwrap_or(i64::MAX);
+        Self { nanos: i128::from(units) * NANO, format: Format::DecimalSi }
     }
 }
 

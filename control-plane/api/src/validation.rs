@@ -80,6 +80,7 @@ pub(crate) use pod::pod;
 pub(crate) use pod_parts::{ephemeral_containers, resize};
 pub(crate) use pod_resources::{aggregate, is_of_pods};
 pub(crate) use quota::resource_quota;
+pub(crate) use resource_names::{is_extended, is_huge_pages, is_native};
 pub(crate) use reviews::{
     local_subject_access_review, self_subject_access_review, subject_access_review,
 };

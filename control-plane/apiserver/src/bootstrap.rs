@@ -3,11 +3,13 @@
 //! The system's namespaces and priority classes, the `kubernetes` service with the server's own
 //! address behind it, and the `kube-dns` service, whose one backend each node is for itself, in
 //! both families where the cluster has them. What is already there is left alone, but for the
-//! server's address, which may have changed.
+//! server's address, which may have changed. [`keep`] makes again what leads to the server, and the
+//! ranges of service addresses, when somebody deletes them.
 
 use crate::admission::SYSTEM_NAMESPACES;
 use crate::auth::User;
-use crate::objects::{Caller, Objects, Part, Place};
+use crate::http::Api;
+use crate::objects::{Caller, Objects, Part, Place, timestamp};
 use bowline_api::cidr::{Cidr, DualStackCidr};
 use bowline_api::object;
 use bowline_api::resource::find;
@@ -15,11 +17,16 @@ use bowline_api::status::Status;
 use bowline_api::validation::SYSTEM_PRIORITY_CLASSES;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::sync::Weak;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The position of the `kubernetes` service in the service range.
 const KUBERNETES_INDEX: u64 = 1;
 /// The position of the `kube-dns` service in the service range.
 const DNS_INDEX: u64 = 10;
+/// How long what leads to the server can be missing.
+const KEPT_EVERY: Duration = Duration::from_secs(2);
 
 /// The first objects cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,16 +66,69 @@ pub(crate) async fn run(
     for (name, value) in SYSTEM_PRIORITY_CLASSES {
         ensure(objects, "priorityclasses", "", priority_class(name, value)).await?;
     }
-    let kubernetes = nth(ranges.v4, KUBERNETES_INDEX)?;
     let dns: Vec<String> =
         ranges.ranges().map(|range| nth(range, DNS_INDEX)).collect::<Result<_, _>>()?;
+    restore(objects, ranges, advertise).await?;
+    let stored = ensure(objects, "services", "kube-system", dns_service(&dns)).await?;
+    check_address("kube-system/kube-dns", &stored, &dns[0])
+}
+
+/// Looks after the objects that lead to the server until there is no server any more.
+pub(crate) async fn keep(api: Weak<Api>, ranges: DualStackCidr, stop: CancellationToken) {
+    let mut told = String::new();
+    while stop.run_until_cancelled(tokio::time::sleep(KEPT_EVERY)).await.is_some() {
+        let Some(api) = api.upgrade() else { return };
+        let restored = restore(&api.objects, ranges, api.advertise).await;
+        let trouble = restored.err().map(|error| error.to_string()).unwrap_or_default();
+        if !trouble.is_empty() && trouble != told {
+            tracing::warn!(error = trouble, "what leads to the server is looked at again later");
+        }
+        told = trouble;
+    }
+}
+
+/// The way to the server, and the ranges of service addresses.
+async fn restore(
+    objects: &Objects,
+    ranges: DualStackCidr,
+    advertise: SocketAddr,
+) -> Result<(), BootstrapFailed> {
+    let kubernetes = nth(ranges.v4, KUBERNETES_INDEX)?;
     let stored =
         ensure(objects, "services", "default", kubernetes_service(&kubernetes, advertise)).await?;
     check_address("default/kubernetes", &stored, &kubernetes)?;
-    let stored = ensure(objects, "services", "kube-system", dns_service(&dns)).await?;
-    check_address("kube-system/kube-dns", &stored, &dns[0])?;
     put(objects, "endpoints", "default", endpoints(advertise)).await?;
-    put(objects, "endpointslices", "default", endpoint_slice(advertise)).await
+    put(objects, "endpointslices", "default", endpoint_slice(advertise)).await?;
+    service_cidr(objects, ranges).await
+}
+
+/// One that says something else than this server was told is left as it is.
+async fn service_cidr(objects: &Objects, ranges: DualStackCidr) -> Result<(), BootstrapFailed> {
+    let cidrs: Vec<String> = ranges.ranges().map(|range| range.to_string()).collect();
+    let wanted = json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": cidrs } });
+    let mut stored = ensure(objects, "servicecidrs", "", wanted.clone()).await?;
+    let has = |cidrs: &[String]| stored["spec"]["cidrs"] == json!(cidrs);
+    if cidrs.len() == 2 && has(&cidrs[..1]) {
+        put(objects, "servicecidrs", "", wanted.clone()).await?;
+        stored = ensure(objects, "servicecidrs", "", wanted).await?;
+    } else if !has(&cidrs) {
+        return Ok(());
+    }
+    let conditions = stored["status"]["conditions"].as_array();
+    if conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready")) {
+        return Ok(());
+    }
+    stored["status"]["conditions"] = json!([{
+        "type": "Ready",
+        "status": "True",
+        "reason": "",
+        "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": timestamp(Duration::ZERO),
+    }]);
+    let place = place("servicecidrs", "", &stored)?;
+    let mut caller = Caller::new(User::apiserver());
+    objects.replace(&mut caller, &place, Part::Status, stored).await.map_err(failed(&place))?;
+    Ok(())
 }
 
 fn check_address(
@@ -88,6 +148,7 @@ fn place(plural: &str, namespace: &str, value: &Value) -> Result<Place, Bootstra
     let group = match plural {
         "endpointslices" => "discovery.k8s.io",
         "priorityclasses" => "scheduling.k8s.io",
+        "servicecidrs" => "networking.k8s.io",
         _ => "",
     };
     let name = object::name(value).to_owned();

@@ -167,7 +167,7 @@ impl ApiServer {
         let advertise = config.advertise;
         let bounds = http::Bounds::new(config.limits, meters.clone());
         let health = health::Health::new(store, caches.clone(), stop.streams.clone());
-        let router = http::router(Arc::new(http::Api {
+        let api = Arc::new(http::Api {
             objects,
             caches: caches.clone(),
             authority: authority.clone(),
@@ -179,7 +179,10 @@ impl ApiServer {
             advertise,
             bookmark_every,
             stop: stop.streams.clone(),
-        }));
+        });
+        let ranges = config.service_cidr;
+        tokio::spawn(bootstrap::keep(Arc::downgrade(&api), ranges, stop.streams.clone()));
+        let router = http::router(api);
         Ok(Self { router, authority, caches, stop })
     }
 

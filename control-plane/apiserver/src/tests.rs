@@ -15,6 +15,7 @@ mod patches;
 mod pod_parts;
 mod priorities;
 mod protobuf;
+mod quotas;
 mod reads;
 mod reviews;
 mod services;

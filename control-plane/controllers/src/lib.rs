@@ -15,6 +15,7 @@ mod endpoints;
 mod event_gc;
 mod failure;
 mod garbage_collector;
+mod ip_address;
 mod kinds;
 mod namespace;
 mod node_ipam;
@@ -27,6 +28,7 @@ mod recorder;
 mod replica_set;
 mod replicas;
 mod replication_controller;
+mod resource_quota;
 mod service_account;
 mod tasks;
 
@@ -39,9 +41,10 @@ use bowline_api::cidr::{Cidr, DualStackCidr};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::IPAddress;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::Resource;
 use kube::runtime::watcher;
@@ -110,10 +113,12 @@ pub(crate) struct World {
     pub(crate) budgets: Arc<Cache<PodDisruptionBudget>>,
     pub(crate) deployments: Arc<Cache<Deployment>>,
     pub(crate) endpoints: Arc<Cache<Endpoints>>,
+    pub(crate) ip_addresses: Arc<Cache<IPAddress>>,
     pub(crate) leases: Arc<Cache<Lease>>,
     pub(crate) namespaces: Arc<Cache<Namespace>>,
     pub(crate) nodes: Arc<Cache<Node>>,
     pub(crate) pods: Arc<Cache<Pod>>,
+    pub(crate) quotas: Arc<Cache<ResourceQuota>>,
     pub(crate) replica_sets: Arc<Cache<ReplicaSet>>,
     pub(crate) replication_controllers: Arc<Cache<ReplicationController>>,
     pub(crate) service_accounts: Arc<Cache<ServiceAccount>>,
@@ -143,7 +148,9 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
     node_lifecycle::start(&world, config.node_monitor_grace_period);
     node_lifecycle::eviction::start(&world);
     node_ipam::start(&world, pools);
-    garbage_collector::start(&world);
+    let usage = resource_quota::start(&world);
+    garbage_collector::start(&world, usage);
+    ip_address::start(&world);
     pod_gc::start(&world);
     event_gc::start(&world, config.event_ttl);
     namespace::start(&world);
@@ -170,10 +177,12 @@ impl World {
             budgets: Cache::new(),
             deployments: Cache::new(),
             endpoints: Cache::new(),
+            ip_addresses: Cache::new(),
             leases: Cache::new(),
             namespaces: Cache::new(),
             nodes: Cache::new(),
             pods: Cache::new(),
+            quotas: Cache::new(),
             replica_sets: Cache::new(),
             replication_controllers: Cache::new(),
             service_accounts: Cache::new(),
@@ -187,10 +196,12 @@ impl World {
         self.follow(&self.budgets);
         self.follow(&self.deployments);
         self.follow(&self.endpoints);
+        self.follow(&self.ip_addresses);
         self.follow(&self.leases);
         self.follow(&self.namespaces);
         self.follow(&self.nodes);
         self.follow(&self.pods);
+        self.follow(&self.quotas);
         self.follow(&self.replica_sets);
         self.follow(&self.replication_controllers);
         self.follow(&self.service_accounts);
@@ -211,10 +222,12 @@ impl World {
         self.budgets.wait_synced().await;
         self.deployments.wait_synced().await;
         self.endpoints.wait_synced().await;
+        self.ip_addresses.wait_synced().await;
         self.leases.wait_synced().await;
         self.namespaces.wait_synced().await;
         self.nodes.wait_synced().await;
         self.pods.wait_synced().await;
+        self.quotas.wait_synced().await;
         self.replica_sets.wait_synced().await;
         self.replication_controllers.wait_synced().await;
         self.service_accounts.wait_synced().await;

@@ -1,14 +1,13 @@
 //! Events for users, as `kubectl describe` shows them.
 //!
 //! Guarantees: recording never blocks and never fails a controller; a repeated event becomes a
-//! higher count of the same object. It does not guarantee that an event is stored: when the queue
-//! is full or the namespace goes away, it is dropped.
+//! higher count of the same object, similar ones are combined, and what is told of one object is
+//! limited. It does not guarantee that an event is stored: when the queue is full or the namespace
+//! goes away, it is dropped.
 
-use std::collections::{HashMap, VecDeque};
-
+use bowline_api::happening::{Correlator, Happening};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -17,39 +16,20 @@ use tokio_util::sync::CancellationToken;
 use crate::tasks::Tasks;
 
 const QUEUE: usize = 1024;
-const REMEMBERED: usize = 2048;
-
-/// One thing to tell.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Happening {
-    uid: String,
-    warning: bool,
-    reason: &'static str,
-    message: String,
-}
 
 #[derive(Clone)]
 pub(crate) struct Recorder {
     component: &'static str,
-    sender: mpsc::Sender<(&'static str, ObjectReference, Happening)>,
+    sender: mpsc::Sender<Happening>,
 }
 
 impl Recorder {
     pub(crate) fn start(client: Client, tasks: &Tasks, token: CancellationToken) -> Self {
-        let (sender, mut receiver) =
-            mpsc::channel::<(&'static str, ObjectReference, Happening)>(QUEUE);
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
         tasks.spawn(async move {
-            let mut told = Told::default();
-            loop {
-                tokio::select! {
-                    () = token.cancelled() => return,
-                    next = receiver.recv() => match next {
-                        Some((component, about, what)) => {
-                            told.tell(&client, component, about, what).await;
-                        }
-                        None => return,
-                    },
-                }
+            let mut correlator = Correlator::default();
+            while let Some(Some(what)) = token.run_until_cancelled(receiver.recv()).await {
+                tell(&client, &mut correlator, &what).await;
             }
         });
         Self { component: "controllers", sender }
@@ -69,82 +49,90 @@ impl Recorder {
     }
 
     fn send(&self, about: ObjectReference, warning: bool, reason: &'static str, message: String) {
-        let uid = about.uid.clone().unwrap_or_default();
-        let what = Happening { uid, warning, reason, message };
-        if self.sender.try_send((self.component, about, what)).is_err() {
+        let component = self.component;
+        let what = Happening { component, host: None, about, warning, reason, message };
+        if self.sender.try_send(what).is_err() {
             tracing::debug!(reason, "event dropped: the queue is full");
         }
     }
 }
 
-#[derive(Default)]
-struct Told {
-    counts: HashMap<Happening, (String, i32)>,
-    order: VecDeque<Happening>,
+async fn tell(client: &Client, correlator: &mut Correlator, what: &Happening) {
+    let Some(telling) = correlator.tell(what, Timestamp::now()) else { return };
+    let events: Api<Event> = Api::namespaced(client.clone(), &telling.namespace);
+    if !telling.is_new {
+        let patch = Patch::Merge(telling.patch());
+        match events.patch(&telling.name, &PatchParams::default(), &patch).await {
+            Ok(_) => return,
+            Err(error) => tracing::debug!(%error, "event expired; it is told anew"),
+        }
+    }
+    if let Err(error) = events.create(&PostParams::default(), &telling.event(what)).await {
+        tracing::debug!(%error, reason = what.reason, "event not stored");
+    }
 }
 
-impl Told {
-    async fn tell(
-        &mut self,
-        client: &Client,
-        component: &'static str,
-        about: ObjectReference,
-        what: Happening,
-    ) {
-        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        let now = Timestamp::now();
-        if let Some((name, count)) = self.counts.get_mut(&what) {
-            *count += 1;
-            let patch = serde_json::json!({ "count": *count, "lastTimestamp": Time(now) });
-            match events.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-                Ok(_) => return,
-                Err(error) => tracing::debug!(%error, "event expired; it is told anew"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::sync::{Arc, Mutex};
+
+    /// What the API was asked: the method, the name of the event, and its message and count.
+    type Asked = Arc<Mutex<Vec<(Method, String, Value)>>>;
+
+    /// An API that has no event of the given number.
+    fn api(asked: &Asked, without: usize) -> Client {
+        let asked = asked.clone();
+        let api = tower::service_fn(move |request: Request<Body>| {
+            let asked = asked.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let bytes = body.collect_bytes().await.unwrap();
+                let sent: Value = serde_json::from_slice(&bytes).unwrap();
+                let name = match head.method {
+                    Method::POST => sent["metadata"]["name"].as_str().unwrap().to_owned(),
+                    _ => head.uri.path().rsplit('/').next().unwrap().to_owned(),
+                };
+                let mut asked = asked.lock().unwrap();
+                asked.push((head.method, name, json!([sent["message"], sent["count"]])));
+                let (code, answer) = if asked.len() - 1 == without {
+                    (404, json!({ "kind": "Status", "code": 404, "message": "no" }))
+                } else {
+                    (200, json!({ "metadata": {}, "involvedObject": {} }))
+                };
+                let answer = Body::from(answer.to_string().into_bytes());
+                let answer = Response::builder().status(code).body(answer).unwrap();
+                Ok::<_, std::convert::Infallible>(answer)
             }
-        }
-        let event = event(component, about, &what, &namespace, now);
-        match events.create(&PostParams::default(), &event).await {
-            Ok(stored) => self.remember(what, stored.metadata.name.unwrap_or_default()),
-            Err(error) => tracing::debug!(%error, reason = what.reason, "event not stored"),
-        }
+        });
+        Client::new(api, "default")
     }
 
-    fn remember(&mut self, what: Happening, name: String) {
-        if self.counts.insert(what.clone(), (name, 1)).is_none() {
-            self.order.push_back(what);
+    #[tokio::test]
+    async fn an_event_is_made_raised_and_made_anew_when_it_is_gone() {
+        let asked = Asked::default();
+        let client = api(&asked, 2);
+        let about = ObjectReference { name: Some("set".to_owned()), ..ObjectReference::default() };
+        let what = Happening {
+            component: "controllers",
+            host: None,
+            about,
+            warning: true,
+            reason: "FailedCreate",
+            message: "no".to_owned(),
+        };
+        let mut correlator = Correlator::default();
+        for _ in 0..3 {
+            tell(&client, &mut correlator, &what).await;
         }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.counts.remove(&oldest);
-        }
-    }
-}
-
-fn event(
-    component: &str,
-    about: ObjectReference,
-    what: &Happening,
-    namespace: &str,
-    now: Timestamp,
-) -> Event {
-    let name = about.name.as_deref().unwrap_or_default();
-    Event {
-        metadata: ObjectMeta {
-            // The time makes the name unique and sorts the events of one object.
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        },
-        involved_object: about,
-        reason: Some(what.reason.to_owned()),
-        message: Some(what.message.clone()),
-        type_: Some(if what.warning { "Warning" } else { "Normal" }.to_owned()),
-        count: Some(1),
-        first_timestamp: Some(Time(now)),
-        last_timestamp: Some(Time(now)),
-        source: Some(EventSource { component: Some(component.to_owned()), host: None }),
-        reporting_component: Some(component.to_owned()),
-        ..Event::default()
+        let asked = asked.lock().unwrap();
+        let methods: Vec<&Method> = asked.iter().map(|(method, ..)| method).collect();
+        assert_eq!(methods, [Method::POST, Method::PATCH, Method::PATCH, Method::POST]);
+        let counts: Vec<&Value> = asked.iter().map(|(.., said)| &said[1]).collect();
+        assert_eq!(counts, [1, 2, 3, 3]);
+        assert!(asked.iter().all(|(_, name, said)| *name == asked[0].1 && said[0] == "no"));
     }
 }

@@ -6,6 +6,8 @@ mod deletion;
 mod disruption;
 mod nodes;
 mod plane;
+mod quotas;
 mod replication;
 mod rollout;
 mod scheduling;
+mod service_addresses;

@@ -29,7 +29,7 @@ const COUNTED: &[&str] = &[
     "services.loadbalancers",
 ];
 
-pub(super) fn is_huge_pages(name: &str) -> bool {
+pub(crate) fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
@@ -42,12 +42,12 @@ pub(super) fn is_standard_for_quota(name: &str) -> bool {
 }
 
 /// Whether the name is Kubernetes's own, by its domain or for lack of one.
-pub(super) fn is_native(name: &str) -> bool {
+pub(crate) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
 /// Whether it is a resource that nodes have beside their own, such as `example.com/gpu`.
-fn is_extended(name: &str) -> bool {
+pub(crate) fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with("requests.")
         && qualified_name(&format!("requests.{name}")).is_empty()

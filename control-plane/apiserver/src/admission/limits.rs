@@ -7,12 +7,12 @@
 
 use crate::objects::Place;
 use crate::watch::{Caches, Filter, Object};
+use bowline_api::amounts::{self, Amounts};
 use bowline_api::object;
 use bowline_api::quantity::Quantity;
 use bowline_api::resource::find;
 use bowline_api::status::Status;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const CONTAINER: &str = "Container";
@@ -20,11 +20,6 @@ const POD: &str = "Pod";
 const CLAIM: &str = "PersistentVolumeClaim";
 /// Where a pod tells what was filled in.
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
-/// The resources that a pod may name for all its containers.
-const POD_LEVEL: [&str; 2] = ["cpu", "memory"];
-
-/// Amounts by the names of resources.
-type Amounts = BTreeMap<String, Quantity>;
 
 fn ranges(caches: &Caches, place: &Place) -> Vec<Arc<Object>> {
     let Some(resource) = find("", "v1", "limitranges") else { return Vec::new() };
@@ -131,78 +126,29 @@ fn pod_problems(range: &Object, pod: &Value) -> Vec<String> {
     for item in items(range, CONTAINER) {
         let lists = [&spec["containers"], &spec["initContainers"]];
         for container in lists.into_iter().filter_map(Value::as_array).flatten() {
-            let asked = |field: &str| amounts(&container["resources"][field]);
+            let asked = |field: &str| amounts::read(&container["resources"][field]);
             let (requests, limits) = (asked("requests"), asked("limits"));
             problems.extend(Asked { of: CONTAINER, requests, limits }.problems(item));
         }
     }
     for item in items(range, POD) {
-        let (requests, limits) = (of_pod(spec, "requests"), of_pod(spec, "limits"));
+        let requests = amounts::of_pod(spec, "requests");
+        let limits = amounts::of_pod(spec, "limits");
         problems.extend(Asked { of: POD, requests, limits }.problems(item));
     }
     problems
 }
 
 fn claim_problems(range: &Object, claim: &Value) -> Vec<String> {
-    let requests = amounts(&claim["spec"]["resources"]["requests"]);
+    let requests = amounts::read(&claim["spec"]["resources"]["requests"]);
     let asked = Asked { of: CLAIM, requests, limits: Amounts::new() };
     let mut problems = Vec::new();
     for item in items(range, CLAIM) {
-        let (min, max) = (amounts(&item["min"]), amounts(&item["max"]));
+        let (min, max) = (amounts::read(&item["min"]), amounts::read(&item["max"]));
         problems.extend(min.iter().filter_map(|(name, least)| asked.below(name, *least)));
         problems.extend(max.iter().filter_map(|(name, most)| asked.requests_above(name, *most)));
     }
     problems
-}
-
-fn amounts(value: &Value) -> Amounts {
-    let named = value.as_object().into_iter().flatten();
-    named
-        .filter_map(|(name, amount)| Some((name.clone(), amount.as_str()?.parse().ok()?)))
-        .collect()
-}
-
-/// What a pod asks for as a whole: its containers together, or an init container that needs more
-/// with the sidecars that were started before it.
-fn of_pod(spec: &Value, field: &str) -> Amounts {
-    let list = |name: &str| spec[name].as_array().map_or(&[][..], Vec::as_slice);
-    let asked = |container: &Value| amounts(&container["resources"][field]);
-    let mut total = Amounts::new();
-    for container in list("containers") {
-        add(&mut total, &asked(container));
-    }
-    let (mut sidecars, mut most) = (Amounts::new(), Amounts::new());
-    for container in list("initContainers") {
-        let mut own = asked(container);
-        if container["restartPolicy"] == "Always" {
-            add(&mut total, &own);
-            add(&mut sidecars, &own);
-            raise(&mut most, &sidecars);
-        } else {
-            add(&mut own, &sidecars);
-            raise(&mut most, &own);
-        }
-    }
-    raise(&mut total, &most);
-    let said = amounts(&spec["resources"][field]).into_iter();
-    total.extend(said.filter(|(name, _)| POD_LEVEL.contains(&name.as_str())));
-    total
-}
-
-fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let sum = total.get(name).map_or(*amount, |before| *before + *amount);
-        total.insert(name.clone(), sum);
-    }
-}
-
-/// Makes each amount at least what another has of it.
-fn raise(total: &mut Amounts, other: &Amounts) {
-    for (name, amount) in other {
-        if total.get(name).is_none_or(|before| before < amount) {
-            total.insert(name.clone(), *amount);
-        }
-    }
 }
 
 /// What is asked for of each resource, and by which kind of thing.
@@ -222,7 +168,7 @@ impl Asked {
         ];
         let mut problems = Vec::new();
         for (bound, check) in checks {
-            let bounds = amounts(&item[bound]).into_iter();
+            let bounds = amounts::read(&item[bound]).into_iter();
             problems.extend(bounds.filter_map(|(name, enforced)| check(self, &name, enforced)));
         }
         problems

@@ -2,18 +2,20 @@
 //!
 //! The chain for a new object, in this order: the name a node may use, the namespace it goes into,
 //! what a pod's containers ask for by default, its service account, tolerations and priority; and
-//! when the object is known to be valid, limit ranges, a service's addresses and ports, and whether
-//! a priority class may be the default.
+//! when the object is known to be valid, limit ranges, quotas, a service's addresses and ports, and
+//! whether a priority class may be the default.
 //!
-//! Guarantees: no address or node port is given to two services, and one priority class at most is
-//! the default; whatever is refused is refused before anything is stored. It reads the caches and
-//! never writes.
+//! Guarantees: no address or node port is given to two services, no quota is overrun, and one
+//! priority class at most is the default; whatever is refused is refused before anything is stored.
+//! It reads the caches and never writes.
 
 mod limits;
 mod namespace;
 mod node;
 mod pod;
 mod priority;
+mod quota;
+mod quota_ledger;
 mod service;
 mod service_addresses;
 mod service_ledger;
@@ -29,12 +31,16 @@ use std::sync::Arc;
 pub(crate) use namespace::SYSTEM_NAMESPACES;
 
 /// What a write took that is not visible yet. Dropped when it is.
-pub(crate) type Reserved = Box<dyn Send>;
+pub(crate) type Reserved = (Option<quota::Charge>, Option<Taken>);
+
+/// What only one may have, and is about to.
+pub(crate) type Taken = Box<dyn Send>;
 
 /// See the module's documentation.
 pub(crate) struct Admission {
     caches: Arc<Caches>,
     services: service::Allocator,
+    quotas: quota::Quotas,
     default_class: priority::DefaultClass,
     toleration_seconds: i64,
 }
@@ -46,8 +52,8 @@ impl Admission {
         toleration_seconds: i64,
     ) -> Self {
         let services = service::Allocator::new(service_cidr);
-        let default_class = priority::DefaultClass::default();
-        Self { caches, services, default_class, toleration_seconds }
+        let (quotas, default_class) = (quota::Quotas::default(), priority::DefaultClass::default());
+        Self { caches, services, quotas, default_class, toleration_seconds }
     }
 
     /// Decides about a new object and fills in what the cluster gives it.
@@ -68,7 +74,7 @@ impl Admission {
                     (place.resource.apply_defaults)(value);
                 }
                 pod::fill(value, self.toleration_seconds);
-                priority::resolve(&self.caches, place, value)?;
+                self.default_class.resolve(&self.caches, place, value)?;
             }
             _ => {}
         }
@@ -126,18 +132,21 @@ impl Admission {
         }
     }
 
-    /// Gives a service its addresses and ports, and a priority class the part of the default. The
-    /// write must be visible in the caches before what this returns is dropped.
+    /// Charges the object to the quotas of its namespace, gives a service its addresses and ports,
+    /// and a priority class the part of the default. The write must be visible in the caches
+    /// before what this returns is dropped.
     pub(crate) async fn allocate(
         &self,
         place: &Place,
         value: &mut Value,
         old: Option<&Value>,
-    ) -> Result<Option<Reserved>, Status> {
-        match place.resource.plural {
-            "services" => self.services.allocate(&self.caches, place, value, old).await,
-            "priorityclasses" => self.default_class.take(&self.caches, place, value).await,
-            _ => Ok(None),
-        }
+    ) -> Result<Reserved, Status> {
+        let charge = self.quotas.charge(&self.caches, place, value, old)?;
+        let taken = match place.resource.plural {
+            "services" => self.services.allocate(&self.caches, place, value, old).await?,
+            "priorityclasses" => self.default_class.take(&self.caches, place, value).await?,
+            _ => None,
+        };
+        Ok((charge, taken))
     }
 }

@@ -3,7 +3,7 @@
 //! An allocation holds the ledger's lock until the service is stored and visible, so two can never
 //! get the same.
 
-use super::Reserved;
+use super::Taken as Held;
 use super::service_addresses::{self, addresses_of};
 use super::service_ledger::{Ledger, Taken, protocol};
 use crate::objects::Place;
@@ -38,7 +38,7 @@ impl Allocator {
         place: &Place,
         value: &mut Value,
         old: Option<&Value>,
-    ) -> Result<Option<Reserved>, Status> {
+    ) -> Result<Option<Held>, Status> {
         let kind = service_type(value);
         if kind == "ExternalName" {
             release(value);

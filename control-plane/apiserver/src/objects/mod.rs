@@ -328,7 +328,7 @@ fn make_stored(resource: &Resource, value: &mut Value) {
 }
 
 /// Now, as timestamps are written: RFC 3339 in whole seconds.
-fn timestamp(after: Duration) -> String {
+pub(crate) fn timestamp(after: Duration) -> String {
     let now = jiff::Timestamp::now();
     let then = now.checked_add(after).unwrap_or(now);
     then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -1,7 +1,7 @@
 //! Changing objects.
 
 use super::{CONFLICT_RETRIES, Caller, Objects, Place, make_stored, settle};
-use crate::admission::Admission;
+use crate::admission::{Admission, Reserved};
 use crate::store::Write;
 use crate::watch::Object;
 use bowline_api::pod_parts::{self, PodPart};
@@ -166,9 +166,9 @@ impl Objects {
             Part::OfPod(PodPart::Resources) => {
                 // What a pod may ask for, a resize may.
                 self.admission.check_valid(place, &value, None)?;
-                None
+                self.admission.allocate(place, &mut value, Some(old)).await?
             }
-            Part::Status | Part::Finalize | Part::Binding | Part::OfPod(_) => None,
+            Part::Status | Part::Finalize | Part::Binding | Part::OfPod(_) => Reserved::default(),
         };
         if value == *old {
             return Ok(Tried::Done(Arc::new(Object::new(place.key(), value, revision))));

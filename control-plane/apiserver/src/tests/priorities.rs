@@ -154,7 +154,15 @@ async fn one_class_at_most_is_the_default() {
     // The default itself may change, and give way.
     patch("usual", json!({ "description": "for all" })).await.expect(200);
     patch("usual", json!({ "globalDefault": false })).await.expect(200);
+    let plain = call("POST", PODS).json(&pod("plain")).send(&server).await.expect(201);
+    assert_eq!(plain["spec"]["priorityClassName"], Value::Null);
     patch("other", default).await.expect(200);
+    let made = call("POST", PODS).json(&pod("q")).send(&server).await.expect(201);
+    assert_eq!(made["spec"]["priorityClassName"], "other");
+    assert_eq!(made["spec"]["priority"], 8);
+    call("DELETE", &format!("{CLASSES}/other")).send(&server).await.expect(200);
+    let made = call("POST", PODS).json(&pod("r")).send(&server).await.expect(201);
+    assert_eq!(made["spec"]["priority"], 0);
 }
 
 #[tokio::test]

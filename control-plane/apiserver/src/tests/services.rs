@@ -270,3 +270,45 @@ async fn sctp_is_accepted_with_a_warning() {
     assert!(back.headers.get("warning").is_none());
     back.expect(200);
 }
+
+#[tokio::test]
+async fn the_way_to_the_server_is_made_again() {
+    let server = server().await;
+    let range = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes";
+    let read = |path: &'static str| call("GET", path).send(&server);
+    let stored = read(range).await.expect(200);
+    assert_eq!(stored["spec"]["cidrs"], json!(["10.9.0.0/16"]));
+    let ready = &stored["status"]["conditions"][0];
+    assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("True")));
+
+    let service = "/api/v1/namespaces/default/services/kubernetes";
+    let endpoints = "/api/v1/namespaces/default/endpoints/kubernetes";
+    let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    let paths = [range, service, endpoints, slice];
+    let mut before = Vec::new();
+    for path in paths {
+        before.push(read(path).await.expect(200));
+        call("DELETE", path).send(&server).await.expect(200);
+    }
+    let started = std::time::Instant::now();
+    for (path, before) in paths.into_iter().zip(before) {
+        let again = loop {
+            let answer = read(path).await;
+            if answer.code == 200 && (path != range || answer.body["status"] != json!({})) {
+                break answer.body;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{path}: {}", answer.body);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_ne!(again["metadata"]["uid"], before["metadata"]["uid"], "{path}");
+        for field in ["spec", "subsets", "endpoints"] {
+            assert_eq!(again[field], before[field], "{path}");
+        }
+    }
+    // And then nothing is written.
+    let version = |list: Value| list["metadata"]["resourceVersion"].clone();
+    let before = version(read("/api/v1/namespaces").await.expect(200));
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    let after = version(read("/api/v1/namespaces").await.expect(200));
+    assert_eq!(before, after);
+}

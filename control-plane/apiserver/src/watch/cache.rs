@@ -81,6 +81,8 @@ struct State {
     history_start: Revision,
     /// The last change of this resource.
     last_change: Revision,
+    /// Another number for each state.
+    edition: u64,
     watchers: Vec<Watcher>,
 }
 
@@ -107,6 +109,11 @@ impl Cache {
 
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
         self.read().objects.get(key).cloned()
+    }
+
+    /// A number that changes with whatever there is.
+    pub(crate) fn edition(&self) -> u64 {
+        self.read().edition
     }
 
     /// How many objects there are.
@@ -192,12 +199,15 @@ impl Cache {
             state.objects.insert(object.key.clone(), Arc::new(object));
         }
         history.into_iter().for_each(|event| state.push(Arc::new(event)));
-        *self.write() = state;
+        let mut current = self.write();
+        state.edition = current.edition + 1;
+        *current = state;
     }
 
     /// A new change.
     pub(super) fn apply(&self, key: &str, revision: Revision, current: Option<Arc<Object>>) {
         let mut state = self.write();
+        state.edition += 1;
         let previous = match &current {
             Some(object) => state.objects.insert(key.to_owned(), object.clone()),
             None => state.objects.remove(key),

@@ -32,6 +32,7 @@ use crate::cache::{Cache, Watched};
 use crate::failure::{Doing, SyncFailed};
 use crate::kinds::{Kind, Kinds};
 use crate::queue::{Next, WorkQueue, start_workers};
+use crate::resource_quota::Usage;
 use crate::tasks::Tasks;
 
 const NAME: &str = "garbage-collector";
@@ -54,11 +55,12 @@ impl Shared {
     }
 }
 
-/// Feeds the graph from caches.
+/// Feeds the graph from caches, and tells the quotas, which count objects of many kinds, too.
 #[derive(Clone)]
 struct Feed {
     graph: Arc<Shared>,
     queue: Arc<WorkQueue<Uid>>,
+    usage: Usage,
 }
 
 impl Feed {
@@ -77,7 +79,9 @@ impl Feed {
         K: Watched,
     {
         let (feed, resource) = (self.clone(), Arc::new(resource));
+        let told = self.usage.of(&resource);
         cache.on_change(move |change| {
+            change.latest().into_iter().for_each(|object| told(object.meta()));
             let work = match (change.new, change.old) {
                 (Some(new), _) => feed.graph.lock().observe(new.meta(), &resource),
                 (None, Some(old)) => {
@@ -90,9 +94,10 @@ impl Feed {
     }
 }
 
-pub(crate) fn start(world: &World) {
+pub(crate) fn start(world: &World, usage: Usage) {
     let queue = WorkQueue::new();
-    let feed = Feed { graph: Arc::new(Shared(Mutex::new(Graph::default()))), queue: queue.clone() };
+    let graph = Arc::new(Shared(Mutex::new(Graph::default())));
+    let feed = Feed { graph, queue: queue.clone(), usage };
     let watched = HashSet::from([
         feed.typed(&world.pods),
         feed.typed(&world.replica_sets),
@@ -106,6 +111,8 @@ pub(crate) fn start(world: &World) {
         feed.typed(&world.leases),
         feed.typed(&world.namespaces),
         feed.typed(&world.service_accounts),
+        feed.typed(&world.quotas),
+        feed.typed(&world.ip_addresses),
         (String::new(), "events".to_owned()),
         ("events.k8s.io".to_owned(), "events".to_owned()),
     ]);
@@ -470,7 +477,7 @@ mod tests {
         let rest = Rest {
             client: client.clone(),
             kinds: kinds.clone(),
-            feed: Feed { graph: graph.clone(), queue: queue.clone() },
+            feed: Feed { graph: graph.clone(), queue: queue.clone(), usage: Usage::none() },
             watched: HashSet::new(),
             caches: Vec::new(),
         };
