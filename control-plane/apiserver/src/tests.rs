@@ -24,7 +24,7 @@ mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
 use crate::store::Store;
-use crate::{ApiServer, BOOKMARK_EVERY, Config, Limits};
+use crate::{ApiServer, BOOKMARK_EVERY, CERTIFICATE_LIFE, Config, Limits};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -48,6 +48,8 @@ pub(super) fn config(dir: &Path) -> Config {
         server_names: vec!["api.example".to_owned()],
         default_unreachable_toleration_seconds: 5,
         limits: Limits::DEFAULT,
+        service_account_issuer: None,
+        certificate_life: CERTIFICATE_LIFE,
     }
 }
 

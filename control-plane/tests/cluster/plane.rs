@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bowline_control_plane::{Config, Limits, NodeMaskSize};
+use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -59,6 +59,8 @@ impl Plane {
             node_monitor_grace_period: GRACE,
             default_unreachable_toleration_seconds: 1,
             limits: Limits::DEFAULT,
+            service_account_issuer: None,
+            certificate_life: CERTIFICATE_LIFE,
         };
         let token = CancellationToken::new();
         let server =

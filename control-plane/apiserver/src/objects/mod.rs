@@ -18,6 +18,7 @@ mod list;
 pub(crate) mod reviews;
 mod scale;
 mod sent;
+pub(crate) mod token;
 mod update;
 
 use crate::admission::Admission;
