@@ -168,9 +168,9 @@ impl ApiServer {
         let objects = objects::Objects::new(store.clone(), caches.clone(), admission);
         bootstrap::run(&objects, config.service_cidr, config.advertise).await?;
 
-        let issuer = config.service_account_issuer.unwrap_or_else(|| {
-            format!("https://kubernetes.default.svc.{}", config.cluster_domain)
-        });
+        let issuer = config
+            .service_account_issuer
+            .unwrap_or_else(|| format!("https://kubernetes.default.svc.{}", config.cluster_domain));
         let accounts = AccountTokens::new(authority.account_signer()?, issuer, caches.clone());
         let bearer = Bearer::new(accounts, caches.clone());
         let agents = http::AgentClient::new(authority.agent_tls()?);

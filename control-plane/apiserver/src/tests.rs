@@ -1,8 +1,11 @@
 //! The server as its clients see it, over the in-process router.
 
 mod access;
+mod accounts;
 mod applies;
+mod bootstrap_tokens;
 mod bounds;
+mod certificates;
 mod faulty;
 mod health;
 mod kinds;
@@ -17,6 +20,7 @@ mod reads;
 mod reviews;
 mod services;
 mod shutdown;
+mod tokens;
 mod versions;
 mod watches;
 mod workloads;

@@ -69,17 +69,13 @@ async fn ensure(
             return Ok(Next::Rest);
         }
         Some(map) => {
-            let map = ConfigMap {
-                data: Some(data.clone()),
-                binary_data: None,
-                ..ConfigMap::clone(&map)
-            };
+            let map =
+                ConfigMap { data: Some(data.clone()), binary_data: None, ..ConfigMap::clone(&map) };
             api.replace(NAME, &params, &map).await.if_found("restoring config map", &key)?
         }
         None => {
             let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-            let map =
-                ConfigMap { metadata, data: Some(data.clone()), ..ConfigMap::default() };
+            let map = ConfigMap { metadata, data: Some(data.clone()), ..ConfigMap::default() };
             match api.create(&params, &map).await.doing("creating config map", &key) {
                 Ok(map) => Some(map),
                 // Somebody else made it, and the watch has not told yet.

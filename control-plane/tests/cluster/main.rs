@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod deletion;
+mod kubeconfig;
+mod namespaces;
 mod nodes;
 mod plane;
 mod replication;

@@ -6,7 +6,9 @@ use super::query::Query;
 use super::{Api, body, logs, options, patches, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
-use crate::objects::{Application, Caller, DeleteOptions, Deleted, List, Part, Place, reviews, token};
+use crate::objects::{
+    Application, Caller, DeleteOptions, Deleted, List, Part, Place, reviews, token,
+};
 use crate::watch::Object;
 use axum::extract::Request;
 use axum::response::Response;

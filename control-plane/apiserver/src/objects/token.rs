@@ -59,8 +59,7 @@ pub(crate) async fn request(
     references.insert("serviceaccount", reference(name, object::uid(&account.value)));
     let seconds = value["spec"]["expirationSeconds"].as_u64().unwrap_or_default();
     let (now, life) = (Timestamp::now(), Duration::from_secs(seconds));
-    let issue =
-        Issue { namespace, account: name, references, audiences: &audiences, now, life };
+    let issue = Issue { namespace, account: name, references, audiences: &audiences, now, life };
     let token = bearer.accounts.issue(&issue).map_err(|error| Status::internal_error(&error))?;
     value["status"] = json!({ "token": token, "expirationTimestamp": timestamp(life) });
     value["apiVersion"] = Value::from(TOKEN_REQUEST.api_version());
@@ -84,8 +83,7 @@ async fn get(
     plural: &str,
     name: &str,
 ) -> Result<Arc<Object>, Status> {
-    let resource: &'static Resource =
-        find("", "v1", plural).ok_or_else(Status::unknown_path)?;
+    let resource: &'static Resource = find("", "v1", plural).ok_or_else(Status::unknown_path)?;
     let namespace = if resource.namespaced { near.namespace.clone() } else { String::new() };
     objects.get(&Place { resource, namespace, name: name.to_owned() }).await
 }
@@ -103,7 +101,8 @@ async fn bound(objects: &Objects, place: &Place, asked: &Value) -> Result<Refere
         (false, "Node") => ("node", "nodes"),
         (false, "Secret") => ("secret", "secrets"),
         _ => {
-            let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+            let version =
+                if version.contains('/') { version.to_owned() } else { format!("/{version}") };
             let message = format!("cannot bind token to object of type {version}, Kind={kind}");
             return Err(Status::bad_request(message));
         }
@@ -141,9 +140,7 @@ fn another_uid(kind: &str, name: &str, claimed: &str) -> Status {
         code: 409,
         reason: "Conflict",
         details: json!({ "name": name, "kind": kind }),
-        ..Status::bad_request(format!(
-            "Operation cannot be fulfilled on {kind} {name:?}: {cause}"
-        ))
+        ..Status::bad_request(format!("Operation cannot be fulfilled on {kind} {name:?}: {cause}"))
     }
 }
 
@@ -189,7 +186,8 @@ async fn check_node(
 /// Whether a volume of the pod asks for a token for the audience; an empty one is this server.
 fn names_audience(spec: &Value, audience: &str) -> bool {
     let volumes = spec["volumes"].as_array().into_iter().flatten();
-    let sources = volumes.flat_map(|it| it["projected"]["sources"].as_array().into_iter().flatten());
+    let sources =
+        volumes.flat_map(|it| it["projected"]["sources"].as_array().into_iter().flatten());
     let mut tokens = sources.map(|it| &it["serviceAccountToken"]).filter(|it| it.is_object());
     tokens.any(|token| text(token, "audience") == audience)
 }
