@@ -1,9 +1,9 @@
 //! The objects that every cluster has from the start.
 //!
-//! The system's namespaces with their accounts, its priority classes, the `kubernetes` service with the server's own
-//! address behind it, and the `kube-dns` service, whose one backend each node is for itself, in
-//! both families where the cluster has them. What is already there is left alone, but for the
-//! server's address, which may have changed.
+//! The system's namespaces with their accounts, its priority classes, the `kubernetes` service with
+//! the server's own address behind it, and the `kube-dns` service, whose one backend each node is
+//! for itself, in both families where the cluster has them. What is already there is left alone,
+//! but for the server's address, which may have changed.
 
 use crate::admission::SYSTEM_NAMESPACES;
 use crate::auth::User;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The group of all service accounts; a colon and a namespace after it make that of the namespace's.
+/// The group of all service accounts; with a colon and a namespace after it that of a namespace's.
 pub(crate) const ACCOUNTS: &str = "system:serviceaccounts";
 /// What the name of an account's user starts with; namespace and name follow.
 const USER_PREFIX: &str = "system:serviceaccount:";
