@@ -16,8 +16,10 @@ async fn the_kubeconfig_is_renewed_in_its_place() {
     let read = || std::fs::read_to_string(&plane.kubeconfig).unwrap();
     let first = read();
     eventually("another kubeconfig", || async { holds(read() != first, ()) }).await;
-    // What was there first has ended now.
+    // What was there first ends, and what is there then is new.
     tokio::time::sleep(LIFE).await;
+    let second = read();
+    eventually("a third kubeconfig", || async { holds(read() != second, ()) }).await;
     let namespaces: Api<Namespace> = Api::all(client(&plane.kubeconfig).await);
     namespaces.list(&ListParams::default()).await.unwrap();
     let old = plane.kubeconfig.with_extension("old");

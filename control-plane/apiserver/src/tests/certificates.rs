@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 
-const LIFE: Duration = Duration::from_secs(3);
+const LIFE: Duration = Duration::from_secs(5);
 
-/// From the end of a certificate's first third until it must have been renewed.
-const UNTIL_RENEWED: Duration = Duration::from_millis(2_200);
+/// More than two thirds of that, and twice as much is more than all of it.
+const UNTIL_RENEWED: Duration = Duration::from_millis(3_600);
 
 /// The certificate that the server shows to who trusts the authority.
 async fn shown(address: SocketAddr, root: &CertificateDer<'static>) -> CertificateDer<'static> {
