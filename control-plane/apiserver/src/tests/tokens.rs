@@ -328,6 +328,18 @@ async fn requests_for_tokens_are_checked() {
 }
 
 #[tokio::test]
+async fn typed_clients_get_tokens_in_protobuf() {
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+    let server = server().await;
+    let path = format!("{ACCOUNTS}/default/token");
+    let asked = call("POST", &path).header("accept", PROTOBUF).json(&json!({}));
+    let answer = asked.send(&server).await;
+    assert_eq!((answer.code, &answer.headers["content-type"] == PROTOBUF), (201, true));
+    let body = answer.body.as_str().unwrap();
+    assert!(body.starts_with("k8s\0") && body.contains("TokenRequest"), "{body:?}");
+}
+
+#[tokio::test]
 async fn tokens_are_reviewed() {
     let server = server().await;
     let own = token(&server, json!({})).await;
