@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_api::cidr::DualStackCidr;
-use bowline_control_plane::{Config, Limits, NodeMaskSize};
+use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
+
+/// A year.
+const CERTIFICATE_SECONDS: u32 = CERTIFICATE_LIFE.as_secs() as u32;
 
 /// Run the server: API, controllers and scheduler.
 #[derive(Debug, clap::Args)]
@@ -80,6 +83,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     #[arg(default_value_t = Limits::DEFAULT.request_timeout.as_secs())]
     request_timeout: u64,
+    /// Who issues tokens of service accounts [default: https://kubernetes.default.svc.DOMAIN]
+    #[arg(long, value_name = "URL")]
+    service_account_issuer: Option<String>,
+    /// Seconds that the server's own certificates live, which are renewed after two thirds of it
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(default_value_t = CERTIFICATE_SECONDS)]
+    certificate_lifetime: u32,
     /// Threads of the runtime
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     workers: usize,
@@ -146,5 +156,7 @@ fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<Config> {
             watches_per_user: args.max_watches_per_user,
             request_timeout: Duration::from_secs(args.request_timeout),
         },
+        service_account_issuer: args.service_account_issuer,
+        certificate_life: Duration::from_secs(args.certificate_lifetime.into()),
     })
 }

@@ -3,16 +3,17 @@
 //! Guarantees: nothing is started when the configuration cannot work; controllers and scheduler
 //! speak to the API alone, through clients in this process; when one part fails, all stop and the
 //! failure is returned. The kubeconfig and the token file are readable for their owner only, and
-//! they are there before the first connection is answered.
+//! they are there before the first connection is answered; the kubeconfig is renewed in its place.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use bowline_api::cidr::DualStackCidr;
 use bowline_apiserver::ApiServer;
-pub use bowline_apiserver::Limits;
+pub use bowline_apiserver::{CERTIFICATE_LIFE, Limits};
 pub use bowline_controllers::NodeMaskSize;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,10 @@ const CONTROLLERS: &str = "system:kube-controller-manager";
 const SCHEDULER: &str = "system:kube-scheduler";
 /// Kubernetes' default.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
+/// Between two looks at whether the kubeconfig is due.
+const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
+/// After one that could not be written.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
@@ -52,6 +57,11 @@ pub struct Config {
     pub default_unreachable_toleration_seconds: i64,
     /// How much the API server takes on at a time.
     pub limits: Limits,
+    /// Who issues tokens of service accounts; `None` is the server's name in the cluster.
+    pub service_account_issuer: Option<String>,
+    /// How long the server's own certificates and the administrator's live. They are renewed after
+    /// two thirds of it.
+    pub certificate_life: Duration,
 }
 
 /// Runs the control plane on the listeners until the token is cancelled.
@@ -70,15 +80,14 @@ pub async fn run(
         server_names: config.server_names,
         default_unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
         limits: config.limits,
+        service_account_issuer: config.service_account_issuer,
+        certificate_life: config.certificate_life,
     })
     .await?;
-    let kubeconfig = server.admin_kubeconfig(&config.server_url)?;
-    let join_token = format!("{}\n", server.join_token());
-    // The kubeconfig comes last: whoever starts a server waits for it.
-    for (path, text) in [(&config.token_file, join_token), (&config.kubeconfig, kubeconfig)] {
-        bowline_apiserver::write_secret_file(path, &text)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write(&config.token_file, &format!("{}\n", server.join_token()))?;
+    // It comes last: whoever starts a server waits for it.
+    let administrator = Administrator { path: config.kubeconfig, url: config.server_url };
+    let renewal = administrator.write(&server)?;
 
     let controllers = bowline_controllers::run(
         server.client_as(CONTROLLERS, &[]),
@@ -87,6 +96,7 @@ pub async fn run(
             node_mask_size: config.node_mask_size,
             node_monitor_grace_period: config.node_monitor_grace_period,
             event_ttl: EVENT_TTL,
+            root_certificate: server.root_certificate().to_owned(),
         },
         token.child_token(),
     );
@@ -103,8 +113,46 @@ pub async fn run(
     };
     let serve =
         async { server.serve(listeners, serving.clone()).await.context("the API server stopped") };
-    tokio::try_join!(loops, serve)?;
-    Ok(())
+    tokio::select! {
+        ended = async { tokio::try_join!(loops, serve) } => ended.map(|_| ()),
+        never = administrator.keep(&server, renewal) => match never {},
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    bowline_apiserver::write_secret_file(path, text)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Where the administrator's kubeconfig is, and what it leads to.
+struct Administrator {
+    path: PathBuf,
+    url: String,
+}
+
+impl Administrator {
+    /// Writes a kubeconfig, and says when it should be renewed.
+    fn write(&self, server: &ApiServer) -> anyhow::Result<SystemTime> {
+        let renewal = server.kubeconfig_renewal();
+        write(&self.path, &server.admin_kubeconfig(&self.url)?)?;
+        Ok(renewal)
+    }
+
+    /// Renews the kubeconfig whenever it is time.
+    async fn keep(&self, server: &ApiServer, mut renewal: SystemTime) -> Infallible {
+        loop {
+            // By the clock that certificates are read by, which goes on while a machine sleeps.
+            let wait = renewal.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::time::sleep(wait.min(RENEWAL_LOOK)).await;
+            if SystemTime::now() < renewal {
+                continue;
+            }
+            renewal = self.write(server).unwrap_or_else(|error| {
+                tracing::error!(error = format!("{error:#}"), "cannot renew the kubeconfig");
+                SystemTime::now() + RENEWAL_RETRY
+            });
+        }
+    }
 }
 
 /// What would only show later, and in a less clear way.

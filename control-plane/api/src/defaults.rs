@@ -98,6 +98,13 @@ pub(crate) fn node(node: &mut Value) {
     }
 }
 
+/// Seconds that a token lives, unless it is asked for another time.
+const TOKEN_LIFE: i64 = 3600;
+
+pub(crate) fn token_request(request: &mut Value) {
+    default(child_mut(request, "spec"), "expirationSeconds", TOKEN_LIFE);
+}
+
 /// Moves `stringData` into `data`.
 pub(crate) fn secret(secret: &mut Value) {
     let Some(map) = secret.as_object_mut() else { return };

@@ -17,7 +17,7 @@ use crate::table::Column;
 use crate::validation::FieldError;
 
 pub use decode::DecodeError;
-pub use rows::RESOURCES;
+pub use rows::{RESOURCES, TOKEN_REQUEST};
 
 /// What the server knows of one kind in one version.
 ///

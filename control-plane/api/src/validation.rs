@@ -82,7 +82,7 @@ pub(crate) use pod_resources::{aggregate, is_of_pods};
 pub(crate) use quota::resource_quota;
 pub(crate) use resource_names::{is_extended, is_huge_pages, is_native};
 pub(crate) use reviews::{
-    local_subject_access_review, self_subject_access_review, subject_access_review,
+    local_subject_access_review, self_subject_access_review, subject_access_review, token_request,
 };
 pub(crate) use scheduling::{priority_class, runtime_class};
 pub(crate) use service::service;

@@ -28,6 +28,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         server_names: Vec::new(),
         default_unreachable_toleration_seconds: 300,
         limits: bowline_apiserver::Limits::DEFAULT,
+        service_account_issuer: None,
+        certificate_life: bowline_apiserver::CERTIFICATE_LIFE,
     })
     .await?;
     let kubeconfig = data_dir.join("kubeconfig");

@@ -1,10 +1,10 @@
 //! The objects that every cluster has from the start.
 //!
-//! The system's namespaces and priority classes, the `kubernetes` service with the server's own
-//! address behind it, and the `kube-dns` service, whose one backend each node is for itself, in
-//! both families where the cluster has them. What is already there is left alone, but for the
-//! server's address, which may have changed. [`keep`] makes again what leads to the server, and the
-//! ranges of service addresses, when somebody deletes them.
+//! The system's namespaces with their accounts, its priority classes, the `kubernetes` service with
+//! the server's own address behind it, and the `kube-dns` service, whose one backend each node is
+//! for itself, in both families where the cluster has them. What is already there is left alone,
+//! but for the server's address, which may have changed. [`keep`] makes again what leads to the
+//! server, and the ranges of service addresses, when somebody deletes them.
 
 use crate::admission::SYSTEM_NAMESPACES;
 use crate::auth::User;
@@ -62,6 +62,9 @@ pub(crate) async fn run(
 ) -> Result<(), BootstrapFailed> {
     for name in SYSTEM_NAMESPACES {
         ensure(objects, "namespaces", "", json!({ "metadata": { "name": name } })).await?;
+        // Those of other namespaces are made by a controller.
+        let account = json!({ "metadata": { "name": "default" } });
+        ensure(objects, "serviceaccounts", name, account).await?;
     }
     for (name, value) in SYSTEM_PRIORITY_CLASSES {
         ensure(objects, "priorityclasses", "", priority_class(name, value)).await?;

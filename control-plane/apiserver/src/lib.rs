@@ -24,7 +24,9 @@ mod tests;
 
 use ::http::Request;
 use ::http::header::{HeaderValue, USER_AGENT};
+use auth::account_tokens::AccountTokens;
 use auth::authorizer::BuiltIn;
+use auth::bearer::Bearer;
 use auth::pki::Authority;
 use auth::{MASTERS, User};
 use axum::Router;
@@ -33,13 +35,13 @@ use bowline_api::cidr::DualStackCidr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use store::{Measured, RedbStore, Retention, Store};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
 pub use self::http::Limits;
-pub use auth::pki::PkiFailed;
+pub use auth::pki::{CERTIFICATE_LIFE, PkiFailed};
 pub use auth::secret_file::write as write_secret_file;
 pub use bootstrap::BootstrapFailed;
 pub use listen::ListenFailed;
@@ -72,6 +74,10 @@ pub struct Config {
     pub default_unreachable_toleration_seconds: i64,
     /// How much it takes on at a time.
     pub limits: Limits,
+    /// Who issues tokens of service accounts; `None` is the server's name in the cluster.
+    pub service_account_issuer: Option<String>,
+    /// How long the server's own certificates live; they are renewed after two thirds of it.
+    pub certificate_life: Duration,
 }
 
 /// The server cannot start.
@@ -150,7 +156,7 @@ impl ApiServer {
         let names = server_names(&config, &service_address);
         let secret = config.join_secret.clone();
         let keys = config.data_dir.join(PKI_DIRECTORY);
-        let authority = Arc::new(Authority::open(&keys, secret, &names)?);
+        let authority = Arc::new(Authority::open(&keys, secret, &names, config.certificate_life)?);
         let meters = metrics::Meters::new();
         let store = Arc::new(Measured::new(engine, meters.clone()));
 
@@ -162,6 +168,11 @@ impl ApiServer {
         let objects = objects::Objects::new(store.clone(), caches.clone(), admission);
         bootstrap::run(&objects, config.service_cidr, config.advertise).await?;
 
+        let issuer = config
+            .service_account_issuer
+            .unwrap_or_else(|| format!("https://kubernetes.default.svc.{}", config.cluster_domain));
+        let accounts = AccountTokens::new(authority.account_signer()?, issuer, caches.clone());
+        let bearer = Bearer::new(accounts, caches.clone());
         let agents = http::AgentClient::new(authority.agent_tls()?);
         let authorizer = Box::new(BuiltIn::new(caches.clone()));
         let advertise = config.advertise;
@@ -172,6 +183,7 @@ impl ApiServer {
             caches: caches.clone(),
             authority: authority.clone(),
             authorizer,
+            bearer,
             agents,
             meters,
             health,
@@ -237,6 +249,16 @@ impl ApiServer {
     pub fn admin_kubeconfig(&self, server_url: &str) -> Result<String, PkiFailed> {
         let user = User::new(ADMIN, &[MASTERS]);
         self.authority.kubeconfig(&user, server_url)
+    }
+
+    /// When an administrator's kubeconfig that is made now should be made anew.
+    pub fn kubeconfig_renewal(&self) -> SystemTime {
+        auth::renewed::renew_at(SystemTime::now(), self.authority.life())
+    }
+
+    /// The certificate of the cluster's authority, PEM.
+    pub fn root_certificate(&self) -> &str {
+        self.authority.certificate_pem()
     }
 
     /// What an agent joins with.

@@ -1,8 +1,11 @@
 //! The server as its clients see it, over the in-process router.
 
 mod access;
+mod accounts;
 mod applies;
+mod bootstrap_tokens;
 mod bounds;
+mod certificates;
 mod evictions;
 mod faulty;
 mod health;
@@ -20,6 +23,7 @@ mod reads;
 mod reviews;
 mod services;
 mod shutdown;
+mod tokens;
 mod versions;
 mod watches;
 mod workloads;
@@ -27,7 +31,7 @@ mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
 use crate::store::Store;
-use crate::{ApiServer, BOOKMARK_EVERY, Config, Limits};
+use crate::{ApiServer, BOOKMARK_EVERY, CERTIFICATE_LIFE, Config, Limits};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -51,6 +55,8 @@ pub(super) fn config(dir: &Path) -> Config {
         server_names: vec!["api.example".to_owned()],
         default_unreachable_toleration_seconds: 5,
         limits: Limits::DEFAULT,
+        service_account_issuer: None,
+        certificate_life: CERTIFICATE_LIFE,
     }
 }
 

@@ -29,6 +29,7 @@ mod replica_set;
 mod replicas;
 mod replication_controller;
 mod resource_quota;
+mod root_ca;
 mod service_account;
 mod tasks;
 
@@ -41,7 +42,8 @@ use bowline_api::cidr::{Cidr, DualStackCidr};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
@@ -68,6 +70,8 @@ pub struct Config {
     pub node_monitor_grace_period: Duration,
     /// How long an event is kept after it happened last.
     pub event_ttl: Duration,
+    /// The certificate of the cluster's authority, PEM, which every namespace gets.
+    pub root_certificate: String,
 }
 
 /// The prefix lengths of a node's parts of the pod ranges.
@@ -121,6 +125,7 @@ pub(crate) struct World {
     pub(crate) quotas: Arc<Cache<ResourceQuota>>,
     pub(crate) replica_sets: Arc<Cache<ReplicaSet>>,
     pub(crate) replication_controllers: Arc<Cache<ReplicationController>>,
+    pub(crate) root_maps: Arc<Cache<ConfigMap>>,
     pub(crate) service_accounts: Arc<Cache<ServiceAccount>>,
     pub(crate) services: Arc<Cache<Service>>,
     pub(crate) slices: Arc<Cache<EndpointSlice>>,
@@ -154,6 +159,7 @@ pub async fn run(client: Client, config: Config, token: CancellationToken) -> an
     pod_gc::start(&world);
     event_gc::start(&world, config.event_ttl);
     namespace::start(&world);
+    root_ca::start(&world, config.root_certificate);
     service_account::start(&world);
     world.watch();
     if token.run_until_cancelled(world.wait_synced()).await.is_some() {
@@ -185,6 +191,7 @@ impl World {
             quotas: Cache::new(),
             replica_sets: Cache::new(),
             replication_controllers: Cache::new(),
+            root_maps: Cache::new(),
             service_accounts: Cache::new(),
             services: Cache::new(),
             slices: Cache::new(),
@@ -204,6 +211,7 @@ impl World {
         self.follow(&self.quotas);
         self.follow(&self.replica_sets);
         self.follow(&self.replication_controllers);
+        self.follow_chosen(&self.root_maps, root_ca::chosen());
         self.follow(&self.service_accounts);
         self.follow(&self.services);
         self.follow(&self.slices);
@@ -213,9 +221,16 @@ impl World {
     where
         K: Watched + Resource<DynamicType = ()>,
     {
+        self.follow_chosen(cache, watcher::Config::default());
+    }
+
+    fn follow_chosen<K>(&self, cache: &Arc<Cache<K>>, chosen: watcher::Config)
+    where
+        K: Watched + Resource<DynamicType = ()>,
+    {
         let api = Api::all(self.client.clone());
         let token = self.token.clone();
-        self.tasks.spawn(cache.clone().run(api, watcher::Config::default(), token));
+        self.tasks.spawn(cache.clone().run(api, chosen, token));
     }
 
     async fn wait_synced(&self) {
@@ -230,6 +245,7 @@ impl World {
         self.quotas.wait_synced().await;
         self.replica_sets.wait_synced().await;
         self.replication_controllers.wait_synced().await;
+        self.root_maps.wait_synced().await;
         self.service_accounts.wait_synced().await;
         self.services.wait_synced().await;
         self.slices.wait_synced().await;

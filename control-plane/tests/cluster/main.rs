@@ -4,6 +4,8 @@
 
 mod deletion;
 mod disruption;
+mod kubeconfig;
+mod namespaces;
 mod nodes;
 mod plane;
 mod quotas;

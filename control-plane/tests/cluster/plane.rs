@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bowline_control_plane::{Config, Limits, NodeMaskSize};
+use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(crate) struct Plane {
     pub(crate) client: Client,
+    /// The administrator's.
+    pub(crate) kubeconfig: PathBuf,
     token: CancellationToken,
     server: JoinHandle<anyhow::Result<()>>,
     played: Vec<JoinHandle<()>>,
@@ -39,6 +42,10 @@ pub(crate) struct Plane {
 impl Plane {
     /// A control plane with as many played nodes of 4 CPUs and 16Gi.
     pub(crate) async fn start(nodes: usize) -> Self {
+        Self::start_with_certificates_of(CERTIFICATE_LIFE, nodes).await
+    }
+
+    pub(crate) async fn start_with_certificates_of(life: Duration, nodes: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -59,6 +66,8 @@ impl Plane {
             node_monitor_grace_period: GRACE,
             default_unreachable_toleration_seconds: 1,
             limits: Limits::DEFAULT,
+            service_account_issuer: None,
+            certificate_life: life,
         };
         let token = CancellationToken::new();
         let server =
@@ -71,8 +80,15 @@ impl Plane {
         }
         let client = client(&kubeconfig).await;
         let silent = Arc::new(Mutex::new(Vec::new()));
-        let mut plane =
-            Self { client, token, server, played: vec![], silent, _directory: directory };
+        let mut plane = Self {
+            client,
+            kubeconfig,
+            token,
+            server,
+            played: vec![],
+            silent,
+            _directory: directory,
+        };
         for index in 1..=nodes {
             plane.add_node(&format!("node{index}"), "4", "16Gi").await;
         }
@@ -217,7 +233,7 @@ pub(crate) fn holds<T: std::fmt::Debug>(is_so: bool, instead: T) -> Result<T, St
     if is_so { Ok(instead) } else { Err(format!("{instead:?}")) }
 }
 
-async fn client(kubeconfig: &std::path::Path) -> Client {
+pub(crate) async fn client(kubeconfig: &Path) -> Client {
     // Fails when another test of this process was first, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let read = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();

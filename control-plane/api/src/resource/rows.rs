@@ -11,6 +11,8 @@ use k8s_openapi::api::{apps, coordination, core, discovery, policy};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
+pub use reviews::TOKEN_REQUEST;
+
 use super::decode::decode;
 use super::{Resource, ScalePaths, Subresource, fields};
 use crate::{defaults, table, validation};
@@ -273,12 +275,21 @@ const SERVICE_ACCOUNT: Resource = Resource {
     plural: "serviceaccounts",
     singular: "serviceaccount",
     short_names: &["sa"],
+    subresources: &[Subresource {
+        name: "token",
+        kind: "TokenRequest",
+        group_version: ("authentication.k8s.io", "v1"),
+        verbs: &["create"],
+    }],
     columns: table::SERVICE_ACCOUNT,
     cells: table::service_account,
     schema: "io.k8s.api.core.v1.ServiceAccount",
     decode: decode::<core::v1::ServiceAccount>,
     validate: validation::service_account,
-    add_schema: add_schema::<core::v1::ServiceAccount>,
+    add_schema: |generator| {
+        add_schema::<core::v1::ServiceAccount>(generator);
+        (TOKEN_REQUEST.add_schema)(generator);
+    },
     ..BASE
 };
 
@@ -398,6 +409,7 @@ pub static RESOURCES: &[Resource] = &[
     workloads::STATEFUL_SET,
     versions::EVENT,
     reviews::SELF_SUBJECT_REVIEW,
+    reviews::TOKEN_REVIEW,
     reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
     reviews::SELF_SUBJECT_ACCESS_REVIEW,
     reviews::SELF_SUBJECT_RULES_REVIEW,

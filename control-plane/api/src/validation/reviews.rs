@@ -1,4 +1,4 @@
-//! Reviews of what somebody may do.
+//! Reviews of what somebody may do, and requests for tokens.
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +9,23 @@ use super::{Errors, FieldError, Path};
 
 const NEITHER: &str =
     "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+
+/// Seconds that a token lives at least and at most.
+const TOKEN_LIFE: (i64, i64) = (600, 1 << 32);
+
+pub(crate) fn token_request(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    let asked = &new["spec"]["expirationSeconds"];
+    let path = Path::root("spec").child("expirationSeconds");
+    let seconds = asked.as_i64().unwrap_or_default();
+    if seconds < TOKEN_LIFE.0 {
+        errors.invalid(&path, asked, "may not specify a duration less than 10 minutes");
+    }
+    if seconds > TOKEN_LIFE.1 {
+        errors.invalid(&path, asked, "may not specify a duration larger than 2^32 seconds");
+    }
+    errors.into_vec()
+}
 
 pub(crate) fn self_subject_access_review(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();

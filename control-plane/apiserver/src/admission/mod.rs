@@ -9,6 +9,7 @@
 //! priority class at most is the default; whatever is refused is refused before anything is stored.
 //! It reads the caches and never writes.
 
+mod account;
 mod limits;
 mod namespace;
 mod node;
@@ -56,6 +57,13 @@ impl Admission {
         Self { caches, services, quotas, default_class, toleration_seconds }
     }
 
+    /// Waits for what a new object needs and the cluster is about to make.
+    pub(crate) async fn wait_for_needs(&self, place: &Place, value: &Value) {
+        if place.resource.is("", "pods") {
+            account::wait(&self.caches, place, value).await;
+        }
+    }
+
     /// Decides about a new object and fills in what the cluster gives it.
     pub(crate) fn mutate_new(
         &self,
@@ -74,6 +82,7 @@ impl Admission {
                     (place.resource.apply_defaults)(value);
                 }
                 pod::fill(value, self.toleration_seconds);
+                account::admit(&self.caches, place, value)?;
                 self.default_class.resolve(&self.caches, place, value)?;
             }
             _ => {}

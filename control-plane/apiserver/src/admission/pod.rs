@@ -1,9 +1,10 @@
 //! What every new pod gets: a service account, and time before it leaves a node that is lost; and
 //! what its owner is told that the scheduler does not do.
 
+use super::account;
 use serde_json::{Value, json};
 
-const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+pub(super) const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// Taints that the node controller puts on a node that is lost or not ready.
 const LOST_NODE_TAINTS: [&str; 2] =
     ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
@@ -34,11 +35,11 @@ pub(super) fn warnings(spec: &Value, path: &str) -> Vec<String> {
 
 pub(super) fn fill(value: &mut Value, toleration_seconds: i64) {
     let spec = &mut value["spec"];
-    let account = ["serviceAccountName", "serviceAccount"]
-        .iter()
-        .find_map(|field| spec[*field].as_str().filter(|name| !name.is_empty()))
-        .unwrap_or(DEFAULT_SERVICE_ACCOUNT)
-        .to_owned();
+    let account = match account::named(spec) {
+        "" => DEFAULT_SERVICE_ACCOUNT,
+        name => name,
+    }
+    .to_owned();
     spec["serviceAccountName"] = Value::from(account.as_str());
     spec["serviceAccount"] = Value::from(account);
 

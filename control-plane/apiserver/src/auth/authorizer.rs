@@ -1,7 +1,8 @@
 //! Whether a user may do something.
 //!
 //! [`BuiltIn`] knows the users that a cluster has by itself: masters, the two control loops and
-//! the nodes. Everybody else may look at discovery, ask about themselves, and do nothing more.
+//! the nodes. Everybody else may look at discovery, ask about themselves, and do nothing more; a
+//! service account may also read how its tokens are checked. More would take roles.
 
 use super::rules::{self, EVERYBODY, SCHEDULER_RULES, all_but_secrets};
 use super::{AUTHENTICATED, CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER, User, node_rules};

@@ -1,16 +1,21 @@
 //! Who asks, and may they.
 //!
 //! Guarantees: every request carries a [`User`] that came from a verified client certificate of
-//! the cluster's own CA, or from an in-process client; nothing in an HTTP message can name a user.
-//! What the [`authorizer::Authorizer`] does not allow is refused, and reviews tell beforehand what
-//! it would say.
+//! the cluster's own CA, from a token that the cluster knows ([`bearer`]), or from an in-process
+//! client; nothing else in an HTTP message can name a user. What the [`authorizer::Authorizer`]
+//! does not allow is refused, and reviews tell beforehand what it would say.
 //!
-//! It does not know tokens of service accounts, role bindings or impersonation.
+//! It does not know role bindings or impersonation.
 
+pub(crate) mod account_tokens;
 pub(crate) mod authorizer;
+pub(crate) mod bearer;
+mod bootstrap_tokens;
 pub(crate) mod join;
+pub(crate) mod jwt;
 mod node_rules;
 pub(crate) mod pki;
+pub(crate) mod renewed;
 mod rules;
 pub(crate) mod secret_file;
 
@@ -33,7 +38,7 @@ pub(crate) const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 /// The user of the server's own writes and of its connections to agents.
 const APISERVER_USER: &str = "system:apiserver";
 
-/// What a user has beside the name: by which certificate they came.
+/// What a user has beside the name: by which certificate or token they came.
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// Who makes a request. A request extension: HTTP clients cannot set it.

@@ -4,8 +4,10 @@
 //!   by name, and only when a pod bound to the node refers to it.
 //! * Write: its own Node and its status, its own Lease, the status of pods bound to it, the
 //!   deletion of those pods, and events.
+//! * Tokens of the accounts of pods bound to it, bound to those pods.
 //!
-//! The name in the body of a create is checked by admission, where the body is known.
+//! The name in the body of a create is checked by admission, where the body is known, and the pod
+//! of a token where the token is made.
 
 use super::authorizer::{Act, Verdict};
 use super::rules::{self, READ, Rule, WRITE, listed};
@@ -39,6 +41,7 @@ pub(super) fn authorize(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
     }
     match (act.group, act.resource, act.subresource) {
         ("", "secrets" | "configmaps", "") => referenced(caches, node, act),
+        ("", "serviceaccounts", "token") if act.verb == "create" => referenced(caches, node, act),
         ("", "nodes", "" | "status") => own_node(node, act),
         (LEASE_GROUP, "leases", "") => own_lease(node, act),
         ("", "pods", "") if act.verb == "delete" => bound_pod(caches, node, act),
@@ -118,7 +121,8 @@ fn referenced(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
         let what = act.resource.trim_end_matches('s');
         Err(Some(format!("no pod that is bound to node \"{node}\" refers to this {what}")))
     };
-    if !act.is_read() || act.name.is_empty() || act.namespace.is_empty() {
+    let is_token = act.subresource == "token";
+    if !(act.is_read() || is_token) || act.name.is_empty() || act.namespace.is_empty() {
         return refused();
     }
     let Some(pods) = pods(caches) else { return refused() };
@@ -133,9 +137,12 @@ fn referenced(caches: &Caches, node: &str, act: &Act<'_>) -> Verdict {
     if refers { Ok(()) } else { refused() }
 }
 
-/// Whether a pod's spec names a secret or config map: in a volume, in the environment, or for
-/// pulling images.
+/// Whether a pod's spec names a secret or config map (in a volume, in the environment, or for
+/// pulling images) or an account.
 fn refers(spec: &Value, plural: &str, name: &str) -> bool {
+    if plural == "serviceaccounts" {
+        return spec["serviceAccountName"] == name;
+    }
     let secret = plural == "secrets";
     let (volume, volume_name) =
         if secret { ("secret", "secretName") } else { ("configMap", "name") };

@@ -1,9 +1,12 @@
 //! The cluster's certificate authority and the certificates that come from it.
 //!
 //! The CA's key is made once and kept under `<data_dir>/pki` with mode 0600. The server's own
-//! certificates are made anew at every start and live in memory only.
+//! certificates are made anew at every start, and again after two thirds of their life; they live
+//! in memory only. Agents ask for theirs anew.
 
 use super::User;
+use super::jwt::Signer;
+use super::renewed::Renewed;
 use super::secret_file;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,20 +17,30 @@ use rcgen::{
 };
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 const JOIN_SECRET: &str = "join-secret";
-const CA_YEARS: i16 = 10;
-const LEAF_YEARS: i16 = 1;
+/// The key that tokens of service accounts are signed with.
+const ACCOUNT_KEY: &str = "sa.key";
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const CA_LIFE: Duration = DAY.saturating_mul(10 * 365);
+/// Of a certificate that somebody else renews: an agent.
+const NODE_LIFE: Duration = DAY.saturating_mul(365);
+/// Of the server's own certificates and the administrator's, unless it is told otherwise.
+pub const CERTIFICATE_LIFE: Duration = DAY.saturating_mul(365);
+/// How much earlier than now a certificate begins: clocks differ.
+const BACKDATED: Duration = DAY;
 /// Random bytes in a join secret.
 const JOIN_SECRET_BYTES: usize = 24;
 
@@ -56,11 +69,14 @@ pub(crate) struct Authority {
     der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     join_secret: String,
+    directory: PathBuf,
+    /// Of the certificates that the server itself renews.
+    life: Duration,
     /// The names and addresses of the server itself, which no node may claim.
     server_names: Vec<SanType>,
 }
 
-fn file_failed(path: &Path) -> impl FnOnce(std::io::Error) -> PkiFailed + '_ {
+pub(super) fn file_failed(path: &Path) -> impl FnOnce(std::io::Error) -> PkiFailed + '_ {
     |source| PkiFailed::File { path: path.to_owned(), source }
 }
 
@@ -74,6 +90,7 @@ impl Authority {
         directory: &Path,
         join_secret: Option<String>,
         server_names: &[String],
+        life: Duration,
     ) -> Result<Self, PkiFailed> {
         std::fs::create_dir_all(directory).map_err(file_failed(directory))?;
         let (certificate, key) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
@@ -100,7 +117,18 @@ impl Authority {
             .iter()
             .map(|name| subject_name(name).map_err(issue_failed(name)))
             .collect::<Result<_, _>>()?;
-        Ok(Self { pem, der, issuer, join_secret, server_names })
+        let directory = directory.to_owned();
+        Ok(Self { pem, der, issuer, join_secret, directory, life, server_names })
+    }
+
+    /// What tokens of service accounts are signed with.
+    pub(crate) fn account_signer(&self) -> Result<Signer, PkiFailed> {
+        Signer::stored(&self.directory.join(ACCOUNT_KEY))
+    }
+
+    /// How long the certificates live that the server itself renews.
+    pub(crate) fn life(&self) -> Duration {
+        self.life
     }
 
     /// The authority's own certificate.
@@ -137,7 +165,7 @@ impl Authority {
         usages: &[ExtendedKeyUsagePurpose],
     ) -> Result<Identity, PkiFailed> {
         let key = KeyPair::generate().map_err(issue_failed(&user.name))?;
-        let certificate = self.sign(user, names, usages, &key)?;
+        let certificate = self.sign(user, names, usages, &key, self.life)?;
         Ok(Identity { certificate, key: key.serialize_pem() })
     }
 
@@ -162,7 +190,7 @@ impl Authority {
             .cloned()
             .collect();
         let usages = [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(node, names, &usages, &request.public_key)
+        self.sign(node, names, &usages, &request.public_key, NODE_LIFE)
     }
 
     fn sign(
@@ -171,8 +199,9 @@ impl Authority {
         names: Vec<SanType>,
         usages: &[ExtendedKeyUsagePurpose],
         key: &impl PublicKeyData,
+        life: Duration,
     ) -> Result<String, PkiFailed> {
-        let mut params = validity(LEAF_YEARS);
+        let mut params = validity(life);
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, user.name.as_str());
         for group in &user.groups {
@@ -188,43 +217,43 @@ impl Authority {
 
     fn roots(&self) -> Result<Arc<RootCertStore>, PkiFailed> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).map_err(|error| PkiFailed::Tls(error.to_string()))?;
+        roots.add(self.der.clone()).map_err(tls_failed)?;
         Ok(Arc::new(roots))
     }
 
-    /// TLS for the listeners: a fresh serving certificate; client certificates of this authority
-    /// are verified, and may be absent.
-    pub(crate) fn server_tls(&self) -> Result<ServerConfig, PkiFailed> {
-        let tls = |error: rustls::Error| PkiFailed::Tls(error.to_string());
-        let user = User::new("bowline-apiserver", &[]);
-        let usages = [ExtendedKeyUsagePurpose::ServerAuth];
-        let identity = self.identity(&user, self.server_names.clone(), &usages)?;
-        let (chain, key) = identity.for_tls()?;
+    /// TLS for the listeners; client certificates of this authority are verified, and may be
+    /// absent.
+    pub(crate) fn server_tls(self: &Arc<Self>) -> Result<ServerConfig, PkiFailed> {
+        let this = self.clone();
+        let make = move || {
+            let user = User::new("bowline-apiserver", &[]);
+            let usages = [ExtendedKeyUsagePurpose::ServerAuth];
+            this.identity(&user, this.server_names.clone(), &usages)?.for_tls()
+        };
+        let certificate = Renewed::new("the serving certificate", self.life, Box::new(make))?;
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
             .allow_unauthenticated()
             .build()
-            .map_err(|error| PkiFailed::Tls(error.to_string()))?;
+            .map_err(tls_failed)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(tls)?
+            .map_err(tls_failed)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .map_err(tls)?;
+            .with_cert_resolver(Arc::new(certificate));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 
     /// TLS for the server's connections to agents.
-    pub(crate) fn agent_tls(&self) -> Result<ClientConfig, PkiFailed> {
-        let tls = |error: rustls::Error| PkiFailed::Tls(error.to_string());
-        let user = User::apiserver();
-        let (chain, key) = self.client_identity(&user)?.for_tls()?;
+    pub(crate) fn agent_tls(self: &Arc<Self>) -> Result<ClientConfig, PkiFailed> {
+        let this = self.clone();
+        let make = move || this.client_identity(&User::apiserver())?.for_tls();
+        let certificate = Renewed::new("the identity for agents", self.life, Box::new(make))?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(tls)?
+            .map_err(tls_failed)?
             .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(chain, key)
-            .map_err(tls)?;
+            .with_client_cert_resolver(Arc::new(certificate));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -260,13 +289,16 @@ impl Authority {
 }
 
 impl Identity {
-    fn for_tls(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiFailed> {
-        let tls = |error: rustls_pki_types::pem::Error| PkiFailed::Tls(error.to_string());
+    fn for_tls(&self) -> Result<CertifiedKey, PkiFailed> {
         let certificate =
-            CertificateDer::from_pem_slice(self.certificate.as_bytes()).map_err(tls)?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(self.key.as_bytes()).map_err(tls)?;
-        Ok((vec![certificate], key.into()))
+            CertificateDer::from_pem_slice(self.certificate.as_bytes()).map_err(tls_failed)?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(self.key.as_bytes()).map_err(tls_failed)?;
+        CertifiedKey::from_der(vec![certificate], key.into(), &provider()).map_err(tls_failed)
     }
+}
+
+fn tls_failed(error: impl std::fmt::Display) -> PkiFailed {
+    PkiFailed::Tls(error.to_string())
 }
 
 /// Named, because another crate in the build may bring a second provider along.
@@ -277,7 +309,7 @@ fn provider() -> Arc<CryptoProvider> {
 fn make_authority() -> Result<Identity, PkiFailed> {
     let failed = issue_failed("the cluster's authority");
     let key = KeyPair::generate().map_err(&failed)?;
-    let mut params = validity(CA_YEARS);
+    let mut params = validity(CA_LIFE);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "bowline-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -286,15 +318,15 @@ fn make_authority() -> Result<Identity, PkiFailed> {
     Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// From yesterday (clocks differ) for so many years, with a random serial number.
-fn validity(years: i16) -> CertificateParams {
+/// From yesterday (clocks differ) until the end of a life that begins now, with a random serial
+/// number.
+fn validity(life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let today = jiff::Zoned::now().date();
-    let start = today.yesterday().unwrap_or(today);
-    // The first of a month exists in every year.
-    let (year, month) = (i32::from(start.year()), start.month().unsigned_abs());
-    params.not_before = date_time_ymd(year, month, start.day().unsigned_abs());
-    params.not_after = date_time_ymd(year + i32::from(years), month, 1);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // Whole seconds are all that a certificate can say.
+    let at = |after: Duration| date_time_ymd(1970, 1, 1) + Duration::from_secs(after.as_secs());
+    params.not_before = at(now.saturating_sub(BACKDATED));
+    params.not_after = at(now + life);
     let mut serial: [u8; 16] = rand::random();
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));

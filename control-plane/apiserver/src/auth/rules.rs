@@ -2,6 +2,7 @@
 //!
 //! Guarantees: what a table shows is what it allows. Nodes have more rules, which look at objects.
 
+use super::account_tokens::ACCOUNTS;
 use super::authorizer::Act;
 use super::{AUTHENTICATED, MASTERS, User};
 use bowline_api::resource::{RESOURCES, Resource};
@@ -54,6 +55,8 @@ const OPEN_PATHS: &[&str] = &[
 /// What the server says of itself to those whom it knows.
 const DISCOVERY_PATHS: &[&str] =
     &["/", "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"];
+/// How others can check the tokens of service accounts.
+const ISSUER_PATHS: &[&str] = &["/.well-known/openid-configuration", "/openid/v1/jwks"];
 const LOOK: &[&str] = &["get", "head"];
 
 impl Rule {
@@ -115,7 +118,8 @@ pub(super) fn reads_of_all_but_secrets() -> Vec<ResourceRule> {
 fn open_to(user: &User) -> impl Iterator<Item = &'static str> {
     let known: &'static [&'static str] =
         if user.is_in(AUTHENTICATED) { DISCOVERY_PATHS } else { &[] };
-    OPEN_PATHS.iter().chain(known).copied()
+    let issuer: &'static [&'static str] = if user.is_in(ACCOUNTS) { ISSUER_PATHS } else { &[] };
+    OPEN_PATHS.iter().chain(known).chain(issuer).copied()
 }
 
 /// Whether somebody may look at a path that is no resource.

@@ -73,6 +73,7 @@ pub(super) fn serve(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Res
 
 fn root() -> Value {
     let paths = [
+        "/.well-known/openid-configuration",
         "/api",
         "/api/v1",
         "/apis",
@@ -81,6 +82,7 @@ fn root() -> Value {
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
+        "/openid/v1/jwks",
         "/readyz",
         "/version",
     ];

@@ -14,6 +14,7 @@ mod document;
 mod documents;
 mod events;
 mod health;
+mod issuer;
 mod limits;
 mod logs;
 mod negotiate;
@@ -30,6 +31,7 @@ mod watch;
 
 use crate::auth::User;
 use crate::auth::authorizer::Authorizer;
+use crate::auth::bearer::Bearer;
 use crate::auth::join;
 use crate::auth::pki::Authority;
 use crate::health::Health;
@@ -63,6 +65,7 @@ pub(crate) struct Api {
     pub(crate) caches: Arc<Caches>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) authorizer: Box<dyn Authorizer>,
+    pub(crate) bearer: Bearer,
     pub(crate) agents: AgentClient,
     pub(crate) meters: Meters,
     pub(crate) health: Health,
@@ -81,15 +84,16 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 
 async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let user = request.extensions().get::<User>().cloned().map(User::authenticated);
     // Read only for a failure.
     let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().cloned().collect();
     let gzip = method != Method::HEAD && negotiate::accepts_gzip(request.headers());
     let (route, query) = (path::parse(uri.path()), Query::of(&uri));
+    let known = who(&api, &route, &request);
+    let user = known.as_ref().ok().and_then(Option::clone);
     let watch = query.as_ref().is_ok_and(|query| query.flag("watch"));
     let class = Class::of(&method, &route, watch, user.as_ref());
     let running = api.meters.begin(&method, &route, watch, class.kind());
-    let answer = match query {
+    let answer = match known.and(query) {
         Ok(query) => {
             let answer = dispatch(&api, user.as_ref(), route, &query, request);
             api.bounds.keep(class, &query, answer).await
@@ -108,6 +112,19 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         "request"
     );
     if gzip { compress::large(response) } else { response }
+}
+
+/// Who makes a request: the connection says it, or a token. One that is worth nothing is refused,
+/// whatever the path.
+fn who(api: &Api, route: &Route, request: &Request) -> Result<Option<User>, Status> {
+    if let Some(user) = request.extensions().get::<User>() {
+        return Ok(Some(user.clone().authenticated()));
+    }
+    // It has a secret of its own in the place of a token.
+    if *route == Route::Join {
+        return Ok(None);
+    }
+    api.bearer.user(request.headers()).map_err(|_| Status::unauthorized())
 }
 
 async fn dispatch(
@@ -169,6 +186,10 @@ async fn dispatch(
         Route::Net(node) => {
             masters_may("give nodes commands")?;
             net::serve(api, node, query, request.into_body()).await
+        }
+        Route::Issuer | Route::IssuerKeys => {
+            let (method, path) = (request.method(), request.uri().path());
+            issuer::serve(api, user, &route, (method, path), allowed)
         }
         _ => documents::serve(api, &route, request.headers()),
     }

@@ -35,6 +35,10 @@ pub(crate) enum Route {
     OpenApiIndex,
     /// `/openapi/v3/<path>`.
     OpenApi(String),
+    /// `/.well-known/openid-configuration`: who issues tokens.
+    Issuer,
+    /// `/openid/v1/jwks`: how they are checked.
+    IssuerKeys,
     Authority,
     Join,
     /// What packets meet on this node, as it happens.
@@ -88,6 +92,8 @@ pub(super) fn parse(path: &str) -> Route {
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Route::OpenApi(rest.join("/")),
+        [".well-known", "openid-configuration"] => Route::Issuer,
+        ["openid", "v1", "jwks"] => Route::IssuerKeys,
         ["bowline", "v1", "ca"] => Route::Authority,
         ["bowline", "v1", "join"] => Route::Join,
         ["bowline", "v1", "nodes", node, "events"] => Route::Events((*node).to_owned()),

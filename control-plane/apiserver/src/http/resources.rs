@@ -7,7 +7,7 @@ use super::{Api, body, logs, options, patches, respond, watch};
 use crate::auth::User;
 use crate::auth::authorizer::Act;
 use crate::objects::{
-    Application, Caller, DeleteOptions, Deleted, Eviction, List, Part, Place, reviews,
+    Application, Caller, DeleteOptions, Deleted, Eviction, List, Part, Place, reviews, token,
 };
 use crate::watch::Object;
 use axum::extract::Request;
@@ -214,13 +214,18 @@ impl Call<'_> {
                 objects.bind(&mut self.caller, &place, &value).await?;
                 Ok(respond::status(self.form.encoding, &Status::success(201)))
             }
+            "token" => {
+                let (api, caller) = (self.api, &mut self.caller);
+                let answer = token::request(objects, &api.bearer, caller, &place, value).await?;
+                respond::other(StatusCode::CREATED, self.form.encoding, &answer)
+            }
             _ if place.resource.stored => {
                 let created = objects.create(&mut self.caller, &place, value).await?;
                 self.object(StatusCode::CREATED, &created)
             }
             _ => {
-                let authorizer = &*self.api.authorizer;
-                let answer = reviews::answer(authorizer, &mut self.caller, &place, value)?;
+                let judges = (&*self.api.authorizer, &self.api.bearer);
+                let answer = reviews::answer(judges, &mut self.caller, &place, value)?;
                 self.object(StatusCode::CREATED, &answer)
             }
         }

@@ -50,6 +50,8 @@ impl Objects {
             // Before the cluster adds its own: that is nobody's.
             caller.note(resource, None, &mut value);
         }
+        // Before anything is held that the cluster may need for it.
+        self.admission.wait_for_needs(place, &value).await;
         let generated = object::name(&value).is_empty()
             && !value["metadata"]["generateName"].as_str().unwrap_or_default().is_empty();
         let tries = if generated { GENERATE_NAME_TRIES } else { 1 };

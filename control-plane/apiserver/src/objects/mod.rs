@@ -19,6 +19,7 @@ mod list;
 pub(crate) mod reviews;
 mod scale;
 mod sent;
+pub(crate) mod token;
 mod update;
 
 use crate::admission::Admission;

@@ -6,6 +6,7 @@
 use super::{Caller, Place, settle, timestamp};
 use crate::auth::User;
 use crate::auth::authorizer::{Act, Authorizer};
+use crate::auth::bearer::Bearer;
 use crate::watch::Object;
 use bowline_api::resource::RESOURCES;
 use bowline_api::selector::FieldSelector;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 /// The review with its status, as an object that was never stored.
 pub(crate) fn answer(
-    authorizer: &dyn Authorizer,
+    (authorizer, bearer): (&dyn Authorizer, &Bearer),
     caller: &mut Caller,
     place: &Place,
     mut value: Value,
@@ -37,6 +38,7 @@ pub(crate) fn answer(
                 "status": { "userInfo": shown(&caller.user) },
             });
         }
+        "TokenReview" => value["status"] = token(bearer, spec)?,
         "SelfSubjectAccessReview" => value["status"] = access(authorizer, &caller.user, spec),
         "SelfSubjectRulesReview" => value = rules(authorizer, &caller.user, spec)?,
         _ => value["status"] = access(authorizer, &subject(spec), spec),
@@ -44,6 +46,25 @@ pub(crate) fn answer(
     value["apiVersion"] = Value::from(resource.api_version());
     value["kind"] = Value::from(resource.kind);
     Ok(Object::new(place.key(), value, 0))
+}
+
+/// The status of a review of a token.
+fn token(bearer: &Bearer, spec: &Value) -> Result<Value, Status> {
+    let token = text(spec, "token");
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let asked = spec["audiences"].as_array().into_iter().flatten();
+    let asked: Vec<String> = asked.filter_map(Value::as_str).map(str::to_owned).collect();
+    let asked = if asked.is_empty() { &bearer.audiences } else { &asked };
+    Ok(match bearer.check(token, asked) {
+        Ok(known) => json!({
+            "authenticated": true,
+            "user": shown(&known.user),
+            "audiences": known.audiences,
+        }),
+        Err(error) => json!({ "user": {}, "error": error.to_string() }),
+    })
 }
 
 fn shown(user: &User) -> Value {

@@ -318,7 +318,7 @@ async fn an_empty_secret_lets_nobody_in() {
 async fn keys_and_store_are_for_the_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let server = server().await;
-    for file in ["pki/ca.key", "pki/ca.crt", "pki/join-secret", "store.redb"] {
+    for file in ["pki/ca.key", "pki/ca.crt", "pki/join-secret", "pki/sa.key", "store.redb"] {
         let mode = std::fs::metadata(server.dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }

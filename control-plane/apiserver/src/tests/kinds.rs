@@ -224,6 +224,7 @@ fn reviews() -> Vec<Sample> {
     let of_somebody = json!({ "user": "somebody", "resourceAttributes": pods });
     vec![
         sample("authentication.k8s.io/v1", "SelfSubjectReview", json!({})),
+        sample("authentication.k8s.io/v1", "TokenReview", json!({ "spec": { "token": "x" } })),
         of("LocalSubjectAccessReview", of_somebody.clone()),
         of("SelfSubjectAccessReview", json!({ "resourceAttributes": pods })),
         of("SelfSubjectRulesReview", json!({ "namespace": NAMESPACE })),
@@ -294,7 +295,7 @@ async fn every_kind_takes_every_verb() {
     let table: BTreeSet<_> = RESOURCES.iter().map(|it| names(&it.api_version(), it.kind)).collect();
     assert_eq!(tried, table, "the table of this test is not the server's");
     assert_eq!(tried, announced.keys().cloned().collect(), "discovery announces other kinds");
-    assert_eq!((samples.len(), reviews.len()), (40, 5));
+    assert_eq!((samples.len(), reviews.len()), (40, 6));
 
     for sample in &samples {
         // Shown when it fails.
@@ -306,8 +307,19 @@ async fn every_kind_takes_every_verb() {
             known.insert("deletecollection");
         }
         assert_eq!(kind.verbs.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
+        // Pods have an account, which the collection of accounts must not have.
+        let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+        let is_pod = sample.kind == "Pod";
+        if is_pod {
+            let account = json!({ "metadata": { "name": "default" } });
+            call("POST", &accounts).json(&account).send(&server).await.expect(201);
+        }
         one_object(&server, sample, kind).await;
         collection(&server, sample, kind).await;
+        if is_pod {
+            let account = format!("{accounts}/default");
+            call("DELETE", &account).send(&server).await.expect(200);
+        }
     }
     for review in &reviews {
         println!("{} {}", review.api_version, review.kind);

@@ -1,23 +1,46 @@
-//! Reviews: who somebody is, and what they may do. They are posted, answered and forgotten.
+//! Reviews: who somebody is, and what they may do. They are posted, answered and forgotten, as are
+//! requests for tokens.
 
 use k8s_openapi::api::{authentication, authorization};
 
 use super::{BASE, add_schema};
 use crate::resource::{Resource, decode::decode};
-use crate::validation;
+use crate::{defaults, validation};
 
 const REVIEW: Resource = Resource { namespaced: false, stored: false, verbs: &["create"], ..BASE };
+const AUTHENTICATION: Resource = Resource { group: "authentication.k8s.io", ..REVIEW };
 const AUTHORIZATION: Resource = Resource { group: "authorization.k8s.io", ..REVIEW };
 
+/// What is posted to an account's `token`. It has no path of its own.
+pub static TOKEN_REQUEST: Resource = Resource {
+    kind: "TokenRequest",
+    namespaced: true,
+    schema: "io.k8s.api.authentication.v1.TokenRequest",
+    decode: decode::<authentication::v1::TokenRequest>,
+    apply_defaults: defaults::token_request,
+    validate: validation::token_request,
+    add_schema: add_schema::<authentication::v1::TokenRequest>,
+    ..AUTHENTICATION
+};
+
 pub(super) const SELF_SUBJECT_REVIEW: Resource = Resource {
-    group: "authentication.k8s.io",
     kind: "SelfSubjectReview",
     plural: "selfsubjectreviews",
     singular: "selfsubjectreview",
     schema: "io.k8s.api.authentication.v1.SelfSubjectReview",
     decode: decode::<authentication::v1::SelfSubjectReview>,
     add_schema: add_schema::<authentication::v1::SelfSubjectReview>,
-    ..REVIEW
+    ..AUTHENTICATION
+};
+
+pub(super) const TOKEN_REVIEW: Resource = Resource {
+    kind: "TokenReview",
+    plural: "tokenreviews",
+    singular: "tokenreview",
+    schema: "io.k8s.api.authentication.v1.TokenReview",
+    decode: decode::<authentication::v1::TokenReview>,
+    add_schema: add_schema::<authentication::v1::TokenReview>,
+    ..AUTHENTICATION
 };
 
 pub(super) const LOCAL_SUBJECT_ACCESS_REVIEW: Resource = Resource {

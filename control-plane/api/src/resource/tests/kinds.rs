@@ -43,6 +43,7 @@ fn reviews_are_created_and_not_stored() {
     let (who, may) = ("authentication.k8s.io", "authorization.k8s.io");
     let table = [
         (who, "SelfSubjectReview", false),
+        (who, "TokenReview", false),
         (may, "LocalSubjectAccessReview", true),
         (may, "SelfSubjectAccessReview", false),
         (may, "SelfSubjectRulesReview", false),

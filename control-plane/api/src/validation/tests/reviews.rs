@@ -138,3 +138,27 @@ fn in_a_namespace() {
     ];
     creations(GROUP, "localsubjectaccessreviews", &base, table);
 }
+
+#[test]
+fn tokens_live_ten_minutes_at_least() {
+    let row = &crate::resource::TOKEN_REQUEST;
+    let short = "may not specify a duration less than 10 minutes";
+    let long = "may not specify a duration larger than 2^32 seconds";
+    for (seconds, complaint) in [
+        (Value::Null, None),
+        (json!(600), None),
+        (json!(1_i64 << 32), None),
+        (json!(599), Some(short)),
+        (json!(0), Some(short)),
+        (json!(-1), Some(short)),
+        (json!((1_i64 << 32) + 1), Some(long)),
+    ] {
+        let mut request = json!({ "spec": { "expirationSeconds": seconds } });
+        (row.apply_defaults)(&mut request);
+        let errors: Vec<String> =
+            (row.validate)(&request, None).iter().map(ToString::to_string).collect();
+        let expected =
+            complaint.map(|why| format!("spec.expirationSeconds: Invalid value: {seconds}: {why}"));
+        assert_eq!(errors, Vec::from_iter(expected));
+    }
+}
