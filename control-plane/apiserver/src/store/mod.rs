@@ -14,11 +14,15 @@
 
 mod measured;
 mod redb;
+mod redb_file;
+mod redb_recovery;
 mod redb_tables;
 mod redb_writer;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod faults;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -26,8 +30,8 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 
 pub(crate) use measured::Measured;
-pub use redb::OpenFailed;
-pub(crate) use redb::{RedbStore, Retention};
+pub(crate) use redb::RedbStore;
+pub use redb::{OpenFailed, Retention};
 
 /// Everything the API server stores lives below this prefix.
 pub(crate) const REGISTRY: &str = "/registry/";

@@ -6,7 +6,8 @@
 
 use super::{Change, Entry, Page, Range, Revision, StoreError, Write, WriteFailed};
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::collections::{BTreeMap, VecDeque};
 
 /// key -> (modified, value)
@@ -22,6 +23,10 @@ const META_COMPACTED: &str = "compacted";
 const META_FORMAT: &str = "format";
 /// The layout of the tables. A file of another format is refused, never guessed at.
 const FORMAT: u64 = 1;
+
+pub(super) fn begin_read(database: &Database) -> Result<ReadTransaction, StoreError> {
+    database.begin_read().map_err(engine)
+}
 
 pub(super) fn engine(error: impl std::fmt::Display) -> StoreError {
     StoreError::Engine(error.to_string())
@@ -54,6 +59,57 @@ pub(super) fn prepare(txn: &WriteTransaction) -> Result<Marks, Result<u64, Store
     let revision = read(&meta, META_REVISION)?.unwrap_or(0);
     let compacted = read(&meta, META_COMPACTED)?.unwrap_or(0);
     Ok(Marks { revision, compacted })
+}
+
+/// The counters of a file that has its tables; `None` of a new one. `Err(Ok(n))` is a file of the
+/// unknown format `n`.
+pub(super) fn prepared(txn: &ReadTransaction) -> Result<Option<Marks>, Result<u64, StoreError>> {
+    let meta = match txn.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(Err(engine(error))),
+    };
+    let format = meta.get(META_FORMAT).map_err(|error| Err(engine(error)))?;
+    match format.map(|row| row.value()) {
+        Some(FORMAT) => marks(txn).map(Some).map_err(Err),
+        Some(other) => Err(Ok(other)),
+        None => Ok(None),
+    }
+}
+
+/// The bytes that the file keeps for its readers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Keys and values of the current state.
+    pub(super) objects: u64,
+    /// Values in the log.
+    pub(super) log: u64,
+}
+
+/// Looks at everything.
+pub(super) fn sizes(txn: &ReadTransaction) -> Result<Sizes, StoreError> {
+    let mut sizes = Sizes::default();
+    for row in txn.open_table(OBJECTS).map_err(engine)?.iter().map_err(engine)? {
+        let (key, row) = row.map_err(engine)?;
+        sizes.objects += (key.value().len() + row.value().1.len()) as u64;
+    }
+    for row in txn.open_table(LOG).map_err(engine)?.iter().map_err(engine)? {
+        let (_, row) = row.map_err(engine)?;
+        let (_, _, _, value, _, previous) = row.value();
+        sizes.log += (value.len() + previous.len()) as u64;
+    }
+    Ok(sizes)
+}
+
+impl Sizes {
+    pub(super) fn account(&mut self, change: &Change) {
+        let key = change.key.len() as u64;
+        let held = |value: Option<&Bytes>| value.map_or(0, |value| key + value.len() as u64);
+        let previous = change.previous.as_ref().map(|(_, value)| value);
+        self.objects += held(change.value.as_ref());
+        self.objects = self.objects.saturating_sub(held(previous));
+        self.log += logged_bytes(change);
+    }
 }
 
 /// Applies one write inside `txn` at `revision` (which the caller has reserved).
@@ -101,13 +157,18 @@ pub(super) fn set_revision(txn: &WriteTransaction, revision: Revision) -> Result
     Ok(())
 }
 
-/// Removes the log up to and including `through`.
-pub(super) fn compact(txn: &WriteTransaction, through: Revision) -> Result<(), StoreError> {
+/// Removes the log up to and including `through`, and says how many bytes of values that were.
+pub(super) fn compact(txn: &WriteTransaction, through: Revision) -> Result<u64, StoreError> {
     let mut log = txn.open_table(LOG).map_err(engine)?;
-    log.retain_in(..=through, |_, _| false).map_err(engine)?;
+    let mut dropped = 0;
+    let drop = |_: u64, (_, _, _, value, _, previous): LogRow<'_>| {
+        dropped += (value.len() + previous.len()) as u64;
+        false
+    };
+    log.retain_in(..=through, drop).map_err(engine)?;
     let mut meta = txn.open_table(META).map_err(engine)?;
     meta.insert(META_COMPACTED, through).map_err(engine)?;
-    Ok(())
+    Ok(dropped)
 }
 
 /// The revision through which the log can be dropped so that at most `keep` events with `bytes` of
@@ -134,7 +195,7 @@ pub(super) fn surplus(
 }
 
 /// The bytes of values that a change adds to the log.
-pub(super) fn logged_bytes(change: &Change) -> u64 {
+fn logged_bytes(change: &Change) -> u64 {
     let (value, previous) = (change.value.as_ref(), change.previous.as_ref());
     (value.map_or(0, Bytes::len) + previous.map_or(0, |(_, value)| value.len())) as u64
 }
