@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bowline_api::cidr::DualStackCidr;
 use bowline_apiserver::ApiServer;
-pub use bowline_apiserver::Limits;
+pub use bowline_apiserver::{Limits, Retention, offline};
 pub use bowline_controllers::NodeMaskSize;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub default_unreachable_toleration_seconds: i64,
     /// How much the API server takes on at a time.
     pub limits: Limits,
+    /// How much history the API server keeps, and how large its file becomes.
+    pub retention: Retention,
 }
 
 /// Runs the control plane on the listeners until the token is cancelled.
@@ -70,6 +72,7 @@ pub async fn run(
         server_names: config.server_names,
         default_unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
         limits: config.limits,
+        retention: config.retention,
     })
     .await?;
     let kubeconfig = server.admin_kubeconfig(&config.server_url)?;

@@ -28,6 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         server_names: Vec::new(),
         default_unreachable_toleration_seconds: 300,
         limits: bowline_apiserver::Limits::DEFAULT,
+        retention: bowline_apiserver::Retention::DEFAULT,
     })
     .await?;
     let kubeconfig = data_dir.join("kubeconfig");

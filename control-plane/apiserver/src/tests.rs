@@ -17,6 +17,7 @@ mod reads;
 mod reviews;
 mod services;
 mod shutdown;
+mod unreadable;
 mod versions;
 mod watches;
 mod workloads;
@@ -24,7 +25,7 @@ mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
 use crate::store::Store;
-use crate::{ApiServer, BOOKMARK_EVERY, Config, Limits};
+use crate::{ApiServer, BOOKMARK_EVERY, Config, Limits, Retention};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -48,6 +49,7 @@ pub(super) fn config(dir: &Path) -> Config {
         server_names: vec!["api.example".to_owned()],
         default_unreachable_toleration_seconds: 5,
         limits: Limits::DEFAULT,
+        retention: Retention::DEFAULT,
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bowline_control_plane::{Config, Limits, NodeMaskSize};
+use bowline_control_plane::{Config, Limits, NodeMaskSize, Retention};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -59,6 +59,7 @@ impl Plane {
             node_monitor_grace_period: GRACE,
             default_unreachable_toleration_seconds: 1,
             limits: Limits::DEFAULT,
+            retention: Retention::DEFAULT,
         };
         let token = CancellationToken::new();
         let server =

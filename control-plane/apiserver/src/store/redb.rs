@@ -4,11 +4,11 @@
 //! once. A disk that fails is tried again (`redb_recovery`), and a file that has grown beyond what it
 //! holds is made smaller, both by the writer alone. It does not replicate: for more than one server use another engine.
 
+pub use super::redb_file::OpenFailed;
 use super::redb_file::StoreFile;
 use super::redb_tables as tables;
 use super::redb_writer::{Command, Writer};
 use super::{Changes, Entry, Page, Range, Revision, Store, StoreError, Write, WriteFailed};
-pub use super::redb_file::OpenFailed;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use redb::ReadTransaction;
@@ -38,7 +38,8 @@ pub struct Retention {
     pub least_bytes: u64,
     /// No change older than this is kept.
     pub age: Duration,
-    /// A file that is larger is made smaller when it has twice the bytes of the objects.
+    /// A file that is larger is made smaller before it takes twice the bytes of objects and
+    /// history.
     pub small_file: u64,
 }
 
@@ -57,10 +58,10 @@ impl Retention {
         (objects / HISTORY_PART).max(self.least_bytes).min(self.bytes)
     }
 
-    /// The bytes that the file may have beside so many bytes of objects before it is made smaller:
-    /// less than twice as many, because it grows while it waits for that.
-    pub(super) fn largest_file(&self, objects: u64) -> u64 {
-        (objects + objects / 4 * 3).max(self.small_file)
+    /// The bytes that a file with so many bytes of objects and history may take before it is made
+    /// smaller: less than twice as many, because it grows while it waits for that.
+    pub(super) fn largest_file(&self, live: u64) -> u64 {
+        (live + live / 4 * 3).max(self.small_file)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Revision, StoreError};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase};
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Pages that redb may keep in memory. Objects are cached decoded elsewhere; this is for the tree.
 const PAGE_CACHE_BYTES: usize = 6 * 1024 * 1024;
+/// What `stat` counts in.
+const STAT_BLOCK: u64 = 512;
 
 /// The store's file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,19 @@ pub enum OpenFailed {
     Lost { path: PathBuf, found: Revision, acknowledged: Revision },
     #[error("the store {path} cannot be opened: {reason}")]
     File { path: PathBuf, reason: String },
+}
+
+impl OpenFailed {
+    pub(super) fn of(path: &Path, error: redb::DatabaseError) -> Self {
+        let path = path.to_owned();
+        match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => Self::InUse { path },
+            redb::DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => {
+                Self::Damaged { path, reason }
+            }
+            other => Self::File { path, reason: other.to_string() },
+        }
+    }
 }
 
 /// What making a file smaller came to.
@@ -115,7 +130,7 @@ impl StoreFile {
 
     /// Moves what the file holds to its beginning and gives the rest back to the disk.
     pub(super) fn shrink(&self) -> Result<Shrunk, StoreError> {
-        let before = self.len()?;
+        let before = self.used()?;
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         match &mut *access {
@@ -127,13 +142,14 @@ impl StoreFile {
         }
         let pause = start.elapsed();
         drop(access);
-        Ok(Shrunk { before, after: self.len()?, pause })
+        Ok(Shrunk { before, after: self.used()?, pause })
     }
 
-    /// The bytes of the file.
-    pub(super) fn len(&self) -> Result<u64, StoreError> {
-        let metadata = std::fs::metadata(&self.path);
-        metadata.map(|metadata| metadata.len()).map_err(tables::engine)
+    /// The bytes that the file takes of its disk. redb doubles the length of a file that grows; what
+    /// it has not used takes nothing.
+    pub(super) fn used(&self) -> Result<u64, StoreError> {
+        let metadata = std::fs::metadata(&self.path).map_err(tables::engine)?;
+        Ok((metadata.blocks() * STAT_BLOCK).min(metadata.len()))
     }
 }
 
@@ -161,15 +177,7 @@ fn open_checked(path: &Path) -> Result<Database, OpenFailed> {
         .set_cache_size(PAGE_CACHE_BYTES)
         .set_check_integrity_on_open(true)
         .create_with_backend(backend)
-        .map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                OpenFailed::InUse { path: path.to_owned() }
-            }
-            redb::DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => {
-                OpenFailed::Damaged { path: path.to_owned(), reason }
-            }
-            other => failed(other.to_string()),
-        })
+        .map_err(|error| OpenFailed::of(path, error))
 }
 
 fn prepare(path: &Path, database: &Database) -> Result<Marks, OpenFailed> {

@@ -7,7 +7,8 @@
 use super::{Change, Entry, Page, Range, Revision, StoreError, Write, WriteFailed};
 use bytes::Bytes;
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// key -> (modified, value)
@@ -99,6 +100,61 @@ pub(super) fn sizes(txn: &ReadTransaction) -> Result<Sizes, StoreError> {
         sizes.log += (value.len() + previous.len()) as u64;
     }
     Ok(sizes)
+}
+
+/// A change, without its values.
+pub(super) struct Row<'a> {
+    pub(super) key: &'a str,
+    pub(super) deleted: bool,
+    /// The revision of the state before, or 0.
+    pub(super) previous: Revision,
+}
+
+/// Shows every object, by key.
+pub(super) fn each_object(
+    txn: &ReadTransaction,
+    mut show: impl FnMut(&str, Revision, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for row in txn.open_table(OBJECTS).map_err(engine)?.iter().map_err(engine)? {
+        let (key, row) = row.map_err(engine)?;
+        let (modified, value) = row.value();
+        show(key.value(), modified, value)?;
+    }
+    Ok(())
+}
+
+/// Shows every change that is kept, by revision.
+pub(super) fn each_change(
+    txn: &ReadTransaction,
+    mut show: impl FnMut(Revision, Row<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for row in txn.open_table(LOG).map_err(engine)?.iter().map_err(engine)? {
+        let (revision, row) = row.map_err(engine)?;
+        let (key, _, deleted, _, previous, _) = row.value();
+        show(revision.value(), Row { key, deleted, previous })?;
+    }
+    Ok(())
+}
+
+/// Puts objects with their revisions into a store that has none, which then is at `revision` and
+/// has no history.
+pub(super) fn fill(
+    database: &Database,
+    revision: Revision,
+    objects: &[(String, Revision, String)],
+) -> Result<(), StoreError> {
+    let txn = database.begin_write().map_err(engine)?;
+    {
+        let mut table = txn.open_table(OBJECTS).map_err(engine)?;
+        for (key, modified, value) in objects {
+            let row = (*modified, value.as_bytes());
+            table.insert(key.as_str(), row).map_err(engine)?;
+        }
+        let mut meta = txn.open_table(META).map_err(engine)?;
+        meta.insert(META_REVISION, revision).map_err(engine)?;
+        meta.insert(META_COMPACTED, revision).map_err(engine)?;
+    }
+    txn.commit().map_err(engine)
 }
 
 impl Sizes {

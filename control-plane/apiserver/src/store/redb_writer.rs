@@ -187,7 +187,8 @@ impl Writer {
         answers: &mut Vec<Answer>,
     ) -> Result<Vec<Change>, StoreError> {
         let mut pending = batch.into_iter();
-        let result = self.file.with(|database| self.commit_pending(database, &mut pending, answers));
+        let result =
+            self.file.with(|database| self.commit_pending(database, &mut pending, answers));
         // After a failure in the middle the rest of the batch must be answered too.
         answers.extend(pending.map(|rest| (rest.reply, Err(StoreError::Closed.into()))));
         result
@@ -257,9 +258,9 @@ impl Writer {
         let known = self.committed.load(Ordering::Acquire);
         let marks = self.file.reopen(known).map_err(tables::engine)?;
         if marks.revision > known {
-            let changes = self.file.with(|database| {
-                tables::changes(&tables::begin_read(database)?, "", known)
-            })?;
+            let changes = self
+                .file
+                .with(|database| tables::changes(&tables::begin_read(database)?, "", known))?;
             self.committed.store(marks.revision, Ordering::Release);
             self.show(changes.into());
         }
@@ -347,9 +348,9 @@ impl Writer {
 
     /// Makes the file smaller when it is too large for what it holds.
     fn shrink_surplus(&mut self) -> Result<(), StoreError> {
-        let bytes = self.file.len()?;
+        let bytes = self.file.used()?;
         let grown = bytes > self.shrunk_to + self.shrunk_to / GROWTH_PART;
-        if bytes <= self.retention.largest_file(self.sizes.objects) || !grown {
+        if bytes <= self.retention.largest_file(self.sizes.objects + self.sizes.log) || !grown {
             return Ok(());
         }
         let Shrunk { before, after, pause } = self.file.shrink()?;
