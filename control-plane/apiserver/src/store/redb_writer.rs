@@ -29,9 +29,9 @@ const COMPACTION_STRIDE: u64 = 1024;
 /// The part of the bytes that the history may hold after which it is looked at in any case.
 const COMPACTION_PART: u64 = 4;
 
-/// A file that could not be made as small as it should be is tried again when it has grown by this
-/// part.
-const GROWTH_PART: u64 = 4;
+/// A file that could not be made as small as it should be is tried again when it has grown, or what
+/// it holds has shrunk, by this part.
+const GROWTH_PART: u64 = 8;
 
 /// What the writer is asked to do.
 pub(super) enum Command {
@@ -64,8 +64,9 @@ pub(super) struct Writer {
     since_compaction: u64,
     bytes_since_compaction: u64,
     sizes: Sizes,
-    /// The bytes of the file after it was made smaller.
+    /// The bytes of the file after it was made smaller, and of what it held.
     shrunk_to: u64,
+    shrunk_live: u64,
     recovery: Recovery,
 }
 
@@ -87,6 +88,7 @@ impl Writer {
             bytes_since_compaction: 0,
             sizes,
             shrunk_to: 0,
+            shrunk_live: 0,
             recovery: Recovery::default(),
         }
     }
@@ -348,15 +350,15 @@ impl Writer {
 
     /// Makes the file smaller when it is too large for what it holds.
     fn shrink_surplus(&mut self) -> Result<(), StoreError> {
-        let bytes = self.file.used()?;
+        let (bytes, live) = (self.file.used()?, self.sizes.objects + self.sizes.log);
         let grown = bytes > self.shrunk_to + self.shrunk_to / GROWTH_PART;
-        if bytes <= self.retention.largest_file(self.sizes.objects + self.sizes.log) || !grown {
+        let emptied = live + self.shrunk_live / GROWTH_PART < self.shrunk_live;
+        if bytes <= self.retention.largest_file(live) || !(grown || emptied) {
             return Ok(());
         }
         let Shrunk { before, after, pause } = self.file.shrink()?;
-        self.shrunk_to = after;
-        let objects = self.sizes.objects;
-        tracing::info!(before, after, objects, ?pause, "made the store's file smaller");
+        (self.shrunk_to, self.shrunk_live) = (after, live);
+        tracing::info!(before, after, live, ?pause, "made the store's file smaller");
         Ok(())
     }
 }
