@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bowline_control_plane::offline::{self, Offline};
@@ -81,8 +81,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Check(place) => check(&place),
         Command::Stats { place, output } => stats(&place, output),
-        Command::Export { place, include_secrets, file } => export(&place, include_secrets, file),
-        Command::Import { place, file } => import(&place, file),
+        Command::Export { place, include_secrets, file } => {
+            export(&place, include_secrets, file.as_deref())
+        }
+        Command::Import { place, file } => import(&place, file.as_deref()),
     }
 }
 
@@ -131,10 +133,10 @@ fn stats(place: &Place, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn export(place: &Place, secrets: bool, file: Option<PathBuf>) -> anyhow::Result<()> {
+fn export(place: &Place, secrets: bool, file: Option<&Path>) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let store = Offline::open(&place.data_dir)?;
-    let exported = match &file {
+    let exported = match file {
         None => {
             let mut text = Vec::new();
             let exported = store.export(&mut text, secrets)?;
@@ -163,8 +165,8 @@ fn export(place: &Place, secrets: bool, file: Option<PathBuf>) -> anyhow::Result
     Ok(())
 }
 
-fn import(place: &Place, file: Option<PathBuf>) -> anyhow::Result<()> {
-    let mut from: Box<dyn BufRead> = match &file {
+fn import(place: &Place, file: Option<&Path>) -> anyhow::Result<()> {
+    let mut from: Box<dyn BufRead> = match file {
         None => Box::new(BufReader::new(io::stdin())),
         Some(path) => {
             let opened = File::open(path);

@@ -196,11 +196,8 @@ impl Offline {
             let mut exported = Exported::default();
             tables::each_object(txn, |key, _, _| {
                 let left_out = !secrets && key.starts_with(SECRETS);
-                let counter = match left_out {
-                    true => &mut exported.secrets_left_out,
-                    false => &mut exported.objects,
-                };
-                *counter += 1;
+                exported.secrets_left_out += u64::from(left_out);
+                exported.objects += u64::from(!left_out);
                 Ok(())
             })?;
             let revision = tables::marks(txn)?.revision;
@@ -263,8 +260,8 @@ pub fn import(data_dir: &Path, from: &mut dyn BufRead) -> Result<u64, OfflineFai
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(line: usize, text: &str) -> Result<T, OfflineFailed> {
-    let reason = |error: serde_json::Error| error.to_string();
-    serde_json::from_str(text).map_err(|error| OfflineFailed::Line { line, reason: reason(error) })
+    serde_json::from_str(text)
+        .map_err(|error| OfflineFailed::Line { line, reason: error.to_string() })
 }
 
 fn open(path: &Path) -> Result<Database, OpenFailed> {

@@ -1,8 +1,9 @@
 //! The embedded engine: one redb file, one writer thread, readers on snapshots.
 //!
 //! Guarantees what [`Store`] asks for. The file is exclusive to one process; a second open fails at
-//! once. A disk that fails is tried again (`redb_recovery`), and a file that has grown beyond what it
-//! holds is made smaller, both by the writer alone. It does not replicate: for more than one server use another engine.
+//! once. A disk that fails is tried again (`redb_recovery`), and a file that has grown beyond what
+//! it holds is made smaller, both by the writer alone. It does not replicate: for more than one
+//! server use another engine.
 
 pub use super::redb_file::OpenFailed;
 use super::redb_file::StoreFile;

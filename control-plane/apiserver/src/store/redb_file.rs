@@ -145,8 +145,8 @@ impl StoreFile {
         Ok(Shrunk { before, after: self.used()?, pause })
     }
 
-    /// The bytes that the file takes of its disk. redb doubles the length of a file that grows; what
-    /// it has not used takes nothing.
+    /// The bytes that the file takes of its disk. redb doubles the length of a file that grows, and
+    /// what it has not used of that takes nothing.
     pub(super) fn used(&self) -> Result<u64, StoreError> {
         let metadata = std::fs::metadata(&self.path).map_err(tables::engine)?;
         Ok((metadata.blocks() * STAT_BLOCK).min(metadata.len()))
