@@ -244,8 +244,8 @@ impl Day {
 }
 
 #[test]
-fn the_file_stays_in_proportion_to_its_live_data_over_a_day() {
-    // A day in small: fewer objects and smaller limits.
+fn the_file_stays_within_twice_its_live_data_over_a_day() {
+    // A day in small: fewer objects and smaller limits. The history that is kept is live, too.
     const OBJECTS: usize = 4000;
     let retention = Retention { least_bytes: 1 << 20, small_file: 8 << 20, ..Retention::DEFAULT };
     let dir = tempfile::tempdir().unwrap();
@@ -272,6 +272,6 @@ fn the_file_stays_in_proportion_to_its_live_data_over_a_day() {
             worst = worst.max(ratio);
         }
         println!("the file took {worst:.2} times its live data at most");
-        assert!(worst <= 2.5, "the file took {worst:.2} times its live data");
+        assert!(worst <= 2.0, "the file took {worst:.2} times its live data");
     });
 }
