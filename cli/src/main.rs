@@ -13,6 +13,7 @@ mod net;
 mod node;
 mod output;
 mod serve;
+mod store;
 mod verbs;
 
 use std::future::Future;
@@ -58,6 +59,7 @@ enum Command {
     Scale(verbs::scale::Args),
     Logs(verbs::logs::Args),
     Net(Box<net::Args>),
+    Store(store::Args),
     Bench(bench::Args),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
@@ -113,6 +115,7 @@ fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Scale(args) => wait(verbs::scale::run(&args)),
         Command::Logs(args) => wait(verbs::logs::run(&args)),
         Command::Net(args) => net::run(&args),
+        Command::Store(args) => store::run(args),
         Command::NetServed(args) => match CommandLine::try_parse_from(args.words()) {
             Ok(CommandLine { command: Command::Net(asked), .. }) => net::serve(args, *asked),
             Ok(_) => anyhow::bail!("a node answers `bowline net` only"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bowline_api::cidr::DualStackCidr;
-use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize};
+use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize, Retention};
 use tokio_util::sync::CancellationToken;
 
 use crate::launch;
@@ -90,6 +90,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(default_value_t = CERTIFICATE_SECONDS)]
     certificate_lifetime: u32,
+    /// Changes that are kept for watches that resume
+    #[arg(long, value_name = "COUNT", default_value_t = Retention::DEFAULT.events)]
+    store_history_events: u64,
+    /// Seconds for which they are kept
+    #[arg(long, value_name = "SECONDS", default_value_t = Retention::DEFAULT.age.as_secs())]
+    store_history_seconds: u64,
+    /// Bytes of values in them at most; less while the objects have not four times as many
+    #[arg(long, value_name = "BYTES", default_value_t = Retention::DEFAULT.bytes)]
+    store_history_bytes: u64,
+    /// Bytes of values that they may have in any case
+    #[arg(long, value_name = "BYTES", default_value_t = Retention::DEFAULT.least_bytes)]
+    store_history_least_bytes: u64,
+    /// A store's file that is larger is made smaller when it nears twice the bytes of objects and
+    /// history
+    #[arg(long, value_name = "BYTES", default_value_t = Retention::DEFAULT.small_file)]
+    store_small_file: u64,
     /// Threads of the runtime
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     workers: usize,
@@ -150,6 +166,13 @@ fn config(args: Args, listeners: &[TcpListener]) -> anyhow::Result<Config> {
         join_secret: None,
         node_monitor_grace_period: Duration::from_secs(args.node_monitor_grace_period),
         default_unreachable_toleration_seconds: args.default_unreachable_toleration_seconds,
+        retention: Retention {
+            events: args.store_history_events,
+            age: Duration::from_secs(args.store_history_seconds),
+            bytes: args.store_history_bytes,
+            least_bytes: args.store_history_least_bytes,
+            small_file: args.store_small_file,
+        },
         limits: Limits {
             requests_inflight: args.max_requests_inflight,
             mutating_requests_inflight: args.max_mutating_requests_inflight,

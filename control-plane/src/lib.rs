@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use bowline_api::cidr::DualStackCidr;
 use bowline_apiserver::ApiServer;
-pub use bowline_apiserver::{CERTIFICATE_LIFE, Limits};
+pub use bowline_apiserver::{CERTIFICATE_LIFE, Limits, Retention, offline};
 pub use bowline_controllers::NodeMaskSize;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,8 @@ pub struct Config {
     /// How long the server's own certificates and the administrator's live. They are renewed after
     /// two thirds of it.
     pub certificate_life: Duration,
+    /// How much history the API server keeps, and how large its file becomes.
+    pub retention: Retention,
 }
 
 /// Runs the control plane on the listeners until the token is cancelled.
@@ -82,6 +84,7 @@ pub async fn run(
         limits: config.limits,
         service_account_issuer: config.service_account_issuer,
         certificate_life: config.certificate_life,
+        retention: config.retention,
     })
     .await?;
     write(&config.token_file, &format!("{}\n", server.join_token()))?;

@@ -212,6 +212,24 @@ impl Status {
         Self::new(500, "InternalError", format!("Internal error occurred: {cause}"), details)
     }
 
+    /// 500 for objects that are stored and cannot be read: `causes` are their keys with what is
+    /// wrong. `name` is empty when many were asked for.
+    pub fn storage_read_error(
+        resource: &Resource,
+        name: &str,
+        causes: &[(String, String)],
+        advice: &str,
+    ) -> Self {
+        let qualified = resource.qualified();
+        let message = format!("failed to read one or more {qualified} from the storage: {advice}");
+        let causes = causes.iter().map(|(key, message)| {
+            json!({ "reason": "UnexpectedServerResponse", "message": message, "field": key })
+        });
+        let mut details = details(resource, name);
+        details["causes"] = causes.collect();
+        Self::new(500, "StorageReadError", message, details)
+    }
+
     /// 503.
     pub fn service_unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message.into(), Value::Null)

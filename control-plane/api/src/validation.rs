@@ -56,8 +56,8 @@ mod workload;
 
 pub use field_error::FieldError;
 pub use options::{
-    AskedState, delete_options, dry_run, field_manager, field_validation, force_without_apply,
-    list_options, manager_of_user_agent, watch_options,
+    AskedState, delete_alone, delete_options, dry_run, field_manager, field_validation,
+    force_without_apply, list_options, manager_of_user_agent, watch_options,
 };
 pub use scheduling::SYSTEM_PRIORITY_CLASSES;
 

@@ -30,6 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         limits: bowline_apiserver::Limits::DEFAULT,
         service_account_issuer: None,
         certificate_life: bowline_apiserver::CERTIFICATE_LIFE,
+        retention: bowline_apiserver::Retention::DEFAULT,
     })
     .await?;
     let kubeconfig = data_dir.join("kubeconfig");

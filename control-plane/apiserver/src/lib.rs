@@ -36,7 +36,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use store::{Measured, RedbStore, Retention, Store};
+use store::{Measured, RedbStore, STORE_FILE, Store};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
@@ -45,10 +45,10 @@ pub use auth::pki::{CERTIFICATE_LIFE, PkiFailed};
 pub use auth::secret_file::write as write_secret_file;
 pub use bootstrap::BootstrapFailed;
 pub use listen::ListenFailed;
-pub use store::OpenFailed;
+pub use store::offline;
+pub use store::{OpenFailed, Retention};
 pub use watch::LoadFailed;
 
-const STORE_FILE: &str = "store.redb";
 /// Between two bookmarks of a watch.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const PKI_DIRECTORY: &str = "pki";
@@ -78,6 +78,8 @@ pub struct Config {
     pub service_account_issuer: Option<String>,
     /// How long the server's own certificates live; they are renewed after two thirds of it.
     pub certificate_life: Duration,
+    /// How much history it keeps, and how large its file becomes.
+    pub retention: Retention,
 }
 
 /// The server cannot start.
@@ -142,7 +144,7 @@ impl ApiServer {
         let path = &config.data_dir;
         std::fs::create_dir_all(path)
             .map_err(|source| StartFailed::DataDirectory { path: path.clone(), source })?;
-        let engine = RedbStore::open(&path.join(STORE_FILE), Retention::default())?;
+        let engine = RedbStore::open(&path.join(STORE_FILE), config.retention)?;
         Self::start_over(config, engine, bookmark_every).await
     }
 

@@ -24,6 +24,7 @@ mod reviews;
 mod services;
 mod shutdown;
 mod tokens;
+mod unreadable;
 mod versions;
 mod watches;
 mod workloads;
@@ -31,7 +32,7 @@ mod writes;
 
 use crate::auth::{MASTERS, NODES, User};
 use crate::store::Store;
-use crate::{ApiServer, BOOKMARK_EVERY, CERTIFICATE_LIFE, Config, Limits};
+use crate::{ApiServer, BOOKMARK_EVERY, CERTIFICATE_LIFE, Config, Limits, Retention};
 use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -57,6 +58,7 @@ pub(super) fn config(dir: &Path) -> Config {
         limits: Limits::DEFAULT,
         service_account_issuer: None,
         certificate_life: CERTIFICATE_LIFE,
+        retention: Retention::DEFAULT,
     }
 }
 

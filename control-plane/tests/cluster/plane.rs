@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize};
+use bowline_control_plane::{CERTIFICATE_LIFE, Config, Limits, NodeMaskSize, Retention};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -68,6 +68,7 @@ impl Plane {
             limits: Limits::DEFAULT,
             service_account_issuer: None,
             certificate_life: life,
+            retention: Retention::DEFAULT,
         };
         let token = CancellationToken::new();
         let server =

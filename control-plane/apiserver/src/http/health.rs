@@ -1,7 +1,8 @@
 //! `/livez`, `/readyz`, `/healthz` and their single checks, as text.
 //!
 //! Guarantees: the form is that of Kubernetes' server: `ok`, with `?verbose` a line a check, and
-//! those lines in any case when one fails, with code 500. `?exclude=NAME` leaves a check out. Why a
+//! those lines in any case when one fails, with code 500. Objects that cannot be read are counted
+//! there, too, and fail nothing: the others are served. `?exclude=NAME` leaves a check out. Why a
 //! check fails is told to masters alone, who ask for it by its own path; everybody can ask, and the
 //! log has it.
 
@@ -55,6 +56,12 @@ async fn all(api: &Api, endpoint: Endpoint, query: &Query) -> (StatusCode, Strin
         let names = names.join(",");
         lines.push_str(&format!(
             "warn: some health checks cannot be excluded: no matches for {names}\n"
+        ));
+    }
+    let unreadable = api.caches.unreadable();
+    if unreadable > 0 {
+        lines.push_str(&format!(
+            "warn: stored objects that cannot be read: {unreadable} (the log names them)\n"
         ));
     }
     let name = endpoint.name();

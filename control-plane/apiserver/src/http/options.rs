@@ -4,6 +4,7 @@ use super::body;
 use super::path::Target;
 use super::query::Query;
 use crate::auth::User;
+use crate::objects::unreadable::IGNORE_READ_ERROR;
 use crate::objects::{Caller, DeleteOptions, FieldValidation, ListOptions, Propagation};
 use crate::watch::Filter;
 use bowline_api::managed::APPLY_MEDIA_TYPE;
@@ -122,14 +123,27 @@ pub(super) fn delete(
         None => query.first("orphanDependents").map(|_| query.flag("orphanDependents")),
     };
     refuse("DeleteOptions", &validation::delete_options(policy, orphan.is_some(), &modes))?;
-    caller.dry_run |= modes.contains(&DRY_RUN);
     let grace_seconds = match value["gracePeriodSeconds"].as_i64() {
         Some(seconds) => Some(seconds),
         None => query.number("gracePeriodSeconds")?,
     };
+    let ignore_read_error =
+        value[IGNORE_READ_ERROR].as_bool().unwrap_or_else(|| query.flag(IGNORE_READ_ERROR));
+    if ignore_read_error {
+        let set = [
+            (".dryRun", !modes.is_empty()),
+            (".propagationPolicy", policy.is_some()),
+            (".orphanDependents", orphan.is_some()),
+            (".gracePeriodSeconds", grace_seconds.is_some()),
+            (".preconditions", !value["preconditions"].is_null()),
+        ];
+        refuse("DeleteOptions", &validation::delete_alone(IGNORE_READ_ERROR, &set))?;
+    }
+    caller.dry_run |= modes.contains(&DRY_RUN);
     let text = |value: &Value| value.as_str().map(str::to_owned);
     Ok(DeleteOptions {
         grace_seconds,
+        ignore_read_error,
         uid: text(&value["preconditions"]["uid"]),
         resource_version: text(&value["preconditions"]["resourceVersion"]),
         propagation: match (policy, orphan) {

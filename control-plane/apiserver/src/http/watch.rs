@@ -12,8 +12,9 @@ use super::path::Target;
 use super::query::Query;
 use super::{Api, options, protobuf, respond};
 use crate::objects::parse_revision;
+use crate::objects::unreadable::read_failed;
 use crate::store::Revision;
-use crate::watch::{Caches, Delivery, Object, Session, Start, frame};
+use crate::watch::{Caches, Delivery, Object, Session, Start, WatchRefused, frame};
 use axum::body::Body;
 use axum::response::Response;
 use bowline_api::resource::Resource;
@@ -84,6 +85,9 @@ pub(super) async fn serve(
     let initial_end = (send_initial == Some(true) && with_bookmarks).then(|| api.caches.applied());
     let session = match api.caches.of(target.resource).watch(filter, start) {
         Ok(session) => session,
+        Err(WatchRefused::Unreadable(found)) => {
+            return Err(read_failed(target.resource, &target.name, &found));
+        }
         // As an event of the stream: that is where clients expect it.
         Err(error) => return Ok(expired(form.encoding, &error.to_string())),
     };

@@ -1,5 +1,6 @@
 //! Deleting objects: at once, after their agent is done, or after their finalizers are.
 
+use super::unreadable::read_failed;
 use super::{CONFLICT_RETRIES, Caller, Objects, Place, timestamp};
 use crate::store::Write;
 use crate::watch::{Filter, Object};
@@ -34,6 +35,8 @@ pub(crate) struct DeleteOptions {
     /// The object must be at this revision.
     pub(crate) resource_version: Option<String>,
     pub(crate) propagation: Option<Propagation>,
+    /// What cannot be read is deleted all the same.
+    pub(crate) ignore_read_error: bool,
 }
 
 /// What a delete came to.
@@ -73,7 +76,15 @@ impl Objects {
             _ => None,
         };
         for _ in 0..CONFLICT_RETRIES {
-            let current = self.get(place).await?;
+            let current = match self.get(place).await {
+                Err(_) if options.ignore_read_error => {
+                    if let Some(done) = self.delete_unreadable(caller, place).await? {
+                        return Ok(done);
+                    }
+                    self.get(place).await?
+                }
+                current => current?,
+            };
             check_preconditions(place, &current, options)?;
             if let Some(done) = self.try_delete(caller, place, &current, options).await? {
                 return Ok(done);
@@ -91,7 +102,12 @@ impl Objects {
         options: &DeleteOptions,
     ) -> Result<Vec<Arc<Object>>, Status> {
         self.catch_up().await?;
-        let objects = self.caches.of(resource).list(filter, None, None).objects;
+        let cache = self.caches.of(resource);
+        let unreadable = cache.unreadables(filter);
+        if !unreadable.is_empty() {
+            return Err(read_failed(resource, "", &unreadable));
+        }
+        let objects = cache.list(filter, None, None).objects;
         for found in &objects {
             let place = Place {
                 resource,

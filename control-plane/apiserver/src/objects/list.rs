@@ -1,5 +1,6 @@
 //! Reading many objects.
 
+use super::unreadable::read_failed;
 use super::{Objects, store_failed};
 use crate::store::{Page, Range, Revision, StoreError};
 use crate::watch::{Filter, Object};
@@ -134,12 +135,17 @@ impl Objects {
     ) -> Result<List, Status> {
         let applied = self.caches.applied();
         let after = position.as_ref().map(|p| p.after.as_str()).filter(|after| !after.is_empty());
-        let snapshot = self.caches.of(resource).list(filter, after, options.limit);
+        let cache = self.caches.of(resource);
+        let snapshot = cache.list(filter, after, options.limit);
         let asked = position.as_ref().and_then(|position| position.revision);
         if let (Some(position), Some(revision)) = (&position, asked)
             && snapshot.revision > revision
         {
             return self.list_past(resource, filter, options, (position, revision)).await;
+        }
+        let unreadable = cache.unreadables(filter);
+        if !unreadable.is_empty() {
+            return Err(read_failed(resource, "", &unreadable));
         }
         let revision = asked.unwrap_or_else(|| applied.max(snapshot.revision));
         Ok(list(filter, snapshot.objects, snapshot.remaining, revision))
@@ -168,8 +174,8 @@ impl Objects {
         let mut remaining = 0;
         for entry in entries {
             let key = entry.key.trim_start_matches(&root).to_owned();
-            let object = Object::decode(key, &entry.value, entry.modified)
-                .map_err(|error| Status::internal_error(&error))?;
+            let object = Object::read(key, &entry.value, entry.modified)
+                .map_err(|found| read_failed(resource, "", &[found]))?;
             if !filter.selects(&object) {
                 continue;
             }

@@ -20,6 +20,7 @@ pub(crate) mod reviews;
 mod scale;
 mod sent;
 pub(crate) mod token;
+pub(crate) mod unreadable;
 mod update;
 
 use crate::admission::Admission;
@@ -238,19 +239,28 @@ impl Objects {
             "0" => {}
             version => self.wait_for(parse_revision(version)?).await?,
         }
-        self.caches.of(place.resource).get(&place.key()).ok_or_else(|| place.not_found())
+        self.get_cached(place)
+    }
+
+    fn get_cached(&self, place: &Place) -> Result<Arc<Object>, Status> {
+        let Some(object) = self.caches.of(place.resource).get(&place.key()) else {
+            self.check_readable(place)?;
+            return Err(place.not_found());
+        };
+        Ok(object)
     }
 
     pub(crate) async fn get(&self, place: &Place) -> Result<Arc<Object>, Status> {
         if self.catch_up().await.is_ok() {
-            let cache = self.caches.of(place.resource);
-            return cache.get(&place.key()).ok_or_else(|| place.not_found());
+            return self.get_cached(place);
         }
         // The caches are behind: one object can be had from the store itself.
         let entry = self.store.get(&place.store_key()).await.map_err(store_failed)?;
         let entry = entry.ok_or_else(|| place.not_found())?;
-        let object = Object::decode(place.key(), &entry.value, entry.modified);
-        Ok(Arc::new(object.map_err(|error| Status::internal_error(&error))?))
+        let object = Object::read(place.key(), &entry.value, entry.modified);
+        let object = object
+            .map_err(|found| unreadable::read_failed(place.resource, &place.name, &[found]))?;
+        Ok(Arc::new(object))
     }
 }
 

@@ -2,64 +2,38 @@
 
 use super::*;
 use crate::auth::MASTERS;
-use crate::store::{Changes, Entry, Page, Range, RedbStore, Retention};
+use crate::store::{BeforeWrite, Hooked, RedbStore, Retention};
 use bowline_api::resource::find;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Each write of a service waits for a permit.
 struct Slow {
-    engine: RedbStore,
     arrived: Semaphore,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
-impl Store for Slow {
-    fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
-        self.engine.get(key)
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
-        self.engine.range(range)
-    }
-
-    fn write(&self, key: String, write: Write) -> BoxFuture<'_, Result<Revision, WriteFailed>> {
+impl BeforeWrite for Slow {
+    fn before(&self, key: &str) -> BoxFuture<'static, Result<(), StoreError>> {
+        if !key.contains("/services/") {
+            return ready(Ok(())).boxed();
+        }
+        self.arrived.add_permits(1);
+        let permits = self.permits.clone();
         async move {
-            if key.contains("/services/") {
-                self.arrived.add_permits(1);
-                self.permits.acquire().await.unwrap().forget();
-            }
-            self.engine.write(key, write).await
+            permits.acquire().await.unwrap().forget();
+            Ok(())
         }
         .boxed()
-    }
-
-    fn watch(&self, prefix: &str, after: Revision) -> BoxFuture<'_, Result<Changes, StoreError>> {
-        self.engine.watch(prefix, after)
-    }
-
-    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        self.engine.revision()
-    }
-
-    fn compacted(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        self.engine.compacted()
-    }
-
-    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.engine.probe()
-    }
-
-    fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.engine.compact(through)
     }
 }
 
 struct Server {
-    store: Arc<Slow>,
+    store: Arc<Hooked<Slow>>,
+    slow: Arc<Slow>,
     objects: Arc<Objects>,
     feed: CancellationToken,
     _dir: tempfile::TempDir,
@@ -69,8 +43,9 @@ struct Server {
 async fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let engine = RedbStore::open(&dir.path().join("store"), Retention::default()).unwrap();
-    let (arrived, permits) = (Semaphore::new(0), Semaphore::new(0));
-    let store = Arc::new(Slow { engine, arrived, permits });
+    let (arrived, permits) = (Semaphore::new(0), Arc::new(Semaphore::new(0)));
+    let slow = Arc::new(Slow { arrived, permits });
+    let store = Arc::new(Hooked::new(Arc::new(engine), slow.clone()));
     let feed = CancellationToken::new();
     let caches = Caches::start(store.clone(), feed.clone()).await.unwrap();
     let admission = Admission::new(caches.clone(), "10.9.0.0/16".parse().unwrap(), 5);
@@ -79,7 +54,7 @@ async fn server() -> Server {
     let place = Place { resource, namespace: String::new(), name: String::new() };
     let namespace = json!({ "metadata": { "name": "default" } });
     objects.create(&mut caller(), &place, namespace).await.unwrap();
-    Server { store, objects, feed, _dir: dir }
+    Server { store, slow, objects, feed, _dir: dir }
 }
 
 fn caller() -> Caller {
@@ -101,13 +76,13 @@ async fn create(objects: Arc<Objects>, name: &'static str) -> Result<Arc<Object>
 async fn an_address_stays_reserved_when_the_client_goes_away() {
     let server = server().await;
     let first = tokio::spawn(create(server.objects.clone(), "first"));
-    server.store.arrived.acquire().await.unwrap().forget();
+    server.slow.arrived.acquire().await.unwrap().forget();
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
     // Both may be written now; only the first has the right to.
     let (second, ()) = tokio::join!(create(server.objects.clone(), "second"), async {
         tokio::task::yield_now().await;
-        server.store.permits.add_permits(2);
+        server.slow.permits.add_permits(2);
     });
     assert_eq!(second.unwrap_err().code, 422);
 }
@@ -117,10 +92,10 @@ async fn an_address_stays_reserved_until_its_write_is_seen() {
     let server = server().await;
     let before = server.store.revision().await.unwrap();
     let first = tokio::spawn(create(server.objects.clone(), "first"));
-    server.store.arrived.acquire().await.unwrap().forget();
+    server.slow.arrived.acquire().await.unwrap().forget();
     server.feed.cancel();
     tokio::task::yield_now().await;
-    server.store.permits.add_permits(1);
+    server.slow.permits.add_permits(1);
     while server.store.revision().await.unwrap() == before {
         tokio::task::yield_now().await;
     }

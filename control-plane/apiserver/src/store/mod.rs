@@ -13,22 +13,34 @@
 //! It does not know what a value is: objects are bytes here, and revisions are not part of them.
 
 mod measured;
+pub mod offline;
+mod overlay;
 mod redb;
+mod redb_file;
+mod redb_recovery;
 mod redb_tables;
 mod redb_writer;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod hooked;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
 
+#[cfg(test)]
+pub(crate) use hooked::{BeforeWrite, Hooked};
 pub(crate) use measured::Measured;
-pub use redb::OpenFailed;
-pub(crate) use redb::{RedbStore, Retention};
+pub(crate) use redb::RedbStore;
+pub use redb::{OpenFailed, Retention};
 
+/// The file in the data directory.
+pub(crate) const STORE_FILE: &str = "store.redb";
 /// Everything the API server stores lives below this prefix.
 pub(crate) const REGISTRY: &str = "/registry/";
 

@@ -1,18 +1,19 @@
 //! The embedded engine: one redb file, one writer thread, readers on snapshots.
 //!
 //! Guarantees what [`Store`] asks for. The file is exclusive to one process; a second open fails at
-//! once. It does not replicate: for more than one server use another engine.
+//! once. A disk that fails is tried again (`redb_recovery`), and a file that has grown beyond what
+//! it holds is made smaller, both by the writer alone. It does not replicate: for more than one
+//! server use another engine.
 
+pub use super::redb_file::OpenFailed;
+use super::redb_file::StoreFile;
 use super::redb_tables as tables;
 use super::redb_writer::{Command, Writer};
 use super::{Changes, Entry, Page, Range, Revision, Store, StoreError, Write, WriteFailed};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase};
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use redb::ReadTransaction;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,86 +21,81 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Pages that redb may keep in memory. Objects are cached decoded elsewhere; this is for the tree.
-const PAGE_CACHE_BYTES: usize = 6 * 1024 * 1024;
 /// Commands that may wait for the writer. More means that the disk does not keep up.
 const COMMAND_QUEUE: usize = 4096;
+/// The part of the objects' bytes that the history may have.
+const HISTORY_PART: u64 = 4;
 
-/// How much history is kept for watches that resume and for reads of the past.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Retention {
+/// How much history is kept for watches that resume and for reads of the past, and how large the
+/// file becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
     /// Changes that are kept at most.
-    pub(crate) events: u64,
-    /// Bytes of the values in them that are kept at most.
-    pub(crate) bytes: u64,
+    pub events: u64,
+    /// Bytes of the values in them that are kept at most. With less than four times as many bytes
+    /// of objects the history has a quarter of theirs.
+    pub bytes: u64,
+    /// So many bytes it may have all the same.
+    pub least_bytes: u64,
     /// No change older than this is kept.
-    pub(crate) age: Duration,
+    pub age: Duration,
+    /// A file that is larger is made smaller before it takes twice the bytes of objects and
+    /// history.
+    pub small_file: u64,
+}
+
+impl Retention {
+    /// What a server has that is not told otherwise.
+    pub const DEFAULT: Self = Self {
+        events: 10_000,
+        bytes: 64 << 20,
+        least_bytes: 4 << 20,
+        age: Duration::from_secs(3600),
+        small_file: 32 << 20,
+    };
+
+    /// The bytes of history that may be kept beside so many bytes of objects.
+    pub(super) fn history(&self, objects: u64) -> u64 {
+        (objects / HISTORY_PART).max(self.least_bytes).min(self.bytes)
+    }
+
+    /// The bytes that a file with so many bytes of objects and history may take before it is made
+    /// smaller: less than twice as many, because it grows while it waits for that.
+    pub(super) fn largest_file(&self, live: u64) -> u64 {
+        (live + live / 4 * 3).max(self.small_file)
+    }
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { events: 10_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
+        Self::DEFAULT
     }
-}
-
-/// The store's file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenFailed {
-    #[error("the store {path} is in use by another process")]
-    InUse { path: PathBuf },
-    #[error("the store {path} has format {found}, which this version does not know")]
-    Format { path: PathBuf, found: u64 },
-    #[error("the store {path} cannot be opened: {reason}")]
-    File { path: PathBuf, reason: String },
 }
 
 /// The redb engine.
 pub(crate) struct RedbStore {
-    database: Arc<Database>,
+    file: Arc<StoreFile>,
     committed: Arc<AtomicU64>,
     commands: Option<SyncSender<Command>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RedbStore {
-    /// Opens the file, which it makes when absent (mode 0600: it holds secrets), and repairs it
-    /// when the last process died in the middle of a commit.
+    /// Opens the file. See [`StoreFile::open`].
     pub(crate) fn open(path: &Path, retention: Retention) -> Result<Self, OpenFailed> {
         let failed = |reason: String| OpenFailed::File { path: path.to_owned(), reason };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| failed(error.to_string()))?;
-        let backend = FileBackend::new(file).map_err(|error| failed(error.to_string()))?;
-        let database = Builder::new()
-            .set_cache_size(PAGE_CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => {
-                    OpenFailed::InUse { path: path.to_owned() }
-                }
-                other => failed(other.to_string()),
-            })?;
-        let txn = database.begin_write().map_err(|error| failed(error.to_string()))?;
-        let marks = tables::prepare(&txn).map_err(|problem| match problem {
-            Ok(found) => OpenFailed::Format { path: path.to_owned(), found },
-            Err(error) => failed(error.to_string()),
-        })?;
-        txn.commit().map_err(|error| failed(error.to_string()))?;
-
-        let database = Arc::new(database);
+        let (file, marks) = StoreFile::open(path)?;
+        let sizes = file.with(|database| tables::sizes(&tables::begin_read(database)?));
+        let sizes = sizes.map_err(|error| failed(error.to_string()))?;
+        let file = Arc::new(file);
         let committed = Arc::new(AtomicU64::new(marks.revision));
         let (commands, queue) = sync_channel(COMMAND_QUEUE);
-        let writer = Writer::new(database.clone(), committed.clone(), retention);
+        let writer = Writer::new(file.clone(), committed.clone(), retention, sizes);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { database, committed, commands: Some(commands), writer: Mutex::new(Some(thread)) })
+        Ok(Self { file, committed, commands: Some(commands), writer: Mutex::new(Some(thread)) })
     }
 
     async fn ask<T: Send + 'static>(
@@ -120,10 +116,9 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = self.database.clone();
+        let file = self.file.clone();
         let task = tokio::task::spawn_blocking(move || {
-            let txn = database.begin_read().map_err(tables::engine)?;
-            read(&txn)
+            file.with(|database| read(&tables::begin_read(database)?))
         });
         task.await.map_err(tables::engine)?
     }

@@ -6,7 +6,9 @@
 
 use super::{Change, Entry, Page, Range, Revision, StoreError, Write, WriteFailed};
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// key -> (modified, value)
@@ -22,6 +24,10 @@ const META_COMPACTED: &str = "compacted";
 const META_FORMAT: &str = "format";
 /// The layout of the tables. A file of another format is refused, never guessed at.
 const FORMAT: u64 = 1;
+
+pub(super) fn begin_read(database: &Database) -> Result<ReadTransaction, StoreError> {
+    database.begin_read().map_err(engine)
+}
 
 pub(super) fn engine(error: impl std::fmt::Display) -> StoreError {
     StoreError::Engine(error.to_string())
@@ -54,6 +60,112 @@ pub(super) fn prepare(txn: &WriteTransaction) -> Result<Marks, Result<u64, Store
     let revision = read(&meta, META_REVISION)?.unwrap_or(0);
     let compacted = read(&meta, META_COMPACTED)?.unwrap_or(0);
     Ok(Marks { revision, compacted })
+}
+
+/// The counters of a file that has its tables; `None` of a new one. `Err(Ok(n))` is a file of the
+/// unknown format `n`.
+pub(super) fn prepared(txn: &ReadTransaction) -> Result<Option<Marks>, Result<u64, StoreError>> {
+    let meta = match txn.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(Err(engine(error))),
+    };
+    let format = meta.get(META_FORMAT).map_err(|error| Err(engine(error)))?;
+    match format.map(|row| row.value()) {
+        Some(FORMAT) => marks(txn).map(Some).map_err(Err),
+        Some(other) => Err(Ok(other)),
+        None => Ok(None),
+    }
+}
+
+/// The bytes that the file keeps for its readers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Keys and values of the current state.
+    pub(super) objects: u64,
+    /// Values in the log.
+    pub(super) log: u64,
+}
+
+/// Looks at everything.
+pub(super) fn sizes(txn: &ReadTransaction) -> Result<Sizes, StoreError> {
+    let mut sizes = Sizes::default();
+    for row in txn.open_table(OBJECTS).map_err(engine)?.iter().map_err(engine)? {
+        let (key, row) = row.map_err(engine)?;
+        sizes.objects += (key.value().len() + row.value().1.len()) as u64;
+    }
+    for row in txn.open_table(LOG).map_err(engine)?.iter().map_err(engine)? {
+        let (_, row) = row.map_err(engine)?;
+        let (_, _, _, value, _, previous) = row.value();
+        sizes.log += (value.len() + previous.len()) as u64;
+    }
+    Ok(sizes)
+}
+
+/// A change, without its values.
+pub(super) struct Row<'a> {
+    pub(super) key: &'a str,
+    pub(super) deleted: bool,
+    /// The revision of the state before, or 0.
+    pub(super) previous: Revision,
+}
+
+/// Shows every object, by key.
+pub(super) fn each_object(
+    txn: &ReadTransaction,
+    mut show: impl FnMut(&str, Revision, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for row in txn.open_table(OBJECTS).map_err(engine)?.iter().map_err(engine)? {
+        let (key, row) = row.map_err(engine)?;
+        let (modified, value) = row.value();
+        show(key.value(), modified, value)?;
+    }
+    Ok(())
+}
+
+/// Shows every change that is kept, by revision.
+pub(super) fn each_change(
+    txn: &ReadTransaction,
+    mut show: impl FnMut(Revision, Row<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for row in txn.open_table(LOG).map_err(engine)?.iter().map_err(engine)? {
+        let (revision, row) = row.map_err(engine)?;
+        let (key, _, deleted, _, previous, _) = row.value();
+        show(revision.value(), Row { key, deleted, previous })?;
+    }
+    Ok(())
+}
+
+/// Puts objects with their revisions into a store that has none, which then is at `revision` and
+/// has no history.
+pub(super) fn fill(
+    database: &Database,
+    revision: Revision,
+    objects: &[(String, Revision, String)],
+) -> Result<(), StoreError> {
+    let txn = database.begin_write().map_err(engine)?;
+    {
+        let mut table = txn.open_table(OBJECTS).map_err(engine)?;
+        for (key, modified, value) in objects {
+            let row = (*modified, value.as_bytes());
+            table.insert(key.as_str(), row).map_err(engine)?;
+        }
+        let mut meta = txn.open_table(META).map_err(engine)?;
+        meta.insert(META_REVISION, revision).map_err(engine)?;
+        meta.insert(META_COMPACTED, revision).map_err(engine)?;
+    }
+    txn.commit().map_err(engine)
+}
+
+impl Sizes {
+    pub(super) fn account(&mut self, change: &Change) {
+        let key = change.key.len() as u64;
+        let held = |value: Option<&Bytes>| value.map_or(0, |value| key + value.len() as u64);
+        let previous = change.previous.as_ref().map(|(_, value)| value);
+        self.objects += held(change.value.as_ref());
+        self.objects = self.objects.saturating_sub(held(previous));
+        self.log += logged_bytes(change);
+    }
 }
 
 /// Applies one write inside `txn` at `revision` (which the caller has reserved).
@@ -101,13 +213,18 @@ pub(super) fn set_revision(txn: &WriteTransaction, revision: Revision) -> Result
     Ok(())
 }
 
-/// Removes the log up to and including `through`.
-pub(super) fn compact(txn: &WriteTransaction, through: Revision) -> Result<(), StoreError> {
+/// Removes the log up to and including `through`, and says how many bytes of values that were.
+pub(super) fn compact(txn: &WriteTransaction, through: Revision) -> Result<u64, StoreError> {
     let mut log = txn.open_table(LOG).map_err(engine)?;
-    log.retain_in(..=through, |_, _| false).map_err(engine)?;
+    let mut dropped = 0;
+    let drop = |_: u64, (_, _, _, value, _, previous): LogRow<'_>| {
+        dropped += (value.len() + previous.len()) as u64;
+        false
+    };
+    log.retain_in(..=through, drop).map_err(engine)?;
     let mut meta = txn.open_table(META).map_err(engine)?;
     meta.insert(META_COMPACTED, through).map_err(engine)?;
-    Ok(())
+    Ok(dropped)
 }
 
 /// The revision through which the log can be dropped so that at most `keep` events with `bytes` of
@@ -134,7 +251,7 @@ pub(super) fn surplus(
 }
 
 /// The bytes of values that a change adds to the log.
-pub(super) fn logged_bytes(change: &Change) -> u64 {
+fn logged_bytes(change: &Change) -> u64 {
     let (value, previous) = (change.value.as_ref(), change.previous.as_ref());
     (value.map_or(0, Bytes::len) + previous.map_or(0, |(_, value)| value.len())) as u64
 }

@@ -1,9 +1,6 @@
 //! A store that gets into trouble when it is told to.
 
-use crate::store::{
-    Changes, Entry, Page, Range, RedbStore, Retention, Revision, Store, StoreError, Write,
-    WriteFailed,
-};
+use crate::store::{BeforeWrite, Hooked, RedbStore, Retention, StoreError};
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
 use std::path::Path;
@@ -20,69 +17,33 @@ pub(super) enum Trouble {
     Stuck,
 }
 
-/// A real store whose writes can be made to fail.
+/// Makes the writes of a real store fail.
+#[derive(Default)]
 pub(super) struct Faulty {
-    engine: RedbStore,
     trouble: Mutex<Option<Trouble>>,
 }
 
 impl Faulty {
-    pub(super) fn open(dir: &Path) -> Arc<Self> {
+    /// A store and what makes it fail.
+    pub(super) fn open(dir: &Path) -> (Hooked<Self>, Arc<Self>) {
         let engine = RedbStore::open(&dir.join("faulty.redb"), Retention::default()).unwrap();
-        Arc::new(Self { engine, trouble: Mutex::default() })
+        let faulty = Arc::<Self>::default();
+        (Hooked::new(Arc::new(engine), faulty.clone()), faulty)
     }
 
     pub(super) fn set(&self, trouble: Option<Trouble>) {
         *self.trouble.lock().unwrap() = trouble;
     }
-
-    /// What happens to a write instead of its being written.
-    fn instead(&self) -> Option<BoxFuture<'static, StoreError>> {
-        let failed = match (*self.trouble.lock().unwrap())? {
-            Trouble::Full => StoreError::Engine("No space left on device".to_owned()),
-            Trouble::Busy => StoreError::Overloaded { waiting: 4096 },
-            Trouble::Stuck => return Some(pending().boxed()),
-        };
-        Some(ready(failed).boxed())
-    }
 }
 
-impl Store for Arc<Faulty> {
-    fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
-        self.engine.get(key)
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
-        self.engine.range(range)
-    }
-
-    fn write(&self, key: String, write: Write) -> BoxFuture<'_, Result<Revision, WriteFailed>> {
-        match self.instead() {
-            Some(failed) => failed.map(|error| Err(error.into())).boxed(),
-            None => self.engine.write(key, write),
-        }
-    }
-
-    fn watch(&self, prefix: &str, after: Revision) -> BoxFuture<'_, Result<Changes, StoreError>> {
-        self.engine.watch(prefix, after)
-    }
-
-    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        self.engine.revision()
-    }
-
-    fn compacted(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        self.engine.compacted()
-    }
-
-    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        match self.instead() {
-            Some(failed) => failed.map(Err).boxed(),
-            None => self.engine.probe(),
-        }
-    }
-
-    fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.engine.compact(through)
+impl BeforeWrite for Faulty {
+    fn before(&self, _: &str) -> BoxFuture<'static, Result<(), StoreError>> {
+        let failed = match *self.trouble.lock().unwrap() {
+            None => return ready(Ok(())).boxed(),
+            Some(Trouble::Full) => StoreError::Engine("No space left on device".to_owned()),
+            Some(Trouble::Busy) => StoreError::Overloaded { waiting: 4096 },
+            Some(Trouble::Stuck) => return pending().boxed(),
+        };
+        ready(Err(failed)).boxed()
     }
 }

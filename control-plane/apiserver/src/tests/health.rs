@@ -13,8 +13,8 @@ async fn ask(server: &Server, path: &str) -> (u16, String) {
 /// A server whose store is in trouble, once it has started.
 async fn in_trouble(trouble: Trouble) -> (Server, std::sync::Arc<Faulty>) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Faulty::open(dir.path());
-    let server = server_over(store.clone(), dir).await;
+    let (engine, store) = Faulty::open(dir.path());
+    let server = server_over(engine, dir).await;
     store.set(Some(trouble));
     (server, store)
 }

@@ -2,6 +2,8 @@
 
 use super::faulty::Faulty;
 use super::*;
+use crate::store::{Hooked, RedbStore, Retention};
+use std::sync::Arc;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
@@ -70,8 +72,9 @@ async fn pages_show_one_revision() {
 #[tokio::test]
 async fn a_list_whose_revision_is_forgotten_goes_on_with_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Faulty::open(dir.path());
-    let server = server_over(store.clone(), dir).await;
+    let store = RedbStore::open(&dir.path().join("read.redb"), Retention::default()).unwrap();
+    let store = Arc::new(store);
+    let server = server_over(Hooked::new(store.clone(), Arc::<Faulty>::default()), dir).await;
     for name in ["a", "b", "c"] {
         let made = configmap(name, json!({}));
         call("POST", CONFIGMAPS).json(&made).send(&server).await.expect(201);

@@ -61,6 +61,17 @@ pub(crate) enum Start {
 pub(crate) enum WatchRefused {
     #[error("too old resource version: {requested} ({oldest})")]
     Expired { requested: Revision, oldest: Revision },
+    #[error("{} of the stored objects cannot be read", .0.len())]
+    Unreadable(Vec<Unreadable>),
+}
+
+/// An object that is stored and of which nothing can be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// As that of an object.
+    pub(crate) key: String,
+    pub(crate) revision: Revision,
+    pub(crate) reason: String,
 }
 
 /// Objects at a revision.
@@ -75,6 +86,8 @@ pub(crate) struct Snapshot {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Arc<Object>>,
+    /// None of these is in `objects`.
+    unreadable: BTreeMap<String, Unreadable>,
     history: VecDeque<Arc<Event>>,
     history_bytes: usize,
     /// The history holds every change after this revision.
@@ -114,6 +127,16 @@ impl Cache {
     /// A number that changes with whatever there is.
     pub(crate) fn edition(&self) -> u64 {
         self.read().edition
+    }
+
+    /// What is wrong with one object that is stored.
+    pub(crate) fn unreadable(&self, key: &str) -> Option<Unreadable> {
+        self.read().unreadable.get(key).cloned()
+    }
+
+    /// The objects that a reader of a namespace, or of all, cannot be shown.
+    pub(crate) fn unreadables(&self, filter: &Filter) -> Vec<Unreadable> {
+        self.read().unreadable_below(&filter.prefix())
     }
 
     /// How many objects there are.
@@ -165,6 +188,10 @@ impl Cache {
         match start {
             Start::Now => {}
             Start::State => {
+                let unreadable = state.unreadable_below(&filter.prefix());
+                if !unreadable.is_empty() {
+                    return Err(WatchRefused::Unreadable(unreadable));
+                }
                 for object in state.objects.values() {
                     if filter.selects(object) {
                         let added = Event::new(object.revision, Some(object.clone()), None);
@@ -192,11 +219,21 @@ impl Cache {
 
     /// The whole state anew, with the history after `history_start` that leads to it. In one step:
     /// no reader sees less than all. Who watched must list again.
-    pub(super) fn fill(&self, objects: Vec<Object>, history: Vec<Event>, history_start: Revision) {
+    pub(super) fn fill(
+        &self,
+        objects: Vec<Result<Object, Unreadable>>,
+        history: Vec<Event>,
+        history_start: Revision,
+    ) {
         let mut state = State { history_start, ..State::default() };
         for object in objects {
-            state.last_change = state.last_change.max(object.revision);
-            state.objects.insert(object.key.clone(), Arc::new(object));
+            match object {
+                Ok(object) => {
+                    state.last_change = state.last_change.max(object.revision);
+                    state.objects.insert(object.key.clone(), Arc::new(object));
+                }
+                Err(unreadable) => state.lose(unreadable),
+            }
         }
         history.into_iter().for_each(|event| state.push(Arc::new(event)));
         let mut current = self.write();
@@ -208,6 +245,7 @@ impl Cache {
     pub(super) fn apply(&self, key: &str, revision: Revision, current: Option<Arc<Object>>) {
         let mut state = self.write();
         state.edition += 1;
+        state.unreadable.remove(key);
         let previous = match &current {
             Some(object) => state.objects.insert(key.to_owned(), object.clone()),
             None => state.objects.remove(key),
@@ -223,6 +261,17 @@ impl Cache {
         state.push(event);
     }
 
+    /// A change to something that cannot be read. Who watches cannot be shown it: their streams
+    /// end, and what they ask for next says why.
+    pub(super) fn lose(&self, unreadable: Unreadable) {
+        let mut state = self.write();
+        state.watchers.clear();
+        state.history.clear();
+        state.history_bytes = 0;
+        state.history_start = unreadable.revision;
+        state.lose(unreadable);
+    }
+
     /// Lets every watcher go; their streams end.
     pub(super) fn close(&self) {
         self.write().watchers.clear();
@@ -235,6 +284,17 @@ fn delivery(filter: &Filter, event: &Arc<Event>) -> Option<Delivery> {
 }
 
 impl State {
+    fn lose(&mut self, unreadable: Unreadable) {
+        self.last_change = self.last_change.max(unreadable.revision);
+        self.objects.remove(&unreadable.key);
+        self.unreadable.insert(unreadable.key.clone(), unreadable);
+    }
+
+    fn unreadable_below(&self, prefix: &str) -> Vec<Unreadable> {
+        let below = self.unreadable.iter().filter(|(key, _)| key.starts_with(prefix));
+        below.map(|(_, unreadable)| unreadable.clone()).collect()
+    }
+
     fn push(&mut self, event: Arc<Event>) {
         self.last_change = self.last_change.max(event.revision);
         self.history_bytes += event.size();
@@ -260,10 +320,10 @@ mod tests {
     #[tokio::test]
     async fn a_new_state_takes_the_place_of_the_old_one() {
         let cache = Cache::default();
-        cache.fill(vec![object("old", 1), object("kept", 2)], Vec::new(), 2);
+        cache.fill(vec![Ok(object("old", 1)), Ok(object("kept", 2))], Vec::new(), 2);
         let mut session = cache.watch(Filter::default(), Start::After(2)).unwrap();
         let made = Event::new(9, Some(Arc::new(object("new", 9))), None);
-        cache.fill(vec![object("kept", 2), object("new", 9)], vec![made], 8);
+        cache.fill(vec![Ok(object("kept", 2)), Ok(object("new", 9))], vec![made], 8);
 
         assert!(session.next().await.is_none(), "whoever watched has missed something");
         let listed = cache.list(&Filter::default(), None, None).objects;

@@ -1,5 +1,6 @@
 //! Objects and changes in the form in which they are sent.
 
+use super::cache::Unreadable;
 use crate::store::Revision;
 use bytes::Bytes;
 use serde_json::Value;
@@ -27,13 +28,14 @@ impl Object {
         Self { key, revision, value, bytes }
     }
 
-    /// Decodes what the store keeps.
-    pub(crate) fn decode(
-        key: String,
-        stored: &[u8],
-        revision: Revision,
-    ) -> Result<Self, serde_json::Error> {
-        Ok(Self::new(key, serde_json::from_slice(stored)?, revision))
+    /// Decodes what the store keeps, or says what is wrong with it.
+    pub(crate) fn read(key: String, stored: &[u8], revision: Revision) -> Result<Self, Unreadable> {
+        let unreadable = |key, reason| Unreadable { key, revision, reason };
+        match serde_json::from_slice::<Value>(stored) {
+            Ok(value) if value.is_object() => Ok(Self::new(key, value, revision)),
+            Ok(_) => Err(unreadable(key, "it is no JSON object".to_owned())),
+            Err(error) => Err(unreadable(key, error.to_string())),
+        }
     }
 
     /// The bytes to store: without the revision, which the store itself knows.

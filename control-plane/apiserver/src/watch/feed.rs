@@ -4,11 +4,15 @@
 //! far it is. When the store lets go of it (it was too slow, or the engine's connection broke) it
 //! resumes after the last change it applied; when that is compacted away it loads the state anew
 //! and every watcher starts over.
+//!
+//! Guarantees: an object that cannot be decoded is never left out in silence: it is noted in its
+//! cache, where reads and lists that would show it find it and fail.
 
-use super::cache::{Cache, HISTORY_EVENTS};
+use super::cache::{Cache, Filter, HISTORY_EVENTS, Unreadable};
 use super::event::{Event, Object};
 use crate::store::{Change, Changes, REGISTRY, Range, Revision, Store, StoreError};
 use bowline_api::resource::{RESOURCES, Resource};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +96,12 @@ impl Caches {
         held.collect()
     }
 
+    /// How many stored objects cannot be read.
+    pub(crate) fn unreadable(&self) -> usize {
+        let all = Filter::default();
+        self.caches.values().map(|cache| cache.unreadables(&all).len()).sum()
+    }
+
     /// Every change up to this revision is visible.
     pub(crate) fn applied(&self) -> Revision {
         *self.applied.borrow()
@@ -122,13 +132,12 @@ impl Caches {
         let start = store.compacted().await?.max(oldest);
         let mut changes = store.watch(REGISTRY, start).await?;
 
-        let mut objects: HashMap<&str, Vec<Object>> = HashMap::new();
+        let mut objects: HashMap<&str, Vec<Result<Object, Unreadable>>> = HashMap::new();
         for entry in page.entries {
             let Some((place, key)) = split(&entry.key) else { continue };
             let Some((place, _)) = self.caches.get_key_value(place) else { continue };
-            if let Some(object) = decode(key, &entry.value, entry.modified) {
-                objects.entry(place).or_default().push(object);
-            }
+            let object = decode(key, &entry.value, entry.modified);
+            objects.entry(place).or_default().push(object);
         }
         let mut history: HashMap<&str, Vec<Event>> = HashMap::new();
         for _ in start..page.revision {
@@ -154,8 +163,9 @@ impl Caches {
     fn past(&self, change: &Change) -> Option<(&str, Event)> {
         let (place, key) = split(&change.key)?;
         let (place, _) = self.caches.get_key_value(place)?;
-        let current = change.value.as_ref().and_then(|v| decode(key, v, change.revision));
-        let previous = change.previous.as_ref().and_then(|(at, v)| decode(key, v, *at));
+        let read = |value: &Bytes, at| Object::read(key.to_owned(), value, at).ok();
+        let current = change.value.as_ref().and_then(|value| read(value, change.revision));
+        let previous = change.previous.as_ref().and_then(|(at, value)| read(value, *at));
         let event = Event::new(change.revision, current.map(Arc::new), previous.map(Arc::new));
         Some((place, event))
     }
@@ -194,11 +204,10 @@ impl Caches {
         {
             match &change.value {
                 None => cache.apply(key, change.revision, None),
-                Some(value) => {
-                    if let Some(object) = decode(key, value, change.revision) {
-                        cache.apply(key, change.revision, Some(Arc::new(object)));
-                    }
-                }
+                Some(value) => match decode(key, value, change.revision) {
+                    Ok(object) => cache.apply(key, change.revision, Some(Arc::new(object))),
+                    Err(unreadable) => cache.lose(unreadable),
+                },
             }
         }
         self.applied.send_replace(change.revision);
@@ -246,14 +255,12 @@ fn split(key: &str) -> Option<(&str, &str)> {
     Some((&path[..resource], &path[resource + 1..]))
 }
 
-fn decode(key: &str, value: &[u8], revision: Revision) -> Option<Object> {
-    match Object::decode(key.to_owned(), value, revision) {
-        Ok(object) => Some(object),
-        Err(error) => {
-            tracing::error!(key, revision, %error, "a stored object is not readable: left out");
-            None
-        }
+fn decode(key: &str, value: &[u8], revision: Revision) -> Result<Object, Unreadable> {
+    let read = Object::read(key.to_owned(), value, revision);
+    if let Err(Unreadable { reason, .. }) = &read {
+        tracing::error!(key, revision, reason, "a stored object is not readable");
     }
+    read
 }
 
 #[cfg(test)]

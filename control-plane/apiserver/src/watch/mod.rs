@@ -16,7 +16,7 @@ mod event;
 mod feed;
 mod session;
 
-pub(crate) use cache::{Cache, Filter, Start};
+pub(crate) use cache::{Cache, Filter, Start, Unreadable, WatchRefused};
 pub(crate) use event::{Delivery, Object, frame};
 pub use feed::LoadFailed;
 pub(crate) use feed::{CacheBehind, Caches};
