@@ -16,6 +16,7 @@ mod dns;
 mod durability;
 mod first_light;
 mod kubectl;
+mod kubectl_script;
 mod metrics;
 mod monitor;
 mod pod_network;
