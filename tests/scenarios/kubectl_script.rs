@@ -24,11 +24,11 @@ const RELEASES: [(&str, &str); 2] = [("1.32", "node1"), ("1.36", "node2")];
 /// Players at the same time: most of what a step takes is a processor's.
 const PLAYERS: usize = 4;
 /// What a step may take until it is ended.
-const STEP_LIMIT: &str = "90";
+const STEP_LIMIT: &str = "60";
 /// So long a patient step is tried again.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// An unexpected output counts as the new one when it has not changed for so long.
-const SETTLED: Duration = Duration::from_secs(3);
+const SETTLED: Duration = Duration::from_millis(2500);
 /// Once so many steps are wrong the rest of a script says nothing new.
 const ENOUGH: usize = 8;
 
@@ -181,7 +181,12 @@ impl<'a> Player<'a> {
                     fs::write(self.directory.join(name), text.replace("$NODE", self.node))?;
                 }
                 Entry::Step(step) => {
+                    let begun = Instant::now();
                     let printed = self.step(step)?;
+                    if self.update {
+                        let took = begun.elapsed().as_secs_f64();
+                        println!("{} {took:.1} s: {}", self.space, step.command);
+                    }
                     if printed != step.expected(self.version) {
                         wrong.push(difference(step, step.expected(self.version), &printed));
                     }

@@ -21,6 +21,8 @@ mod metrics;
 mod monitor;
 mod pod_network;
 mod pod_throughput;
+mod protobuf;
+mod python;
 mod readers;
 mod refusals;
 mod repair;

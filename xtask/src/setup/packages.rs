@@ -48,6 +48,7 @@ const PACKAGES: &[Package] = &[
     package("curl", "a client of services in tests"),
     package("iperf3", "a client of services in tests, and a load"),
     package("python3", "a client of services in tests that uses plain sockets"),
+    package("python3-venv", "makes the environment of the Python client of Kubernetes for a test"),
     package(
         "prometheus",
         "scrapes the server and the agents in a test; promtool checks what they say",
