@@ -8,20 +8,25 @@
 
 /// What a place in a shape matches: `0` a digit, `x` a digit of a hexadecimal number, `A` a
 /// letter, `#` a letter of generated names; everything else itself.
-const SHAPES: [(&str, &str); 14] = [
+const SHAPES: [(&str, &str); 19] = [
+    ("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "DIGEST"),
     ("xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", "UID"),
     ("0000-00-00T00:00:00.000000Z", "TIME"),
     ("0000-00-00T00:00:00Z", "TIME"),
+    ("0000-00-00 00:00:00 +0000 UTC", "TIME"),
     ("AAA, 00 AAA 0000 00:00:00 +0000", "TIME"),
     ("-hash=##########", "-hash=HASH"),
     ("-hash=#########", "-hash=HASH"),
     ("-hash=########", "-hash=HASH"),
+    ("-hash=#######", "-hash=HASH"),
     ("-hash: ##########", "-hash: HASH"),
     ("-hash: #########", "-hash: HASH"),
     ("-hash: ########", "-hash: HASH"),
+    ("-hash: #######", "-hash: HASH"),
     ("-##########", "-HASH"),
     ("-#########", "-HASH"),
     ("-########", "-HASH"),
+    ("-#######", "-HASH"),
     ("-#####", "-RAND"),
 ];
 /// The letters of generated names.

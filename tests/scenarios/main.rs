@@ -19,6 +19,7 @@ mod kubectl;
 mod kubectl_script;
 mod metrics;
 mod monitor;
+mod operator;
 mod pod_network;
 mod pod_throughput;
 mod protobuf;

@@ -22,7 +22,10 @@ const SPACE: &str = "/namespaces/default";
 const TRIES: usize = 5;
 
 /// What a test needs of a kind.
-trait Kind: Message + Default + Clone + PartialEq + Debug + Resource + Metadata<Ty = meta::ObjectMeta> {}
+trait Kind:
+    Message + Default + Clone + PartialEq + Debug + Resource + Metadata<Ty = meta::ObjectMeta>
+{
+}
 impl<K> Kind for K where
     K: Message + Default + Clone + PartialEq + Debug + Resource + Metadata<Ty = meta::ObjectMeta>
 {
@@ -76,7 +79,8 @@ fn opened(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
 
 impl Wire {
     async fn bytes(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(u16, Vec<u8>)> {
-        let accept = if path.contains("watch=") { format!("{FORM};stream=watch") } else { FORM.into() };
+        let accept =
+            if path.contains("watch=") { format!("{FORM};stream=watch") } else { FORM.into() };
         let request = Request::builder().method(method).uri(path).header("Accept", &accept);
         let request = request.header("Content-Type", FORM).body(Body::from(body))?;
         let response = self.client.send(request).await?;
@@ -214,10 +218,13 @@ async fn generated_messages_are_understood_both_ways() -> Result<()> {
     let core_root = format!("/api/v1{SPACE}");
 
     let listed = |list: core::PodList| (list.metadata, list.items);
-    let containers = |pod: &core::Pod| pod.spec.as_ref().map(|spec| spec.containers[0].image.clone());
+    let containers =
+        |pod: &core::Pod| pod.spec.as_ref().map(|spec| spec.containers[0].image.clone());
     lives(&wire, &core_root, pod(), listed, containers).await.context("pods")?;
     let listed = |list: core::ServiceList| (list.metadata, list.items);
-    let ports = |it: &core::Service| it.spec.as_ref().map(|spec| (spec.ports.clone(), spec.selector.clone()));
+    let ports = |it: &core::Service| {
+        it.spec.as_ref().map(|spec| (spec.ports.clone(), spec.selector.clone()))
+    };
     lives(&wire, &core_root, service(), listed, ports).await.context("services")?;
     let listed = |list: core::NodeList| (list.metadata, list.items);
     let unschedulable = |node: &core::Node| node.spec.as_ref().map(|spec| spec.unschedulable);
@@ -250,11 +257,7 @@ fn service() -> core::Service {
         name: text("http"),
         protocol: text("TCP"),
         port: Some(80),
-        target_port: Some(IntOrString {
-            r#type: Some(1),
-            int_val: Some(0),
-            str_val: text("web"),
-        }),
+        target_port: Some(IntOrString { r#type: Some(1), int_val: Some(0), str_val: text("web") }),
         // Upstream's writers leave no plain number out.
         node_port: Some(0),
         ..Default::default()
@@ -295,7 +298,10 @@ fn lease() -> coordination::Lease {
     let spec = coordination::LeaseSpec {
         holder_identity: text("me"),
         lease_duration_seconds: Some(15),
-        renew_time: Some(meta::MicroTime { seconds: Some(1_767_225_600), nanos: Some(123_456_000) }),
+        renew_time: Some(meta::MicroTime {
+            seconds: Some(1_767_225_600),
+            nanos: Some(123_456_000),
+        }),
         lease_transitions: Some(0),
         ..Default::default()
     };
