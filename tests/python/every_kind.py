@@ -170,31 +170,31 @@ def typed(key, namespaced):
     infix = "namespaced_" if namespaced else ""
     space = {"namespace": NAMESPACE} if namespaced else {}
 
-    def call(verb, *arguments, prefix="", **options):
-        return getattr(api, f"{verb}_{prefix}{infix}{snake(kind)}")(*arguments, **space, **options)
+    def call(verb, **arguments):
+        return getattr(api, f"{verb}_{infix}{snake(kind)}")(**space, **arguments)
 
     name = names(key)[2]
     made = call("create", body=body(key, name, {"zoo": "typed"}))
     check(type(made).__name__.endswith(kind) and made.metadata.name == name, made)
     start = made.metadata.resource_version
-    sent = client.ApiClient().sanitize_for_serialization(call("read", name))
+    sent = client.ApiClient().sanitize_for_serialization(call("read", name=name))
     for field in BODIES[key]:
         # What is only written becomes data; a deprecated field of events changed its name.
         check(field in sent or field == "stringData", field, sent)
     lister = getattr(api, f"list_{infix}{snake(kind)}")
     follow = lambda: watch.Watch().stream(lister, resource_version=start, timeout_seconds=30, **space)
     watcher = Watcher(follow, name)
-    patched = call("patch", name, {"metadata": {"labels": {"patched": "yes"}}})
+    patched = call("patch", name=name, body={"metadata": {"labels": {"patched": "yes"}}})
     check(patched.metadata.labels["patched"] == "yes", patched)
 
     def replace():
-        whole = call("read", name)
+        whole = call("read", name=name)
         whole.metadata.labels["replaced"] = "yes"
-        return call("replace", name, whole)
+        return call("replace", name=name, body=whole)
     check(unless_conflict(replace).metadata.labels["replaced"] == "yes", "not replaced")
     found = lister(label_selector="replaced=yes,patched", **space)
     check([item.metadata.name for item in found.items] == [name], found)
-    call("delete", name, propagation_policy="Background")
+    call("delete", name=name, propagation_policy="Background")
     types = watcher.types()
     check(types[:2] == ["MODIFIED"] * 2 and types[-1] == "DELETED", types)
 

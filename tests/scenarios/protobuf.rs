@@ -289,7 +289,8 @@ fn event() -> core::Event {
         message: text("once"),
         count: Some(7),
         last_timestamp: Some(meta::Time { seconds: Some(1_767_225_600), nanos: Some(0) }),
-        event_time: None,
+        // A time without a pointer is written when it is not set, too.
+        event_time: Some(meta::MicroTime::default()),
         ..Default::default()
     }
 }

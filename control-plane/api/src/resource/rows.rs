@@ -52,6 +52,7 @@ const BASE: Resource = Resource {
     generation: false,
     scale: None,
     graceful_delete: false,
+    shows_deleted: false,
     subresources: &[],
     columns: &[],
     cells: table::no_cells,
@@ -124,6 +125,7 @@ const POD: Resource = Resource {
     status: true,
     generation: true,
     graceful_delete: true,
+    shows_deleted: true,
     subresources: &[
         Subresource {
             name: "binding",
@@ -181,6 +183,7 @@ const SERVICE: Resource = Resource {
     short_names: &["svc"],
     categories: &["all"],
     status: true,
+    shows_deleted: true,
     columns: table::SERVICE,
     cells: table::service,
     schema: "io.k8s.api.core.v1.Service",
@@ -246,6 +249,7 @@ const SERVICE_ACCOUNT: Resource = Resource {
     plural: "serviceaccounts",
     singular: "serviceaccount",
     short_names: &["sa"],
+    shows_deleted: true,
     columns: table::SERVICE_ACCOUNT,
     cells: table::service_account,
     schema: "io.k8s.api.core.v1.ServiceAccount",
