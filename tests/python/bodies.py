@@ -33,7 +33,8 @@ BODIES = {
     ("v1", "ServiceAccount"): {"automountServiceAccountToken": False},
     ("v1", "Event"): {"involvedObject": ABOUT, "reason": "Fed", "message": "well",
                       "type": "Normal", "source": {"component": "keeper"}},
-    ("v1", "LimitRange"): {"spec": {"limits": [{"type": "Pod", "max": {"cpu": "64"}}]}},
+    ("v1", "LimitRange"):
+        {"spec": {"limits": [{"type": "PersistentVolumeClaim", "max": {"storage": "1Ti"}}]}},
     ("v1", "ResourceQuota"): {"spec": {"hard": {"pods": "100"}}},
     ("v1", "PersistentVolume"):
         {"spec": {"capacity": SIZE, "accessModes": MODES, "hostPath": {"path": "/data"},
@@ -106,5 +107,11 @@ def body(key, name, labels=None):
     return whole | BODIES[key]
 
 
+def slug(key):
+    """A word for a kind of a version, for names and labels."""
+    return "-".join((key[1], key[0])).lower().replace("/", "-").replace(".", "-")
+
+
 def names(key):
-    return NAMES.get(key, ("lion", "tiger", "bear"))
+    """Of nobody else, since kinds are tried at the same time and two versions share objects."""
+    return NAMES.get(key) or tuple(f"{slug(key)}-{name}" for name in ("lion", "tiger", "bear"))

@@ -38,7 +38,7 @@ async fn operate(client: kube::Client) {
     Controller::new(secrets(&client), chosen)
         .owns(maps(&client), watcher::Config::default().streaming_lists())
         .run(reconcile, |_, _, _| Action::requeue(Duration::from_millis(200)), Arc::new(client))
-        .for_each(|done| async move { println!("{done:?}") })
+        .for_each(|done| async move { println!("reconciled: {done:?}") })
         .await;
 }
 

@@ -13,7 +13,7 @@ async fn every_kind_by_its_dynamic_and_its_typed_client() -> Result<()> {
     server.client().await?;
     let script = artifacts::workspace().join("tests/python/every_kind.py");
     let mut run = command("timeout");
-    run.arg("100").arg(python).arg("-B").arg(script).arg(server.kubeconfig());
+    run.arg("240").arg(python).arg("-B").arg(script).arg(server.kubeconfig());
     let ended = finish(&mut run)?;
     let said = String::from_utf8_lossy(&ended.stdout);
     let errors = String::from_utf8_lossy(&ended.stderr);

@@ -45,6 +45,7 @@ const PACKAGES: &[Package] = &[
     package("nftables", "nft: shows that no rule exists"),
     package("iptables", "iptables-save: shows that no rule exists"),
     package("dnsutils", "dig: asks the cluster's DNS by hand"),
+    package("openssl", "makes a certificate for a secret in a test"),
     package("curl", "a client of services in tests"),
     package("iperf3", "a client of services in tests, and a load"),
     package("python3", "a client of services in tests that uses plain sockets"),
