@@ -1,9 +1,10 @@
 //! Scripts of a shell with what each step prints: read, compared and written anew.
 //!
-//! A script is a text of entries. `> NAME` and indented lines are a file, in which whoever plays it
-//! may replace words; `$ COMMAND` is a step, `~ COMMAND` one that is tried again until it prints what it should; indented lines are what it
-//! prints, a last line `[status N]` its exit status unless that is 0. After `@VERSION` stands what
-//! another release prints instead. All other lines are for the reader.
+//! A script is a text of entries. `> NAME` and indented lines are a file, in which whoever plays
+//! it may replace words; `$ COMMAND` is a step, `~ COMMAND` one that is tried again until it prints
+//! what it should; indented lines are what it prints, a last line `[status N]` its exit status
+//! unless that is 0. After `@VERSION` stands what another release prints instead. All other lines
+//! are for the reader.
 //!
 //! Guarantees: what was read is written back the same, line by line.
 

@@ -1,4 +1,4 @@
-"""One object of each kind that the server stores, and of each review, as a person would write it."""
+"""One object of each kind that the server stores, and of each review, as people write them."""
 
 NAMESPACE = "zoo"
 

@@ -10,6 +10,7 @@ the server shows and has no object in `bodies` fails, and so does an object with
 import re
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from kubernetes import client, config, watch
@@ -159,10 +160,12 @@ def removed(resource, key, one, two, space):
         while resource.get(name=one, **space).metadata.deletionTimestamp:
             # A namespace ends by a controller's work.
             check(key[1] == "Namespace", "stays")
+            time.sleep(0.1)
     except NotFoundError:
         pass
     if "deletecollection" in resource.verbs:
-        resource.delete(label_selector=f"zoo={slug(key)}", body={"propagationPolicy": "Background"}, **space)
+        background = {"propagationPolicy": "Background"}
+        resource.delete(label_selector=f"zoo={slug(key)}", body=background, **space)
     else:
         resource.delete(name=two, **space)
 
@@ -186,8 +189,8 @@ def typed(key, namespaced):
         # What is only written becomes data; a deprecated field of events changed its name.
         check(field in sent or field == "stringData", field, sent)
     lister = getattr(api, f"list_{infix}{snake(kind)}")
-    follow = lambda: watch.Watch().stream(lister, resource_version=start, timeout_seconds=30, **space)
-    watcher = Watcher(follow, name)
+    since = space | {"resource_version": start, "timeout_seconds": 30}
+    watcher = Watcher(lambda: watch.Watch().stream(lister, **since), name)
     patched = call("patch", name=name, body={"metadata": {"labels": {"patched": "yes"}}})
     check(patched.metadata.labels["patched"] == "yes", patched)
 
@@ -196,7 +199,8 @@ def typed(key, namespaced):
         whole.metadata.labels["replaced"] = "yes"
         return call("replace", name=name, body=whole)
     check(unless_conflict(replace).metadata.labels["replaced"] == "yes", "not replaced")
-    found = lister(label_selector=f"replaced=yes,patched,zoo=typed-{slug(key)}", **space)
+    selector = f"replaced=yes,patched,zoo=typed-{slug(key)}"
+    found = lister(label_selector=selector, **space)
     check([item.metadata.name for item in found.items] == [name], found)
     call("delete", name=name, propagation_policy="Background")
     types = watcher.types()
