@@ -29,6 +29,8 @@ pub mod registry;
 pub mod rules;
 pub mod running;
 pub mod server;
+pub mod transcript;
+pub mod volatile;
 
 pub use cluster::{Cluster, Wishes};
 pub use echo::EchoStage;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     process: Child,
     directory: PathBuf,
+    words: Vec<String>,
 }
 
 impl Server {
@@ -30,6 +31,12 @@ impl Server {
 
     /// Start one with further words on its command line.
     pub fn start_with(directory: &Path, words: &[&str]) -> Result<Self> {
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        let process = Self::spawn(directory, "127.0.0.1:0", &words)?;
+        Ok(Self { process, directory: directory.to_path_buf(), words })
+    }
+
+    fn spawn(directory: &Path, listen: &str, words: &[String]) -> Result<Child> {
         let kubeconfig = directory.join("kubeconfig");
         // Its return is the sign that the server is up, on the port that it took.
         drop(fs::remove_file(&kubeconfig));
@@ -38,7 +45,7 @@ impl Server {
             .args(["--pdeathsig", "KILL"])
             .arg(artifacts::bowline()?)
             // There are no nodes; an address of the documentation's range stands for theirs.
-            .args(["server", "--listen", "127.0.0.1:0", "--advertise", "192.0.2.1:6443"])
+            .args(["server", "--listen", listen, "--advertise", "192.0.2.1:6443"])
             .arg("--data-dir")
             .arg(directory.join("data"))
             .arg("--kubeconfig")
@@ -47,7 +54,18 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        Ok(Self { process, directory: directory.to_path_buf() })
+        Ok(process)
+    }
+
+    /// SIGKILL it and start it anew at the same address, so that clients of before go on.
+    pub fn restart(&mut self) -> Result<()> {
+        let kubeconfig = fs::read_to_string(self.kubeconfig())?;
+        let address = kubeconfig.split_once("https://").map(|(_, rest)| rest);
+        let address = address.and_then(|rest| rest.split_whitespace().next());
+        let address = address.context("the kubeconfig names no server")?;
+        self.kill()?;
+        self.process = Self::spawn(&self.directory, address, &self.words)?;
+        Ok(())
     }
 
     /// The kubeconfig that it wrote.

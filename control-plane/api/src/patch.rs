@@ -103,10 +103,22 @@ fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchFailed> {
     let mut carried = 0;
     for operation in &operations.0 {
         bound(&patched, operation, &mut carried)?;
+        if tests_absence(&patched, operation) {
+            continue;
+        }
         json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
             .map_err(|error| PatchFailed::Unprocessable(error.to_string()))?;
     }
     Ok(patched)
+}
+
+/// Whether it tests a field for null that its object does not have: clients ask so whether nobody
+/// has set it yet, where RFC 6902 would have the test fail.
+fn tests_absence(document: &Value, operation: &PatchOperation) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
+    let path = test.path.as_str();
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| document.pointer(parent));
+    test.value.is_null() && document.pointer(path).is_none() && parent.is_some_and(Value::is_object)
 }
 
 /// Refuses an operation that nests too deeply or carries too much; `carried` counts over them all.

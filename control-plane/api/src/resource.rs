@@ -51,6 +51,8 @@ pub struct Resource {
     pub scale: Option<ScalePaths>,
     /// Whether a delete waits for the kind's own agent (pods).
     pub graceful_delete: bool,
+    /// Whether a delete is answered with the object that was, not with a status.
+    pub shows_deleted: bool,
     /// Subresources other than `status` and `scale`.
     pub subresources: &'static [Subresource],
     pub columns: &'static [Column],

@@ -1,14 +1,15 @@
 //! `cargo xtask setup`: what a machine needs beyond the Rust toolchain.
 //!
 //! Guarantees: idempotent; says what each thing is for before it installs it; asks nothing; calls
-//! apt only when a package is missing. Other releases' kubectl and kernels go below `target`
-//! and touch nothing else on the machine.
+//! apt only when a package is missing. Other releases' kubectl, kernels and the Python client go
+//! below `target` and touch nothing else on the machine.
 //!
 //! Does not: configure or start anything. Packages that bring a service keep whatever state their
 //! installation gives it; bowline uses instances of its own.
 
 mod kubectl;
 mod packages;
+mod python;
 
 use std::process::Command;
 
@@ -32,7 +33,7 @@ pub(crate) struct Args {
 pub(crate) enum Scope {
     /// Build and run the demo.
     Demo,
-    /// The demo's needs, a test runner and the two kubectl releases.
+    /// The demo's needs, a test runner, the two kubectl releases and the Python client.
     Test,
     /// Build, and boot other kernels.
     Kernels,
@@ -63,6 +64,7 @@ pub(crate) fn install(scope: Scope) -> Result<()> {
         for release in kubectl::RELEASES {
             kubectl::install(release)?;
         }
+        python::install()?;
     }
     Ok(())
 }
@@ -81,6 +83,9 @@ fn check(scope: Scope) -> Result<()> {
         if !kubectl::path(release).is_file() {
             missing.push(format!("kubectl {}", release.version));
         }
+    }
+    if !python::is_installed() {
+        missing.push(format!("Python's {}", python::CLIENT));
     }
     if missing.is_empty() {
         eprintln!("nothing is missing");

@@ -45,9 +45,11 @@ const PACKAGES: &[Package] = &[
     package("nftables", "nft: shows that no rule exists"),
     package("iptables", "iptables-save: shows that no rule exists"),
     package("dnsutils", "dig: asks the cluster's DNS by hand"),
+    package("openssl", "makes a certificate for a secret in a test"),
     package("curl", "a client of services in tests"),
     package("iperf3", "a client of services in tests, and a load"),
     package("python3", "a client of services in tests that uses plain sockets"),
+    package("python3-venv", "makes the environment of the Python client of Kubernetes for a test"),
     package(
         "prometheus",
         "scrapes the server and the agents in a test; promtool checks what they say",

@@ -196,9 +196,20 @@ fn json_patch() {
     ]);
     let got = apply(PatchKind::Json, maps, &document, &good).unwrap();
     assert_eq!(got, json!({"metadata": {"labels": {"a/b": "2"}}, "list": [1, 2]}));
-    let failed_test = json!([{"op": "test", "path": "/list/0", "value": 7}]);
-    let got = apply(PatchKind::Json, maps, &document, &failed_test);
-    assert!(matches!(got, Err(PatchFailed::Unprocessable(_))));
+    for (path, value, holds) in [
+        ("/list/0", json!(7), false),
+        ("/list/0", json!(null), false),
+        // What is not there is null, where it could be.
+        ("/metadata/finalizers", json!(null), true),
+        ("/metadata/finalizers", json!([]), false),
+        ("/metadata/none/deeper", json!(null), false),
+        ("/list/1", json!(null), false),
+    ] {
+        let test = json!([{"op": "test", "path": path, "value": value}]);
+        let got = apply(PatchKind::Json, maps, &document, &test);
+        assert_eq!(got.is_ok(), holds, "{path} {value}: {got:?}");
+        assert!(holds || matches!(got, Err(PatchFailed::Unprocessable(_))), "{got:?}");
+    }
     let missing = json!([{"op": "remove", "path": "/none"}]);
     let got = apply(PatchKind::Json, maps, &document, &missing);
     assert!(matches!(got, Err(PatchFailed::Unprocessable(_))));

@@ -56,6 +56,7 @@ const BASE: Resource = Resource {
     generation: false,
     scale: None,
     graceful_delete: false,
+    shows_deleted: false,
     subresources: &[],
     columns: &[],
     cells: table::no_cells,
@@ -128,6 +129,7 @@ const POD: Resource = Resource {
     status: true,
     generation: true,
     graceful_delete: true,
+    shows_deleted: true,
     subresources: &[
         Subresource {
             name: "binding",
@@ -210,6 +212,7 @@ const SERVICE: Resource = Resource {
     short_names: &["svc"],
     categories: &["all"],
     status: true,
+    shows_deleted: true,
     columns: table::SERVICE,
     cells: table::service,
     schema: "io.k8s.api.core.v1.Service",
@@ -281,6 +284,7 @@ const SERVICE_ACCOUNT: Resource = Resource {
         group_version: ("authentication.k8s.io", "v1"),
         verbs: &["create"],
     }],
+    shows_deleted: true,
     columns: table::SERVICE_ACCOUNT,
     cells: table::service_account,
     schema: "io.k8s.api.core.v1.ServiceAccount",

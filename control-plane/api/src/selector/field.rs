@@ -24,6 +24,16 @@ struct Requirement {
     value: String,
 }
 
+/// Kinds that offer only what all offer say so.
+fn not_offered(field: &str, only_metadata: bool) -> String {
+    if only_metadata {
+        let all = r#""metadata.name", "metadata.namespace""#;
+        format!("\"{field}\" is not a known field selector: only {all}")
+    } else {
+        format!("field label not supported: {field}")
+    }
+}
+
 impl FieldSelector {
     /// Parses the query parameter, such as `spec.nodeName=n1,status.phase!=Failed`; a field that
     /// the kind does not offer is an error.
@@ -40,8 +50,7 @@ impl FieldSelector {
                 || (field == "metadata.namespace" && resource.namespaced)
                 || offered.iter().any(|(label, _)| *label == field);
             if !known {
-                let message = format!("field label not supported: {field}");
-                return Err(ParseSelectorFailed(message));
+                return Err(ParseSelectorFailed(not_offered(field, offered.is_empty())));
             }
             requirements.push(requirement);
         }

@@ -116,7 +116,13 @@ fn field_selectors() {
 fn malformed_field_selectors_are_refused() {
     let pods = find("", "v1", "pods").unwrap();
     let nodes = find("", "v1", "nodes").unwrap();
+    let maps = find("", "v1", "configmaps").unwrap();
     let table = [
+        (
+            maps,
+            "data.a=1",
+            r#""data.a" is not a known field selector: only "metadata.name", "metadata.namespace""#,
+        ),
         (pods, "spec.image=x", "field label not supported: spec.image"),
         (nodes, "metadata.namespace=x", "field label not supported: metadata.namespace"),
         (pods, "abc", "invalid selector: 'abc'; can't understand 'abc'"),

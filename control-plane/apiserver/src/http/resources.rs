@@ -323,8 +323,7 @@ impl Call<'_> {
         let place = self.place();
         match self.api.objects.delete(&self.caller, &place, &options).await? {
             Deleted::Marked(object) => self.object(StatusCode::OK, &object),
-            // Who deletes a pod wants to see what it was; for the rest its identity is enough.
-            Deleted::Gone(object) if place.resource.graceful_delete => {
+            Deleted::Gone(object) if place.resource.shows_deleted => {
                 self.object(StatusCode::OK, &object)
             }
             Deleted::Gone(gone) => {

@@ -13,6 +13,7 @@ pub(super) const RESOURCE_QUOTA: Resource = Resource {
     singular: "resourcequota",
     short_names: &["quota"],
     status: true,
+    shows_deleted: true,
     columns: table::RESOURCE_QUOTA,
     cells: table::resource_quota,
     schema: "io.k8s.api.core.v1.ResourceQuota",

@@ -114,6 +114,7 @@ pub(super) const POD_TEMPLATE: Resource = Resource {
     plural: "podtemplates",
     singular: "podtemplate",
     generation: true,
+    shows_deleted: true,
     columns: table::POD_TEMPLATE,
     cells: table::pod_template,
     schema: "io.k8s.api.core.v1.PodTemplate",
