@@ -15,6 +15,7 @@ mod output;
 mod serve;
 mod verbs;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -77,7 +78,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match output::unless_unread(run(CommandLine::parse())) {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let done = match bench::help(&words) {
+        Some(args) => bench::exec(&args).map(|never| match never {}),
+        None => run(CommandLine::parse()),
+    };
+    match output::unless_unread(done) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);

@@ -160,7 +160,11 @@ enum What {
     /// The programs, where they are attached, and what they cost
     #[command(after_help = "Examples:
   bowline net programs --node node1 -o wide
-  bowline net programs --node node1 -o json | jq '.[] | {name, runs}'")]
+  bowline net programs --node node1 -o json | jq '.[] | {name, runs}'
+
+The kernel counts runs only while its statistics are on: `sysctl kernel.bpf_stats_enabled=1`, which
+costs each run some nanoseconds. Without them runs and ns per run are `-`; in JSON and YAML `runs`
+and `nanosecondsPerRun` are null.")]
     Programs,
     /// Kernel features, maps, programs, and what is wrong: exit status 0 if nothing is, 1 if
     /// something, 2 if that could not be found out
