@@ -191,7 +191,10 @@ fn events(somebody: &Somebody<'_>) -> Result<()> {
         monitor.wait_for_complaint(|said| said.matches("listening").count() == nodes)?;
         connect(&place, "10.9.8.9", 83)?;
         monitor.wait_for(|said| said.contains("unknown-port"))?;
-        let (said, _) = monitor.end()?;
+        let (said, complaint) = monitor.end()?;
+        // The last word of each, as on the node itself.
+        let sums = complaint.lines().filter(|line| line.ends_with(", 0 lost")).count();
+        ensure!(sums == nodes && complaint.contains(" event"), "{complaint}");
         let first = said.lines().next().context("no event")?;
         let event: Value = serde_json::from_str(first)?;
         ensure!(event["reason"] == "unknown-port", "{event}");
@@ -237,12 +240,19 @@ fn captures(somebody: &Somebody<'_>) -> Result<()> {
         ensure!(Instant::now() < end, "nothing was captured");
         std::thread::sleep(Duration::from_millis(50));
     }
-    capture.end()?;
+    let (_, said) = capture.end()?;
     ensure!(comments(&file)?.contains("passed"), "{}", comments(&file)?);
+    let packets = comments(&file)?.lines().count();
+    ensure!(said.contains(&format!("{packets} packets in {path}\n")), "{packets} packets: {said}");
     let words = ["capture", "--all-nodes", "--write", &path, "--duration", "1"];
-    output(&mut somebody.net(&words)?)?;
+    let ended = finish(&mut somebody.net(&words)?)?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.success(), "{}: {said}", ended.status);
     for node in ["node1", "node2"] {
         let file = somebody.dir.path().join(format!("web.{node}.pcapng"));
+        let what = format!(" in {}", file.display());
+        let of_it = |line: &str| line.starts_with(&format!("{node}: ")) && line.ends_with(&what);
+        ensure!(said.lines().any(of_it), "{node}: {said}");
         // How a pcapng file begins.
         let begins =
             fs::read(&file).is_ok_and(|bytes| bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));

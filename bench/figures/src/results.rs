@@ -58,9 +58,7 @@ impl Machine {
         let Self { kernel, cpu, cpus, memory_bytes, version, .. } = self;
         let commit = self.measured();
         let memory = *memory_bytes as f64 / 1e9;
-        format!(
-            "bowline {version}, {commit}; {cpus} CPUs ({cpu}), {memory:.0} GB, Linux {kernel}"
-        )
+        format!("bowline {version}, {commit}; {cpus} CPUs ({cpu}), {memory:.0} GB, Linux {kernel}")
     }
 
     /// The commit that was measured, in words.

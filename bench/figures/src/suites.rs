@@ -231,8 +231,7 @@ impl Suite {
                 ("cluster", numbers)
             }
             Self::Api(Rounds { rounds, .. }) => {
-                let (rounds, turn, changes) =
-                    if quick { (5, 200, 10) } else { (*rounds, 500, 20) };
+                let (rounds, turn, changes) = if quick { (5, 200, 10) } else { (*rounds, 500, 20) };
                 let numbers = vec![("rounds", rounds), ("turn", turn), ("changes", changes)];
                 ("api", numbers)
             }

@@ -20,7 +20,7 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     maps(&status.maps, status.map_bytes, format).print()?;
     output::line("")?;
     programs(&status.programs, format).print()?;
-    for hint in uncounted(&status.programs) {
+    if let Some(hint) = uncounted(&status.programs) {
         output::line(hint)?;
     }
     output::line("")?;
@@ -55,7 +55,7 @@ pub(super) fn print_programs(rows: &[ProgramStatus], format: Format) -> anyhow::
         return output::document(&rows, format);
     }
     programs(rows, format).print()?;
-    for hint in uncounted(rows) {
+    if let Some(hint) = uncounted(rows) {
         output::line(&format!("\n{hint}"))?;
     }
     Ok(())
