@@ -34,6 +34,10 @@ const STEADY: [&str; 5] = ["backends", "features", "pods", "routes", "affinity"]
 const OTHERS: [&str; 8] =
     ["services", "neighbours", "counters", "drops", "maps", "programs", "status", "dns"];
 
+/// A service without an address.
+const HEADLESS: &str = r#"{ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "bare" },
+    "spec": { "clusterIP": "None", "selector": { "app": "stage" }, "ports": [{ "port": 9376 }] } }"#;
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn nodes_answer_through_the_api() -> Result<()> {
@@ -305,6 +309,14 @@ fn refusals(somebody: &Somebody<'_>) -> Result<()> {
     refused(&["explain", "nobody", "echo"], 2, "this node has no pod default/nobody")?;
     refused(&["explain", &client, "ecko"], 2, "did you mean default/echo")?;
     refused(&["explain", &client, "echo", "--all-nodes"], 2, "choose it with --node")?;
+    let manifest = somebody.dir.path().join("bare.json");
+    fs::write(&manifest, HEADLESS)?;
+    let cluster = &somebody.stage.cluster;
+    let mut apply = cluster.bowline(&["apply", "--name", &cluster.name, "-f"])?;
+    output(apply.arg(&manifest))?;
+    let says = "default/bare is headless: it has no virtual IP, its name leads to ";
+    refused(&["explain", &client, "bare:80"], 2, says)?;
+    refused(&["trace", &client, "bare:80"], 2, says)?;
     refused(&["maps", "dump", "PODZ"], 1, "did you mean PODS")?;
     // Nodes have certificates, too, and may not.
     let node = somebody.stage.cluster.node("node1")?;

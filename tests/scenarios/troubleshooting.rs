@@ -335,14 +335,17 @@ impl Broken<'_> {
         let node = self.stage.node()?;
         let run_dir = self.stage.cluster.dir.join("nodes").join(&node.name).join("run");
         let explain = |run_dir: &Path| -> Result<std::process::Command> {
-            let words = ["net", "explain", "node", "192.0.2.1:80", "-o", "json"];
+            let client = self.client();
+            let words = ["net", "explain", &client, "echo:80", "-o", "json"];
             let mut command = self.stage.cluster.bowline(&words)?;
             command.arg("--bpffs").arg(node.bpffs()).arg("--run-dir").arg(run_dir);
             Ok(command)
         };
         let told: Value = serde_json::from_slice(&finish(&mut explain(&run_dir)?)?.stdout)?;
-        let netns = netns_path(node.namespace()).display().to_string();
-        ensure!(told["netns"] == netns, "{told:#}");
+        let mut named = explain(&run_dir)?;
+        let named = finish(named.arg("--netns").arg(netns_path(node.namespace())))?;
+        let named: Value = serde_json::from_slice(&named.stdout)?;
+        ensure!(told["steps"] == named["steps"], "{told:#} is not {named:#}");
         let said = error_line(&finish(&mut explain(Path::new("/absent"))?)?)?;
         ensure!(said.contains("--run-dir") && said.contains("--netns PATH"), "{said}");
         Ok(())
