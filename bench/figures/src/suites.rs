@@ -66,19 +66,19 @@ pub(crate) enum Suite {
     Programming(Programming),
     /// What a cluster takes: `up`; pods from `apply` to Ready, away again and to another version;
     /// memory and processor time, idle, with 100 pods, with 10,000 services.
-    #[command(mut_arg("rounds", |rounds| rounds.default_value("7")))]
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "7")))]
     Cluster(Rounds),
     /// What the API costs its clients: create, update, get and list with 1, 16 and 256 of them,
     /// one change told to 1,000 watchers, a list of 10,000 pods.
-    #[command(mut_arg("rounds", |rounds| rounds.default_value("9")))]
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "9")))]
     Api(Rounds),
     /// What the packet programs cost: nanoseconds, and instructions where the processor counts
     /// them, of each class of packets, beside a program that does nothing.
-    #[command(mut_arg("rounds", |rounds| rounds.default_value("15")))]
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "15")))]
     Programs(Rounds),
     /// What the network of pods costs, on one node and to another, natively and by VXLAN, beside
     /// node to node without pods and beside Linux bridges: requests, streams, datagrams.
-    #[command(mut_arg("rounds", |rounds| rounds.default_value("25")))]
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "25")))]
     Network(Rounds),
 }
 
@@ -138,6 +138,11 @@ pub(crate) struct Rounds {
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
+}
+
+/// The argument, with what it is when nobody says it.
+fn by_itself(argument: clap::Arg, value: &'static str) -> clap::Arg {
+    argument.required(false).default_value(value)
 }
 
 /// Each has TCP and UDP, and a node's map of services has 65,536 places.
