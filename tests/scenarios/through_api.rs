@@ -36,7 +36,8 @@ const OTHERS: [&str; 8] =
 
 /// A service without an address.
 const HEADLESS: &str = r#"{ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "bare" },
-    "spec": { "clusterIP": "None", "selector": { "app": "stage" }, "ports": [{ "port": 9376 }] } }"#;
+    "spec": { "clusterIP": "None", "selector": { "app": "stage" },
+              "ports": [{ "port": 9376 }] } }"#;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]

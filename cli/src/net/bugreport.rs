@@ -2,10 +2,10 @@
 //! nodes of a local cluster.
 //!
 //! Guarantees: reads only; what fails is in the archive as its error, and the rest goes on; each
-//! part has its time, and the archive its name only when it is whole; an interrupt leaves nothing of
-//! it. A terminal shows what is gathered, anything else has a line at the end. No secrets: of the API only
-//! services, endpoint slices and nodes, of files only logs, no kubeconfig, no key, no pod's
-//! specification.
+//! part has its time, and the archive its name only when it is whole; an interrupt leaves nothing
+//! of it. A terminal shows what is gathered, anything else has a line at the end. No secrets: of
+//! the API only services, endpoint slices and nodes, of files only logs, no kubeconfig, no key, no
+//! pod's specification.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
