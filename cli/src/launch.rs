@@ -89,9 +89,9 @@ pub(crate) fn enter_netns(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Runs a long-lived service on a runtime of its own until it ends or a signal asks it to.
-pub(crate) fn run_until_stopped<F>(workers: usize, service: F) -> anyhow::Result<()>
+pub(crate) fn run_until_stopped<F, T>(workers: usize, service: F) -> anyhow::Result<T>
 where
-    F: AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+    F: AsyncFnOnce(CancellationToken) -> anyhow::Result<T>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

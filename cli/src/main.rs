@@ -16,6 +16,7 @@ mod serve;
 mod store;
 mod verbs;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -79,7 +80,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match output::unless_unread(run(CommandLine::parse())) {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let done = match bench::help(&words) {
+        Some(args) => bench::exec(&args).map(|never| match never {}),
+        None => run(CommandLine::parse()),
+    };
+    match output::unless_unread(done) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,8 @@ use bowline_tests::command::{command, finish, output};
 use bowline_tests::{EchoStage, Wishes};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// A secret that must not be found, and as the API has it.
@@ -52,8 +55,13 @@ async fn play(stage: &EchoStage) -> Result<()> {
     api.of().create(&PostParams::default(), &secret).await?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("report.tar.gz");
-    let said = report(stage, &file)?;
+    interrupted(stage, directory.path())?;
+    let ended = finish(&mut bugreport(stage, &file)?)?;
+    let [said, beside] = [&ended.stdout, &ended.stderr].map(|it| String::from_utf8_lossy(it));
     ensure!(said.starts_with(&file.display().to_string()), "it said {said}");
+    // No terminal: one line when it is done.
+    let is_one = beside.starts_with("gathered ") && beside.contains(" parts of 2 nodes in ");
+    ensure!(is_one && beside.lines().count() == 1, "beside it, it said {beside}");
     ensure!(fs::metadata(&file)?.permissions().mode() & 0o777 == 0o600, "others may read it");
     let parts = unpacked(&file)?;
     for part in PARTS {
@@ -90,6 +98,28 @@ async fn play(stage: &EchoStage) -> Result<()> {
     ensure!(parts["nodes/node2/status.json"].contains("\"programs\""), "no programs");
     let complaint = parts.get("api/services.yaml.err").map_or("", String::as_str);
     ensure!(complaint.contains("error: "), "it does not say that there is no API: {complaint}");
+    Ok(())
+}
+
+/// Ctrl-C leaves nothing behind.
+fn interrupted(stage: &EchoStage, directory: &Path) -> Result<()> {
+    let file = directory.join("interrupted.tar.gz");
+    let part = file.with_added_extension("part");
+    let mut report = bugreport(stage, &file)?;
+    let report = report.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let end = Instant::now() + PATIENCE;
+    while !part.exists() {
+        ensure!(Instant::now() < end, "nothing is gathered");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill(Pid::from_raw(i32::try_from(report.id())?), Signal::SIGINT)?;
+    let start = Instant::now();
+    let ended = report.wait_with_output()?;
+    ensure!(start.elapsed() < Duration::from_secs(5), "it went on for {:?}", start.elapsed());
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(!ended.status.success() && said.contains("interrupted"), "{}: {said}", ended.status);
+    let left: Vec<_> = fs::read_dir(directory)?.flatten().map(|it| it.file_name()).collect();
+    ensure!(left.is_empty(), "it left {left:?}");
     Ok(())
 }
 

@@ -34,6 +34,11 @@ const STEADY: [&str; 5] = ["backends", "features", "pods", "routes", "affinity"]
 const OTHERS: [&str; 8] =
     ["services", "neighbours", "counters", "drops", "maps", "programs", "status", "dns"];
 
+/// A service without an address.
+const HEADLESS: &str = r#"{ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "bare" },
+    "spec": { "clusterIP": "None", "selector": { "app": "stage" },
+              "ports": [{ "port": 9376 }] } }"#;
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and containerd; run by `cargo xtask test` as root"]
 async fn nodes_answer_through_the_api() -> Result<()> {
@@ -191,7 +196,10 @@ fn events(somebody: &Somebody<'_>) -> Result<()> {
         monitor.wait_for_complaint(|said| said.matches("listening").count() == nodes)?;
         connect(&place, "10.9.8.9", 83)?;
         monitor.wait_for(|said| said.contains("unknown-port"))?;
-        let (said, _) = monitor.end()?;
+        let (said, complaint) = monitor.end()?;
+        // The last word of each, as on the node itself.
+        let sums = complaint.lines().filter(|line| line.ends_with(", 0 lost")).count();
+        ensure!(sums == nodes && complaint.contains(" event"), "{complaint}");
         let first = said.lines().next().context("no event")?;
         let event: Value = serde_json::from_str(first)?;
         ensure!(event["reason"] == "unknown-port", "{event}");
@@ -237,12 +245,19 @@ fn captures(somebody: &Somebody<'_>) -> Result<()> {
         ensure!(Instant::now() < end, "nothing was captured");
         std::thread::sleep(Duration::from_millis(50));
     }
-    capture.end()?;
+    let (_, said) = capture.end()?;
     ensure!(comments(&file)?.contains("passed"), "{}", comments(&file)?);
+    let packets = comments(&file)?.lines().count();
+    ensure!(said.contains(&format!("{packets} packets in {path}\n")), "{packets} packets: {said}");
     let words = ["capture", "--all-nodes", "--write", &path, "--duration", "1"];
-    output(&mut somebody.net(&words)?)?;
+    let ended = finish(&mut somebody.net(&words)?)?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.success(), "{}: {said}", ended.status);
     for node in ["node1", "node2"] {
         let file = somebody.dir.path().join(format!("web.{node}.pcapng"));
+        let what = format!(" in {}", file.display());
+        let of_it = |line: &str| line.starts_with(&format!("{node}: ")) && line.ends_with(&what);
+        ensure!(said.lines().any(of_it), "{node}: {said}");
         // How a pcapng file begins.
         let begins =
             fs::read(&file).is_ok_and(|bytes| bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
@@ -295,6 +310,14 @@ fn refusals(somebody: &Somebody<'_>) -> Result<()> {
     refused(&["explain", "nobody", "echo"], 2, "this node has no pod default/nobody")?;
     refused(&["explain", &client, "ecko"], 2, "did you mean default/echo")?;
     refused(&["explain", &client, "echo", "--all-nodes"], 2, "choose it with --node")?;
+    let manifest = somebody.dir.path().join("bare.json");
+    fs::write(&manifest, HEADLESS)?;
+    let cluster = &somebody.stage.cluster;
+    let mut apply = cluster.bowline(&["apply", "--name", &cluster.name, "-f"])?;
+    output(apply.arg(&manifest))?;
+    let says = "default/bare is headless: it has no virtual IP, its name leads to ";
+    refused(&["explain", &client, "bare:80"], 2, says)?;
+    refused(&["trace", &client, "bare:80"], 2, says)?;
     refused(&["maps", "dump", "PODZ"], 1, "did you mean PODS")?;
     // Nodes have certificates, too, and may not.
     let node = somebody.stage.cluster.node("node1")?;

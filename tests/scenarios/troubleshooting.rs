@@ -330,6 +330,27 @@ impl Broken<'_> {
         self.stage.cluster.agrees(PATIENCE).await.map(drop)
     }
 
+    /// Without --netns it is the agent's, and where no agent said which that is nothing is told.
+    fn netns_by_its_agent(&self) -> Result<()> {
+        let node = self.stage.node()?;
+        let run_dir = self.stage.cluster.dir.join("nodes").join(&node.name).join("run");
+        let explain = |run_dir: &Path| -> Result<std::process::Command> {
+            let client = self.client();
+            let words = ["net", "explain", &client, "echo:80", "-o", "json"];
+            let mut command = self.stage.cluster.bowline(&words)?;
+            command.arg("--bpffs").arg(node.bpffs()).arg("--run-dir").arg(run_dir);
+            Ok(command)
+        };
+        let told: Value = serde_json::from_slice(&finish(&mut explain(&run_dir)?)?.stdout)?;
+        let mut named = explain(&run_dir)?;
+        let named = finish(named.arg("--netns").arg(netns_path(node.namespace())))?;
+        let named: Value = serde_json::from_slice(&named.stdout)?;
+        ensure!(told["steps"] == named["steps"], "{told:#} is not {named:#}");
+        let said = error_line(&finish(&mut explain(Path::new("/absent"))?)?)?;
+        ensure!(said.contains("--run-dir") && said.contains("--netns PATH"), "{said}");
+        Ok(())
+    }
+
     /// On a machine of its own, the API is named by flags.
     fn unready_by_flags(&self) -> Result<()> {
         let node = self.stage.node()?;
@@ -341,6 +362,7 @@ impl Broken<'_> {
         command.args(["--node-name", &node.name]);
         let said = error_line(&finish(&mut command)?)?;
         ensure!(said.contains("--node-name needs --kubeconfig as well"), "{said}");
+        self.netns_by_its_agent()?;
         let said = output(command.arg("--kubeconfig").arg(self.stage.cluster.kubeconfig()))?;
         ensure!(said.contains("never-ready") && said.contains("it is not ready"), "{said}");
         let said = output(command.arg("--numeric"))?;

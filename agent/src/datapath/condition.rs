@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::agents_netns::Netns;
 use super::features::FeatureRow;
 use super::table::WriteMapFailed;
 
@@ -20,6 +21,9 @@ pub(super) struct Condition {
     pub(super) programs: Vec<LoadedProgram>,
     /// By the map that had no room.
     pub(super) full: BTreeMap<String, FullMap>,
+    /// Where the agent's network is; builds before did not say.
+    #[serde(default)]
+    pub(super) netns: Option<Netns>,
 }
 
 /// A program that the agent loaded.
@@ -73,7 +77,8 @@ pub(super) struct ConditionFile {
 impl ConditionFile {
     /// Replaces what an earlier agent said.
     pub(super) fn start(path: PathBuf, features: Vec<FeatureRow>) -> Self {
-        let file = Self { path, condition: Condition { features, ..Condition::default() } };
+        let condition = Condition { features, netns: Netns::own(), ..Condition::default() };
+        let file = Self { path, condition };
         file.save();
         file
     }

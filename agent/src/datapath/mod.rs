@@ -8,6 +8,7 @@
 
 #![expect(unsafe_code, reason = "bpf(2) takes pointers; each block says why it is sound")]
 
+mod agents_netns;
 mod condition;
 mod connections;
 mod copy;
@@ -50,6 +51,7 @@ mod verify;
 
 pub use crate::apply::services::{ApplyServicesFailed, ServiceSummary};
 pub use crate::plan::services::{Place, ServiceChanges, ServiceTable, service_table};
+pub use agents_netns::{AgentsNetns, agents_netns};
 pub use bowline_api::cidr::Cidr;
 pub use condition::FullMap;
 pub use diff::{ApiObjects, Difference, differences};

@@ -70,16 +70,20 @@ pub fn page(all: &[Results]) -> String {
         style()
     );
     for results in all {
-        page.push_str(&suite(results));
+        page.push_str(&suite(results, results.outdated(all).as_deref()));
     }
     page + "</html>\n"
 }
 
-fn suite(results: &Results) -> String {
+/// One of them, and what is to be known of its age.
+fn suite(results: &Results, outdated: Option<&str>) -> String {
     let name = &results.suite;
     let about = ABOUT.iter().find(|(suite, _)| suite == name).map_or("", |(_, about)| about);
     let mut text = format!("<h2 id=\"{name}\">{name}</h2>\n<p>{about}</p>\n");
     let _ = writeln!(text, "<p><small>{}</small></p>", escaped(&machine(results)));
+    if let Some(outdated) = outdated {
+        let _ = writeln!(text, "<p><b>{}</b></p>", escaped(outdated));
+    }
     let _ = writeln!(text, "<p><small>{}</small></p>", results.noise());
     text.push_str(&goals(&results.figures));
     for (plot, figures) in plots(&results.figures) {
@@ -114,8 +118,9 @@ fn machine(results: &Results) -> String {
     let parameters: Vec<String> =
         results.parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
     format!(
-        "{}; load {:.2} before, {:.2} after; {:.0} s; {}",
+        "{}; {}; load {:.2} before, {:.2} after; {:.0} s; {}",
         results.machine.shown(),
+        results.when(),
         results.machine.load_at_begin[0],
         results.machine.load_at_end[0],
         results.seconds,

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,15 +55,18 @@ pub struct Machine {
 impl Machine {
     /// What was measured and where, in one line.
     pub fn shown(&self) -> String {
-        let Self { kernel, cpu, cpus, memory_bytes, version, commit, changed, .. } = self;
-        let commit = commit.as_deref().unwrap_or("unknown");
-        let commit = commit.get(..12).unwrap_or(commit);
-        let changed = if *changed == Some(true) { " with changes" } else { "" };
+        let Self { kernel, cpu, cpus, memory_bytes, version, .. } = self;
+        let commit = self.measured();
         let memory = *memory_bytes as f64 / 1e9;
-        format!(
-            "bowline {version}, commit {commit}{changed}; {cpus} CPUs ({cpu}), {memory:.0} GB, \
-             Linux {kernel}"
-        )
+        format!("bowline {version}, {commit}; {cpus} CPUs ({cpu}), {memory:.0} GB, Linux {kernel}")
+    }
+
+    /// The commit that was measured, in words.
+    fn measured(&self) -> String {
+        let commit = self.commit.as_deref().unwrap_or("unknown");
+        let commit = commit.get(..12).unwrap_or(commit);
+        let changed = if self.changed == Some(true) { " with changes" } else { "" };
+        format!("commit {commit}{changed}")
     }
 }
 
@@ -336,6 +340,28 @@ impl Results {
             0 => format!("{all} figures, none of them too noisy to tell"),
             noisy => format!("{noisy} of {all} figures were too noisy to tell"),
         }
+    }
+
+    /// When it began, for people.
+    pub fn when(&self) -> String {
+        let begun = i64::try_from(self.begun).ok();
+        let begun = begun.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        begun.unwrap_or_default().strftime("%Y-%m-%d %H:%M UTC").to_string()
+    }
+
+    /// That the newest of all in a folder, which an earlier run may have left there, is of another
+    /// commit; nothing if it is of the same.
+    pub(crate) fn outdated(&self, all: &[Self]) -> Option<String> {
+        let newest = all.iter().max_by_key(|results| results.begun)?;
+        let commit = |of: &Self| (of.machine.commit.clone(), of.machine.changed);
+        (commit(self) != commit(newest)).then(|| {
+            let (suite, measured) = (&newest.suite, newest.machine.measured());
+            format!(
+                "Of another commit than `{suite}`, the newest here ({measured}, {}): not to be \
+                 read beside it.",
+                newest.when()
+            )
+        })
     }
 }
 

@@ -66,15 +66,19 @@ pub(crate) enum Suite {
     Programming(Programming),
     /// What a cluster takes: `up`; pods from `apply` to Ready, away again and to another version;
     /// memory and processor time, idle, with 100 pods, with 10,000 services.
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "7")))]
     Cluster(Rounds),
     /// What the API costs its clients: create, update, get and list with 1, 16 and 256 of them,
     /// one change told to 1,000 watchers, a list of 10,000 pods.
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "9")))]
     Api(Rounds),
     /// What the packet programs cost: nanoseconds, and instructions where the processor counts
     /// them, of each class of packets, beside a program that does nothing.
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "15")))]
     Programs(Rounds),
     /// What the network of pods costs, on one node and to another, natively and by VXLAN, beside
     /// node to node without pods and beside Linux bridges: requests, streams, datagrams.
+    #[command(mut_arg("rounds", |rounds| by_itself(rounds, "25")))]
     Network(Rounds),
 }
 
@@ -124,16 +128,21 @@ pub(crate) struct Programming {
     rounds: u32,
 }
 
-/// What is asked of suites that have nothing else to choose.
+/// What is asked of suites that have nothing else to choose; how many rounds each has by itself is
+/// said where it is named.
 #[derive(clap::Args)]
 pub(crate) struct Rounds {
     #[command(flatten)]
     extent: Extent,
-    /// Rounds; in each, everything has its turn [default: api 9, cluster 7, network 25, programs
-    /// 15].
+    /// Rounds; in each, everything has its turn.
     #[arg(long, value_name = "COUNT", conflicts_with = "quick")]
     #[arg(value_parser = clap::value_parser!(u32).range(5..))]
-    rounds: Option<u32>,
+    rounds: u32,
+}
+
+/// The argument, with what it is when nobody says it.
+fn by_itself(argument: clap::Arg, value: &'static str) -> clap::Arg {
+    argument.required(false).default_value(value)
 }
 
 /// Each has TCP and UDP, and a node's map of services has 65,536 places.
@@ -220,24 +229,23 @@ impl Suite {
             Self::Cluster(Rounds { rounds, .. }) => {
                 let (rounds, single, pods, services, window) = match quick {
                     true => (5, 10, 30, 1_000, 2_000),
-                    false => (rounds.unwrap_or(7), 30, 100, 10_000, 5_000),
+                    false => (*rounds, 30, 100, 10_000, 5_000),
                 };
                 let mut numbers = vec![("rounds", rounds), ("single", single), ("pods", pods)];
                 numbers.extend([("services", services), ("window", window)]);
                 ("cluster", numbers)
             }
             Self::Api(Rounds { rounds, .. }) => {
-                let (rounds, turn, changes) =
-                    if quick { (5, 200, 10) } else { (rounds.unwrap_or(9), 500, 20) };
+                let (rounds, turn, changes) = if quick { (5, 200, 10) } else { (*rounds, 500, 20) };
                 let numbers = vec![("rounds", rounds), ("turn", turn), ("changes", changes)];
                 ("api", numbers)
             }
             Self::Programs(Rounds { rounds, .. }) => {
-                let rounds = if quick { 5 } else { rounds.unwrap_or(15) };
+                let rounds = if quick { 5 } else { *rounds };
                 ("programs", vec![("rounds", rounds)])
             }
             Self::Network(Rounds { rounds, .. }) => {
-                let (rounds, turn) = if quick { (15, 50) } else { (rounds.unwrap_or(25), 100) };
+                let (rounds, turn) = if quick { (15, 50) } else { (*rounds, 100) };
                 ("network", vec![("rounds", rounds), ("turn", turn)])
             }
         };

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: every figure with a goal is there, reached or not; those that stand in plots of
 //! lines as a table a plot, over how many there were of something. A `?` is behind what the machine
-//! was too noisy to tell.
+//! was too noisy to tell. Each suite says of which commit and day it is, and if the newest is of
+//! another commit.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -35,9 +36,12 @@ pub(crate) fn write(folder: &Path, all: &[Results]) -> Result<()> {
 pub(crate) fn tables(all: &[Results]) -> String {
     let mut text = String::new();
     for results in all {
-        let machine = results.machine.shown();
-        let _ =
-            writeln!(text, "`bench {}`: {} (`?`); {machine}.\n", results.suite, results.noise());
+        let (machine, when) = (results.machine.shown(), results.when());
+        let (suite, noise) = (&results.suite, results.noise());
+        let _ = writeln!(text, "`bench {suite}`: {noise} (`?`); {machine}; {when}.\n");
+        if let Some(outdated) = results.outdated(all) {
+            let _ = writeln!(text, "{outdated}\n");
+        }
         for (title, figures) in plots(&results.figures) {
             text.push_str(&over_counts(title, &figures));
         }

@@ -387,6 +387,30 @@ fn the_page_is_of_all_that_is_in_the_folder_and_can_be_read() {
     assert!(left_out[0].contains("cluster.json is no bowline-bench file"), "{left_out:?}");
 }
 
+#[test]
+fn what_an_earlier_commit_left_is_told_from_what_is_new() {
+    let of = |suite: &str, commit: &str, begun| {
+        let mut results = results(suite, vec![named("f", Better::More, HIGH)]);
+        results.machine.commit = Some(commit.repeat(40));
+        results.machine.changed = Some(false);
+        Results { begun, ..results }
+    };
+    let all = [of("path", "a", 1_795_826_278), of("network", "b", 1_795_833_322)];
+    let says = "Of another commit than `network`, the newest here (commit bbbbbbbbbbbb, \
+                2026-11-28 02:35 UTC): not to be read beside it.";
+    assert_eq!(all[0].outdated(&all).as_deref(), Some(says));
+    assert_eq!(all[1].outdated(&all), None);
+    let (page, tables) = (page::page(&all), crate::summary::tables(&all));
+    for text in [&page, &tables] {
+        assert_eq!(text.matches("Of another commit than").count(), 1, "{text}");
+        for word in ["commit aaaaaaaaaaaa", "commit bbbbbbbbbbbb", "2026-11-28 00:37 UTC"] {
+            assert!(text.contains(word), "no {word} in {text}");
+        }
+    }
+    let same = [of("path", "a", 1), of("network", "a", 2)];
+    assert!(!page::page(&same).contains("Of another commit"));
+}
+
 /// How much brighter one colour is than another, by WCAG 2's formula.
 fn contrast(one: &str, other: &str) -> f64 {
     let luminance = |colour: &str| {

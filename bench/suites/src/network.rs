@@ -4,8 +4,9 @@
 //! pod to pod by bowline (on one node; to another node as the packets are, and by VXLAN), and from
 //! pod to pod on Linux bridges, with the kernel's routing and masquerading by iptables. Every slice
 //! of a few milliseconds goes to one of them, in turns; figures are ratios to the limit of the same
-//! round. The way between the nodes is changed twice a round, in the running data plane. Everything
-//! happens in namespaces and cgroups of its own; nothing of it is left.
+//! round. The limit has a second turn, as a control: what that is away from 1, the measurement adds
+//! by itself. The way between the nodes is changed twice a round, in the running data plane.
+//! Everything happens in namespaces and cgroups of its own; nothing of it is left.
 
 mod bridge;
 
@@ -20,7 +21,7 @@ use bowline_lab::world::{Namespace, Node, TUNNEL, World};
 use clap::Args;
 use serde_json::json;
 
-use crate::load::{Kind, Load, last_cpu, round, serve_at};
+use crate::load::{Kind, Load, balanced, last_cpu, round, serve_at};
 use bridge::Bridge;
 
 #[derive(Args)]
@@ -36,6 +37,8 @@ pub(crate) struct Options {
 
 pub(crate) const BACKEND_PORT: u16 = 8080;
 const LIMIT: &str = "node to node, no pods";
+/// The same once more, which shows what the measurement itself makes of two that are alike.
+const AGAIN: &str = "node to node, no pods, again";
 const NATIVE: &str = "bowline, to another node";
 const TUNNELLED: &str = "bowline, to another node by VXLAN";
 const NEAR: &str = "bowline, on one node";
@@ -145,7 +148,7 @@ fn rounds(
                 let way = &ways[here[place]];
                 load.team(way.client, None, &[way.target])
             };
-            let works = round(here.len(), slices, team);
+            let works = round(here.len(), balanced(slices, here.len()), team);
             let limit = works[0].rate();
             for (place, work) in
                 here.into_iter().zip(works).filter(|(place, _)| *place != LIMIT_PLACE || !tunnel)
@@ -223,6 +226,7 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
     let way = |name, client, target| Way { name, client, target, tunnel: false };
     let ways = [
         way(LIMIT, node, node_at),
+        way(AGAIN, node, node_at),
         way(NATIVE, pod, far_at),
         Way { tunnel: true, ..way(TUNNELLED, pod, far_at) },
         way(BRIDGE, &bridge.client, bridge.far),
@@ -235,4 +239,39 @@ pub(crate) fn measure(options: &Options, json: Option<&Path>) {
         run.extend(report(load, &all));
     }
     run.end(json).unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_beside_itself_as_a_control() {
+        let found = |way, rates: [f64; 5]| Found {
+            way,
+            rates: rates.to_vec(),
+            limit: vec![100.0, 100.0, 200.0, 100.0, 100.0],
+        };
+        let all = [
+            found(LIMIT, [100.0, 100.0, 200.0, 100.0, 100.0]),
+            found(AGAIN, [101.0, 99.0, 200.0, 102.0, 98.0]),
+            found(NATIVE, [90.0, 91.0, 180.0, 92.0, 89.0]),
+            found(TUNNELLED, [60.0; 5]),
+            found(BRIDGE, [60.0; 5]),
+            found(NEAR, [95.0; 5]),
+            found(NEAR_BRIDGE, [80.0; 5]),
+        ];
+        for load in [Load::one(Kind::Kept), Load::one(Kind::Stream)] {
+            let figures = report(load, &all);
+            let name = format!("{}: {AGAIN}", load.name());
+            let again = figures.iter().find(|figure| figure.name == name).unwrap();
+            assert_eq!(again.samples, [1.01, 0.99, 1.0, 1.02, 0.98]);
+            // It says something of the machine, not of bowline.
+            assert_eq!((again.better, again.goal), (None, None));
+            assert_eq!(again.baseline.as_ref().map(|it| it.name.as_str()), Some(LIMIT));
+            let native = format!("{}: {NATIVE}", load.name());
+            let native = figures.iter().find(|figure| figure.name == native).unwrap();
+            assert!(native.goal.is_some_and(|goal| goal >= 0.95));
+        }
+    }
 }

@@ -27,4 +27,5 @@ mod uplinks;
 
 pub(crate) use namespaces::path as netns_path;
 pub(crate) use place::{Place, only};
+pub(crate) use progress::Progress;
 pub(crate) use record::Record;

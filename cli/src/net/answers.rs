@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use super::ends::DEFAULT_NAMESPACE;
 use super::source::Source;
@@ -40,6 +41,9 @@ const AT_ONCE: usize = 16;
 
 /// What is said that nobody has read yet.
 const ROOM: usize = 16;
+
+/// The input by which a command that goes on by itself is told to end.
+const END: &[u8] = b"end\n";
 
 /// A node's answer as it comes.
 pub(super) type Frames = BoxStream<'static, anyhow::Result<NetFrame>>;
@@ -77,6 +81,20 @@ impl Asked {
     /// Starts the command of these words (behind the program's name) on the node.
     pub(super) async fn ask(&self, words: Vec<String>) -> anyhow::Result<Frames> {
         self.ask_with(words, stream::pending().boxed()).await
+    }
+
+    /// Starts what goes on by itself, and tells it to end when it is time: it has a last word then.
+    pub(super) async fn ask_until(
+        &self,
+        words: Vec<String>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Frames> {
+        let stop = stop.clone();
+        let end = stream::once(async move {
+            stop.cancelled().await;
+            Bytes::from_static(END)
+        });
+        self.ask_with(words, end.chain(stream::pending()).boxed()).await
     }
 
     /// The same, with an input.
@@ -263,20 +281,44 @@ async fn whole(mut frames: Frames) -> anyhow::Result<Whole> {
     bail!("its agent broke off")
 }
 
-/// Shows what happens on several nodes as it happens, each line with its node; gives the highest
-/// exit status.
+/// The same with the node's name before each line of what it says beside its answer.
+pub(super) fn with_name(name: String, frames: Frames) -> Frames {
+    // It comes in pieces, not in lines.
+    let mut lines = Lines::default();
+    let named = frames.flat_map(move |frame| {
+        let mut text = String::new();
+        if let Ok(NetFrame::Err(said)) = &frame {
+            lines.add(said.as_bytes());
+            while let Some(line) = lines.next(Format::Table) {
+                text.push_str(&format!("{name}: {line}"));
+            }
+        } else if let Ok(NetFrame::Ended(_)) = &frame
+            && let Some(rest) = lines.rest()
+        {
+            text = format!("{name}: {rest}\n");
+        }
+        let other = Some(frame).filter(|frame| !matches!(frame, Ok(NetFrame::Err(_))));
+        let said = (!text.is_empty()).then_some(Ok(NetFrame::Err(text)));
+        stream::iter(said.into_iter().chain(other))
+    });
+    named.boxed()
+}
+
+/// Shows what happens on several nodes as it happens, each line with its node, until it is told to
+/// end; gives the highest exit status.
 pub(super) async fn side_by_side(
     nodes: &[Asked],
     words: &[String],
     format: Format,
+    stop: &CancellationToken,
 ) -> anyhow::Result<i32> {
     let mut worst = 0;
     let mut all = stream::SelectAll::new();
     for node in nodes {
-        match node.ask(words.to_vec()).await {
+        match node.ask_until(words.to_vec(), stop).await {
             Ok(frames) => {
                 let named = move |frame| (node.name.as_str(), frame);
-                all.push(frames.map(named).boxed());
+                all.push(with_name(node.name.clone(), frames).map(named).boxed());
             }
             Err(error) => {
                 tracing::warn!("{}: {error:#}", node.name);
@@ -284,28 +326,19 @@ pub(super) async fn side_by_side(
             }
         }
     }
-    let begun = |node: &'_ Asked| (node.name.clone(), Lines::default(), Lines::default());
-    let mut rest: Vec<(String, Lines, Lines)> = nodes.iter().map(begun).collect();
+    let begun = |node: &'_ Asked| (node.name.clone(), Lines::default());
+    let mut rest: Vec<(String, Lines)> = nodes.iter().map(begun).collect();
     while let Some((name, frame)) = all.next().await {
         let own = rest.iter_mut().find(|(node, ..)| node == name);
-        let Some((_, lines, complaints)) = own else { continue };
+        let Some((_, lines)) = own else { continue };
         match frame {
             Ok(NetFrame::Ended(status)) => {
                 worst = worst.max(status.unwrap_or(1));
                 if let Some(rest) = lines.rest() {
                     output::text(&with_node(name, &rest, format)?)?;
                 }
-                if let Some(rest) = complaints.rest() {
-                    complain(&format!("{name}: {rest}\n"));
-                }
             }
-            Ok(NetFrame::Err(text)) => {
-                // It comes in pieces, not in lines.
-                complaints.add(text.as_bytes());
-                while let Some(line) = complaints.next(Format::Table) {
-                    complain(&format!("{name}: {line}"));
-                }
-            }
+            Ok(NetFrame::Err(text)) => complain(&text),
             Ok(frame) => {
                 lines.add(&frame.output().context("its agent says something else")?);
                 let mut text = String::new();
@@ -418,6 +451,29 @@ mod tests {
         let named = with_node("n1", &first, Format::Yaml).unwrap();
         assert_eq!(named, "---\na: 1\nb: 2\nnode: n1\n");
         assert_eq!(with_node("n1", "10:00 x\n", Format::Table).unwrap(), "n1: 10:00 x\n");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_says_beside_its_answer_has_its_name() {
+        let err = |text: &str| NetFrame::Err(text.to_owned());
+        let said = [
+            err("list"),
+            NetFrame::Out("x".to_owned()),
+            err("ening\n3 events"),
+            err(", 0 lost\nbye"),
+            NetFrame::Ended(Some(0)),
+        ];
+        let frames = stream::iter(said.into_iter().map(Ok)).boxed();
+        let frames: Vec<NetFrame> =
+            with_name("n1".to_owned(), frames).map(Result::unwrap).collect().await;
+        let expected = [
+            NetFrame::Out("x".to_owned()),
+            err("n1: listening\n"),
+            err("n1: 3 events, 0 lost\n"),
+            err("n1: bye\n"),
+            NetFrame::Ended(Some(0)),
+        ];
+        assert_eq!(frames, expected);
     }
 
     #[tokio::test]

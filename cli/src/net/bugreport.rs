@@ -2,9 +2,10 @@
 //! nodes of a local cluster.
 //!
 //! Guarantees: reads only; what fails is in the archive as its error, and the rest goes on; each
-//! part has its time, and the archive its name only when it is whole. No secrets: of the API only
-//! services, endpoint slices and nodes, of files only logs, no kubeconfig, no key, no pod's
-//! specification.
+//! part has its time, and the archive its name only when it is whole; an interrupt leaves nothing
+//! of it. A terminal shows what is gathered, anything else has a line at the end. No secrets: of
+//! the API only services, endpoint slices and nodes, of files only logs, no kubeconfig, no key, no
+//! pod's specification.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -19,9 +20,11 @@ use bowline_agent::datapath::DUMPED;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
-use super::LOCAL;
-use crate::launch::THIS_PROGRAM;
+use super::{LOCAL, listen};
+use crate::cluster::Progress;
+use crate::launch::{self, THIS_PROGRAM};
 use crate::output;
 
 /// How long one part may take.
@@ -135,6 +138,24 @@ pub(super) fn run(args: &Args, subject: &Subject) -> anyhow::Result<()> {
     if path.symlink_metadata().is_ok() {
         bail!("cannot make {}: it is there already", path.display());
     }
+    let progress = Progress::new();
+    let gathered = launch::run_until_stopped(1, async |stop| {
+        let archive = |file| Archive::begin(file, &stem, &progress, &stop);
+        made(&path, |file| write(args, subject, archive(file)))
+    });
+    progress.finish();
+    let Gathered { parts, failed } = gathered?;
+    let (nodes, seconds) = (subject.nodes.len(), progress.elapsed().as_secs_f64());
+    let failures = match failed {
+        0 => String::new(),
+        _ => format!("; {failed} of them failed: the archive has the reasons as .err"),
+    };
+    listen::say(&format!("gathered {parts} parts of {nodes} nodes in {seconds:.1} s{failures}"));
+    Ok(output::line(&format!("{} ({parts} parts)", path.display()))?)
+}
+
+/// Has a file written whole, or leaves nothing of it.
+fn made<T>(path: &Path, write: impl FnOnce(File) -> anyhow::Result<T>) -> anyhow::Result<T> {
     // Under its name it is whole.
     let part = path.with_added_extension("part");
     let mut options = OpenOptions::new();
@@ -142,22 +163,24 @@ pub(super) fn run(args: &Args, subject: &Subject) -> anyhow::Result<()> {
         Ok(file) => file,
         Err(error) => bail!("--file: cannot make {}: {error}", path.display()),
     };
-    let written = write(args, subject, file, &stem);
+    let written = write(file);
     if written.is_err() {
         // Half an archive is of no use.
         drop(std::fs::remove_file(&part));
     }
-    let parts = written.with_context(|| format!("writing {}", part.display()))?;
-    std::fs::rename(&part, &path).with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(output::line(&format!("{} ({parts} parts)", path.display()))?)
+    let written = written.with_context(|| format!("cannot write {}", part.display()))?;
+    std::fs::rename(&part, path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(written)
 }
 
-fn write(args: &Args, subject: &Subject, file: File, stem: &str) -> anyhow::Result<usize> {
-    let mut archive = Archive {
-        tar: tar::Builder::new(GzEncoder::new(file, Compression::default())),
-        stem: stem.to_owned(),
-        parts: 0,
-    };
+/// What is in an archive.
+struct Gathered {
+    parts: usize,
+    /// Those of which the error is there instead.
+    failed: usize,
+}
+
+fn write(args: &Args, subject: &Subject, mut archive: Archive<'_>) -> anyhow::Result<Gathered> {
     archive.ask(vec![("version.txt".to_owned(), vec!["version".to_owned()])])?;
     for path in FILES {
         let text = std::fs::read(path).unwrap_or_else(|error| error.to_string().into_bytes());
@@ -215,13 +238,30 @@ fn end_of(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The archive as it grows.
-struct Archive {
+struct Archive<'a> {
     tar: tar::Builder<GzEncoder<File>>,
-    stem: String,
-    parts: usize,
+    stem: &'a str,
+    gathered: Gathered,
+    progress: &'a Progress,
+    stop: &'a CancellationToken,
 }
 
-impl Archive {
+impl<'a> Archive<'a> {
+    fn begin(
+        file: File,
+        stem: &'a str,
+        progress: &'a Progress,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            tar: tar::Builder::new(GzEncoder::new(file, Compression::default())),
+            stem,
+            gathered: Gathered { parts: 0, failed: 0 },
+            progress,
+            stop,
+        }
+    }
+
     fn add(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
@@ -229,7 +269,7 @@ impl Archive {
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
         header.set_mtime(now);
         self.tar.append_data(&mut header, format!("{}/{name}", self.stem), bytes)?;
-        self.parts += 1;
+        self.gathered.parts += 1;
         Ok(())
     }
 
@@ -237,12 +277,19 @@ impl Archive {
     /// complain of and how they ended, or what else they said.
     fn ask(&mut self, parts: Vec<Part>) -> anyhow::Result<()> {
         for some in parts.chunks(AT_ONCE) {
+            let names: Vec<&str> = some.iter().map(|(name, _)| name.as_str()).collect();
+            let so_far = self.gathered.parts;
+            self.progress.doing(format!("{so_far} parts, now {}", names.join(", ")));
+            let stop = self.stop;
             let said: Vec<anyhow::Result<Said>> = std::thread::scope(|scope| {
                 let asked: Vec<_> =
-                    some.iter().map(|(_, words)| scope.spawn(|| output_of(words))).collect();
+                    some.iter().map(|(_, words)| scope.spawn(|| output_of(words, stop))).collect();
                 let ended = asked.into_iter().map(ScopedJoinHandle::join);
                 ended.map(|said| said.unwrap_or_else(|_| bail!("it panicked"))).collect()
             });
+            if stop.is_cancelled() {
+                bail!("interrupted");
+            }
             for ((name, words), said) in some.iter().zip(said) {
                 self.add_said(name, words, said)?;
             }
@@ -268,15 +315,16 @@ impl Archive {
         }
         let mut text = format!("bowline {}\n", words.join(" ")).into_bytes();
         text.extend(complaint);
+        self.gathered.failed += usize::from(!went_well);
         let ending = if went_well { "log" } else { "err" };
         self.add(&format!("{name}.{ending}"), &text)
     }
 
-    fn finish(self) -> anyhow::Result<usize> {
+    fn finish(self) -> anyhow::Result<Gathered> {
         let mut file = self.tar.into_inner()?.finish()?;
         file.flush()?;
         file.sync_all()?;
-        Ok(self.parts)
+        Ok(self.gathered)
     }
 }
 
@@ -303,7 +351,8 @@ struct Said {
     went_well: bool,
 }
 
-fn output_of(words: &[String]) -> anyhow::Result<Said> {
+/// Runs a command of this program to its end, or until it is too late or time to stop.
+fn output_of(words: &[String], stop: &CancellationToken) -> anyhow::Result<Said> {
     let mut child = Command::new(THIS_PROGRAM)
         .args(words)
         .stdin(Stdio::null())
@@ -327,7 +376,7 @@ fn output_of(words: &[String]) -> anyhow::Result<Said> {
         if let Some(status) = child.try_wait()? {
             break Some(status);
         }
-        if Instant::now() > end {
+        if Instant::now() > end || stop.is_cancelled() {
             child.kill()?;
             child.wait()?;
             break None;
@@ -348,4 +397,44 @@ fn output_of(words: &[String]) -> anyhow::Result<Said> {
     }
     let went_well = status.is_some_and(|status| status.success());
     Ok(Said { said, complaint, went_well })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_not_whole_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.tar.gz");
+        let error = made(&path, |_| anyhow::Result::<()>::Err(anyhow::anyhow!("interrupted")));
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.ends_with("a.tar.gz.part: interrupted"), "{error}");
+        assert!(names(directory.path()).is_empty());
+        made(&path, |mut file| Ok(file.write_all(b"x")?)).unwrap();
+        assert_eq!(names(directory.path()), ["a.tar.gz"]);
+        let error = made(&directory.path().join("no/a"), |_| Ok(())).unwrap_err().to_string();
+        assert!(error.starts_with("--file: cannot make "), "{error}");
+    }
+
+    #[test]
+    fn an_interrupt_ends_what_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.tar.gz");
+        let (stop, progress) = (CancellationToken::new(), Progress::new());
+        stop.cancel();
+        let gathered = made(&path, |file| {
+            let mut archive = Archive::begin(file, "a", &progress, &stop);
+            archive.ask(vec![("version.txt".to_owned(), vec!["--list".to_owned()])])?;
+            archive.finish()
+        });
+        let error = format!("{:#}", gathered.map(|it| it.parts).unwrap_err());
+        assert!(error.ends_with(": interrupted"), "{error}");
+        assert!(names(directory.path()).is_empty());
+    }
 }

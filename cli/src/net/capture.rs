@@ -96,6 +96,9 @@ pub(super) async fn run(
     filter.hooks = hooks.iter().map(|hook| hook.direction()).collect();
     let mut capture = Capture::new(open(&args.write)?, &snapshot, numeric, args.snaplen)?;
     listen::listen(&args.selection, bpffs, &filter, &mut capture, stop).await?;
+    if capture.file.is_some() {
+        listen::say(&written(capture.packets, &args.write));
+    }
     if args.selection.is_of_a_service() && capture.described.is_empty() {
         listen::say(
             "connections that connect() balanced carry pod addresses: capture with --pod, or with \
@@ -103,6 +106,12 @@ pub(super) async fn run(
         );
     }
     Ok(())
+}
+
+/// What was written where, in words.
+pub(super) fn written(packets: u64, path: &Path) -> String {
+    let many = if packets == 1 { "packet" } else { "packets" };
+    format!("{packets} {many} in {}", path.display())
 }
 
 /// The file to write; none is the standard output.
@@ -128,6 +137,7 @@ struct Capture {
     links: Vec<(u32, String)>,
     /// The links that the file has described, in its order.
     described: Vec<u32>,
+    packets: u64,
 }
 
 impl Capture {
@@ -141,7 +151,7 @@ impl Capture {
         let pods = snapshot.pods.iter().filter(|_| !numeric);
         let links = pods.filter_map(|row| Some((row.ifindex, names.pod(row.address)?))).collect();
         let out = PcapNgWriter::new(Vec::new())?;
-        Ok(Self { file, out, names, snaplen, links, described: Vec::new() })
+        Ok(Self { file, out, names, snaplen, links, described: Vec::new(), packets: 0 })
     }
 
     /// The number in the file of the link with this number in the node.
@@ -188,6 +198,7 @@ impl Sink for Capture {
             options: vec![EnhancedPacketOption::Common(CommonOption::Comment(comment.into()))],
         };
         self.out.write_block(&block.into_block())?;
+        self.packets += 1;
         Ok(())
     }
 

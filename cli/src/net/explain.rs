@@ -32,7 +32,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 const API_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Names a service's slices (KEP-752).
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Who, and where to.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// Also try it: connect from the client's network namespace, and say where that came to
     #[arg(long)]
     run: bool,
-    /// With --bpffs: the node's network namespace [default: this one]
+    /// With --bpffs: the node's network namespace [default: that of the agent]
     #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
     /// Why endpoints are no candidates is asked there
@@ -67,6 +67,11 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn from(&self) -> &str {
         &self.from
+    }
+
+    /// The node's network namespace, if it is said.
+    pub(super) fn netns(&self) -> Option<&Path> {
+        self.netns.as_deref()
     }
 
     /// For the node that answers.
@@ -92,7 +97,7 @@ type Named = (String, PathBuf);
 pub(super) struct Node<'a> {
     pub(super) bpffs: &'a Path,
     pub(super) run_dir: &'a Path,
-    /// Of a local cluster.
+    /// Its network namespace, if it is not this process's.
     pub(super) netns: Option<PathBuf>,
     /// Where the API is, and the node's name there.
     pub(super) api: Option<Named>,
@@ -136,7 +141,7 @@ pub(super) fn run(
     let (from, to) = ends(args, &snapshot)?;
     let place = NodePlace {
         bpffs: node.bpffs.to_path_buf(),
-        netns: args.netns.as_ref().or(node.netns.as_ref()).cloned(),
+        netns: node.netns.clone(),
         names_file,
         condition_file,
     };

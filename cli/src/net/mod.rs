@@ -17,6 +17,7 @@ mod explain;
 mod listen;
 mod monitor;
 mod neighbours;
+mod packets;
 mod probe;
 mod reasons;
 mod remote;
@@ -27,6 +28,7 @@ mod status;
 mod tcp;
 mod top;
 mod trace;
+mod way;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -64,7 +66,12 @@ pub(crate) use served::{Args as ServedArgs, serve};
   bowline net bugreport
   bowline net diff --node node2 && echo healthy
   bowline net diff --bpffs /sys/fs/bpf --node-name worker1 --kubeconfig admin.kubeconfig
-  nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr")]
+  nsenter --net=$(bowline net pods --node node1 -o json | jq -r '.[0].netns') ip addr
+
+Nodes of a local cluster, and a node by --bpffs, are read on this machine, as root. With
+--kubeconfig, or $KUBECONFIG of another cluster, nodes are asked through its API. Which way was
+taken is said before a table on a terminal; -o json and pipes have the answer alone, and
+--log-level info says the way.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -160,7 +167,11 @@ enum What {
     /// The programs, where they are attached, and what they cost
     #[command(after_help = "Examples:
   bowline net programs --node node1 -o wide
-  bowline net programs --node node1 -o json | jq '.[] | {name, runs}'")]
+  bowline net programs --node node1 -o json | jq '.[] | {name, runs}'
+
+The kernel counts runs only while its statistics are on: `sysctl kernel.bpf_stats_enabled=1`, which
+costs each run some nanoseconds. Without them runs and ns per run are `-`; in JSON and YAML `runs`
+and `nanosecondsPerRun` are null.")]
     Programs,
     /// Kernel features, maps, programs, and what is wrong: exit status 0 if nothing is, 1 if
     /// something, 2 if that could not be found out
@@ -203,7 +214,7 @@ const LOCAL: [&str; 3] = ["name", "node", "all_nodes"];
 /// The node's network namespace; that of a local cluster's node is known.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct NetnsArgs {
-    /// With --bpffs: the node's network namespace [default: this one]
+    /// With --bpffs: the node's network namespace [default: that of the agent]
     #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
 }
@@ -310,6 +321,9 @@ fn answer(args: &Args) -> anyhow::Result<()> {
             return bugreport::run(of, &subject(args, of)?);
         }
         _ if args.all_nodes => return remote::every_local(args),
+        _ => way::here(args),
+    }
+    match &args.what {
         What::Diff(of) => return show_differences(args, of),
         What::Explain(of) => return tell(asked_elsewhere(args, show_way(args, of))),
         What::Trace(of) => return tell(asked_elsewhere(args, follow(args, of))),
@@ -322,6 +336,7 @@ fn answer(args: &Args) -> anyhow::Result<()> {
     let Some(seconds) = args.watch else { return tell(show(args, &source)) };
     loop {
         clear(args)?;
+        way::here(args);
         show(args, &source)?;
         std::thread::sleep(Duration::from_secs(seconds));
     }
@@ -357,10 +372,7 @@ fn show_events(args: &Args, source: &Source) -> anyhow::Result<()> {
 
 /// What the node does not know, the others of the cluster may.
 fn asked_elsewhere<T>(args: &Args, found: anyhow::Result<T>) -> anyhow::Result<T> {
-    found.map_err(|error| match (&args.bpffs, every_source(args)) {
-        (None, Ok(nodes)) => elsewhere::explained(error, &nodes),
-        _ => error,
-    })
+    found.map_err(|error| elsewhere::explained(error, &source::cluster_of(args)))
 }
 
 fn show_top(args: &Args, of: &top::Args) -> anyhow::Result<()> {
@@ -381,9 +393,11 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     }
     must_be_root()?;
     if let What::Neighbours(of) = &args.what {
-        let netns = of.netns.as_deref().or(source.netns());
-        return neighbours::print(netns, args.output).map(|()| true);
+        let netns = source.netns_or(of.netns.as_deref())?;
+        return neighbours::print(netns.as_deref(), args.output).map(|()| true);
     }
+    // Maps can be read all the same where it is not known.
+    let netns = source.netns_or(None).unwrap_or_default();
     if let What::Maps(of) = &args.what
         && let Some(wanted) = &of.wanted
     {
@@ -391,7 +405,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
     }
     if matches!(args.what, What::Status | What::Features | What::Programs) {
         let condition = source.run_dir.join(CONDITION_FILE);
-        let status = Status::read(&source.bpffs, &condition, source.netns())?;
+        let status = Status::read(&source.bpffs, &condition, netns.as_deref())?;
         match args.what {
             What::Features => status::print_features(&status.features, args.output)?,
             What::Programs => status::print_programs(&status.programs, args.output)?,
@@ -408,7 +422,7 @@ fn show(args: &Args, source: &Source) -> anyhow::Result<bool> {
         false => snapshot.with_names(&source.run_dir.join(NAMES_FILE)),
     };
     // Links have other names than numbers only in the node's own namespace.
-    rows::print(&args.what, &snapshot, source.netns(), args.output).map(|()| true)
+    rows::print(&args.what, &snapshot, netns.as_deref(), args.output).map(|()| true)
 }
 
 fn must_be_root() -> anyhow::Result<()> {
@@ -431,9 +445,10 @@ fn show_differences(args: &Args, of: &DiffArgs) -> anyhow::Result<()> {
 fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
     let source = source(args)?;
     must_be_root()?;
-    let (netns, api) = match source.node {
-        Some(node) => (node.netns, Some((node.name, node.kubeconfig))),
-        None => (None, of.api(args.kubeconfig.as_deref())?),
+    let netns = source.netns_or(of.netns())?;
+    let api = match source.node {
+        Some(node) => Some((node.name, node.kubeconfig)),
+        None => of.api(args.kubeconfig.as_deref())?,
     };
     let (bpffs, run_dir) = (source.bpffs.as_path(), source.run_dir.as_path());
     let node = explain::Node { bpffs, run_dir, netns, api };
@@ -443,8 +458,11 @@ fn show_way(args: &Args, of: &explain::Args) -> anyhow::Result<bool> {
 /// Sends a packet and follows it.
 fn follow(args: &Args, of: &trace::Args) -> anyhow::Result<bool> {
     let nodes = match (&args.bpffs, &args.served) {
-        (Some(bpffs), _) => {
-            trace::Nodes::of_bpffs(of, bpffs, &args.run_dir, args.kubeconfig.clone())
+        (Some(_), _) => {
+            must_be_root()?;
+            let source = source(args)?;
+            let netns = source.netns_or(of.netns())?;
+            trace::Nodes::of_bpffs(of, source, netns, args.kubeconfig.clone())
         }
         (None, Some(source)) => trace::Nodes::of_served(source),
         (None, None) => local_nodes(args)?,

@@ -7,17 +7,23 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::answers::{self, Asked};
+use super::packets::Packets;
 use super::source::every_source;
-use super::{Args, What, bugreport, capture, clear, top, trace};
+use super::{Args, What, bugreport, capture, clear, listen, top, trace, way};
 use crate::launch;
 use crate::output;
 use crate::verbs::client::{Connection, connect_file};
+
+/// How long a node may take to end what goes on by itself.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The kubeconfig of the API through which nodes are asked, if they are.
 pub(super) fn api(args: &Args) -> anyhow::Result<Option<PathBuf>> {
@@ -57,7 +63,11 @@ pub(super) fn run(args: &Args, kubeconfig: PathBuf) -> anyhow::Result<()> {
         }),
         _ => {
             must_choose(args)?;
-            show(args, async || nodes(args, &kubeconfig).await)
+            show(args, async || {
+                let nodes = nodes(args, &kubeconfig).await?;
+                way::through(args, &kubeconfig, nodes.iter().map(|node| &*node.name));
+                Ok(nodes)
+            })
         }
     }
 }
@@ -67,7 +77,10 @@ pub(super) fn every_local(args: &Args) -> anyhow::Result<()> {
     must_choose(args)?;
     super::must_be_root()?;
     let sources = every_source(args)?;
-    show(args, async || Ok(Asked::here(sources.clone())))
+    show(args, async || {
+        way::here(args);
+        Ok(Asked::here(sources.clone()))
+    })
 }
 
 /// What is about one pod is about one node.
@@ -88,18 +101,17 @@ fn show(args: &Args, nodes: impl AsyncFn() -> anyhow::Result<Vec<Asked>>) -> any
                 if args.watch.is_some() {
                     clear(args)?;
                 }
-                status = shown(args, &nodes().await?).await?;
-                let Some(seconds) = args.watch else { return Ok(()) };
+                let status = shown(args, &nodes().await?, &stop).await?;
+                let Some(seconds) = args.watch else { return Ok(status) };
                 sleep(Duration::from_secs(seconds)).await;
             }
         };
-        match stop.run_until_cancelled(asked).await {
-            Some(ended) => ended,
-            None => {
-                status = interrupted(args);
-                Ok(())
-            }
-        }
+        let goes_on = matches!(args.what, What::Monitor(_) | What::Capture(_));
+        status = match until_stopped(asked, &stop, goes_on).await {
+            Some(ended) => ended?,
+            None => silent(args),
+        };
+        Ok(())
     })?;
     match (status, args.watch) {
         (0, _) | (_, Some(_)) => Ok(()),
@@ -107,11 +119,21 @@ fn show(args: &Args, nodes: impl AsyncFn() -> anyhow::Result<Vec<Asked>>) -> any
     }
 }
 
-/// The exit status of what was ended from outside, which for most is its way to end.
-fn interrupted(args: &Args) -> i32 {
-    match args.what {
-        What::Monitor(_) | What::Capture(_) => 0,
-        _ => silent(args),
+/// The exit status of what was asked; nothing if it was ended from outside. For what goes on by
+/// itself that is the way to end: its nodes have a last word, unless they do not know that they are
+/// told to end, as older builds.
+async fn until_stopped(
+    asked: impl Future<Output = anyhow::Result<i32>>,
+    stop: &CancellationToken,
+    goes_on: bool,
+) -> Option<anyhow::Result<i32>> {
+    let mut asked = pin!(asked);
+    match stop.run_until_cancelled(asked.as_mut()).await {
+        None if goes_on => Some(match timeout(LAST_WORD, asked).await {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => Ok(0),
+        }),
+        ended => ended,
     }
 }
 
@@ -121,7 +143,7 @@ fn silent(args: &Args) -> i32 {
 }
 
 /// Shows what these nodes say; gives the exit status.
-async fn shown(args: &Args, nodes: &[Asked]) -> anyhow::Result<i32> {
+async fn shown(args: &Args, nodes: &[Asked], stop: &CancellationToken) -> anyhow::Result<i32> {
     let words: Vec<String> = std::env::args_os()
         .skip(1)
         .map(OsString::into_string)
@@ -129,37 +151,50 @@ async fn shown(args: &Args, nodes: &[Asked]) -> anyhow::Result<i32> {
         .map_err(|word| anyhow::anyhow!("{} is no UTF-8", word.to_string_lossy()))?;
     let silent = silent(args);
     match (&args.what, nodes) {
-        (What::Capture(of), nodes) => captured(of, nodes, args.all_nodes, &words).await,
+        (What::Capture(of), nodes) => captured(of, nodes, args.all_nodes, &words, stop).await,
         (_, [only]) if !args.all_nodes => {
             let named = || only.name.clone();
             let print = &mut |bytes: &[u8]| Ok(output::bytes(bytes)?);
             if matches!(args.what, What::Trace(_)) {
                 return trace::lend(only, words, print).await.with_context(named);
             }
-            let frames = only.ask(words).await.with_context(named)?;
+            let frames = only.ask_until(words, stop).await.with_context(named)?;
             answers::pass_through(frames, silent, print).await.with_context(named)
         }
-        (What::Monitor(_), nodes) => answers::side_by_side(nodes, &words, args.output).await,
+        (What::Monitor(_), nodes) => answers::side_by_side(nodes, &words, args.output, stop).await,
         (_, nodes) => answers::one_after_the_other(nodes, &words, args.output, silent).await,
     }
 }
 
-/// Writes what each node captures to a file of its own, with the node's name if there are several.
+/// Writes what each node captures to a file of its own, with the node's name if there are several,
+/// and says what is where.
 async fn captured(
     of: &capture::Args,
     nodes: &[Asked],
     all: bool,
     words: &[String],
+    stop: &CancellationToken,
 ) -> anyhow::Result<i32> {
     let one = async |node: &Asked| {
         let path = if all { with_name(&of.write, &node.name)? } else { of.write.clone() };
-        let frames = node.ask(words.to_vec()).await?;
-        let mut file = capture::open(&path)?;
-        let mut write = |bytes: &[u8]| match &mut file {
-            Some(file) => Ok(file.write_all(bytes).context("cannot write the capture")?),
-            None => Ok(output::bytes(bytes)?),
+        let mut frames = node.ask_until(words.to_vec(), stop).await?;
+        if all {
+            frames = answers::with_name(node.name.clone(), frames);
+        }
+        let (mut file, mut packets) = (capture::open(&path)?, Packets::default());
+        let mut write = |bytes: &[u8]| {
+            packets.add(bytes);
+            match &mut file {
+                Some(file) => Ok(file.write_all(bytes).context("cannot write the capture")?),
+                None => Ok(output::bytes(bytes)?),
+            }
         };
-        answers::pass_through(frames, 1, &mut write).await
+        let ended = answers::pass_through(frames, 1, &mut write).await;
+        if file.is_some() {
+            let whose = if all { format!("{}: ", node.name) } else { String::new() };
+            listen::say(&format!("{whose}{}", capture::written(packets.count(), &path)));
+        }
+        ended
     };
     let ended = futures::future::join_all(nodes.iter().map(one)).await;
     let mut worst = 0;
@@ -213,6 +248,29 @@ async fn pods_node(api: &Connection, from: &str) -> anyhow::Result<Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_goes_on_has_a_last_word() {
+        let (stop, never) = (CancellationToken::new(), std::future::pending);
+        let word = async {
+            stop.cancelled().await;
+            sleep(LAST_WORD / 2).await;
+            Ok(7)
+        };
+        let status = |ended: Option<anyhow::Result<i32>>| ended.map(Result::unwrap);
+        assert_eq!(status(until_stopped(async { Ok(3) }, &stop, true).await), Some(3));
+        stop.cancel();
+        assert_eq!(status(until_stopped(never(), &stop, true).await), Some(0), "it does not hear");
+        assert_eq!(status(until_stopped(never(), &stop, false).await), None);
+        assert_eq!(status(until_stopped(word, &stop, true).await), Some(0));
+        let failed = async {
+            stop.cancelled().await;
+            sleep(LAST_WORD / 2).await;
+            bail!("it broke off")
+        };
+        let ended = until_stopped(failed, &stop, true).await;
+        assert_eq!(ended.unwrap().unwrap_err().to_string(), "it broke off");
+    }
 
     #[test]
     fn each_nodes_file_has_its_name() {

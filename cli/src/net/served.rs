@@ -3,7 +3,8 @@
 //!
 //! Guarantees: what the words say of files and places is not believed: it is about this node, and
 //! what would be written to a file goes to standard output. What goes on until it is told to end
-//! ends with its input, because then nobody reads any more.
+//! ends with its input, because then nobody reads any more, and when something comes by it: then
+//! somebody waits for its last word.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -82,8 +83,8 @@ fn about_this_node(what: What) -> anyhow::Result<What> {
 
 fn end_with_input() {
     std::thread::spawn(|| {
-        let mut rest = [0; 512];
-        while std::io::stdin().read(&mut rest).is_ok_and(|count| count > 0) {}
+        // Whatever it is.
+        drop(std::io::stdin().lock().bytes().next());
         // As Ctrl-C at a terminal.
         let _ = raise(Signal::SIGTERM);
     });

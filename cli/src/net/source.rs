@@ -1,8 +1,10 @@
 //! Where a node's data plane is: under a BPF file system, or of a node of a local cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use bowline_agent::CONDITION_FILE;
+use bowline_agent::datapath::{AgentsNetns, agents_netns};
 
 use super::{Args, trace};
 use crate::cluster::{self, Place, Record};
@@ -25,8 +27,29 @@ pub(super) struct Known {
 }
 
 impl Source {
-    pub(super) fn netns(&self) -> Option<&std::path::Path> {
+    pub(super) fn netns(&self) -> Option<&Path> {
         self.node.as_ref()?.netns.as_deref()
+    }
+
+    /// The node's network namespace, if it is not this process's: the one that was said, or else
+    /// the one in which its agent said it was.
+    pub(super) fn netns_or(&self, said: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+        if said.is_some() || self.node.is_some() {
+            return Ok(said.or(self.netns()).map(Path::to_path_buf));
+        }
+        match agents_netns(&self.run_dir.join(CONDITION_FILE)) {
+            AgentsNetns::Own | AgentsNetns::Unsaid => Ok(None),
+            AgentsNetns::At(path) => Ok(Some(path)),
+            AgentsNetns::NoAgent => bail!(
+                "no agent has said in {} in which network namespace the node is: give its \
+                 --run-dir, or --netns PATH",
+                self.run_dir.display()
+            ),
+            AgentsNetns::Gone => bail!(
+                "the network namespace of the node's agent is not this one, and is not found: give \
+                 --netns PATH"
+            ),
+        }
     }
 }
 
@@ -59,6 +82,21 @@ pub(super) fn every_source(args: &Args) -> anyhow::Result<Vec<Source>> {
     let (place, record) = local(args)?;
     let nodes = names(&record);
     nodes.iter().map(|(name, _)| of_node(&place, &nodes, Some(name))).collect()
+}
+
+/// Those of whose cluster more can be asked: all of a local one; or the one node, where it is known
+/// which API knows it.
+pub(super) fn cluster_of(args: &Args) -> Vec<Source> {
+    let Ok(own) = source(args) else { return Vec::new() };
+    match (&args.bpffs, &args.served, &args.kubeconfig) {
+        (Some(_), _, None) => Vec::new(),
+        (Some(_), _, Some(kubeconfig)) => {
+            let (name, kubeconfig) = ("here".to_owned(), kubeconfig.clone());
+            vec![Source { node: Some(Known { name, kubeconfig, netns: None }), ..own }]
+        }
+        (None, Some(_), _) => vec![own],
+        (None, None, _) => every_source(args).unwrap_or_default(),
+    }
 }
 
 /// The nodes of a local cluster, the wanted one first.
@@ -105,8 +143,6 @@ fn of_node(place: &Place, nodes: &[(&str, &str)], wanted: Option<&str>) -> anyho
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     const NODES: [(&str, &str); 2] = [("node1", "bl-x-node1"), ("node2", "bl-x-node2")];
@@ -120,5 +156,26 @@ mod tests {
         assert_eq!(source.bpffs, Path::new("/d/nodes/node2/bpf"));
         let error = of_node(&place, &NODES, Some("node9")).unwrap_err().to_string();
         assert!(error.contains("has no node node9: it has node1"), "{error}");
+    }
+
+    #[test]
+    fn the_network_of_a_node_is_said_or_known_or_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().to_path_buf();
+        let source = Source { bpffs: PathBuf::from("/b"), run_dir, node: None };
+        let said = Path::new("/run/netns/a");
+        assert_eq!(source.netns_or(Some(said)).unwrap().as_deref(), Some(said));
+        let error = source.netns_or(None).unwrap_err().to_string();
+        assert!(error.contains("--run-dir") && error.contains("--netns PATH"), "{error}");
+        let write = |text: &str| std::fs::write(directory.path().join(CONDITION_FILE), text);
+        write(r#"{"features":[],"programs":[],"full":{}}"#).unwrap();
+        assert_eq!(source.netns_or(None).unwrap(), None, "of an older agent");
+        let elsewhere = r#"{"features":[],"programs":[],"full":{},"netns":{"device":0,"inode":1}}"#;
+        write(elsewhere).unwrap();
+        let error = source.netns_or(None).unwrap_err().to_string();
+        assert!(error.contains("is not this one"), "{error}");
+        let place = Place::new("x", Some(Path::new("/d"))).unwrap();
+        let known = of_node(&place, &NODES, None).unwrap();
+        assert_eq!(known.netns_or(None).unwrap().as_deref(), known.netns());
     }
 }

@@ -20,6 +20,9 @@ pub(super) fn print(status: &Status, format: Format) -> anyhow::Result<()> {
     maps(&status.maps, status.map_bytes, format).print()?;
     output::line("")?;
     programs(&status.programs, format).print()?;
+    if let Some(hint) = uncounted(&status.programs) {
+        output::line(hint)?;
+    }
     output::line("")?;
     loops(&status.loops, format).print()?;
     for text in status.recent_drops.iter().map(|recent| dropped(recent, format)) {
@@ -48,10 +51,14 @@ pub(super) fn print_features(rows: &[FeatureRow], format: Format) -> anyhow::Res
 
 /// Prints the programs alone.
 pub(super) fn print_programs(rows: &[ProgramStatus], format: Format) -> anyhow::Result<()> {
-    match format.is_table() {
-        true => Ok(programs(rows, format).print()?),
-        false => output::document(&rows, format),
+    if !format.is_table() {
+        return output::document(&rows, format);
     }
+    programs(rows, format).print()?;
+    if let Some(hint) = uncounted(rows) {
+        output::line(&format!("\n{hint}"))?;
+    }
+    Ok(())
 }
 
 fn features(rows: &[FeatureRow]) -> Table {
@@ -127,6 +134,14 @@ fn programs(rows: &[ProgramStatus], format: Format) -> Table {
         ]);
     }
     table
+}
+
+/// How to have runs counted, where none of any program is known.
+fn uncounted(rows: &[ProgramStatus]) -> Option<&'static str> {
+    let unknown = !rows.is_empty() && rows.iter().all(|row| row.runs.is_none());
+    unknown.then_some(
+        "no run was counted: with `sysctl kernel.bpf_stats_enabled=1` they are, at some ns a run",
+    )
 }
 
 /// How full a map is; what is wrong stands out.
@@ -266,6 +281,31 @@ mod tests {
         assert!(wide.ends_with("7         0       the service has no ready backend\n"), "{wide}");
         let nothing = dropped(&RecentDrops { seconds: 9, rows: Vec::new() }, Format::Table);
         assert_eq!(nothing, "nothing was dropped in the last 9 s\n");
+    }
+
+    #[test]
+    fn who_sees_no_runs_is_told_how_to_have_them_counted() {
+        let program = |runs: Option<u64>| ProgramStatus {
+            name: "from_pod".to_owned(),
+            id: 7,
+            hook: "tcx".to_owned(),
+            attached: Vec::new(),
+            instructions: None,
+            verified: None,
+            runs,
+            nanoseconds_per_run: runs.map(|_| 90),
+            tag: None,
+            machine_bytes: None,
+            loaded_seconds_ago: None,
+            maps: Vec::new(),
+        };
+        let text = programs(&[program(None)], Format::Table).render(false);
+        assert_eq!(text, "from_pod   7   tcx   -   -   -   -   -\n");
+        let hint = uncounted(&[program(None)]).unwrap_or_default();
+        assert!(hint.contains("kernel.bpf_stats_enabled=1"), "{hint}");
+        for counted in [&[][..], &[program(Some(3)), program(None)]] {
+            assert_eq!(uncounted(counted), None);
+        }
     }
 
     #[test]

@@ -128,6 +128,17 @@ fn every_suite_is_among_all_and_on_the_page() {
 }
 
 #[test]
+fn the_help_of_a_suite_is_of_its_own_rounds() {
+    let command = <Suite as clap::Subcommand>::augment_subcommands(clap::Command::new("bench"));
+    for (suite, rounds) in [("cluster", 7), ("api", 9), ("programs", 15), ("network", 25)] {
+        let mut own = command.find_subcommand(suite).unwrap().clone();
+        let help = own.render_long_help().to_string();
+        assert!(help.contains(&format!("[default: {rounds}]")), "{help}");
+        assert_eq!(help.matches("[default: ").count(), 2, "its folder's and its rounds': {help}");
+    }
+}
+
+#[test]
 fn each_suite_has_its_own_number_of_rounds() {
     let rounds = |words: &str| {
         let words: Vec<&str> = words.split_whitespace().collect();

@@ -82,6 +82,20 @@ pub(super) fn columns(width: usize, with_node: bool, order: By) -> Vec<Column> {
     wanted.extend(with_node.then_some(Column::Node));
     wanted.extend(By::ALL.map(Column::Amount));
     wanted.push(Column::Address);
+    fitting(width, wanted)
+}
+
+/// The same for reasons of drops, which have no connections, no packets beside those that were
+/// dropped, and no address.
+pub(super) fn reason_columns(width: usize) -> Vec<Column> {
+    let counted = [By::Drops, By::Bytes];
+    let rates = counted.into_iter().map(Column::Rate);
+    let amounts = counted.into_iter().map(Column::Amount);
+    fitting(width, std::iter::once(Column::Name).chain(rates).chain(amounts))
+}
+
+/// Those of the first that there is room for, in their order on the screen.
+fn fitting(width: usize, wanted: impl IntoIterator<Item = Column>) -> Vec<Column> {
     let mut left = width;
     let mut chosen: Vec<Column> = wanted
         .into_iter()
@@ -144,6 +158,14 @@ mod tests {
         let eighty = columns(80, false, By::Connections);
         assert_eq!(eighty.len(), 6, "{eighty:?}");
         assert!(columns(10, false, By::Drops).is_empty());
+    }
+
+    #[test]
+    fn reasons_have_only_what_is_counted_for_them() {
+        let all = reason_columns(usize::MAX);
+        let names = column_names(&all, "reason");
+        assert_eq!(names, ["reason", "bytes/s", "drop/s", "bytes", "drops"]);
+        assert_eq!(reason_columns(35), [Column::Name, Column::Rate(By::Drops)]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::Source;
 use crate::output::{self, Format};
-use columns::{column_names, columns};
+use columns::{Column, column_names, columns, reason_columns};
 use told::Told;
 use view::{Before, Line, Sample, View};
 
@@ -47,7 +47,8 @@ A service's packets and bytes are those that were translated one by one: after c
 balanced, a connection's packets carry addresses of pods and count for these. A pod's are those of
 its link, as its kernel counts them, both ways; its connections those that it made and took; its
 drops those at its link, and what its listeners and UDP sockets had no room for. What the data plane
-refused is a service's drops, and a line for each reason.")]
+refused is a service's drops; with services and pods both shown there is also a line for each reason
+of the whole node, if there is any. JSON and YAML have these in any case.")]
 pub(super) struct Args {
     /// What comes first
     #[arg(long, value_enum, default_value_t)]
@@ -92,6 +93,11 @@ impl Shown {
 
     fn pods(self) -> bool {
         self != Self::Services
+    }
+
+    /// Drops by their reason are the node's: neither of services alone nor of pods.
+    fn reasons(self) -> bool {
+        self == Self::Both
     }
 }
 
@@ -238,10 +244,13 @@ fn print(view: &View, shown: Shown, format: Format) -> anyhow::Result<()> {
     if let Some(problem) = &view.problem {
         tracing::warn!("{problem}");
     }
+    Ok(output::text(&tables(view, shown))?)
+}
+
+fn tables(view: &View, shown: Shown) -> String {
     let with_node = |lines: &[Line]| lines.iter().any(|line| line.node.is_some());
     let mut text = String::new();
-    let mut add = |kind: &str, lines: &[Line]| {
-        let all = columns(usize::MAX, with_node(lines), By::default());
+    let mut add = |kind: &str, lines: &[Line], all: Vec<Column>| {
         let mut table = output::Table::new(column_names(&all, kind));
         for line in lines {
             table.row(all.iter().map(|column| column.cell(line)));
@@ -249,14 +258,17 @@ fn print(view: &View, shown: Shown, format: Format) -> anyhow::Result<()> {
         text.push_str(&table.render(true));
         text.push('\n');
     };
+    let whole = |lines: &[Line]| columns(usize::MAX, with_node(lines), By::default());
     if shown.services() {
-        add("service", &view.services);
+        add("service", &view.services, whole(&view.services));
     }
     if shown.pods() {
-        add("pod", &view.pods);
+        add("pod", &view.pods, whole(&view.pods));
     }
-    add("drops", &view.drops);
-    Ok(output::text(&text)?)
+    if shown.reasons() && !view.drops.is_empty() {
+        add("reason", &view.drops, reason_columns(usize::MAX));
+    }
+    text
 }
 
 /// What is shown, for scripts.
@@ -294,6 +306,28 @@ mod tests {
         assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
         for bad in ["0", "0.05", "3601", "x", "-1", "NaN", "inf"] {
             assert!(interval(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_shown_beside_both_and_where_there_are_any() {
+        let line = |name: &str| Line { name: name.to_owned(), ..Line::default() };
+        let dropped = View {
+            services: vec![line("default/web:80/TCP")],
+            pods: vec![line("default/web")],
+            drops: vec![line("no-backend socket")],
+            ..View::default()
+        };
+        let quiet = View { drops: Vec::new(), ..dropped.clone() };
+        for (view, shown, expected) in [
+            (&dropped, Shown::Both, &["SERVICE", "POD", "REASON"][..]),
+            (&quiet, Shown::Both, &["SERVICE", "POD"]),
+            (&dropped, Shown::Services, &["SERVICE"]),
+            (&dropped, Shown::Pods, &["POD"]),
+        ] {
+            let text = tables(view, shown);
+            let heads = text.split("\n\n").filter_map(|table| table.split_whitespace().next());
+            assert_eq!(heads.collect::<Vec<_>>(), expected, "{text}");
         }
     }
 

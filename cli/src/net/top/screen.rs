@@ -16,7 +16,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use ratatui::{DefaultTerminal, Frame};
 use tokio_util::sync::CancellationToken;
 
-use super::columns::{Column, GAP, column_names, columns};
+use super::columns::{Column, GAP, column_names, columns, reason_columns};
 use super::view::{Line, View};
 use super::{Args, By, Nodes, Shown};
 
@@ -186,7 +186,7 @@ fn draw(frame: &mut Frame<'_>, view: &View, state: &State) {
     let [title, body, drops] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Min(2),
-        Constraint::Length(drops_height(view, area.height)),
+        Constraint::Length(drops_height(view, state.shown, area.height)),
     ])
     .areas(area);
     frame.render_widget(title_line(view, state), title);
@@ -198,10 +198,13 @@ fn draw(frame: &mut Frame<'_>, view: &View, state: &State) {
     let heights = split(body.height, &lists.iter().map(|list| list.2.len()).collect::<Vec<_>>());
     let areas = Layout::vertical(heights.into_iter().map(Constraint::Length)).split(body);
     for ((_, kind, lines), area) in lists.into_iter().zip(areas.iter()) {
-        frame.render_widget(table(kind, lines, state, *area), *area);
+        let with_node = lines.iter().any(|line| line.node.is_some());
+        let columns = columns(area.width.into(), with_node, state.sort);
+        frame.render_widget(table(kind, lines, &columns, state, *area), *area);
     }
-    let nothing_above = State { above: 0, title: String::new(), ..*state };
-    frame.render_widget(table("drops", &view.drops, &nothing_above, drops), drops);
+    let of_reasons = State { above: 0, title: String::new(), sort: By::Drops, ..*state };
+    let columns = reason_columns(drops.width.into());
+    frame.render_widget(table("reason", &view.drops, &columns, &of_reasons, drops), drops);
 }
 
 fn title_line<'a>(view: &'a View, state: &'a State) -> Paragraph<'a> {
@@ -214,9 +217,11 @@ fn title_line<'a>(view: &'a View, state: &'a State) -> Paragraph<'a> {
     Paragraph::new(text).style(Style::new().add_modifier(Modifier::BOLD))
 }
 
-/// None while nothing was dropped, and no more than a third of the screen.
-fn drops_height(view: &View, height: u16) -> u16 {
+/// None while nothing was dropped, or services or pods are shown alone; no more than a third of the
+/// screen.
+fn drops_height(view: &View, shown: Shown, height: u16) -> u16 {
     let wanted = match view.drops.len() {
+        _ if !shown.reasons() => 0,
         0 => 0,
         count => u16::try_from(count + 1).unwrap_or(u16::MAX),
     };
@@ -236,10 +241,14 @@ fn split(height: u16, lengths: &[usize]) -> Vec<u16> {
     }
 }
 
-fn table<'a>(kind: &'a str, lines: &'a [Line], state: &State, area: Rect) -> Table<'a> {
-    let with_node = lines.iter().any(|line| line.node.is_some());
-    let all = columns(area.width.into(), with_node, state.sort);
-    let names = column_names(&all, kind);
+fn table<'a>(
+    kind: &'a str,
+    lines: &'a [Line],
+    all: &[Column],
+    state: &State,
+    area: Rect,
+) -> Table<'a> {
+    let names = column_names(all, kind);
     let header = all.iter().zip(names).map(|(column, name)| {
         let style = Style::new().add_modifier(Modifier::BOLD);
         let is_order = *column == Column::Rate(state.sort);
@@ -332,7 +341,10 @@ mod tests {
         assert!(rows[1].starts_with("SERVICE") && rows[1].contains("BYTES/S"), "{rows:#?}");
         assert!(rows[2].starts_with("default/service-0") && rows[2].contains("12.3k"), "{rows:#?}");
         assert!(rows[5].starts_with("POD"), "{rows:#?}");
-        assert!(rows[22].starts_with("DROPS"), "{rows:#?}");
+        assert!(rows[22].starts_with("REASON") && !rows[22].contains("CONN"), "{rows:#?}");
+        let services = State { shown: Shown::Services, ..state() };
+        let rows = drawn(80, 24, &view(3, 40), &services);
+        assert!(!rows.iter().any(|row| row.contains("reason")), "{rows:#?}");
         let mut scrolled = State { above: 1000, ..state() };
         scrolled.stay_inside(&view(3, 40));
         let rows = drawn(80, 24, &view(3, 40), &scrolled);

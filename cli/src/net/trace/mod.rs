@@ -94,7 +94,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=60))]
     wait: u64,
-    /// With --bpffs: the node's network namespace [default: this one]
+    /// With --bpffs: the node's network namespace [default: that of the agent]
     #[arg(long, value_name = "PATH", requires = "bpffs", conflicts_with_all = LOCAL)]
     netns: Option<PathBuf>,
     /// With --bpffs: the agent's --node-name
@@ -105,6 +105,11 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn from(&self) -> &str {
         &self.from
+    }
+
+    /// The node's network namespace, if it is said.
+    pub(super) fn netns(&self) -> Option<&Path> {
+        self.netns.as_deref()
     }
 
     /// For the node that answers.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -59,16 +59,16 @@ impl Nodes {
     /// The node whose maps are pinned there.
     pub(in crate::net) fn of_bpffs(
         args: &Args,
-        bpffs: &Path,
-        run_dir: &Path,
+        source: Source,
+        netns: Option<PathBuf>,
         kubeconfig: Option<PathBuf>,
     ) -> Self {
         let own = Here {
             name: args.node_name.clone().unwrap_or_else(|| "here".to_owned()),
             addresses: Vec::new(),
-            bpffs: bpffs.to_path_buf(),
-            run_dir: run_dir.to_path_buf(),
-            netns: args.netns.clone(),
+            bpffs: source.bpffs,
+            run_dir: source.run_dir,
+            netns,
         };
         Self { own, others: Vec::new(), kubeconfig, lent: false }
     }
