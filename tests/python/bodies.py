@@ -86,6 +86,7 @@ BODIES = {
 PODS = {"verb": "list", "resource": "pods", "namespace": NAMESPACE}
 REVIEWS = {
     ("authentication.k8s.io/v1", "SelfSubjectReview"): {},
+    ("authentication.k8s.io/v1", "TokenReview"): {"token": "of.no.account"},
     ("authorization.k8s.io/v1", "SelfSubjectAccessReview"): {"resourceAttributes": PODS},
     ("authorization.k8s.io/v1", "SubjectAccessReview"):
         {"user": "somebody", "resourceAttributes": PODS},
@@ -93,6 +94,9 @@ REVIEWS = {
         {"user": "somebody", "resourceAttributes": PODS},
     ("authorization.k8s.io/v1", "SelfSubjectRulesReview"): {"namespace": NAMESPACE},
 }
+
+# What puts a pod on a node; it is only created, and answered by a Status.
+BINDING = ("v1", "Binding")
 
 # Where a name is more than a name.
 NAMES = {("networking.k8s.io/v1", "IPAddress"): ("192.0.2.1", "192.0.2.2", "192.0.2.3")}

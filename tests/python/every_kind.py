@@ -18,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
 
-from bodies import BODIES, NAMESPACE, REVIEWS, body, names, slug
+from bodies import BINDING, BODIES, NAMESPACE, REVIEWS, body, names, slug
 
 # Most of the time of one is spent waiting for the server.
 AT_ONCE = 4
@@ -220,10 +220,24 @@ def reviewed(resource, key):
     check(create(body=asked, **space).status, key)
 
 
+def bound(resource):
+    """A pod that is put on a node."""
+    core = client.CoreV1Api()
+    core.create_namespaced_pod(NAMESPACE, body(("v1", "Pod"), "to-be-bound"))
+    binding = {"metadata": {"name": "to-be-bound"}, "target": {"kind": "Node", "name": "absent"}}
+    answer = resource.create(body=binding, namespace=NAMESPACE)
+    check(answer.kind == "Status" and answer.status == "Success", answer)
+    pod = core.read_namespaced_pod("to-be-bound", NAMESPACE)
+    check(pod.spec.node_name == "absent", pod)
+    core.delete_namespaced_pod("to-be-bound", NAMESPACE, grace_period_seconds=0)
+
+
 def tried(resource, key):
     """Whether a kind passes; what does not is told."""
     try:
-        if key in REVIEWS:
+        if key == BINDING:
+            bound(resource)
+        elif key in REVIEWS:
             reviewed(resource, key)
         else:
             dynamically(resource, key)
@@ -238,7 +252,7 @@ def main():
     config.load_kube_config(sys.argv[1])
     dynamic = DynamicClient(client.ApiClient())
     found = shown(dynamic)
-    wanted = set(BODIES) | set(REVIEWS)
+    wanted = set(BODIES) | set(REVIEWS) | {BINDING}
     check(set(found) == wanted, "shown and not known, known and not shown:",
           set(found) - wanted, wanted - set(found))
     core = client.CoreV1Api()

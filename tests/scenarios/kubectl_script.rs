@@ -155,7 +155,7 @@ impl<'a> Player<'a> {
         let player = Self { version, space, node, directory, script, update };
         output(&mut player.shell(
             "kubectl create namespace $NS && kubectl config set-context --current --namespace=$NS \
-             && kubectl wait --for=create serviceaccount/default",
+             && kubectl wait --for=create serviceaccount/default configmap/kube-root-ca.crt",
         ))?;
         Ok(player)
     }

@@ -120,7 +120,10 @@ impl Subresource {
     /// The name of the schema of what is read or written.
     pub(crate) fn schema(&self, parent: &Resource) -> String {
         let (group, version) = self.group_version(parent);
-        let group = if group.is_empty() { "core" } else { group };
+        let group = match group.split('.').next() {
+            None | Some("") => "core",
+            Some(first) => first,
+        };
         match self.kind == parent.kind {
             true => parent.schema.to_owned(),
             false => format!("io.k8s.api.{group}.{version}.{}", self.kind),

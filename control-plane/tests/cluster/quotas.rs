@@ -32,7 +32,8 @@ async fn a_quota_shows_what_is_used() {
         json!({ "pods": pods, "requests.cpu": cpu, "configmaps": configs, "services": "1",
             "requests.storage": "0" })
     };
-    shows(&plane, "all", hard.clone(), used("0", "0", "0")).await;
+    // Every namespace has a config map with the cluster's certificate.
+    shows(&plane, "all", hard.clone(), used("0", "0", "1")).await;
     shows(&plane, "best", scoped.clone(), json!({ "pods": "0" })).await;
 
     for name in ["a", "b"] {
@@ -40,17 +41,17 @@ async fn a_quota_shows_what_is_used() {
         plane.create::<Pod>(pod).await;
         plane.create::<ConfigMap>(json!({ "metadata": { "name": name } })).await;
     }
-    shows(&plane, "all", hard.clone(), used("2", "500m", "2")).await;
+    shows(&plane, "all", hard.clone(), used("2", "500m", "3")).await;
     let ended = json!({ "status": { "phase": "Succeeded" } });
     let (pods, params) = (plane.api::<Pod>(), PatchParams::default());
     pods.patch_status("a", &params, &Patch::Merge(&ended)).await.unwrap();
     plane.api::<ConfigMap>().delete("a", &DeleteParams::default()).await.unwrap();
-    shows(&plane, "all", hard.clone(), used("1", "250m", "1")).await;
+    shows(&plane, "all", hard.clone(), used("1", "250m", "2")).await;
 
     let quotas = plane.api::<ResourceQuota>();
     let less = json!({ "spec": { "hard": { "requests.storage": null, "pods": "7" } } });
     quotas.patch("all", &params, &Patch::Merge(&less)).await.unwrap();
-    let (mut hard, mut used) = (hard, used("1", "250m", "1"));
+    let (mut hard, mut used) = (hard, used("1", "250m", "2"));
     hard["pods"] = json!("7");
     for amounts in [&mut hard, &mut used] {
         amounts.as_object_mut().unwrap().remove("requests.storage");

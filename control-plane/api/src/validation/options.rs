@@ -76,7 +76,8 @@ pub fn delete_options(policy: Option<&str>, says_orphan: bool, modes: &[&str]) -
     errors
 }
 
-/// Checks that an option that is `true` stands alone: `others` are options and whether they are set.
+/// Checks that an option that is `true` stands alone: `others` are options, and whether they are
+/// set.
 pub fn delete_alone(option: &str, others: &[(&str, bool)]) -> Vec<FieldError> {
     let (mut errors, path) = (Errors::default(), Path::root(option));
     for (other, _) in others.iter().filter(|(_, is_set)| *is_set) {

@@ -334,7 +334,7 @@ async fn typed_clients_get_tokens_in_protobuf() {
     let path = format!("{ACCOUNTS}/default/token");
     let asked = call("POST", &path).header("accept", PROTOBUF).json(&json!({}));
     let answer = asked.send(&server).await;
-    assert_eq!((answer.code, &answer.headers["content-type"] == PROTOBUF), (201, true));
+    assert_eq!((answer.code, answer.headers["content-type"] == PROTOBUF), (201, true));
     let body = answer.body.as_str().unwrap();
     assert!(body.starts_with("k8s\0") && body.contains("TokenRequest"), "{body:?}");
 }
