@@ -24,7 +24,7 @@ const RELEASES: [(&str, &str); 2] = [("1.32", "node1"), ("1.36", "node2")];
 /// Players at the same time: most of what a step takes is a processor's.
 const PLAYERS: usize = 4;
 /// What a step may take until it is ended.
-const STEP_LIMIT: &str = "60";
+const STEP_LIMIT: &str = "75";
 /// So long a patient step is tried again.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// An unexpected output counts as the new one when it has not changed for so long.
