@@ -1,5 +1,5 @@
 //! Unmodified kubectl, the oldest and the newest release that is supported, with the verbs that
-//! people use first, while pods run. What needs no waiting is in `kubectl_script`.
+//! people use first, while pods run. The rest is in `kubectl_script`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -9,22 +9,22 @@ use crate::resource::Resource;
 
 /// `metadata.name`, or "".
 pub fn name(object: &Value) -> &str {
-    text(object, "name")
+    text(&object["metadata"], "name")
 }
 
 /// `metadata.namespace`, or "".
 pub fn namespace(object: &Value) -> &str {
-    text(object, "namespace")
+    text(&object["metadata"], "namespace")
 }
 
 /// `metadata.uid`, or "".
 pub fn uid(object: &Value) -> &str {
-    text(object, "uid")
+    text(&object["metadata"], "uid")
 }
 
 /// `metadata.resourceVersion`, or "".
 pub fn resource_version(object: &Value) -> &str {
-    text(object, "resourceVersion")
+    text(&object["metadata"], "resourceVersion")
 }
 
 /// `metadata.generation`, or 0.
@@ -48,7 +48,7 @@ pub fn deletion_timestamp(object: &Value) -> Option<&str> {
 }
 
 /// Whether a condition in the status is true.
-pub(crate) fn is_true(object: &Value, condition: &str) -> bool {
+pub fn is_true(object: &Value, condition: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array();
     conditions.is_some_and(|all| {
         all.iter().any(|one| one["type"] == condition && one["status"] == "True")
@@ -64,8 +64,9 @@ pub fn finalizers(object: &Value) -> Vec<&str> {
     list.map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 
-fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object["metadata"][field].as_str().unwrap_or_default()
+/// A field that is text, or "".
+pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
 }
 
 /// Sets or, when `value` is empty, removes a text field of the metadata.

@@ -47,6 +47,13 @@ pub(crate) trait Doing<T> {
         act: &'static str,
         object: impl std::fmt::Display,
     ) -> Result<Option<T>, SyncFailed>;
+    /// Like `doing`, for what is made: that somebody else made it, and the watch has not told yet,
+    /// is an answer.
+    fn unless_made(
+        self,
+        act: &'static str,
+        object: impl std::fmt::Display,
+    ) -> Result<Option<T>, SyncFailed>;
 }
 
 impl<T> Doing<T> for Result<T, kube::Error> {
@@ -61,6 +68,17 @@ impl<T> Doing<T> for Result<T, kube::Error> {
     ) -> Result<Option<T>, SyncFailed> {
         match self {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            other => other.doing(act, object).map(Some),
+        }
+    }
+
+    fn unless_made(
+        self,
+        act: &'static str,
+        object: impl std::fmt::Display,
+    ) -> Result<Option<T>, SyncFailed> {
+        match self {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(None),
             other => other.doing(act, object).map(Some),
         }
     }

@@ -3,7 +3,8 @@
 //! Guarantees: whoever lists them sees which service holds which address; one that says something
 //! else, or whose service is gone, goes. They follow the services: the API server gives addresses
 //! by the services alone, so that an object that comes late or is deleted gives no address away.
-//! What others made without this controller's mark is left alone.
+//! What others made without this controller's mark is left alone, unless a service has that
+//! address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -100,11 +101,8 @@ impl Addresses {
 
     async fn make(&self, key: &Key, wanted: &IPAddress) -> Result<(), SyncFailed> {
         let made = self.api().create(&PostParams::default(), wanted).await;
-        match made.doing("creating address", key) {
-            Ok(made) => self.objects.written(made),
-            // Somebody else made it, and the watch has not told yet.
-            Err(error) if error.status().is_some_and(|s| s.reason == "AlreadyExists") => {}
-            Err(error) => return Err(error),
+        if let Some(made) = made.unless_made("creating address", key)? {
+            self.objects.written(made);
         }
         Ok(())
     }

@@ -20,6 +20,21 @@ pub(crate) struct Kind {
     pub(crate) is_twin: bool,
 }
 
+#[cfg(test)]
+impl Kind {
+    /// One of a namespace that allows everything.
+    pub(crate) fn sample<K: kube::core::Resource<DynamicType = ()>>() -> Self {
+        Self {
+            resource: ApiResource::erase::<K>(&()),
+            namespaced: true,
+            can_watch: true,
+            can_delete: true,
+            can_delete_collection: true,
+            is_twin: false,
+        }
+    }
+}
+
 pub(crate) struct Kinds {
     client: Client,
     known: Mutex<Option<(Instant, Arc<Vec<Kind>>)>>,

@@ -1,8 +1,9 @@
 //! The controllers of bowline's control plane, each a client of the API and of nothing else.
 //!
-//! Guarantees: every kind is watched once, whatever the number of controllers that follow it; a
-//! controller works only after all caches are complete; decisions are pure functions of what the
-//! caches hold, and each write carries the version or uid it was decided on where it matters.
+//! Guarantees: every kind is watched once, whatever the number of controllers that follow it, and
+//! config maps once more for those of one name; a controller works only after all caches are
+//! complete; decisions are pure functions of what the caches hold, and each write carries the
+//! version or uid it was decided on where it matters.
 //!
 //! It does not elect a leader: exactly one process of a cluster runs this.
 

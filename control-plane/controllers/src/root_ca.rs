@@ -76,12 +76,7 @@ async fn ensure(
         None => {
             let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
             let map = ConfigMap { metadata, data: Some(data.clone()), ..ConfigMap::default() };
-            match api.create(&params, &map).await.doing("creating config map", &key) {
-                Ok(map) => Some(map),
-                // Somebody else made it, and the watch has not told yet.
-                Err(error) if error.status().is_some_and(|s| s.reason == "AlreadyExists") => None,
-                Err(error) => return Err(error),
-            }
+            api.create(&params, &map).await.unless_made("creating config map", &key)?
         }
     };
     if let Some(map) = written {

@@ -53,12 +53,9 @@ async fn ensure(
         metadata: ObjectMeta { name: Some(DEFAULT.to_owned()), ..ObjectMeta::default() },
         ..ServiceAccount::default()
     };
-    match api.create(&PostParams::default(), &account).await.doing("creating service account", &key)
-    {
-        Ok(account) => accounts.written(account),
-        // Somebody else made it, and the watch has not told yet.
-        Err(error) if error.status().is_some_and(|s| s.reason == "AlreadyExists") => {}
-        Err(error) => return Err(error),
+    let made = api.create(&PostParams::default(), &account).await;
+    if let Some(account) = made.unless_made("creating service account", &key)? {
+        accounts.written(account);
     }
     Ok(Next::Rest)
 }

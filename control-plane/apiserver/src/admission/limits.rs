@@ -2,7 +2,7 @@
 //! claims may ask for.
 //!
 //! Guarantees: what is admitted keeps to every limit range of its namespace. A pod is looked at
-//! when it is made, as its resources stay what they are then; a claim with each of its updates.
+//! when it is made and when it is resized; a claim with each of its updates.
 //! What is on its way out may change as it likes.
 
 use crate::objects::Place;

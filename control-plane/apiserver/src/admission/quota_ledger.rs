@@ -87,12 +87,8 @@ impl Ledger {
     /// Whether the watches still are some.
     fn catch_up(&mut self) -> bool {
         for (kind, mut watch) in std::mem::take(&mut self.watches) {
-            loop {
-                match watch.next_ready() {
-                    Ok(Some(delivery)) => self.see(kind, &delivery),
-                    Ok(None) => break,
-                    Err(_) => return false,
-                }
+            if !watch.drain(|delivery| self.see(kind, &delivery)) {
+                return false;
             }
             self.watches.push((kind, watch));
         }

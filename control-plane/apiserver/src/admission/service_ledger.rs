@@ -46,19 +46,13 @@ impl Ledger {
     /// Whether the watch is still one.
     fn catch_up(&mut self) -> bool {
         let Some(mut watch) = self.watch.take() else { return false };
-        loop {
-            match watch.next_ready() {
-                Ok(Some(delivery)) => {
-                    let event = &delivery.event;
-                    event.previous.iter().for_each(|service| self.release(service));
-                    event.current.iter().for_each(|service| self.hold(service));
-                }
-                Ok(None) => break,
-                Err(_) => return false,
-            }
-        }
-        self.watch = Some(watch);
-        true
+        let is_whole = watch.drain(|delivery| {
+            let event = &delivery.event;
+            event.previous.iter().for_each(|service| self.release(service));
+            event.current.iter().for_each(|service| self.hold(service));
+        });
+        self.watch = is_whole.then_some(watch);
+        is_whole
     }
 
     fn hold(&mut self, service: &Object) {

@@ -8,7 +8,7 @@
 use super::jwt::{self, SignFailed, Signer};
 use super::{CREDENTIAL_ID, User};
 use crate::watch::Caches;
-use bowline_api::object;
+use bowline_api::object::{self, text};
 use bowline_api::resource::find;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -204,10 +204,6 @@ impl AccountTokens {
         }
         Ok(())
     }
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
 }
 
 fn user(namespace: &str, private: &Value, id: &str) -> User {

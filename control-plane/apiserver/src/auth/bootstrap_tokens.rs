@@ -3,8 +3,8 @@
 //! A token is `ID.SECRET`; the secret `bootstrap-token-ID` of type `bootstrap.kubernetes.io/token`
 //! in `kube-system` says what it is good for.
 //!
-//! Guarantees: a token that is wrong, has ended or is not for authentication is not known, and
-//! which of these it is nobody learns, not by the time it takes either.
+//! Guarantees: a token that is wrong, has ended or is not for authentication is not known, and no
+//! answer says which of these it is. Of its secret the time tells nothing; an id is no secret.
 
 use super::User;
 use crate::watch::Caches;

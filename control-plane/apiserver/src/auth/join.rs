@@ -7,10 +7,10 @@
 use super::pki::Authority;
 use super::{NODE_USER_PREFIX, NODES, User};
 use crate::watch::{Caches, Filter, Object};
+use bowline_api::object::is_true;
 use bowline_api::resource::find;
 use bowline_api::status::Status;
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
-use serde_json::Value;
 
 /// The longest name of a node, as of any object.
 const NODE_NAME_MAX: usize = 253;
@@ -31,7 +31,7 @@ pub(crate) fn check_secret(
 /// wants another.
 pub(crate) fn check_absent(caches: &Caches, node: &str) -> Result<(), Status> {
     let Some(nodes) = find("", "v1", "nodes") else { return Ok(()) };
-    if !caches.of(nodes).get(node).is_some_and(|object| is_ready(&object.value)) {
+    if !caches.of(nodes).get(node).is_some_and(|object| is_true(&object.value, "Ready")) {
         return Ok(());
     }
     let cause = format!(
@@ -39,11 +39,6 @@ pub(crate) fn check_absent(caches: &Caches, node: &str) -> Result<(), Status> {
          until it is NotReady, or delete the node"
     );
     Err(Status::conflict(nodes, node, &cause))
-}
-
-fn is_ready(node: &Value) -> bool {
-    let conditions = node["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
 }
 
 /// Fails if the node asks for an address that cannot be its own.

@@ -11,7 +11,7 @@ use super::{
     timestamp,
 };
 use crate::watch::{Filter, Object};
-use bowline_api::object;
+use bowline_api::object::{self, text};
 use bowline_api::resource::{Resource, find};
 use bowline_api::selector::LabelSelector;
 use bowline_api::status::Status;
@@ -104,7 +104,7 @@ impl Objects {
             [budget] => budget,
             _ => return Err(Status::unexpected(SEVERAL.to_owned())),
         };
-        if is_ready(&pod.value) || !spares_unready(&budget.value) {
+        if object::is_true(&pod.value, "Ready") || !spares_unready(&budget.value) {
             self.spend(caller, place, budget).await?;
             return self.leave(caller, place, options).await;
         }
@@ -190,11 +190,6 @@ fn may_become_ready(pod: &Value) -> bool {
     object::deletion_timestamp(pod).is_none() && pod["status"]["phase"] == "Pending"
 }
 
-fn is_ready(pod: &Value) -> bool {
-    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
-}
-
 /// Whether pods that are not ready may go without being counted.
 fn spares_unready(budget: &Value) -> bool {
     let count = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
@@ -271,10 +266,6 @@ fn why_none(name: &str, status: &Value) -> String {
         }
         None => none,
     }
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
 }
 
 /// Says in the status of a budget that nothing is left.

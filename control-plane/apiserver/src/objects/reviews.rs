@@ -8,6 +8,7 @@ use crate::auth::User;
 use crate::auth::authorizer::{Act, Authorizer};
 use crate::auth::bearer::Bearer;
 use crate::watch::Object;
+use bowline_api::object::text;
 use bowline_api::resource::RESOURCES;
 use bowline_api::selector::FieldSelector;
 use bowline_api::status::Status;
@@ -76,10 +77,6 @@ fn shown(user: &User) -> Value {
         info["extra"] = json!(user.extra);
     }
     info
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
 }
 
 /// Whom a review asks about.

@@ -7,7 +7,7 @@ use super::{Caller, Objects, Place, settle, timestamp};
 use crate::auth::account_tokens::{Issue, reference};
 use crate::auth::bearer::Bearer;
 use crate::watch::Object;
-use bowline_api::object;
+use bowline_api::object::{self, text};
 use bowline_api::resource::{Resource, TOKEN_REQUEST, find};
 use bowline_api::status::Status;
 use bowline_api::validation::FieldError;
@@ -70,10 +70,6 @@ pub(crate) async fn request(
 fn texts(list: &Value) -> Vec<String> {
     let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
     texts.map(str::to_owned).collect()
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
 }
 
 /// The object of the core group with this name, in the namespace of `near` if it has one.

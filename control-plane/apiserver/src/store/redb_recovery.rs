@@ -42,9 +42,9 @@ impl Recovery {
         }
     }
 
-    /// How long to wait for commands before something is to be done.
-    pub(super) fn pause(&self) -> Option<Duration> {
-        self.0.as_ref().map(|failure| failure.pause)
+    /// Whether no write has lasted since an error.
+    pub(super) fn is_failing(&self) -> bool {
+        self.0.is_some()
     }
 
     pub(super) fn failed(&mut self, error: &StoreError, now: Instant) {
@@ -87,7 +87,7 @@ mod tests {
         for _ in 0..8 {
             recovery.failed(&StoreError::Engine("full".to_owned()), now);
             assert_eq!(recovery.before_write(now), Before::Refuse("full".to_owned()));
-            let pause = recovery.pause().unwrap();
+            let pause = recovery.0.as_ref().unwrap().pause;
             pauses.push(pause.as_millis());
             now += pause;
             assert_eq!(recovery.before_write(now), Before::Reopen);

@@ -154,7 +154,8 @@ impl Writer {
         let written = match self.ready() {
             Ok(()) => self.commit(batch, &mut answers),
             Err(error) => {
-                answers.extend(batch.into_iter().map(|refused| (refused.reply, Ok(0))));
+                let refused = |one: Waiting| (one.reply, Err(again(&error).into()));
+                answers.extend(batch.into_iter().map(refused));
                 Err(error)
             }
         };
@@ -313,7 +314,7 @@ impl Writer {
     fn compact_surplus(&mut self) {
         self.since_compaction = 0;
         self.bytes_since_compaction = 0;
-        if self.recovery.pause().is_some() {
+        if self.recovery.is_failing() {
             return;
         }
         let oldest = seconds_since_epoch().saturating_sub(self.retention.age.as_secs());

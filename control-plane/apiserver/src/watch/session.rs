@@ -4,10 +4,6 @@ use super::event::Delivery;
 use std::collections::VecDeque;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
-/// The cache let go of this watcher.
-#[derive(Debug)]
-pub(crate) struct LetGo;
-
 /// The deliveries of one watch: first what it starts with, then what happens.
 pub(crate) struct Session {
     backlog: VecDeque<Delivery>,
@@ -27,15 +23,15 @@ impl Session {
         }
     }
 
-    /// The next delivery, if there is one by now.
-    pub(crate) fn next_ready(&mut self) -> Result<Option<Delivery>, LetGo> {
-        if let Some(delivery) = self.backlog.pop_front() {
-            return Ok(Some(delivery));
-        }
-        match self.live.try_recv() {
-            Ok(delivery) => Ok(Some(delivery)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(LetGo),
+    /// Takes what there is by now; whether the cache still tells this watcher what happens.
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(Delivery)) -> bool {
+        self.backlog.drain(..).for_each(&mut take);
+        loop {
+            match self.live.try_recv() {
+                Ok(delivery) => take(delivery),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
         }
     }
 

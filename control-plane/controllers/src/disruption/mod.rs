@@ -54,7 +54,7 @@ pub(crate) fn start(world: &World) {
         for pod in change.states() {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             for budget in budgets.in_namespace(namespace) {
-                if selects(&budget, pod) {
+                if selected_by(&budget)(pod) {
                     on_pod.add(Key::of(&budget.metadata));
                 }
             }
@@ -109,17 +109,21 @@ fn matters(change: &Change<'_, Pod>) -> bool {
 }
 
 /// A budget without a selector selects nothing, an empty one all pods of its namespace.
-fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+fn selected_by(budget: &PodDisruptionBudget) -> impl Fn(&Pod) -> bool {
     let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
-    let Some(Ok(selector)) = selector.map(Selector::try_from) else { return false };
-    selector.matches(pod.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))
+    let selector = selector.and_then(|selector| Selector::try_from(selector).ok());
+    move |pod| {
+        let labels = pod.metadata.labels.as_ref();
+        selector.as_ref().is_some_and(|one| one.matches(labels.unwrap_or(&BTreeMap::new())))
+    }
 }
 
 impl Budgets {
     async fn look(&self, key: &Key) -> Result<Next, SyncFailed> {
         let Some(budget) = self.budgets.get(key) else { return Ok(Next::Rest) };
         let mut pods = self.pods.in_namespace(&key.namespace);
-        pods.retain(|pod| selects(&budget, pod));
+        let is_selected = selected_by(&budget);
+        pods.retain(|pod| is_selected(pod));
         let now = Timestamp::now();
         let counted = match self.count(&budget, &pods).await {
             Ok(counted) => counted,
@@ -218,7 +222,7 @@ mod tests {
         for (name, selector, expected) in table {
             let spec = json!({ "spec": { "selector": selector } });
             let budget: PodDisruptionBudget = serde_json::from_value(spec).unwrap();
-            assert_eq!(selects(&budget, &web), expected, "{name}");
+            assert_eq!(selected_by(&budget)(&web), expected, "{name}");
         }
     }
 

@@ -150,23 +150,10 @@ mod tests {
     use crate::pods::samples;
     use http::{Request, Response};
     use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
-    use kube::api::ApiResource;
     use kube::client::Body;
-    use kube::core::Resource;
     use serde_json::{Value, json};
 
     use crate::kinds::Kind;
-
-    fn kind<K: Resource<DynamicType = ()>>() -> Kind {
-        Kind {
-            resource: ApiResource::erase::<K>(&()),
-            namespaced: true,
-            can_watch: true,
-            can_delete: true,
-            can_delete_collection: true,
-            is_twin: false,
-        }
-    }
 
     /// An API that has the scale of the stateful set `s`, and the daemon set `d`.
     fn owners() -> Owners {
@@ -189,7 +176,7 @@ mod tests {
             Ok::<_, std::convert::Infallible>(answer)
         });
         let client = Client::new(api, "default");
-        let kinds = vec![kind::<StatefulSet>(), kind::<DaemonSet>()];
+        let kinds = vec![Kind::sample::<StatefulSet>(), Kind::sample::<DaemonSet>()];
         let owners = Owners {
             kinds: Kinds::of(client.clone(), kinds),
             client,

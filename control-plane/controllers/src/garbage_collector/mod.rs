@@ -384,17 +384,6 @@ mod tests {
     use serde_json::json;
     use tokio::sync::Semaphore;
 
-    fn kind<K: Resource<DynamicType = ()>>() -> Kind {
-        Kind {
-            resource: ApiResource::erase::<K>(&()),
-            namespaced: true,
-            can_watch: true,
-            can_delete: true,
-            can_delete_collection: true,
-            is_twin: false,
-        }
-    }
-
     /// The graph has not heard of the pod: no watch has told of it yet.
     #[tokio::test]
     async fn a_dependent_that_was_made_a_moment_ago_is_left_behind_too() {
@@ -424,7 +413,7 @@ mod tests {
         let client = Client::new(api, "default");
         let collector = Collector {
             client: client.clone(),
-            kinds: Kinds::of(client, vec![kind::<Pod>()]),
+            kinds: Kinds::of(client, vec![Kind::sample::<Pod>()]),
             graph: Arc::new(Shared(Mutex::new(Graph::default()))),
             queue: WorkQueue::new(),
             complete: watch::channel(true).1,
@@ -471,7 +460,7 @@ mod tests {
             }
         });
         let (client, token) = (Client::new(api, "default"), CancellationToken::new());
-        let kinds = Kinds::of(client.clone(), vec![kind::<ConfigMap>()]);
+        let kinds = Kinds::of(client.clone(), vec![Kind::sample::<ConfigMap>()]);
         let (graph, queue) = (Arc::new(Shared(Mutex::new(Graph::default()))), WorkQueue::new());
         let (is_complete, complete) = watch::channel(false);
         let rest = Rest {

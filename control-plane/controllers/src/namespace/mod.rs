@@ -175,21 +175,13 @@ mod tests {
     use super::*;
     use http::{Method, Request, Response};
     use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret};
-    use kube::api::ApiResource;
     use kube::client::Body;
     use kube::core::Resource;
     use serde_json::{Value, json};
     use std::sync::Mutex;
 
     fn kind<K: Resource<DynamicType = ()>>(can_delete_collection: bool) -> Kind {
-        Kind {
-            resource: ApiResource::erase::<K>(&()),
-            namespaced: true,
-            can_watch: true,
-            can_delete: true,
-            can_delete_collection,
-            is_twin: false,
-        }
+        Kind { can_delete_collection, ..Kind::sample::<K>() }
     }
 
     /// What was asked of the API, and the conditions that were written.
